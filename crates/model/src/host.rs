@@ -1,0 +1,48 @@
+//! The computers that run guests.
+
+use crate::{HostId, Tags, Wall};
+use serde::{Deserialize, Serialize};
+
+/// An availability zone. Zone ids are the same for every account here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Zone {
+    pub name: String,
+    pub id: String,
+    pub number: u64,
+}
+
+/// How guests run on a host, with the words that explain the verdict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acceleration {
+    /// True where the CPU runs guests itself, false where they are translated.
+    pub hardware: bool,
+    pub verdict: String,
+}
+
+/// What a host can give.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCapacity {
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    pub disk_bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    pub id: HostId,
+    pub number: u64,
+    pub name: String,
+    pub zone: String,
+    pub capacity: HostCapacity,
+    pub acceleration: Acceleration,
+    /// Versioned machine type that a guest launched here gets for life.
+    pub machine: String,
+    /// Named CPU model that a guest launched here gets for life.
+    pub cpu: String,
+    /// Memory that the hypervisor itself needs beside the guest's, in bytes per guest.
+    pub overhead_bytes: u64,
+    /// SHA-256 of the certificate that this host must show, in hex.
+    pub certificate: String,
+    pub joined: Wall,
+    pub tags: Tags,
+}

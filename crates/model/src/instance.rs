@@ -1,0 +1,273 @@
+//! An instance: what should be, where, and what was last seen.
+//!
+//! ```text
+//!   who writes     field       moves
+//!   controller     desired     Running <-> Stopped, either -> Terminated (final)
+//!   controller     placement   None -> Some(host, generation); a start raises the generation
+//!   agent only     observed    Unknown -> Preparing -> Running -> Stopping -> Exited -> Absent
+//! ```
+//! EC2's state name is never stored: [`Instance::state`] derives it in one exhaustive match.
+
+use crate::{
+    AccountId, HostId, ImageId, InstanceId, InterfaceId, ReservationId, SubnetId, Tags, VolumeId,
+    VpcId, Wall,
+};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopHow {
+    /// By the power button, hard after the deadline.
+    Clean,
+    /// At once.
+    Force,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Desired {
+    Running,
+    Stopped(StopHow),
+    Terminated,
+}
+
+/// Where an instance lives. Two placements of one instance never share a generation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    pub host: HostId,
+    pub generation: u64,
+    /// The target while the instance moves between hosts.
+    pub moving_to: Option<HostId>,
+}
+
+/// Why a guest's process or its virtual machine ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exit {
+    /// The guest switched itself off, or followed the power button.
+    Poweroff,
+    /// The guest's kernel panicked.
+    Panic,
+    /// The process was killed from outside or died.
+    Killed,
+    /// The agent ended it because it was told to.
+    Ordered,
+    /// It never started; the text says why.
+    StartFailed(String),
+}
+
+/// What the agent last reported about this instance's current generation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Observed {
+    /// Nothing is known yet about this generation.
+    Unknown,
+    /// The host surely has no guest of this instance.
+    Absent,
+    Preparing,
+    Running,
+    Paused,
+    Saving,
+    Saved,
+    Stopping,
+    Exited(Exit),
+}
+
+/// Why an instance waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Held {
+    /// No host can take it; reasons host by host.
+    NoCapacity(Vec<String>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShutdownBehavior {
+    Stop,
+    Terminate,
+}
+
+/// EC2's state names with their codes, as in `InstanceState`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum StateName {
+    Pending,
+    Running,
+    ShuttingDown,
+    Terminated,
+    Stopping,
+    Stopped,
+}
+
+impl StateName {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::ShuttingDown => "shutting-down",
+            Self::Terminated => "terminated",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    pub fn code(self) -> i64 {
+        match self {
+            Self::Pending => 0,
+            Self::Running => 16,
+            Self::ShuttingDown => 32,
+            Self::Terminated => 48,
+            Self::Stopping => 64,
+            Self::Stopped => 80,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateReason {
+    pub code: String,
+    pub message: String,
+}
+
+/// `InstanceMetadataOptions` of EC2.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetadataOptions {
+    pub endpoint_enabled: bool,
+    pub tokens_required: bool,
+    /// 1 to 64.
+    pub hop_limit: u8,
+    pub instance_tags: bool,
+}
+
+impl Default for MetadataOptions {
+    fn default() -> Self {
+        Self {
+            endpoint_enabled: true,
+            tokens_required: false,
+            hop_limit: 1,
+            instance_tags: false,
+        }
+    }
+}
+
+/// A row of the administrator's table of instance types.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceType {
+    pub name: String,
+    pub vcpus: u32,
+    pub memory_mib: u64,
+    /// Size of the root disk when neither the image nor the call asks for more.
+    pub disk_gib: u64,
+    #[serde(default)]
+    pub burstable: bool,
+}
+
+impl InstanceType {
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory_mib << 20
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    pub id: InstanceId,
+    pub number: u64,
+    pub owner: AccountId,
+    pub reservation: ReservationId,
+    pub launch_index: u32,
+    pub image: ImageId,
+    pub instance_type: String,
+    pub vcpus: u32,
+    pub memory_bytes: u64,
+    /// Memory that its host's hypervisor needs beside the guest's.
+    pub overhead_bytes: u64,
+    /// Versioned machine type and named CPU model, kept for life; empty until first placed.
+    pub machine: String,
+    pub cpu: String,
+    pub boot: crate::Boot,
+    pub architecture: String,
+    pub zone: String,
+    pub vpc: VpcId,
+    pub subnet: SubnetId,
+    pub key_name: Option<String>,
+    /// Base64, as it came.
+    pub user_data: Option<String>,
+    pub root_device: String,
+    pub disks: Vec<VolumeId>,
+    pub interfaces: Vec<InterfaceId>,
+    pub shutdown_behavior: ShutdownBehavior,
+    pub termination_protection: bool,
+    pub stop_protection: bool,
+    pub ebs_optimized: bool,
+    pub monitoring: bool,
+    /// `standard` or `unlimited`, only recorded.
+    pub cpu_credits: Option<String>,
+    pub auto_recovery: bool,
+    pub metadata: MetadataOptions,
+    pub client_token: Option<String>,
+    pub launched: Wall,
+    pub tags: Tags,
+
+    pub desired: Desired,
+    pub placement: Option<Placement>,
+    pub observed: Observed,
+    /// Hard resets that were asked for; the agent carries out those it has not seen yet.
+    pub resets: u64,
+    /// Whether the guest answered ARP when the agent last looked; `None` before the first answer.
+    pub reachable: Option<bool>,
+    pub reachable_since: Wall,
+    pub held: Option<Held>,
+    pub state_reason: Option<StateReason>,
+    /// EC2's `StateTransitionReason`.
+    pub transition_reason: String,
+    /// When the derived state last changed.
+    pub since: Wall,
+}
+
+impl Instance {
+    /// EC2's name for desired and observed together.
+    pub fn state(&self) -> StateName {
+        use Observed::*;
+        match (&self.desired, &self.observed) {
+            (Desired::Running, Running | Paused | Saving) => StateName::Running,
+            (Desired::Running, Unknown | Absent | Preparing | Saved | Stopping | Exited(_)) => {
+                StateName::Pending
+            }
+            (Desired::Stopped(_), Absent | Saved | Exited(_)) => StateName::Stopped,
+            (Desired::Stopped(_), Unknown | Preparing | Running | Paused | Saving | Stopping) => {
+                if self.placement.is_some() {
+                    StateName::Stopping
+                } else {
+                    StateName::Stopped
+                }
+            }
+            (Desired::Terminated, Absent) => StateName::Terminated,
+            (
+                Desired::Terminated,
+                Unknown | Preparing | Running | Paused | Saving | Saved | Stopping | Exited(_),
+            ) => {
+                if self.placement.is_some() {
+                    StateName::ShuttingDown
+                } else {
+                    StateName::Terminated
+                }
+            }
+        }
+    }
+
+    /// Whether it holds capacity of the host where it is placed.
+    pub fn occupies(&self) -> bool {
+        self.placement.is_some()
+            && !matches!(self.state(), StateName::Stopped | StateName::Terminated)
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.placement.as_ref().map_or(0, |p| p.generation)
+    }
+}
+
+/// One line of an instance's own history.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    pub instance: InstanceId,
+    pub at: Wall,
+    /// Who or what caused it: `api`, `host`, `guest`, `cloud`.
+    pub cause: String,
+    pub what: String,
+    /// How long the step took, where it was one.
+    pub took_ms: Option<u64>,
+}

@@ -1,0 +1,255 @@
+//! What controller and agent say to each other in `POST /v1/sync`.
+//!
+//! The agent sends what it observes and, per part, which generation and hash of the wanted state it
+//! has accepted; the answer holds only the parts that differ. An idle heartbeat has no report.
+
+use crate::{
+    Acceleration, Boot, Cidr, CloudId, Exit, GroupId, HostCapacity, HostId, InstanceId,
+    InterfaceId, Mac, Peer, Protocol, StopHow, SubnetId, VolumeId, VolumeSource, VpcId, Wall,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+pub const PROTOCOL: u32 = 1;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SyncRequest {
+    pub v: u32,
+    pub host: HostId,
+    /// Random per agent process.
+    pub session: u32,
+    /// Counts the requests of a session, so that a late or repeated one is recognised.
+    pub seq: u64,
+    /// `generation:hash` of each accepted part, in the order of [`Part::ALL`].
+    pub have: [String; 4],
+    /// Absent where nothing changed since the last one that was answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Part {
+    Instances,
+    Network,
+    Images,
+    Volumes,
+}
+
+impl Part {
+    pub const ALL: [Part; 4] = [Part::Instances, Part::Network, Part::Images, Part::Volumes];
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SyncAnswer {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<CloudId>,
+    /// The request's report was taken and, where it changed a fact, committed.
+    pub seq: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instances: Option<Versioned<Vec<WantedInstance>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Versioned<Vec<WantedVpc>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<Versioned<Vec<WantedBlob>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volumes: Option<Versioned<Vec<WantedVolume>>>,
+    /// Streams that somebody waits for; the agent opens them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<StreamRequest>,
+}
+
+/// A part of the wanted state with the store's sequence number that it was derived from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Versioned<T> {
+    pub generation: u64,
+    pub hash: String,
+    pub body: T,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Power {
+    On,
+    /// Stop; the files stay.
+    Off(StopHow),
+    /// Stop at once and forget everything; volumes go by the part that lists volumes.
+    Gone,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WantedInstance {
+    pub id: InstanceId,
+    pub number: u64,
+    pub generation: u64,
+    pub power: Power,
+    pub resets: u64,
+    pub machine: String,
+    pub cpu: String,
+    pub vcpus: u32,
+    pub memory_bytes: u64,
+    pub boot: Boot,
+    pub disks: Vec<VolumeId>,
+    pub interfaces: Vec<WantedInterface>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WantedInterface {
+    pub id: InterfaceId,
+    pub vpc: VpcId,
+    pub mac: Mac,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WantedVolume {
+    pub id: VolumeId,
+    pub size_bytes: u64,
+    pub source: VolumeSource,
+}
+
+/// A blob that must be in the host's cache: an image's disk, kernel or ramdisk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WantedBlob {
+    pub sha256: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WantedVpc {
+    pub vpc: VpcId,
+    pub cidr: Cidr,
+    pub subnets: Vec<WantedSubnet>,
+    pub ports: Vec<WantedPort>,
+    pub groups: Vec<WantedGroup>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WantedSubnet {
+    pub subnet: SubnetId,
+    pub cidr: Cidr,
+    pub gateway: Ipv4Addr,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WantedPort {
+    pub interface: InterfaceId,
+    pub instance: InstanceId,
+    pub mac: Mac,
+    pub ip: Ipv4Addr,
+    pub subnet: SubnetId,
+    pub groups: Vec<GroupId>,
+    pub source_dest_check: bool,
+    pub metadata: Metadata,
+}
+
+/// What the metadata service tells the instance behind a port.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Metadata {
+    pub instance_id: String,
+    pub image_id: String,
+    pub launch_index: u32,
+    pub instance_type: String,
+    pub reservation_id: String,
+    pub account: String,
+    pub zone: String,
+    pub zone_id: String,
+    pub region: String,
+    pub hostname: String,
+    pub launched: Wall,
+    pub architecture: String,
+    /// Name and OpenSSH line.
+    pub public_keys: Vec<(String, String)>,
+    pub user_data: Option<String>,
+    /// Ids and names.
+    pub groups: Vec<(String, String)>,
+    pub vpc: String,
+    pub vpc_cidr: String,
+    pub subnet: String,
+    pub subnet_cidr: String,
+    /// `None` where the instance's tags are not to be shown.
+    pub tags: Option<BTreeMap<String, String>>,
+    pub endpoint_enabled: bool,
+    pub tokens_required: bool,
+    pub hop_limit: u8,
+    pub identity_document: String,
+    pub identity_signature: String,
+    pub identity_pkcs7: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WantedGroup {
+    pub id: GroupId,
+    /// Addresses of the members in the whole cloud.
+    pub members: Vec<Ipv4Addr>,
+    pub ingress: Vec<(Protocol, Peer)>,
+    pub egress: Vec<(Protocol, Peer)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamRequest {
+    pub id: String,
+    pub kind: StreamKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StreamKind {
+    /// A TCP connection to a guest, from inside its VPC.
+    Dial { vpc: VpcId, ip: Ipv4Addr, port: u16 },
+    /// The live serial console, both ways.
+    Console { instance: InstanceId },
+    /// The end of the kept console log, then end of stream.
+    ConsoleLog {
+        instance: InstanceId,
+        max_bytes: u64,
+    },
+}
+
+/// Everything that an agent observes. Complete: what isn't in it isn't there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub boot_id: String,
+    pub name: String,
+    pub capacity: HostCapacity,
+    pub acceleration: Acceleration,
+    pub machine: String,
+    pub cpu: String,
+    pub overhead_bytes: u64,
+    pub guests: Vec<GuestReport>,
+    /// Volumes whose files exist.
+    pub volumes: Vec<VolumeId>,
+    /// What is wrong with the host's networks, in words; empty when nothing is.
+    pub troubles: Vec<String>,
+    /// Steps taken since the last answered report.
+    pub steps: Vec<StepReport>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GuestReport {
+    pub instance: InstanceId,
+    pub generation: u64,
+    pub state: GuestState,
+    /// Hard resets carried out so far, as counted by [`WantedInstance::resets`].
+    pub resets: u64,
+    pub reachable: Option<bool>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GuestState {
+    /// Nothing of it is left but, perhaps, its volumes.
+    Absent,
+    Preparing,
+    Running,
+    Paused,
+    Stopping,
+    Exited(Exit),
+}
+
+/// One step that the host took for an instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepReport {
+    pub instance: InstanceId,
+    pub at: Wall,
+    pub what: String,
+    pub took_ms: u64,
+    /// The step failed, with the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
