@@ -1,0 +1,33 @@
+//! Boira's wire layer: how AWS's protocols look on the wire, and nothing else.
+//!
+//! The idea: AWS publishes a machine-readable model of every operation of every
+//! service. `cargo xtask shapes` turns those models into static tables
+//! ([`shapes`]), and one generic reader ([`decode`]) and one generic writer
+//! ([`respond`]) serve them all. So an operation that Boira doesn't implement
+//! still validates its parameters before it is refused, and a new service costs
+//! a table, not code.
+//!
+//! ```text
+//! query string, form ── form ──▶ parameters ── decode ──▶ Struct ── input::* views ──▶ caller
+//! caller ── output::* builders ──▶ Struct ── respond ──▶ XML (whole, or in chunks)
+//! ```
+//!
+//! Everything here is pure: no I/O, no clock (`now` is an argument), no
+//! randomness (request ids come in). Times are milliseconds since the Unix
+//! epoch, in UTC.
+
+pub mod decode;
+pub mod error;
+pub mod form;
+pub mod respond;
+pub mod shape;
+pub mod shapes;
+pub mod time;
+pub mod value;
+pub mod xml;
+
+pub use decode::decode;
+pub use error::ApiError;
+pub use respond::Response;
+pub use shape::{Kind, Member, Operation, Protocol, Service, Shape};
+pub use value::{Str, Struct, Value};

@@ -1,0 +1,92 @@
+//! Guests on one host: the trait that the agent speaks, and its drivers.
+//!
+//! A driver starts guests, watches them and ends them. It owns one directory with one entry per
+//! guest, and nothing that runs depends on the process that started it: whoever opens the
+//! directory next calls [`Hypervisor::observe`] and gets every guest back, running or exited, with
+//! the reason. There is no separate recovery: start-up and every later round read the same way.
+//!
+//! ```text
+//!            start            first answer         pause
+//!  (absent) ───────▶ Starting ───────────▶ Running ⇄ Paused
+//!      ▲                │                     │   resume │
+//!      │                ▼                     ▼          ▼
+//!      └──────────── Exited (StartFailed, Poweroff, Panic, Killed, Failed)
+//!         forget
+//! ```
+//!
+//! The virtual CPUs of a guest may run in every state except `Exited`: only an exited guest is
+//! surely dead. A guest that resets itself stays `Running`; [`ObservedGuest::boots`] counts.
+
+mod error;
+mod spec;
+
+pub mod cgroup;
+pub mod disk;
+pub mod qemu;
+
+use std::os::fd::OwnedFd;
+
+use async_trait::async_trait;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use error::{Error, Result};
+pub use spec::{
+    Acceleration, Accelerator, Base, Boot, DiskFormat, DiskSpec, ExitReason, GuestSpec, GuestState,
+    InterfaceSpec, ObservedGuest,
+};
+
+/// A byte stream in both directions, such as a guest's serial console.
+pub trait AsyncReadWrite: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> AsyncReadWrite for T {}
+
+/// What runs guests on this host.
+///
+/// Calls about one guest may overlap; each is safe to repeat.
+#[async_trait]
+pub trait Hypervisor: Send + Sync {
+    /// Starts a guest, with one open tap per interface of `spec`, in their order.
+    ///
+    /// Returns once the guest's process exists; whether it gets any further is observed. A guest
+    /// that already runs with this generation is left alone; one that runs with another is
+    /// [`Error::OtherGeneration`], one that exited must be forgotten first ([`Error::Exited`]).
+    async fn start(&self, spec: &GuestSpec, taps: Vec<OwnedFd>) -> Result<()>;
+
+    /// Presses the ACPI power button; the guest decides what follows.
+    async fn power_button(&self, guest: &str) -> Result<()>;
+
+    /// Resets the guest as the reset button would, without asking it.
+    async fn reset(&self, guest: &str) -> Result<()>;
+
+    /// Ends the guest at once. On return its process is gone and its files and taps are released.
+    /// A guest that has exited already keeps its reason.
+    async fn kill(&self, guest: &str) -> Result<()>;
+
+    /// Halts the virtual CPUs.
+    async fn pause(&self, guest: &str) -> Result<()>;
+
+    /// Lets paused virtual CPUs go on.
+    async fn resume(&self, guest: &str) -> Result<()>;
+
+    /// Every guest of this driver's directory, adopting those that another process started.
+    async fn observe(&self) -> Result<Vec<ObservedGuest>>;
+
+    /// Removes what is kept of an exited guest, its console log included. Absent is fine.
+    async fn forget(&self, guest: &str) -> Result<()>;
+
+    /// Resolves when [`Hypervisor::observe`] may have something new to say since the last call.
+    /// For one waiter: a change that comes between two calls is kept, once.
+    async fn changed(&self);
+
+    /// The guest's serial console: what was logged recently, then live, in both directions.
+    /// Several may be open at once.
+    async fn console(&self, guest: &str) -> Result<Box<dyn AsyncReadWrite>>;
+
+    /// The newest bytes of the serial console's log, also after the guest's end.
+    async fn console_log(&self, guest: &str, max_bytes: usize) -> Result<Vec<u8>>;
+
+    /// Host memory that the guest needs beside its own, for capacity.
+    fn overhead_bytes(&self, spec: &GuestSpec) -> u64;
+
+    /// How guests run here, and why.
+    fn acceleration(&self) -> Acceleration;
+}
