@@ -1,1 +1,22 @@
-//! images
+//! Guest images: builds them from the distribution's packages, and judges imported ones before
+//! any program that trusts an image's header gets to see it.
+//!
+//! - [`build`] makes `tiny` (kernel, busybox, dropbear; boots in seconds under emulation) or
+//!   `debian` (systemd, OpenSSH, cloud-init). `guest/` has the scripts that run inside.
+//! - [`inspect`] reads the header of a qcow2 or raw file with a reader of its own and refuses
+//!   everything that could name another file of the host.
+//! - [`import`] copies an inspected file into a fresh qcow2, with `qemu-img` locked in.
+
+mod apt;
+mod build;
+mod cache;
+mod cpio;
+mod debian;
+mod error;
+mod modules;
+mod tiny;
+mod tools;
+
+pub use build::{Built, Kind, Progress, Step, build};
+pub use cache::cached_tiny;
+pub use error::{ImageError, Result};

@@ -1,0 +1,185 @@
+//! What building an image has in common, whichever image it is: the result, the progress, and
+//! that a result appears whole or not at all.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{AtPath, ImageError, Result};
+use crate::{debian, tiny};
+
+/// The images that can be built from the distribution's packages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Debian's cloud kernel, busybox and dropbear: small, and up in seconds under emulation.
+    Tiny,
+    /// Debian 12 with systemd, OpenSSH and cloud-init.
+    Debian,
+}
+
+impl Kind {
+    /// The word that `boira image build` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tiny => "tiny",
+            Self::Debian => "debian",
+        }
+    }
+}
+
+impl std::str::FromStr for Kind {
+    type Err = ImageError;
+
+    fn from_str(word: &str) -> Result<Self> {
+        [Self::Tiny, Self::Debian]
+            .into_iter()
+            .find(|kind| kind.name() == word)
+            .ok_or_else(|| ImageError::Unsupported(format!("there is no image {word:?} to build: tiny and debian are known")))
+    }
+}
+
+/// A finished image. `image.json` beside the files says the same, with paths relative to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Built {
+    pub kind: Kind,
+    pub name: String,
+    pub description: String,
+    /// `x86_64`, as EC2 spells it.
+    pub architecture: String,
+    /// The root disk: qcow2, compressed, without a backing file.
+    pub disk: PathBuf,
+    /// Kernel and ramdisk for an image that is not booted by its own boot loader.
+    pub kernel: Option<PathBuf>,
+    pub ramdisk: Option<PathBuf>,
+    /// The kernel's command line; empty when the image has its own boot loader.
+    pub cmdline: String,
+    /// The user whose authorized keys the image fills in from the metadata.
+    pub user: String,
+    pub min_memory_bytes: u64,
+    /// The smallest root disk that the image fits on: the disk's virtual size.
+    pub min_disk_bytes: u64,
+    /// Packages that the image was made of, `name version`, sorted.
+    pub packages: Vec<String>,
+}
+
+/// The file beside an image that describes it.
+const DESCRIPTION_FILE: &str = "image.json";
+
+impl Built {
+    /// Reads the finished image in `directory`.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let path = directory.join(DESCRIPTION_FILE);
+        let text = fs::read(&path).at(&path)?;
+        let built: Self = serde_json::from_slice(&text)
+            .map_err(|error| ImageError::Refused(format!("{}: {error}", path.display())))?;
+        Ok(built.below(directory))
+    }
+
+    fn below(mut self, directory: &Path) -> Self {
+        for path in [Some(&mut self.disk), self.kernel.as_mut(), self.ramdisk.as_mut()].into_iter().flatten() {
+            *path = directory.join(&*path);
+        }
+        self
+    }
+}
+
+/// How far a build is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step<'a> {
+    /// What is being done, in a few words.
+    pub name: &'a str,
+    pub done: u64,
+    /// In the same unit as `done`; 0 when nobody knows.
+    pub total: u64,
+}
+
+/// Receives the progress of a build; called often, must return quickly.
+pub type Progress = dyn Fn(Step<'_>) + Send + Sync;
+
+/// Tells the caller of a build where it is.
+pub(crate) struct Reporter<'a>(pub(crate) &'a Progress);
+
+impl Reporter<'_> {
+    pub(crate) fn step(&self, name: &str, done: u64, total: u64) {
+        (self.0)(Step { name, done, total });
+    }
+
+    /// A step of which nobody knows how long it is.
+    pub(crate) fn start(&self, name: &str) {
+        self.step(name, 0, 0);
+    }
+}
+
+/// Builds an image from the distribution's packages and leaves it in `out/tiny` or `out/debian`.
+///
+/// `work` keeps package lists and packages, which make the next build quicker; nothing outside
+/// of `work` and `out` is written. The directory in `out` is renamed into place when all is in
+/// it: a build that ends early, also by dropping the future, leaves an earlier image as it was.
+///
+/// # Errors
+/// [`ImageError::MissingTool`] and [`ImageError::Unsupported`] name what to install before
+/// anything is done; the other kinds say which program failed and with which words.
+pub async fn build(kind: Kind, work: &Path, out: &Path, progress: &Progress) -> Result<Built> {
+    require_root()?;
+    require_architecture()?;
+    for directory in [work, out] {
+        fs::create_dir_all(directory).at(directory)?;
+    }
+    let work = work.canonicalize().at(work)?;
+    let reporter = Reporter(progress);
+    let staging = tempfile::Builder::new().prefix(".building-").tempdir_in(out).at(out)?;
+    let built = match kind {
+        Kind::Tiny => tiny::build(&work, staging.path(), &reporter).await?,
+        Kind::Debian => debian::build(&work, staging.path(), &reporter).await?,
+    };
+    let description = staging.path().join(DESCRIPTION_FILE);
+    let text = serde_json::to_vec_pretty(&built).expect("a description is plain data");
+    fs::write(&description, text).at(&description)?;
+    let place = out.join(kind.name());
+    publish(staging, &place)?;
+    Ok(built.below(&place))
+}
+
+/// Puts a complete directory where the finished image belongs, instead of an earlier one.
+fn publish(staging: tempfile::TempDir, place: &Path) -> Result<()> {
+    let out = place.parent().expect("the place is below the output directory");
+    for entry in fs::read_dir(staging.path()).at(staging.path())? {
+        let path = entry.at(staging.path())?.path();
+        fs::File::open(&path).and_then(|file| file.sync_all()).at(&path)?;
+    }
+    let old = tempfile::Builder::new().prefix(".old-").tempdir_in(out).at(out)?;
+    if place.exists() {
+        fs::rename(place, old.path().join("image")).at(place)?;
+    }
+    let complete = staging.keep();
+    set_readable(&complete)?;
+    fs::rename(&complete, place).at(place)?;
+    fs::File::open(out).and_then(|directory| directory.sync_all()).at(out)
+}
+
+/// Temporary directories are closed to others; a finished image is for every process that serves it.
+fn set_readable(directory: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).at(directory)
+}
+
+fn require_root() -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(ImageError::Unsupported(
+        "building an image needs root, because the files in it belong to root: run it with sudo".to_owned(),
+    ))
+}
+
+fn require_architecture() -> Result<()> {
+    if std::env::consts::ARCH == "x86_64" {
+        return Ok(());
+    }
+    Err(ImageError::Unsupported(format!(
+        "images are built for x86_64 only, this machine is {}",
+        std::env::consts::ARCH
+    )))
+}
