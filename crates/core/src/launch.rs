@@ -1,0 +1,405 @@
+//! RunInstances: quota, image, type, addresses, idempotency and hosts in one decision.
+
+use crate::refusal::Thing;
+use crate::row::ClientToken;
+use crate::schedule::{self, Need};
+use crate::{Draft, Refusal, network};
+use boira_model::*;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+pub const GIB: u64 = 1 << 30;
+
+/// What an account asks for. Ids are as the caller gave them; whether they exist is decided here.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    pub owner: AccountId,
+    pub image: String,
+    pub instance_type: String,
+    pub min: u32,
+    pub max: u32,
+    pub key_name: Option<String>,
+    pub groups: Vec<String>,
+    pub group_names: Vec<String>,
+    pub subnet: Option<String>,
+    pub zone: Option<String>,
+    pub private_ip: Option<Ipv4Addr>,
+    pub user_data: Option<String>,
+    pub root_gib: Option<u64>,
+    pub delete_root: bool,
+    pub delete_interface: bool,
+    pub interface_description: String,
+    pub shutdown_behavior: ShutdownBehavior,
+    pub termination_protection: bool,
+    pub stop_protection: bool,
+    pub ebs_optimized: bool,
+    pub monitoring: bool,
+    pub cpu_credits: Option<String>,
+    pub auto_recovery: bool,
+    pub metadata: MetadataOptions,
+    pub tags: Tags,
+    pub volume_tags: Tags,
+    pub interface_tags: Tags,
+    /// The token and a hash of everything else.
+    pub client_token: Option<(String, String)>,
+}
+
+/// Launches between `min` and `max` instances, as many as fit; fewer than `min` changes nothing.
+pub fn launch(draft: &mut Draft, ask: &Launch) -> Result<Vec<InstanceId>, Refusal> {
+    if let Some(earlier) = repeated(draft, ask)? {
+        return Ok(earlier);
+    }
+    let order = resolve(draft, ask)?;
+    check_quota(draft, ask)?;
+    let reservation = ReservationId::from_entropy(draft.ctx.entropy());
+    let mut ids = Vec::new();
+    for index in 0..ask.max {
+        match launch_one(draft, ask, &order, &reservation, index) {
+            Ok(id) => ids.push(id),
+            Err(Refusal::NoCapacity { .. } | Refusal::NoAddress(_)) if index >= ask.min => break,
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    if let Some((token, parameters)) = &ask.client_token {
+        let at = draft.now();
+        draft.put(ClientToken {
+            owner: ask.owner.clone(),
+            action: "RunInstances".into(),
+            token: token.clone(),
+            parameters: parameters.clone(),
+            instances: ids.clone(),
+            at,
+        });
+    }
+    Ok(ids)
+}
+
+fn repeated(draft: &Draft, ask: &Launch) -> Result<Option<Vec<InstanceId>>, Refusal> {
+    let Some((token, parameters)) = &ask.client_token else {
+        return Ok(None);
+    };
+    let key = ClientToken::key(&ask.owner, "RunInstances", token);
+    match draft.state.tokens.get(&key) {
+        None => Ok(None),
+        Some(row) if row.parameters == *parameters => Ok(Some(row.instances.clone())),
+        Some(_) => Err(Refusal::TokenMismatch),
+    }
+}
+
+/// The launch with every name looked up.
+struct Order {
+    image: Arc<Image>,
+    kind: InstanceType,
+    subnet_choices: Vec<Arc<Subnet>>,
+    groups: Vec<GroupId>,
+    root_bytes: u64,
+}
+
+fn resolve(draft: &Draft, ask: &Launch) -> Result<Order, Refusal> {
+    let state = &draft.state;
+    let image = state
+        .image(&ask.owner, &ask.image)
+        .ok_or_else(|| Refusal::NotFound(Thing::Image, ask.image.clone()))?
+        .clone();
+    let kind = state
+        .types
+        .get(&ask.instance_type)
+        .ok_or_else(|| Refusal::NoSuchType(ask.instance_type.clone()))?
+        .clone();
+    if let Some(name) = &ask.key_name
+        && state.key_pair(&ask.owner, name).is_none()
+    {
+        return Err(Refusal::NotFound(Thing::KeyPair, name.clone()));
+    }
+    let subnet_choices = choose_subnets(draft, ask)?;
+    let groups = choose_groups(draft, ask, &subnet_choices[0].vpc)?;
+    check_fits(&image, &kind)?;
+    let root_bytes = root_size(&image, &kind, ask.root_gib)?;
+    Ok(Order {
+        image,
+        kind,
+        subnet_choices,
+        groups,
+        root_bytes,
+    })
+}
+
+/// The named subnet, else the default subnets of the asked zone or of all zones.
+fn choose_subnets(draft: &Draft, ask: &Launch) -> Result<Vec<Arc<Subnet>>, Refusal> {
+    let state = &draft.state;
+    if let Some(zone) = &ask.zone
+        && !state.zones.contains_key(zone)
+    {
+        return Err(Refusal::NotFound(Thing::Zone, zone.clone()));
+    }
+    if let Some(id) = &ask.subnet {
+        let subnet = state
+            .subnet(&ask.owner, id)
+            .ok_or_else(|| Refusal::NotFound(Thing::Subnet, id.clone()))?;
+        if let Some(zone) = ask.zone.as_ref().filter(|zone| **zone != subnet.zone) {
+            return Err(Refusal::Conflict(format!(
+                "The subnet '{id}' is in the availability zone {}, not {zone}",
+                subnet.zone
+            )));
+        }
+        return Ok(vec![subnet.clone()]);
+    }
+    let vpc = state
+        .default_vpc(&ask.owner)
+        .ok_or_else(|| Refusal::NotFound(Thing::Account, ask.owner.to_string()))?;
+    let choices: Vec<_> = state
+        .subnets
+        .values()
+        .filter(|row| row.vpc == vpc.id)
+        .filter(|row| ask.zone.as_ref().is_none_or(|zone| *zone == row.zone))
+        .filter(|row| ask.private_ip.is_none_or(|ip| row.cidr.contains(ip)))
+        .cloned()
+        .collect();
+    match choices.is_empty() {
+        false => Ok(choices),
+        true => Err(match ask.private_ip {
+            Some(ip) => Refusal::AddressOutside(ip.to_string()),
+            None => Refusal::NotFound(Thing::Subnet, "default".into()),
+        }),
+    }
+}
+
+fn choose_groups(draft: &Draft, ask: &Launch, vpc: &VpcId) -> Result<Vec<GroupId>, Refusal> {
+    let state = &draft.state;
+    let mut groups = Vec::new();
+    for id in &ask.groups {
+        let group = state
+            .group(&ask.owner, id)
+            .ok_or_else(|| Refusal::NotFound(Thing::Group, id.clone()))?;
+        if group.vpc != *vpc {
+            return Err(Refusal::Conflict(format!(
+                "Security group {id} and the subnet belong to different networks."
+            )));
+        }
+        groups.push(group.id.clone());
+    }
+    for name in &ask.group_names {
+        let group = state
+            .groups
+            .values()
+            .find(|row| row.owner == ask.owner && row.vpc == *vpc && row.name == *name)
+            .ok_or_else(|| Refusal::NotFound(Thing::Group, name.clone()))?;
+        groups.push(group.id.clone());
+    }
+    if groups.is_empty() {
+        groups.extend(state.vpcs.get(vpc).map(|row| row.default_group.clone()));
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    groups.retain(|id| seen.insert(id.clone()));
+    Ok(groups)
+}
+
+/// Whether a type gives an image what it needs at least.
+pub fn check_fits(image: &Image, kind: &InstanceType) -> Result<(), Refusal> {
+    if kind.memory_bytes() < image.min_memory_bytes {
+        return Err(Refusal::TooSmall {
+            what: format!("image '{}'", image.id),
+            needs: format!("{} MiB of memory", image.min_memory_bytes >> 20),
+            gives: format!("{} MiB", kind.memory_mib),
+        });
+    }
+    Ok(())
+}
+
+/// The larger of the image and the mapping; the type's disk where there is no mapping.
+fn root_size(image: &Image, kind: &InstanceType, asked: Option<u64>) -> Result<u64, Refusal> {
+    let least = image.virtual_bytes.max(image.min_disk_bytes);
+    match asked {
+        Some(gib) if gib * GIB < least => Err(Refusal::TooSmall {
+            what: format!("snapshot of image '{}'", image.id),
+            needs: format!("{} GiB of disk", least.div_ceil(GIB)),
+            gives: format!("{gib} GiB"),
+        }),
+        Some(gib) => Ok(gib * GIB),
+        None if kind.disk_gib * GIB < least => Err(Refusal::TooSmall {
+            what: format!("image '{}'", image.id),
+            needs: format!("{} GiB of disk", least.div_ceil(GIB)),
+            gives: format!("{} GiB", kind.disk_gib),
+        }),
+        None => Ok(kind.disk_gib * GIB),
+    }
+}
+
+fn check_quota(draft: &Draft, ask: &Launch) -> Result<(), Refusal> {
+    let limit = draft.state.settings.instances_per_account;
+    let owned = draft
+        .state
+        .owned
+        .get(&ask.owner)
+        .map_or(0, |ids| ids.len() as u64);
+    // Terminated instances stay visible but count for nothing; they are walked only near the limit.
+    if owned + u64::from(ask.min) <= limit {
+        return Ok(());
+    }
+    let alive = draft
+        .state
+        .instances_of(&ask.owner)
+        .filter(|row| row.state() != StateName::Terminated)
+        .count() as u64;
+    match alive + u64::from(ask.min) > limit {
+        true => Err(Refusal::TooManyInstances { limit }),
+        false => Ok(()),
+    }
+}
+
+fn launch_one(
+    draft: &mut Draft,
+    ask: &Launch,
+    order: &Order,
+    reservation: &ReservationId,
+    index: u32,
+) -> Result<InstanceId, Refusal> {
+    let (host, subnet) = choose_host(draft, order)?;
+    let ip = network::lease(draft, &subnet, ask.private_ip)?;
+    let id = InstanceId::from_entropy(draft.ctx.entropy());
+    let interface = put_interface(draft, ask, order, &subnet, &id, ip);
+    let volume = put_volume(draft, ask, order, &host, &id);
+    let instance = Instance {
+        id: id.clone(),
+        number: draft.number(|c| &mut c.instance),
+        owner: ask.owner.clone(),
+        reservation: reservation.clone(),
+        launch_index: index,
+        image: order.image.id.clone(),
+        instance_type: order.kind.name.clone(),
+        vcpus: order.kind.vcpus,
+        memory_bytes: order.kind.memory_bytes(),
+        overhead_bytes: host.overhead_bytes,
+        machine: host.machine.clone(),
+        cpu: host.cpu.clone(),
+        boot: order.image.boot.clone(),
+        architecture: order.image.architecture.clone(),
+        zone: subnet.zone.clone(),
+        vpc: subnet.vpc.clone(),
+        subnet: subnet.id.clone(),
+        key_name: ask.key_name.clone(),
+        user_data: ask.user_data.clone(),
+        root_device: order.image.root_device.clone(),
+        disks: vec![volume],
+        interfaces: vec![interface],
+        shutdown_behavior: ask.shutdown_behavior,
+        termination_protection: ask.termination_protection,
+        stop_protection: ask.stop_protection,
+        ebs_optimized: ask.ebs_optimized,
+        monitoring: ask.monitoring,
+        cpu_credits: ask
+            .cpu_credits
+            .clone()
+            .or_else(|| order.kind.burstable.then(|| "standard".to_owned())),
+        auto_recovery: ask.auto_recovery,
+        metadata: ask.metadata.clone(),
+        client_token: ask.client_token.as_ref().map(|(token, _)| token.clone()),
+        launched: draft.now(),
+        tags: ask.tags.clone(),
+        desired: Desired::Running,
+        placement: Some(Placement {
+            host: host.id.clone(),
+            generation: 1,
+            moving_to: None,
+        }),
+        observed: Observed::Unknown,
+        resets: 0,
+        reachable: None,
+        reachable_since: draft.now(),
+        held: None,
+        state_reason: None,
+        transition_reason: String::new(),
+        since: draft.now(),
+    };
+    draft.put(instance);
+    draft.log(&id, "api", format!("launched, placed on {}", host.name));
+    Ok(id)
+}
+
+/// The first zone with room, by the order of the choices.
+fn choose_host(draft: &Draft, order: &Order) -> Result<(Arc<Host>, Arc<Subnet>), Refusal> {
+    let mut reasons = Vec::new();
+    for subnet in &order.subnet_choices {
+        let need = Need {
+            vcpus: order.kind.vcpus,
+            memory_bytes: order.kind.memory_bytes(),
+            disk_bytes: order.root_bytes,
+            zone: Some(subnet.zone.clone()),
+            host: None,
+        };
+        match schedule::place(&draft.state, &need) {
+            Ok(host) => return Ok((draft.state.hosts[&host].clone(), subnet.clone())),
+            Err(lines) => reasons.extend(lines),
+        }
+    }
+    Err(Refusal::NoCapacity { reasons })
+}
+
+fn put_interface(
+    draft: &mut Draft,
+    ask: &Launch,
+    order: &Order,
+    subnet: &Subnet,
+    instance: &InstanceId,
+    ip: Ipv4Addr,
+) -> InterfaceId {
+    let id = InterfaceId::from_entropy(draft.ctx.entropy());
+    let interface = Interface {
+        id: id.clone(),
+        number: draft.number(|c| &mut c.interface),
+        owner: ask.owner.clone(),
+        vpc: subnet.vpc.clone(),
+        subnet: subnet.id.clone(),
+        zone: subnet.zone.clone(),
+        ip,
+        mac: Mac::from_entropy(draft.ctx.entropy()),
+        groups: order.groups.clone(),
+        description: ask.interface_description.clone(),
+        source_dest_check: true,
+        attachment: Some(InterfaceAttachment {
+            id: AttachmentId::from_entropy(draft.ctx.entropy()),
+            instance: instance.clone(),
+            device_index: 0,
+            delete_on_termination: ask.delete_interface,
+            since: draft.now(),
+        }),
+        created: draft.now(),
+        tags: ask.interface_tags.clone(),
+    };
+    draft.put(interface);
+    id
+}
+
+fn put_volume(
+    draft: &mut Draft,
+    ask: &Launch,
+    order: &Order,
+    host: &Host,
+    instance: &InstanceId,
+) -> VolumeId {
+    let id = VolumeId::from_entropy(draft.ctx.entropy());
+    let volume = Volume {
+        id: id.clone(),
+        number: draft.number(|c| &mut c.volume),
+        owner: ask.owner.clone(),
+        zone: host.zone.clone(),
+        size_bytes: order.root_bytes,
+        source: VolumeSource::Image {
+            image: order.image.id.clone(),
+            blob: order.image.disk.clone(),
+            format: order.image.format.clone(),
+        },
+        host: Some(host.id.clone()),
+        attachment: Some(Attachment {
+            instance: instance.clone(),
+            device: order.image.root_device.clone(),
+            delete_on_termination: ask.delete_root,
+            since: draft.now(),
+        }),
+        deleting: false,
+        created: draft.now(),
+        tags: ask.volume_tags.clone(),
+    };
+    draft.put(volume);
+    id
+}

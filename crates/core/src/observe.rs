@@ -1,0 +1,195 @@
+//! What a host's report means. A report is believed only about what is placed on the host that sent
+//! it, and only about the placement's current generation.
+
+use crate::{Draft, Kind, power};
+use boira_model::wire::{GuestReport, GuestState, Report};
+use boira_model::*;
+
+/// Takes a report of `host`. Facts that are already known write nothing.
+pub fn report(draft: &mut Draft, host: &HostId, report: &Report) {
+    note_host(draft, host, report);
+    for guest in &report.guests {
+        let row = draft.state.instances.get(&guest.instance).cloned();
+        let Some(row) = row.filter(|row| concerns(row, host, guest)) else {
+            continue;
+        };
+        note_guest(draft, &row, guest);
+    }
+    collect_volumes(draft, host, report);
+    for step in &report.steps {
+        let placed_here = draft
+            .state
+            .instances
+            .get(&step.instance)
+            .is_some_and(|row| row.placement.as_ref().is_some_and(|p| p.host == *host));
+        if placed_here {
+            draft.change.events.push(Event {
+                instance: step.instance.clone(),
+                at: step.at,
+                cause: "host".into(),
+                what: match &step.error {
+                    Some(error) => format!("{}: failed: {error}", step.what),
+                    None => step.what.clone(),
+                },
+                took_ms: Some(step.took_ms),
+            });
+        }
+    }
+}
+
+fn concerns(row: &Instance, host: &HostId, guest: &GuestReport) -> bool {
+    row.placement.as_ref().is_some_and(|placement| {
+        placement.host == *host && placement.generation == guest.generation
+    })
+}
+
+/// Capacity and the like change when a PC is rebuilt or its hypervisor upgraded.
+fn note_host(draft: &mut Draft, host: &HostId, report: &Report) {
+    let Some(row) = draft.state.hosts.get(host) else {
+        return;
+    };
+    let mut new = Host::clone(row);
+    new.name = report.name.clone();
+    new.capacity = report.capacity;
+    new.acceleration = report.acceleration.clone();
+    new.machine = report.machine.clone();
+    new.cpu = report.cpu.clone();
+    new.overhead_bytes = report.overhead_bytes;
+    if new != **row {
+        draft.put(new);
+    }
+}
+
+fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
+    let observed = match &guest.state {
+        GuestState::Absent => Observed::Absent,
+        GuestState::Preparing => Observed::Preparing,
+        GuestState::Running => Observed::Running,
+        GuestState::Paused => Observed::Paused,
+        GuestState::Stopping => Observed::Stopping,
+        GuestState::Exited(exit) => Observed::Exited(exit.clone()),
+    };
+    if observed != row.observed || guest.reachable != row.reachable {
+        let (now, before) = (draft.now(), row.state());
+        draft.edit_instance(&row.id, |row| {
+            if guest.reachable != row.reachable {
+                row.reachable_since = now;
+            }
+            row.observed = observed.clone();
+            row.reachable = guest.reachable;
+            if row.state() != before {
+                row.since = now;
+            }
+        });
+        let after = draft.state.instances[&row.id].state();
+        if after != before {
+            draft.log(&row.id, "host", after.as_str());
+        }
+    }
+    let row = draft.state.instances[&row.id].clone();
+    match (&row.desired, &row.observed) {
+        (Desired::Running, Observed::Exited(exit)) => follow_exit(draft, &row, exit),
+        (Desired::Terminated, Observed::Absent) => release(draft, &row.id),
+        (Desired::Running | Desired::Stopped(_) | Desired::Terminated, _) => {}
+    }
+}
+
+/// A guest that ended although it should run. One that was killed from outside is started again by
+/// its agent under the same generation; the others chose to end or can't start.
+fn follow_exit(draft: &mut Draft, row: &Instance, exit: &Exit) {
+    let (desired, code, message) = match exit {
+        Exit::Poweroff => (
+            match row.shutdown_behavior {
+                ShutdownBehavior::Stop => Desired::Stopped(StopHow::Force),
+                ShutdownBehavior::Terminate => Desired::Terminated,
+            },
+            "Client.InstanceInitiatedShutdown",
+            "Instance initiated shutdown".to_owned(),
+        ),
+        Exit::Panic => (
+            Desired::Stopped(StopHow::Force),
+            "Server.InternalError",
+            "The guest's kernel panicked; see the console output".to_owned(),
+        ),
+        Exit::StartFailed(why) => (
+            Desired::Stopped(StopHow::Force),
+            "Server.InternalError",
+            format!("The instance could not be started: {why}"),
+        ),
+        Exit::Killed | Exit::Ordered => return,
+    };
+    let reason = StateReason {
+        code: code.into(),
+        message: format!("{code}: {message}"),
+    };
+    power::settle(draft, row, desired, reason);
+}
+
+/// The end of a terminated instance: its host has nothing of it any more, so its addresses are free.
+pub fn release(draft: &mut Draft, id: &InstanceId) {
+    let Some(row) = draft.state.instances.get(id).cloned() else {
+        return;
+    };
+    let now = draft.now();
+    for interface in &row.interfaces {
+        let Some(port) = draft.state.interfaces.get(interface).cloned() else {
+            continue;
+        };
+        match port
+            .attachment
+            .as_ref()
+            .is_some_and(|a| a.delete_on_termination)
+        {
+            true => draft.delete(Kind::Interface, interface.as_str()),
+            false => draft.put(Interface {
+                attachment: None,
+                ..Interface::clone(&port)
+            }),
+        }
+    }
+    for volume in &row.disks {
+        let Some(disk) = draft.state.volumes.get(volume).cloned() else {
+            continue;
+        };
+        let delete = disk
+            .attachment
+            .as_ref()
+            .is_some_and(|a| a.delete_on_termination);
+        match (delete, &disk.host) {
+            (true, None) => draft.delete(Kind::Volume, volume.as_str()),
+            (true, Some(_)) => draft.put(Volume {
+                deleting: true,
+                ..Volume::clone(&disk)
+            }),
+            (false, _) => draft.put(Volume {
+                attachment: None,
+                ..Volume::clone(&disk)
+            }),
+        }
+    }
+    draft.edit_instance(id, |row| {
+        row.placement = None;
+        row.observed = Observed::Absent;
+        row.interfaces.clear();
+        row.disks.clear();
+        row.since = now;
+    });
+    draft.log(id, "cloud", "terminated");
+}
+
+/// Volumes that were to go and whose files the host no longer has.
+fn collect_volumes(draft: &mut Draft, host: &HostId, report: &Report) {
+    let gone: Vec<_> = draft
+        .state
+        .stored
+        .get(host)
+        .into_iter()
+        .flat_map(|ids| ids.iter())
+        .filter(|id| draft.state.volumes.get(*id).is_some_and(|row| row.deleting))
+        .filter(|id| !report.volumes.contains(id))
+        .cloned()
+        .collect();
+    for id in gone {
+        draft.delete(Kind::Volume, id.as_str());
+    }
+}

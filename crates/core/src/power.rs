@@ -1,0 +1,217 @@
+//! Start, stop, reboot and terminate: each call names several instances and changes all or none.
+
+use crate::refusal::Thing;
+use crate::schedule::{self, Need};
+use crate::{Draft, Refusal, observe};
+use boira_model::*;
+
+/// What a call did to one instance: the state before and after.
+pub type Moved = (InstanceId, StateName, StateName);
+
+pub fn stop(
+    draft: &mut Draft,
+    owner: &AccountId,
+    ids: &[String],
+    how: StopHow,
+) -> Result<Vec<Moved>, Refusal> {
+    each(draft, owner, ids, |draft, row| {
+        match row.state() {
+            StateName::Pending | StateName::Running => {}
+            StateName::Stopping | StateName::Stopped => {
+                // A second, forced stop of an instance that hangs in its clean one is how users help
+                // themselves.
+                if how == StopHow::Force && row.desired == Desired::Stopped(StopHow::Clean) {
+                    draft.edit_instance(&row.id, |row| row.desired = Desired::Stopped(how));
+                }
+                return Ok(());
+            }
+            StateName::ShuttingDown | StateName::Terminated => {
+                return Err(wrong_state(row, "stopped"));
+            }
+        }
+        if row.stop_protection {
+            return Err(Refusal::Protected {
+                id: row.id.to_string(),
+                verb: "stopped",
+            });
+        }
+        settle(
+            draft,
+            row,
+            Desired::Stopped(how),
+            user("Client.UserInitiatedShutdown"),
+        );
+        Ok(())
+    })
+}
+
+pub fn terminate(
+    draft: &mut Draft,
+    owner: &AccountId,
+    ids: &[String],
+) -> Result<Vec<Moved>, Refusal> {
+    each(draft, owner, ids, |draft, row| {
+        if row.desired == Desired::Terminated {
+            return Ok(());
+        }
+        if row.termination_protection {
+            return Err(Refusal::Protected {
+                id: row.id.to_string(),
+                verb: "terminated",
+            });
+        }
+        settle(
+            draft,
+            row,
+            Desired::Terminated,
+            user("Client.UserInitiatedShutdown"),
+        );
+        Ok(())
+    })
+}
+
+pub fn reboot(draft: &mut Draft, owner: &AccountId, ids: &[String]) -> Result<Vec<Moved>, Refusal> {
+    each(draft, owner, ids, |draft, row| match row.state() {
+        StateName::Running | StateName::Pending => {
+            draft.edit_instance(&row.id, |row| row.resets += 1);
+            draft.log(&row.id, "api", "reboot asked for");
+            Ok(())
+        }
+        StateName::Stopping
+        | StateName::Stopped
+        | StateName::ShuttingDown
+        | StateName::Terminated => Err(wrong_state(row, "rebooted")),
+    })
+}
+
+pub fn start(draft: &mut Draft, owner: &AccountId, ids: &[String]) -> Result<Vec<Moved>, Refusal> {
+    each(draft, owner, ids, |draft, row| match row.state() {
+        StateName::Running | StateName::Pending => Ok(()),
+        StateName::Stopped => start_one(draft, row),
+        StateName::Stopping | StateName::ShuttingDown | StateName::Terminated => {
+            Err(wrong_state(row, "started"))
+        }
+    })
+}
+
+fn start_one(draft: &mut Draft, row: &Instance) -> Result<(), Refusal> {
+    let kind = draft
+        .state
+        .types
+        .get(&row.instance_type)
+        .ok_or_else(|| Refusal::NoSuchType(row.instance_type.clone()))?
+        .clone();
+    let home = row
+        .disks
+        .iter()
+        .find_map(|id| draft.state.volumes.get(id)?.host.clone());
+    let need = Need {
+        vcpus: kind.vcpus,
+        memory_bytes: kind.memory_bytes(),
+        disk_bytes: 0,
+        zone: Some(row.zone.clone()),
+        host: home,
+    };
+    let host =
+        schedule::place(&draft.state, &need).map_err(|reasons| Refusal::NoCapacity { reasons })?;
+    let (overhead, name) = {
+        let host = &draft.state.hosts[&host];
+        (host.overhead_bytes, host.name.clone())
+    };
+    let now = draft.now();
+    draft.edit_instance(&row.id, |row| {
+        row.placement = Some(Placement {
+            host,
+            generation: row.generation() + 1,
+            moving_to: None,
+        });
+        row.vcpus = kind.vcpus;
+        row.memory_bytes = kind.memory_bytes();
+        row.overhead_bytes = overhead;
+        row.desired = Desired::Running;
+        row.observed = Observed::Unknown;
+        row.resets = 0;
+        row.reachable = None;
+        row.reachable_since = now;
+        row.launched = now;
+        row.since = now;
+        row.state_reason = None;
+        row.transition_reason = String::new();
+    });
+    draft.log(&row.id, "api", format!("start asked for, placed on {name}"));
+    Ok(())
+}
+
+/// Turns the wish to `desired` and finishes at once what no host needs to do.
+pub fn settle(draft: &mut Draft, row: &Instance, desired: Desired, reason: StateReason) {
+    let now = draft.now();
+    let text = match reason.code.as_str() {
+        "Client.UserInitiatedShutdown" => "User initiated".to_owned(),
+        _ => reason.message.clone(),
+    };
+    let before = row.state();
+    draft.edit_instance(&row.id, |row| {
+        row.desired = desired;
+        row.state_reason = Some(reason);
+        row.transition_reason = text.clone();
+        row.held = None;
+        if row.state() != before {
+            row.since = now;
+        }
+    });
+    let what = match desired {
+        Desired::Running => "to run",
+        Desired::Stopped(_) => "to stop",
+        Desired::Terminated => "to terminate",
+    };
+    draft.log(&row.id, "api", format!("{what}: {text}"));
+    let unplaced = row.placement.is_none();
+    if desired == Desired::Terminated && unplaced {
+        observe::release(draft, &row.id);
+    }
+}
+
+fn user(code: &str) -> StateReason {
+    StateReason {
+        code: code.into(),
+        message: format!("{code}: User initiated shutdown"),
+    }
+}
+
+fn wrong_state(row: &Instance, verb: &'static str) -> Refusal {
+    Refusal::WrongState {
+        id: row.id.to_string(),
+        verb,
+        state: row.state(),
+    }
+}
+
+/// Runs `act` over the named instances, in the order of the call; all must exist first.
+fn each(
+    draft: &mut Draft,
+    owner: &AccountId,
+    ids: &[String],
+    act: impl Fn(&mut Draft, &Instance) -> Result<(), Refusal>,
+) -> Result<Vec<Moved>, Refusal> {
+    let missing: Vec<&str> = ids
+        .iter()
+        .filter(|id| draft.state.instance(owner, id).is_none())
+        .map(String::as_str)
+        .collect();
+    if !missing.is_empty() {
+        return Err(Refusal::NotFound(Thing::Instance, missing.join(", ")));
+    }
+    let mut moved: Vec<Moved> = Vec::new();
+    for id in ids {
+        let Some(row) = draft.state.instance(owner, id).cloned() else {
+            continue;
+        };
+        if moved.iter().any(|(seen, _, _)| *seen == row.id) {
+            continue;
+        }
+        act(draft, &row)?;
+        let after = draft.state.instances[&row.id].state();
+        moved.push((row.id.clone(), row.state(), after));
+    }
+    Ok(moved)
+}

@@ -1,0 +1,87 @@
+//! What time alone changes: instances that wait get a host, what ended long ago is forgotten.
+
+use crate::schedule::{self, Need};
+use crate::{Draft, Kind};
+use boira_model::*;
+
+/// How long a client token is remembered, as EC2 documents for RunInstances: a day at least.
+const TOKEN_MS: i64 = 24 * 3600 * 1000;
+
+/// One round. Writes nothing when nothing is due.
+pub fn tick(draft: &mut Draft) {
+    forget_ended(draft);
+    forget_tokens(draft);
+    place_waiting(draft);
+}
+
+fn forget_ended(draft: &mut Draft) {
+    let visible_ms = draft.state.settings.terminated_visible_s as i64 * 1000;
+    let now = draft.now();
+    let due: Vec<_> = draft
+        .state
+        .ended
+        .iter()
+        .take_while(|(at, _)| now.since_ms(*at) >= visible_ms)
+        .map(|(_, id)| id.clone())
+        .collect();
+    for id in due {
+        draft.delete(Kind::Instance, id.as_str());
+    }
+}
+
+fn forget_tokens(draft: &mut Draft) {
+    let now = draft.now();
+    let due: Vec<_> = draft
+        .state
+        .tokens
+        .iter()
+        .filter(|(_, row)| now.since_ms(row.at) >= TOKEN_MS)
+        // A token is kept as long as its instances are, so that a late retry never launches twice.
+        .filter(|(_, row)| {
+            !row.instances
+                .iter()
+                .any(|id| draft.state.instances.contains_key(id))
+        })
+        .map(|(key, _)| key.clone())
+        .collect();
+    for key in due {
+        draft.delete(Kind::ClientToken, &key);
+    }
+}
+
+fn place_waiting(draft: &mut Draft) {
+    let waiting: Vec<_> = draft.state.waiting.iter().cloned().collect();
+    for id in waiting {
+        let row = draft.state.instances[&id].clone();
+        let need = Need {
+            vcpus: row.vcpus,
+            memory_bytes: row.memory_bytes,
+            disk_bytes: 0,
+            zone: Some(row.zone.clone()),
+            host: row
+                .disks
+                .iter()
+                .find_map(|id| draft.state.volumes.get(id)?.host.clone()),
+        };
+        match schedule::place(&draft.state, &need) {
+            Ok(host) => {
+                let name = draft.state.hosts[&host].name.clone();
+                draft.edit_instance(&id, |row| {
+                    row.placement = Some(Placement {
+                        host,
+                        generation: row.generation() + 1,
+                        moving_to: None,
+                    });
+                    row.held = None;
+                });
+                draft.log(&id, "cloud", format!("placed on {name}"));
+            }
+            Err(reasons) => {
+                let held = Some(Held::NoCapacity(reasons));
+                if row.held != held {
+                    draft.edit_instance(&id, |row| row.held = held);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Why a decision says no. The edges turn each into the error of their own API.
+
+use boira_model::StateName;
+use thiserror::Error;
+
+/// Kinds of things that can be missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thing {
+    Account,
+    Group,
+    GroupRule,
+    Host,
+    Image,
+    Instance,
+    Interface,
+    KeyPair,
+    Subnet,
+    Volume,
+    Vpc,
+    Zone,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    #[error("{0:?} '{1}' does not exist")]
+    NotFound(Thing, String),
+    #[error("instance type '{0}' does not exist")]
+    NoSuchType(String),
+    #[error("not enough capacity: {}", .reasons.join("; "))]
+    NoCapacity { reasons: Vec<String> },
+    #[error("subnet {0} has no free address")]
+    NoAddress(String),
+    #[error("address {0} is in use")]
+    AddressInUse(String),
+    #[error("address {0} does not fall within the subnet's address range")]
+    AddressOutside(String),
+    #[error("account may have {limit} instances at a time")]
+    TooManyInstances { limit: u64 },
+    #[error("{what} needs {needs} and the type gives {gives}")]
+    TooSmall {
+        what: String,
+        needs: String,
+        gives: String,
+    },
+    #[error("the client token was used with other parameters")]
+    TokenMismatch,
+    #[error("instance '{id}' is not in a state from which it can be {verb}; it is {}", .state.as_str())]
+    WrongState {
+        id: String,
+        verb: &'static str,
+        state: StateName,
+    },
+    #[error("instance '{id}' is protected against being {verb}")]
+    Protected { id: String, verb: &'static str },
+    #[error("{0} '{1}' already exists")]
+    Duplicate(&'static str, String),
+    #[error("{0} is in use by {1}")]
+    InUse(String, String),
+    #[error("{0}")]
+    Conflict(String),
+    #[error("limit of {0} exceeded")]
+    Limit(String),
+}

@@ -1,0 +1,102 @@
+//! What the administrator decides for the whole cloud. Read from files in the home, not from the
+//! store, so that an editor is enough to change it.
+
+use boira_model::InstanceType;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Name of the region. `us-east-1` because several clients refuse names that AWS doesn't have.
+    pub region: String,
+    /// Virtual CPUs given out per CPU of a host.
+    pub cpu_overcommit: f64,
+    /// Guest memory given out per byte of a host's memory.
+    pub memory_overcommit: f64,
+    /// Repeats the private address in the public fields, for tools that read only those.
+    pub private_address_as_public: bool,
+    /// How long a clean stop may take before it becomes a hard one.
+    pub stop_deadline_s: u64,
+    /// How long terminated instances stay visible.
+    pub terminated_visible_s: u64,
+    /// How long a host may be silent before it counts as unknown.
+    pub host_silence_s: u64,
+    /// Instances that an account may have at a time.
+    pub instances_per_account: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            region: "us-east-1".into(),
+            cpu_overcommit: 4.0,
+            memory_overcommit: 1.0,
+            private_address_as_public: false,
+            stop_deadline_s: 60,
+            terminated_visible_s: 3600,
+            host_silence_s: 30,
+            instances_per_account: 10_000,
+        }
+    }
+}
+
+/// Instance types by name.
+pub type InstanceTypes = BTreeMap<String, InstanceType>;
+
+/// The table that a new home starts with: the five types of the thesis that Boira descends from,
+/// under the figures given there, and AWS's t2, t3 and m5 (vCPUs and memory as on
+/// <https://aws.amazon.com/ec2/instance-types/>).
+pub fn default_types() -> InstanceTypes {
+    let row = |name: &str, vcpus, memory_mib, disk_gib, burstable| InstanceType {
+        name: name.into(),
+        vcpus,
+        memory_mib,
+        disk_gib,
+        burstable,
+    };
+    let mut types = vec![
+        row("m1.small", 1, 128, 1, false),
+        row("c1.medium", 1, 256, 2, false),
+        row("m1.large", 2, 512, 10, false),
+        row("m1.xlarge", 2, 1024, 20, false),
+        row("c1.xlarge", 4, 2048, 20, false),
+    ];
+    for (size, vcpus, gib_halves) in [
+        ("nano", 1, 1),
+        ("micro", 1, 2),
+        ("small", 1, 4),
+        ("medium", 2, 8),
+        ("large", 2, 16),
+        ("xlarge", 4, 32),
+        ("2xlarge", 8, 64),
+    ] {
+        types.push(row(&format!("t2.{size}"), vcpus, gib_halves * 512, 8, true));
+        types.push(row(
+            &format!("t3.{size}"),
+            vcpus.max(2),
+            gib_halves * 512,
+            8,
+            true,
+        ));
+    }
+    for (size, vcpus) in [
+        ("large", 2),
+        ("xlarge", 4),
+        ("2xlarge", 8),
+        ("4xlarge", 16),
+        ("8xlarge", 32),
+        ("12xlarge", 48),
+        ("16xlarge", 64),
+        ("24xlarge", 96),
+    ] {
+        types.push(row(
+            &format!("m5.{size}"),
+            vcpus,
+            u64::from(vcpus) * 4096,
+            8,
+            false,
+        ));
+    }
+    types.into_iter().map(|t| (t.name.clone(), t)).collect()
+}

@@ -1,0 +1,404 @@
+//! The working state: every row in persistent maps, and the indices that decisions need.
+//!
+//! Cloning is cheap (a handful of reference counts), so a snapshot for readers and a draft for a
+//! decision are both just clones. Indices are derived in [`State::put`] and [`State::delete`] and
+//! nowhere else, so loading a store and applying a change are the same path.
+
+use crate::row::{ClientToken, Counters};
+use crate::{InstanceTypes, Kind, Row, Settings};
+use boira_model::*;
+use imbl::{OrdMap, OrdSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+/// Whether a host was heard of lately. Lives in memory only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contact {
+    /// In contact, or within the grace period after the controller's start.
+    Live,
+    Silent,
+}
+
+/// What is promised on a host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub instances: u64,
+    pub vcpus: u64,
+    pub memory_bytes: u64,
+    pub disk_bytes: u64,
+}
+
+#[derive(Clone, Default)]
+pub struct State {
+    pub settings: Arc<Settings>,
+    pub types: Arc<InstanceTypes>,
+
+    pub counters: Arc<Counters>,
+    pub zones: OrdMap<String, Arc<Zone>>,
+    pub accounts: OrdMap<AccountId, Arc<Account>>,
+    pub access_keys: OrdMap<String, Arc<AccessKey>>,
+    pub key_pairs: OrdMap<KeyPairId, Arc<KeyPair>>,
+    pub hosts: OrdMap<HostId, Arc<Host>>,
+    pub images: OrdMap<ImageId, Arc<Image>>,
+    pub vpcs: OrdMap<VpcId, Arc<Vpc>>,
+    pub subnets: OrdMap<SubnetId, Arc<Subnet>>,
+    pub groups: OrdMap<GroupId, Arc<SecurityGroup>>,
+    pub interfaces: OrdMap<InterfaceId, Arc<Interface>>,
+    pub volumes: OrdMap<VolumeId, Arc<Volume>>,
+    pub instances: OrdMap<InstanceId, Arc<Instance>>,
+    pub tokens: OrdMap<String, Arc<ClientToken>>,
+
+    /// Silent hosts; those not in it are live.
+    pub silent: OrdSet<HostId>,
+    pub usage: OrdMap<HostId, Usage>,
+    pub placed: OrdMap<HostId, OrdSet<InstanceId>>,
+    pub stored: OrdMap<HostId, OrdSet<VolumeId>>,
+    pub leases: OrdMap<(SubnetId, Ipv4Addr), InterfaceId>,
+    pub key_names: OrdMap<(AccountId, String), KeyPairId>,
+    pub members: OrdMap<VpcId, OrdSet<InterfaceId>>,
+    /// Hosts that have ports of a VPC, with how many instances make it so.
+    pub vpc_hosts: OrdMap<VpcId, OrdMap<HostId, u64>>,
+    pub owned: OrdMap<AccountId, OrdSet<InstanceId>>,
+    /// Terminated instances by the time when they ended.
+    pub ended: OrdSet<(Wall, InstanceId)>,
+    /// Instances that should run and have no host.
+    pub waiting: OrdSet<InstanceId>,
+    /// Raised for a host whenever something that it is told may have changed.
+    pub revisions: OrdMap<HostId, u64>,
+}
+
+impl State {
+    pub fn put(&mut self, row: Row) {
+        match row {
+            Row::Counters(row) => self.counters = row,
+            Row::Zone(row) => {
+                self.zones.insert(row.name.clone(), row);
+            }
+            Row::Account(row) => {
+                self.accounts.insert(row.id.clone(), row);
+            }
+            Row::AccessKey(row) => {
+                self.access_keys.insert(row.id.clone(), row);
+            }
+            Row::KeyPair(row) => {
+                self.key_names
+                    .insert((row.owner.clone(), row.name.clone()), row.id.clone());
+                self.key_pairs.insert(row.id.clone(), row);
+            }
+            Row::Host(row) => {
+                self.hosts.insert(row.id.clone(), row);
+            }
+            Row::Image(row) => {
+                self.images.insert(row.id.clone(), row);
+            }
+            Row::Vpc(row) => {
+                self.vpcs.insert(row.id.clone(), row);
+            }
+            Row::Subnet(row) => {
+                self.subnets.insert(row.id.clone(), row);
+            }
+            Row::Group(row) => {
+                self.touch_vpc(&row.vpc);
+                self.groups.insert(row.id.clone(), row);
+            }
+            Row::Interface(row) => self.put_interface(row),
+            Row::Volume(row) => self.put_volume(row),
+            Row::Instance(row) => self.put_instance(row),
+            Row::ClientToken(row) => {
+                self.tokens
+                    .insert(ClientToken::key(&row.owner, &row.action, &row.token), row);
+            }
+        }
+    }
+
+    /// Deletes a row; one that isn't there is no error, as replays may repeat.
+    pub fn delete(&mut self, kind: Kind, key: &str) {
+        match kind {
+            Kind::Counters => self.counters = Arc::default(),
+            Kind::Zone => {
+                self.zones.remove(key);
+            }
+            Kind::Account => {
+                self.accounts.remove(key);
+            }
+            Kind::AccessKey => {
+                self.access_keys.remove(key);
+            }
+            Kind::KeyPair => {
+                if let Some(row) = self.key_pairs.remove(key) {
+                    self.key_names
+                        .remove(&(row.owner.clone(), row.name.clone()));
+                }
+            }
+            Kind::Host => {
+                self.hosts.remove(key);
+            }
+            Kind::Image => {
+                self.images.remove(key);
+            }
+            Kind::Vpc => {
+                self.vpcs.remove(key);
+            }
+            Kind::Subnet => {
+                self.subnets.remove(key);
+            }
+            Kind::Group => {
+                if let Some(row) = self.groups.remove(key) {
+                    self.touch_vpc(&row.vpc);
+                }
+            }
+            Kind::Interface => {
+                if let Some(row) = self.interfaces.remove(key) {
+                    self.forget_interface(&row);
+                }
+            }
+            Kind::Volume => {
+                if let Some(row) = self.volumes.remove(key) {
+                    self.forget_volume(&row);
+                }
+            }
+            Kind::Instance => {
+                if let Some(row) = self.instances.remove(key) {
+                    self.forget_instance(&row);
+                }
+            }
+            Kind::ClientToken => {
+                self.tokens.remove(key);
+            }
+        }
+    }
+
+    /// Every row, in an order that [`State::put`] accepts.
+    pub fn rows(&self) -> Vec<Row> {
+        fn all<K: Ord + Clone, T>(map: &OrdMap<K, Arc<T>>, row: fn(Arc<T>) -> Row) -> Vec<Row> {
+            map.values().cloned().map(row).collect()
+        }
+        [
+            vec![Row::Counters(self.counters.clone())],
+            all(&self.zones, Row::Zone),
+            all(&self.accounts, Row::Account),
+            all(&self.access_keys, Row::AccessKey),
+            all(&self.key_pairs, Row::KeyPair),
+            all(&self.hosts, Row::Host),
+            all(&self.images, Row::Image),
+            all(&self.vpcs, Row::Vpc),
+            all(&self.subnets, Row::Subnet),
+            all(&self.groups, Row::Group),
+            all(&self.interfaces, Row::Interface),
+            all(&self.volumes, Row::Volume),
+            all(&self.instances, Row::Instance),
+            all(&self.tokens, Row::ClientToken),
+        ]
+        .concat()
+    }
+
+    pub fn contact(&self, host: &HostId) -> Contact {
+        if self.silent.contains(host) {
+            Contact::Silent
+        } else {
+            Contact::Live
+        }
+    }
+
+    pub fn revision(&self, host: &HostId) -> u64 {
+        self.revisions.get(host).copied().unwrap_or(0)
+    }
+
+    /// The instance, if it is this account's; another account's doesn't exist.
+    pub fn instance(&self, owner: &AccountId, id: &str) -> Option<&Arc<Instance>> {
+        self.instances.get(id).filter(|row| row.owner == *owner)
+    }
+
+    pub fn volume(&self, owner: &AccountId, id: &str) -> Option<&Arc<Volume>> {
+        self.volumes.get(id).filter(|row| row.owner == *owner)
+    }
+
+    pub fn group(&self, owner: &AccountId, id: &str) -> Option<&Arc<SecurityGroup>> {
+        self.groups.get(id).filter(|row| row.owner == *owner)
+    }
+
+    pub fn subnet(&self, owner: &AccountId, id: &str) -> Option<&Arc<Subnet>> {
+        self.subnets.get(id).filter(|row| row.owner == *owner)
+    }
+
+    pub fn vpc(&self, owner: &AccountId, id: &str) -> Option<&Arc<Vpc>> {
+        self.vpcs.get(id).filter(|row| row.owner == *owner)
+    }
+
+    pub fn interface(&self, owner: &AccountId, id: &str) -> Option<&Arc<Interface>> {
+        self.interfaces.get(id).filter(|row| row.owner == *owner)
+    }
+
+    pub fn key_pair(&self, owner: &AccountId, name: &str) -> Option<&Arc<KeyPair>> {
+        let id = self.key_names.get(&(owner.clone(), name.to_owned()))?;
+        self.key_pairs.get(id)
+    }
+
+    pub fn default_vpc(&self, owner: &AccountId) -> Option<&Arc<Vpc>> {
+        self.vpcs.get(&self.accounts.get(owner)?.default_vpc)
+    }
+
+    /// The image, if this account may launch it.
+    pub fn image(&self, owner: &AccountId, id: &str) -> Option<&Arc<Image>> {
+        self.images.get(id).filter(|row| image_visible(row, owner))
+    }
+
+    /// The instances of an account, in the order of their ids.
+    pub fn instances_of<'a>(
+        &'a self,
+        owner: &AccountId,
+    ) -> impl Iterator<Item = &'a Arc<Instance>> + use<'a> {
+        self.owned
+            .get(owner)
+            .into_iter()
+            .flat_map(|ids| ids.iter())
+            .filter_map(|id| self.instances.get(id))
+    }
+
+    /// The instances placed on a host, stopped ones included.
+    pub fn placed_on<'a>(
+        &'a self,
+        host: &HostId,
+    ) -> impl Iterator<Item = &'a Arc<Instance>> + use<'a> {
+        self.placed
+            .get(host)
+            .into_iter()
+            .flat_map(|ids| ids.iter())
+            .filter_map(|id| self.instances.get(id))
+    }
+
+    fn put_instance(&mut self, row: Arc<Instance>) {
+        if let Some(old) = self.instances.get(&row.id).cloned() {
+            self.forget_instance(&old);
+        }
+        if let Some(placement) = &row.placement {
+            self.placed
+                .entry(placement.host.clone())
+                .or_default()
+                .insert(row.id.clone());
+            if row.occupies() {
+                let usage = self.usage.entry(placement.host.clone()).or_default();
+                usage.instances += 1;
+                usage.vcpus += u64::from(row.vcpus);
+                usage.memory_bytes += row.memory_bytes + row.overhead_bytes;
+            }
+            *self
+                .vpc_hosts
+                .entry(row.vpc.clone())
+                .or_default()
+                .entry(placement.host.clone())
+                .or_default() += 1;
+            self.touch_host(&placement.host);
+        } else if row.desired == Desired::Running {
+            self.waiting.insert(row.id.clone());
+        }
+        if row.state() == StateName::Terminated {
+            self.ended.insert((row.since, row.id.clone()));
+        }
+        self.owned
+            .entry(row.owner.clone())
+            .or_default()
+            .insert(row.id.clone());
+        self.instances.insert(row.id.clone(), row);
+    }
+
+    fn forget_instance(&mut self, row: &Instance) {
+        if let Some(placement) = &row.placement {
+            if let Some(ids) = self.placed.get_mut(&placement.host) {
+                ids.remove(&row.id);
+            }
+            if row.occupies()
+                && let Some(usage) = self.usage.get_mut(&placement.host)
+            {
+                usage.instances -= 1;
+                usage.vcpus -= u64::from(row.vcpus);
+                usage.memory_bytes -= row.memory_bytes + row.overhead_bytes;
+            }
+            if let Some(hosts) = self.vpc_hosts.get_mut(&row.vpc)
+                && let Some(count) = hosts.get_mut(&placement.host)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    hosts.remove(&placement.host);
+                }
+            }
+            self.touch_host(&placement.host);
+        }
+        self.waiting.remove(&row.id);
+        self.ended.remove(&(row.since, row.id.clone()));
+        if let Some(ids) = self.owned.get_mut(&row.owner) {
+            ids.remove(&row.id);
+        }
+    }
+
+    fn put_volume(&mut self, row: Arc<Volume>) {
+        if let Some(old) = self.volumes.get(&row.id).cloned() {
+            self.forget_volume(&old);
+        }
+        if let Some(host) = &row.host {
+            self.stored
+                .entry(host.clone())
+                .or_default()
+                .insert(row.id.clone());
+            self.usage.entry(host.clone()).or_default().disk_bytes += row.size_bytes;
+            self.touch_host(host);
+        }
+        self.volumes.insert(row.id.clone(), row);
+    }
+
+    fn forget_volume(&mut self, row: &Volume) {
+        if let Some(host) = &row.host {
+            if let Some(ids) = self.stored.get_mut(host) {
+                ids.remove(&row.id);
+            }
+            if let Some(usage) = self.usage.get_mut(host) {
+                usage.disk_bytes -= row.size_bytes;
+            }
+            self.touch_host(host);
+        }
+    }
+
+    fn put_interface(&mut self, row: Arc<Interface>) {
+        if let Some(old) = self.interfaces.get(&row.id).cloned() {
+            self.forget_interface(&old);
+        }
+        self.leases
+            .insert((row.subnet.clone(), row.ip), row.id.clone());
+        self.members
+            .entry(row.vpc.clone())
+            .or_default()
+            .insert(row.id.clone());
+        self.touch_vpc(&row.vpc);
+        self.interfaces.insert(row.id.clone(), row);
+    }
+
+    fn forget_interface(&mut self, row: &Interface) {
+        let lease = (row.subnet.clone(), row.ip);
+        if self.leases.get(&lease) == Some(&row.id) {
+            self.leases.remove(&lease);
+        }
+        if let Some(ids) = self.members.get_mut(&row.vpc) {
+            ids.remove(&row.id);
+        }
+        self.touch_vpc(&row.vpc);
+    }
+
+    fn touch_host(&mut self, host: &HostId) {
+        *self.revisions.entry(host.clone()).or_default() += 1;
+    }
+
+    /// Group membership and rules reach every host that has a port in the VPC.
+    fn touch_vpc(&mut self, vpc: &VpcId) {
+        let Some(hosts) = self.vpc_hosts.get(vpc).cloned() else {
+            return;
+        };
+        for host in hosts.keys() {
+            self.touch_host(host);
+        }
+    }
+}
+
+/// Whether an account may see and launch an image.
+pub fn image_visible(image: &Image, account: &AccountId) -> bool {
+    image.public || image.owner == *account || image.launch_accounts.contains(account)
+}

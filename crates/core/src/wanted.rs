@@ -1,0 +1,333 @@
+//! What a host is told: the wanted state of everything that lives there, in parts.
+
+use crate::State;
+use boira_model::wire::*;
+use boira_model::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Signs identity documents. Answers `None` while a signature isn't made yet; the host is told again
+/// when it is.
+pub trait Notary {
+    /// Base64 signature of the document, and its PKCS#7 form.
+    fn sign(&self, document: &str) -> Option<(String, String)>;
+}
+
+/// Everything wanted of one host.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wanted {
+    pub instances: Vec<WantedInstance>,
+    pub network: Vec<WantedVpc>,
+    pub images: Vec<WantedBlob>,
+    pub volumes: Vec<WantedVolume>,
+}
+
+pub fn wanted(state: &State, host: &HostId, notary: &dyn Notary) -> Wanted {
+    let volumes: Vec<_> = state
+        .stored
+        .get(host)
+        .into_iter()
+        .flat_map(|ids| ids.iter())
+        .filter_map(|id| state.volumes.get(id))
+        .filter(|row| !row.deleting)
+        .map(|row| WantedVolume {
+            id: row.id.clone(),
+            size_bytes: row.size_bytes,
+            source: row.source.clone(),
+        })
+        .collect();
+    let instances: Vec<_> = state
+        .placed_on(host)
+        .map(|row| wanted_instance(state, row))
+        .collect();
+    Wanted {
+        images: blobs(&instances, &volumes),
+        network: networks(state, host, notary),
+        instances,
+        volumes,
+    }
+}
+
+fn wanted_instance(state: &State, row: &Instance) -> WantedInstance {
+    WantedInstance {
+        id: row.id.clone(),
+        number: row.number,
+        generation: row.generation(),
+        power: match row.desired {
+            Desired::Running => Power::On,
+            Desired::Stopped(how) => Power::Off(how),
+            Desired::Terminated => Power::Gone,
+        },
+        resets: row.resets,
+        machine: row.machine.clone(),
+        cpu: row.cpu.clone(),
+        vcpus: row.vcpus,
+        memory_bytes: row.memory_bytes,
+        boot: row.boot.clone(),
+        disks: row.disks.clone(),
+        interfaces: row
+            .interfaces
+            .iter()
+            .filter_map(|id| state.interfaces.get(id))
+            .map(|port| WantedInterface {
+                id: port.id.clone(),
+                vpc: port.vpc.clone(),
+                mac: port.mac,
+            })
+            .collect(),
+    }
+}
+
+fn blobs(instances: &[WantedInstance], volumes: &[WantedVolume]) -> Vec<WantedBlob> {
+    let mut names = BTreeSet::new();
+    for volume in volumes {
+        if let VolumeSource::Image { blob, .. } = &volume.source {
+            names.insert(blob.clone());
+        }
+    }
+    for instance in instances {
+        if let Boot::Kernel {
+            kernel, ramdisk, ..
+        } = &instance.boot
+        {
+            names.insert(kernel.clone());
+            names.extend(ramdisk.clone());
+        }
+    }
+    names
+        .into_iter()
+        .map(|sha256| WantedBlob { sha256 })
+        .collect()
+}
+
+/// A port for every instance that is here and should run or still may.
+fn networks(state: &State, host: &HostId, notary: &dyn Notary) -> Vec<WantedVpc> {
+    let mut ports: BTreeMap<VpcId, Vec<WantedPort>> = BTreeMap::new();
+    for row in state
+        .placed_on(host)
+        .filter(|row| row.state() != StateName::Stopped)
+    {
+        for port in row
+            .interfaces
+            .iter()
+            .filter_map(|id| state.interfaces.get(id))
+        {
+            ports
+                .entry(port.vpc.clone())
+                .or_default()
+                .push(wanted_port(state, row, port, notary));
+        }
+    }
+    ports
+        .into_iter()
+        .filter_map(|(id, ports)| {
+            let vpc = state.vpcs.get(&id)?;
+            Some(WantedVpc {
+                vpc: id,
+                cidr: vpc.cidr,
+                subnets: state
+                    .subnets
+                    .values()
+                    .filter(|row| row.vpc == vpc.id)
+                    .map(|row| WantedSubnet {
+                        subnet: row.id.clone(),
+                        cidr: row.cidr,
+                        gateway: row.gateway(),
+                    })
+                    .collect(),
+                groups: groups(state, &ports),
+                ports,
+            })
+        })
+        .collect()
+}
+
+fn wanted_port(state: &State, row: &Instance, port: &Interface, notary: &dyn Notary) -> WantedPort {
+    WantedPort {
+        interface: port.id.clone(),
+        instance: row.id.clone(),
+        mac: port.mac,
+        ip: port.ip,
+        subnet: port.subnet.clone(),
+        groups: port.groups.clone(),
+        source_dest_check: port.source_dest_check,
+        metadata: metadata(state, row, port, notary),
+    }
+}
+
+/// The groups of these ports and those that their rules name, with members all over the cloud.
+fn groups(state: &State, ports: &[WantedPort]) -> Vec<WantedGroup> {
+    let mut ids: BTreeSet<GroupId> = ports
+        .iter()
+        .flat_map(|p| p.groups.iter().cloned())
+        .collect();
+    let named: Vec<GroupId> = ids
+        .iter()
+        .filter_map(|id| state.groups.get(id))
+        .flat_map(|group| group.rules.iter())
+        .filter_map(|rule| match &rule.peer {
+            Peer::Group(id) => Some(id.clone()),
+            Peer::Cidr(_) => None,
+        })
+        .collect();
+    let referenced: BTreeSet<GroupId> = named.iter().cloned().collect();
+    ids.extend(named);
+    let members = members(state, &referenced);
+    let rules = |group: &SecurityGroup, direction| {
+        group
+            .rules
+            .iter()
+            .filter(|rule| rule.direction == direction)
+            .map(|rule| (rule.protocol, rule.peer.clone()))
+            .collect()
+    };
+    ids.iter()
+        .filter_map(|id| state.groups.get(id))
+        .map(|group| WantedGroup {
+            id: group.id.clone(),
+            members: members.get(&group.id).cloned().unwrap_or_default(),
+            ingress: rules(group, Direction::Ingress),
+            egress: rules(group, Direction::Egress),
+        })
+        .collect()
+}
+
+fn members(state: &State, of: &BTreeSet<GroupId>) -> BTreeMap<GroupId, Vec<std::net::Ipv4Addr>> {
+    let vpcs: BTreeSet<&VpcId> = of
+        .iter()
+        .filter_map(|id| state.groups.get(id))
+        .map(|group| &group.vpc)
+        .collect();
+    let mut members: BTreeMap<GroupId, Vec<_>> = BTreeMap::new();
+    let ports = vpcs
+        .into_iter()
+        .filter_map(|vpc| state.members.get(vpc))
+        .flat_map(|ids| ids.iter())
+        .filter_map(|id| state.interfaces.get(id));
+    for port in ports {
+        for group in port.groups.iter().filter(|id| of.contains(*id)) {
+            members.entry(group.clone()).or_default().push(port.ip);
+        }
+    }
+    members.values_mut().for_each(|ips| ips.sort());
+    members
+}
+
+/// `ip-172-31-0-7.ec2.internal`, as AWS names instances of us-east-1; elsewhere
+/// `….REGION.compute.internal`.
+pub fn private_dns_name(ip: std::net::Ipv4Addr, region: &str) -> String {
+    let host = format!("ip-{}", ip.to_string().replace('.', "-"));
+    match region {
+        "us-east-1" => format!("{host}.ec2.internal"),
+        _ => format!("{host}.{region}.compute.internal"),
+    }
+}
+
+fn metadata(state: &State, row: &Instance, port: &Interface, notary: &dyn Notary) -> Metadata {
+    let document = identity_document(state, row, port);
+    let (signature, pkcs7) = notary.sign(&document).unwrap_or_default();
+    let key = row
+        .key_name
+        .as_ref()
+        .and_then(|name| state.key_pair(&row.owner, name));
+    let group_name = |id: &GroupId| {
+        let name = state
+            .groups
+            .get(id)
+            .map(|group| group.name.clone())
+            .unwrap_or_default();
+        (id.to_string(), name)
+    };
+    Metadata {
+        instance_id: row.id.to_string(),
+        image_id: row.image.to_string(),
+        launch_index: row.launch_index,
+        instance_type: row.instance_type.clone(),
+        reservation_id: row.reservation.to_string(),
+        account: row.owner.to_string(),
+        zone: row.zone.clone(),
+        zone_id: state
+            .zones
+            .get(&row.zone)
+            .map(|zone| zone.id.clone())
+            .unwrap_or_default(),
+        region: state.settings.region.clone(),
+        hostname: private_dns_name(port.ip, &state.settings.region),
+        launched: row.launched,
+        architecture: row.architecture.clone(),
+        public_keys: key
+            .map(|key| (key.name.clone(), key.public_key.clone()))
+            .into_iter()
+            .collect(),
+        user_data: row.user_data.clone(),
+        groups: port.groups.iter().map(group_name).collect(),
+        vpc: row.vpc.to_string(),
+        vpc_cidr: state
+            .vpcs
+            .get(&row.vpc)
+            .map(|v| v.cidr.to_string())
+            .unwrap_or_default(),
+        subnet: port.subnet.to_string(),
+        subnet_cidr: state
+            .subnets
+            .get(&port.subnet)
+            .map(|subnet| subnet.cidr.to_string())
+            .unwrap_or_default(),
+        tags: row.metadata.instance_tags.then(|| row.tags.clone()),
+        endpoint_enabled: row.metadata.endpoint_enabled,
+        tokens_required: row.metadata.tokens_required,
+        hop_limit: row.metadata.hop_limit,
+        identity_document: document,
+        identity_signature: signature,
+        identity_pkcs7: pkcs7,
+    }
+}
+
+/// The instance identity document, with AWS's members in AWS's order ("Instance identity documents"
+/// in the EC2 guide).
+fn identity_document(state: &State, row: &Instance, port: &Interface) -> String {
+    let quote = |text: &str| serde_json::Value::from(text).to_string();
+    let members = [
+        ("accountId", quote(row.owner.as_str())),
+        ("architecture", quote(&row.architecture)),
+        ("availabilityZone", quote(&row.zone)),
+        ("billingProducts", "null".into()),
+        ("devpayProductCodes", "null".into()),
+        ("marketplaceProductCodes", "null".into()),
+        ("imageId", quote(row.image.as_str())),
+        ("instanceId", quote(row.id.as_str())),
+        ("instanceType", quote(&row.instance_type)),
+        ("kernelId", "null".into()),
+        ("pendingTime", quote(&iso_seconds(row.launched))),
+        ("privateIp", quote(&port.ip.to_string())),
+        ("ramdiskId", "null".into()),
+        ("region", quote(&state.settings.region)),
+        ("version", quote("2017-09-30")),
+    ];
+    let lines: Vec<_> = members
+        .iter()
+        .map(|(k, v)| format!("  \"{k}\" : {v}"))
+        .collect();
+    format!("{{\n{}\n}}", lines.join(",\n"))
+}
+
+/// `2026-11-23T22:02:00Z`, by the civil-from-days algorithm (Howard Hinnant, "chrono-Compatible
+/// Low-Level Date Algorithms").
+pub fn iso_seconds(at: Wall) -> String {
+    let seconds = at.0.div_euclid(1000);
+    let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + i64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    )
+}
