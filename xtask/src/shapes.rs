@@ -34,7 +34,10 @@ pub struct Arguments {
 
 /// Writes `crates/api/src/{shapes,input,output}/SERVICE.rs`.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let api = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?.join("crates/api");
+    let api = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("no workspace")?
+        .join("crates/api");
     let scratch = tempfile::tempdir()?;
     let botocore = match &arguments.botocore {
         Some(directory) => directory.clone(),
@@ -43,15 +46,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let implemented = implemented(&api.join("implemented.txt"))?;
     for (service, version) in SERVICES {
         let model = Model::load(&botocore.join("data").join(service).join(version), service)?;
-        write_formatted(&api.join(format!("src/shapes/{service}.rs")), &tables(&model)?)?;
+        write(
+            &api.join(format!("src/shapes/{service}.rs")),
+            &tables(&model)?,
+        )?;
         let operations: Vec<&str> = implemented
             .iter()
             .filter(|(of, _)| of == service)
             .map(|(_, operation)| operation.as_str())
             .collect();
         let typed = typed::generate(&model, &operations, &header(&model))?;
-        write_formatted(&api.join(format!("src/input/{service}.rs")), &typed.input)?;
-        write_formatted(&api.join(format!("src/output/{service}.rs")), &typed.output)?;
+        write(&api.join(format!("src/input/{service}.rs")), &typed.input)?;
+        write(&api.join(format!("src/output/{service}.rs")), &typed.output)?;
     }
     Ok(())
 }
@@ -61,18 +67,31 @@ fn download(scratch: &Path) -> Result<PathBuf> {
     let pinned = format!("botocore=={BOTOCORE}");
     run_command(
         Command::new("python3")
-            .args(["-m", "pip", "--quiet", "--disable-pip-version-check", "download"])
+            .args([
+                "-m",
+                "pip",
+                "--quiet",
+                "--disable-pip-version-check",
+                "download",
+            ])
             .args(["--no-deps", "--only-binary", ":all:", "--dest"])
             .arg(scratch)
             .arg(&pinned),
     )?;
     let wheel = scratch.join(format!("botocore-{BOTOCORE}-py3-none-any.whl"));
-    run_command(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(scratch))?;
+    run_command(
+        Command::new("python3")
+            .args(["-m", "zipfile", "-e"])
+            .arg(&wheel)
+            .arg(scratch),
+    )?;
     Ok(scratch.join("botocore"))
 }
 
 fn run_command(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("start {command:?}"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("start {command:?}"))?;
     ensure!(status.success(), "{command:?}: {status}");
     Ok(())
 }
@@ -81,7 +100,11 @@ fn run_command(command: &mut Command) -> Result<()> {
 fn implemented(path: &Path) -> Result<Vec<(String, String)>> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let mut operations = Vec::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
         let Some((service, operation)) = line.split_once(' ') else {
             bail!("{}: not `SERVICE OPERATION`: {line}", path.display());
         };
@@ -92,13 +115,9 @@ fn implemented(path: &Path) -> Result<Vec<(String, String)>> {
     Ok(operations)
 }
 
-/// Writes the file and has rustfmt lay it out, so that `cargo fmt` finds nothing to do.
-fn write_formatted(path: &Path, text: &str) -> Result<()> {
+fn write(path: &Path, text: &str) -> Result<()> {
     fs::create_dir_all(path.parent().context("no parent")?)?;
     fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
-    if !text.contains("#![rustfmt::skip]") && !text.contains("@generated") {
-        run_command(Command::new("rustfmt").args(["--edition", "2024"]).arg(path))?;
-    }
     println!("{} ({} KB)", path.display(), text.len() / 1000);
     Ok(())
 }
@@ -113,35 +132,63 @@ fn header(model: &Model) -> String {
 /// The table of one service as a Rust module.
 fn tables(model: &Model) -> Result<String> {
     let mut out = String::from("//! ");
-    writeln!(out, "The shapes of {} {}, as AWS's model has them.", model.service, model.version)?;
+    writeln!(
+        out,
+        "The shapes of {} {}, as AWS's model has them.",
+        model.service, model.version
+    )?;
     out.push_str(&header(model));
-    out.push_str("\nuse crate::shape::{\n    Kind::*, NONE, Operation, Paging, Protocol, Service, Shape, member as m, required as r,\n};\n\n");
+    out.push_str(
+        "\nuse crate::shape::{Kind::*, *};\nuse crate::shape::{member as m, required as r};\n\n",
+    );
     writeln!(
         out,
         "pub static SERVICE: Service = Service {{ name: {:?}, version: {:?}, protocol: Protocol::{}, namespace: {:?}, operations: &OPERATIONS, shapes: &S }};\n",
-        model.service, model.version, if model.is_ec2 { "Ec2" } else { "Query" }, model.namespace
+        model.service,
+        model.version,
+        if model.is_ec2 { "Ec2" } else { "Query" },
+        model.namespace
     )?;
-    writeln!(out, "static OPERATIONS: [Operation; {}] = [", model.operations.len())?;
+    writeln!(
+        out,
+        "static OPERATIONS: [Operation; {}] = [",
+        model.operations.len()
+    )?;
     for operation in &model.operations {
         let shape = |name: &Option<String>| match name {
             Some(name) => format!("Some(&S[{}])", model.index(name)),
             None => "None".to_owned(),
         };
-        let paging = operation.paging.as_ref().map_or("None".to_owned(), |paging| {
-            format!(
-                "Some(Paging {{ input_token: {:?}, output_token: {:?}, limit: {:?} }})",
-                paging.input_token, paging.output_token, paging.limit
-            )
-        });
+        let paging = operation
+            .paging
+            .as_ref()
+            .map_or("None".to_owned(), |paging| {
+                format!(
+                    "Some(Paging {{ input_token: {:?}, output_token: {:?}, limit: {:?} }})",
+                    paging.input_token, paging.output_token, paging.limit
+                )
+            });
         writeln!(
             out,
             "    Operation {{ name: {:?}, service: &SERVICE, input: {}, output: {}, result_wrapper: {:?}, paging: {paging} }},",
-            operation.name, shape(&operation.input), shape(&operation.output), operation.result_wrapper
+            operation.name,
+            shape(&operation.input),
+            shape(&operation.output),
+            operation.result_wrapper
         )?;
     }
-    writeln!(out, "];\n\npub(crate) static S: [Shape; {}] = [", model.shapes.len())?;
+    writeln!(
+        out,
+        "];\n\npub(crate) static S: [Shape; {}] = [",
+        model.shapes.len()
+    )?;
     for shape in &model.shapes {
-        writeln!(out, "    Shape {{ name: {:?}, kind: {} }},", shape.name, kind(model, shape))?;
+        writeln!(
+            out,
+            "    Shape {{ name: {:?}, kind: {} }},",
+            shape.name,
+            kind(model, shape)
+        )?;
     }
     out.push_str("];\n");
     Ok(out)
@@ -151,27 +198,55 @@ fn kind(model: &Model, shape: &Shape) -> String {
     let bound = |bound: Option<u32>| bound.map_or("NONE".to_owned(), |bound| bound.to_string());
     match &shape.kind {
         Kind::Structure(members) => {
-            let members: Vec<String> = members.iter().map(|member| table_member(model, member)).collect();
+            let members: Vec<String> = members
+                .iter()
+                .map(|member| table_member(model, member))
+                .collect();
             format!("Structure(&[{}])", members.join(", "))
         }
-        Kind::List { item, item_name, flattened, min, max } => format!(
+        Kind::List {
+            item,
+            item_name,
+            flattened,
+            min,
+            max,
+        } => format!(
             "List {{ item: &S[{}], item_name: {item_name:?}, flattened: {flattened}, min: {min}, max: {} }}",
             model.index(item),
             bound(*max)
         ),
-        Kind::Map { key, value, key_name, value_name, flattened } => format!(
+        Kind::Map {
+            key,
+            value,
+            key_name,
+            value_name,
+            flattened,
+        } => format!(
             "Map {{ key: &S[{}], value: &S[{}], key_name: {key_name:?}, value_name: {value_name:?}, flattened: {flattened} }}",
             model.index(key),
             model.index(value)
         ),
-        Kind::String { min, max, sensitive } => {
-            format!("String {{ min: {min}, max: {}, sensitive: {sensitive} }}", bound(*max))
+        Kind::String {
+            min,
+            max,
+            sensitive,
+        } => {
+            format!(
+                "String {{ min: {min}, max: {}, sensitive: {sensitive} }}",
+                bound(*max)
+            )
         }
         Kind::Enum(values) => format!("Enum(&{values:?})"),
         Kind::Integer { min, max } => format!("Integer {{ min: {min}, max: {max} }}"),
         Kind::Double { min, max } => {
-            let bound = |bound: Option<f64>, or: &str| bound.map_or(or.to_owned(), |bound| format!("{bound:?}"));
-            format!("Double {{ min: {}, max: {} }}", bound(*min, "f64::MIN"), bound(*max, "f64::MAX"))
+            let bound = |bound: Option<f64>, or: &str| {
+                bound.map_or(or.to_owned(), |bound| format!("{bound:?}"))
+            };
+            format!(
+                "Double {{ min: {}, max: {} }}",
+                bound(*min, "f64::MIN"),
+                bound(*max, "f64::MAX")
+            )
         }
         Kind::Boolean => "Boolean".to_owned(),
         Kind::Timestamp => "Timestamp".to_owned(),

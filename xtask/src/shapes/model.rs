@@ -41,15 +41,39 @@ pub struct Shape {
 
 pub enum Kind {
     Structure(Vec<Member>),
-    List { item: String, item_name: String, flattened: bool, min: u32, max: Option<u32> },
-    Map { key: String, value: String, key_name: String, value_name: String, flattened: bool },
-    String { min: u32, max: Option<u32>, sensitive: bool },
+    List {
+        item: String,
+        item_name: String,
+        flattened: bool,
+        min: u32,
+        max: Option<u32>,
+    },
+    Map {
+        key: String,
+        value: String,
+        key_name: String,
+        value_name: String,
+        flattened: bool,
+    },
+    String {
+        min: u32,
+        max: Option<u32>,
+        sensitive: bool,
+    },
     Enum(Vec<String>),
-    Integer { min: i64, max: i64 },
-    Double { min: Option<f64>, max: Option<f64> },
+    Integer {
+        min: i64,
+        max: i64,
+    },
+    Double {
+        min: Option<f64>,
+        max: Option<f64>,
+    },
     Boolean,
     Timestamp,
-    Blob { sensitive: bool },
+    Blob {
+        sensitive: bool,
+    },
 }
 
 pub struct Member {
@@ -73,15 +97,31 @@ impl Model {
         };
         let version = text(metadata, "apiVersion")?;
         let namespace = text(metadata, "xmlNamespace")?;
-        let namespace = if is_ec2 { namespace.trim_end_matches(&version).to_owned() } else { namespace };
-        let object = |key: &str| model[key].as_object().with_context(|| format!("{service}: no {key}"));
+        let namespace = if is_ec2 {
+            namespace.trim_end_matches(&version).to_owned()
+        } else {
+            namespace
+        };
+        let object = |key: &str| {
+            model[key]
+                .as_object()
+                .with_context(|| format!("{service}: no {key}"))
+        };
 
         let mut shapes = Vec::new();
         for (name, shape) in object("shapes")? {
-            let kind = kind(name, shape, is_ec2).with_context(|| format!("{service}: shape {name}"))?;
-            shapes.push(Shape { name: name.clone(), kind });
+            let kind =
+                kind(name, shape, is_ec2).with_context(|| format!("{service}: shape {name}"))?;
+            shapes.push(Shape {
+                name: name.clone(),
+                kind,
+            });
         }
-        let indices = shapes.iter().enumerate().map(|(index, shape)| (shape.name.clone(), index)).collect();
+        let indices = shapes
+            .iter()
+            .enumerate()
+            .map(|(index, shape)| (shape.name.clone(), index))
+            .collect();
         let operations = object("operations")?
             .iter()
             .map(|(name, operation)| Operation {
@@ -92,7 +132,15 @@ impl Model {
                 paging: paging(&paginators["pagination"][name]),
             })
             .collect();
-        Ok(Model { service: service.to_owned(), version, is_ec2, namespace, operations, shapes, indices })
+        Ok(Model {
+            service: service.to_owned(),
+            version,
+            is_ec2,
+            namespace,
+            operations,
+            shapes,
+            indices,
+        })
     }
 
     /// The place of a shape in the table.
@@ -105,7 +153,9 @@ impl Model {
     }
 
     pub fn operation(&self, name: &str) -> Option<&Operation> {
-        self.operations.iter().find(|operation| operation.name == name)
+        self.operations
+            .iter()
+            .find(|operation| operation.name == name)
     }
 }
 
@@ -116,7 +166,11 @@ fn read_json(directory: &Path, name: &str) -> Result<Value> {
         std::fs::read(&plain)?
     } else {
         let compressed = directory.join(format!("{name}.gz"));
-        let output = Command::new("gzip").arg("-dc").arg(&compressed).output().context("start gzip")?;
+        let output = Command::new("gzip")
+            .arg("-dc")
+            .arg(&compressed)
+            .output()
+            .context("start gzip")?;
         ensure!(output.status.success(), "gzip -dc {}", compressed.display());
         output.stdout
     };
@@ -147,7 +201,8 @@ fn kind(name: &str, shape: &Value, is_ec2: bool) -> Result<Kind> {
         "structure" => Kind::Structure(members(shape, is_ec2)?),
         "list" => Kind::List {
             item: text(&shape["member"], "shape")?,
-            item_name: optional_text(&shape["member"], "locationName").unwrap_or("member".to_owned()),
+            item_name: optional_text(&shape["member"], "locationName")
+                .unwrap_or("member".to_owned()),
             flattened,
             min: bound("min")?.unwrap_or(0),
             max: bound("max")?,
@@ -156,17 +211,26 @@ fn kind(name: &str, shape: &Value, is_ec2: bool) -> Result<Kind> {
             key: text(&shape["key"], "shape")?,
             value: text(&shape["value"], "shape")?,
             key_name: optional_text(&shape["key"], "locationName").unwrap_or("key".to_owned()),
-            value_name: optional_text(&shape["value"], "locationName").unwrap_or("value".to_owned()),
+            value_name: optional_text(&shape["value"], "locationName")
+                .unwrap_or("value".to_owned()),
             flattened,
         },
         "string" if shape["enum"].is_array() && !OPEN_ENUMS.contains(&name) => {
             let values = shape["enum"].as_array().context("enum")?;
-            let mut values: Vec<String> = values.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+            let mut values: Vec<String> = values
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect();
             values.sort();
             values.dedup();
             Kind::Enum(values)
         }
-        "string" => Kind::String { min: bound("min")?.unwrap_or(0), max: bound("max")?, sensitive },
+        "string" => Kind::String {
+            min: bound("min")?.unwrap_or(0),
+            max: bound("max")?,
+            sensitive,
+        },
         "integer" => Kind::Integer {
             min: shape["min"].as_i64().unwrap_or(i64::from(i32::MIN)),
             max: shape["max"].as_i64().unwrap_or(i64::from(i32::MAX)),
@@ -175,7 +239,10 @@ fn kind(name: &str, shape: &Value, is_ec2: bool) -> Result<Kind> {
             min: shape["min"].as_i64().unwrap_or(i64::MIN),
             max: shape["max"].as_i64().unwrap_or(i64::MAX),
         },
-        "double" | "float" => Kind::Double { min: shape["min"].as_f64(), max: shape["max"].as_f64() },
+        "double" | "float" => Kind::Double {
+            min: shape["min"].as_f64(),
+            max: shape["max"].as_f64(),
+        },
         "boolean" => Kind::Boolean,
         "timestamp" => Kind::Timestamp,
         "blob" => Kind::Blob { sensitive },
@@ -184,8 +251,12 @@ fn kind(name: &str, shape: &Value, is_ec2: bool) -> Result<Kind> {
 }
 
 fn members(shape: &Value, is_ec2: bool) -> Result<Vec<Member>> {
-    let required: Vec<&str> =
-        shape["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let required: Vec<&str> = shape["required"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     let mut members = Vec::new();
     for (name, member) in shape["members"].as_object().context("no members")? {
         let location = optional_text(member, "locationName");

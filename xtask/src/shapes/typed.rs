@@ -13,5 +13,8 @@ pub struct Typed {
 
 /// Writes views and builders of every shape that the operations reach.
 pub fn generate(_model: &Model, _operations: &[&str], header: &str) -> Result<Typed> {
-    Ok(Typed { input: header.to_owned(), output: header.to_owned() })
+    Ok(Typed {
+        input: header.to_owned(),
+        output: header.to_owned(),
+    })
 }
