@@ -21,15 +21,16 @@ mod error;
 mod spec;
 
 pub mod cgroup;
-pub mod disk;
-pub mod qemu;
+mod qemu;
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use error::{Error, Result};
+pub use qemu::{Settings, guest_console};
 pub use spec::{
     Acceleration, Accelerator, Base, Boot, DiskFormat, DiskSpec, ExitReason, GuestSpec, GuestState,
     InterfaceSpec, ObservedGuest,
@@ -89,4 +90,9 @@ pub trait Hypervisor: Send + Sync {
 
     /// How guests run here, and why.
     fn acceleration(&self) -> Acceleration;
+}
+
+/// Opens this host's driver. Guests that are there already are adopted by the first `observe`.
+pub fn open(settings: Settings) -> Result<Arc<dyn Hypervisor>> {
+    Ok(Arc::new(qemu::Qemu::open(settings)?))
 }

@@ -1,0 +1,278 @@
+//! QEMU's command line for a guest: a pure function of the specification and of the numbers of the
+//! open descriptors that QEMU inherits.
+//!
+//! Everything that came from outside travels as JSON or as a plain number, so that no file name or
+//! id can smuggle in an option; the few strings that QEMU wants bare are checked by [`validate`].
+//! Disks are descriptor sets, and the layers below a disk are named here, one by one: QEMU follows
+//! no name that it finds in an image.
+
+use std::os::fd::RawFd;
+
+use serde_json::{Value, json};
+
+use crate::{Accelerator, Boot, DiskFormat, DiskSpec, GuestSpec, InterfaceSpec};
+
+/// Numbers of the descriptors that QEMU inherits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Descriptors {
+    /// Listening: the driver's monitor.
+    pub qmp: RawFd,
+    /// Listening: the recorder's monitor.
+    pub watch: RawFd,
+    /// Listening, with the recorder's connection already waiting.
+    pub serial: RawFd,
+    /// Kernel and RAM disk, if the guest boots them.
+    pub kernel: Option<(RawFd, Option<RawFd>)>,
+    /// For each disk its own file and its base's.
+    pub disks: Vec<(RawFd, Option<RawFd>)>,
+    /// For each interface its tap.
+    pub taps: Vec<RawFd>,
+}
+
+/// How this host runs guests; see `docs/tcg.md` for the measurements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tuning {
+    /// What executes the guest.
+    pub accelerator: Accelerator,
+    /// Size of the cache of translated code.
+    pub translation_cache_mib: u32,
+}
+
+/// Refuses what would be taken for something else on a command line, or can't work.
+pub fn validate(spec: &GuestSpec) -> Result<(), String> {
+    let is_name = |text: &str, extra: &str| {
+        !text.is_empty()
+            && text.len() <= 64
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+    };
+    let ensure = |good: bool, what: &str| if good { Ok(()) } else { Err(what.to_owned()) };
+    ensure(is_name(&spec.guest, "-"), "the guest's id is no name")?;
+    ensure(is_name(&spec.machine, ".-_"), "the machine type is no name")?;
+    ensure(is_name(&spec.cpu, ".-_,+"), "the CPU model is no name")?;
+    ensure(is_uuid(&spec.uuid), "the UUID is not one in lower case")?;
+    ensure(
+        (1..=255).contains(&spec.vcpus),
+        "the number of virtual CPUs is out of range",
+    )?;
+    ensure(spec.memory_bytes >= 1 << 20, "the memory is too small")?;
+    ensure(
+        spec.memory_bytes % 4096 == 0,
+        "the memory is not a multiple of 4 KiB",
+    )?;
+    ensure(spec.uid != 0, "a guest can't run as root")?;
+    ensure(
+        spec.disks.len() + spec.interfaces.len() <= 24,
+        "too many disks and interfaces",
+    )?;
+    for interface in &spec.interfaces {
+        ensure(is_mac(&interface.mac), "the MAC address is not one")?;
+    }
+    if let Boot::Kernel { cmdline, .. } = &spec.boot {
+        ensure(
+            !cmdline.contains('\0'),
+            "the kernel's command line contains a zero byte",
+        )?;
+    }
+    Ok(())
+}
+
+/// The arguments for QEMU.
+pub fn arguments(spec: &GuestSpec, fds: &Descriptors, tuning: &Tuning) -> Vec<String> {
+    let mut line = CommandLine::default();
+    line.flag("-nodefaults")
+        .flag("-no-user-config")
+        .flag("-no-shutdown");
+    line.option("-display", "none")
+        .option("-action", "panic=pause");
+    line.option("-name", format!("guest={}", spec.guest));
+    line.option(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
+    platform(&mut line, spec, tuning);
+    identity(&mut line, spec);
+    monitors(&mut line, fds);
+    if let (Boot::Kernel { cmdline, .. }, Some((kernel, ramdisk))) = (&spec.boot, fds.kernel) {
+        line.option("-kernel", format!("/proc/self/fd/{kernel}"));
+        if let Some(ramdisk) = ramdisk {
+            line.option("-initrd", format!("/proc/self/fd/{ramdisk}"));
+        }
+        line.option("-append", cmdline.as_str());
+    }
+    for (index, (disk, (own, base))) in spec.disks.iter().zip(&fds.disks).enumerate() {
+        add_disk(&mut line, index, disk, *own, *base);
+    }
+    for (index, (interface, tap)) in spec.interfaces.iter().zip(&fds.taps).enumerate() {
+        add_interface(&mut line, index, interface, *tap);
+    }
+    line.0
+}
+
+fn platform(line: &mut CommandLine, spec: &GuestSpec, tuning: &Tuning) {
+    let devices_off =
+        "usb=off,vmport=off,hpet=off,graphics=off,smbus=off,sata=off,dump-guest-core=off";
+    line.option("-machine", format!("{},{devices_off}", spec.machine));
+    let accelerator = match tuning.accelerator {
+        Accelerator::Kvm => "kvm".to_owned(),
+        Accelerator::Tcg => format!("tcg,thread=multi,tb-size={}", tuning.translation_cache_mib),
+    };
+    line.option("-accel", accelerator)
+        .option("-cpu", spec.cpu.as_str());
+    line.option(
+        "-smp",
+        format!("cpus={0},sockets=1,cores={0},threads=1", spec.vcpus),
+    );
+    line.option("-m", format!("{}K", spec.memory_bytes / 1024));
+    line.option("-rtc", "base=utc");
+    line.device(json!({"driver": "pvpanic", "id": "panic"}));
+    line.device(json!({"driver": "virtio-rng-pci", "id": "rng"}));
+}
+
+/// What cloud-init's `ds-identify` looks at: a UUID and a serial number that begin with `ec2`.
+fn identity(line: &mut CommandLine, spec: &GuestSpec) {
+    line.option("-uuid", spec.uuid.as_str());
+    line.option(
+        "-smbios",
+        format!(
+            "type=1,manufacturer=Boira,product=Boira,serial={0},uuid={0}",
+            spec.uuid
+        ),
+    );
+}
+
+fn monitors(line: &mut CommandLine, fds: &Descriptors) {
+    let listening =
+        |id: &str, fd: RawFd, wait: &str| format!("socket,id={id},fd={fd},server=on,wait={wait}");
+    line.option("-chardev", listening("qmp", fds.qmp, "off"));
+    line.option("-chardev", listening("watch", fds.watch, "off"));
+    // Waits for a client that is there already, so that no byte comes before the recorder.
+    line.option("-chardev", listening("serial", fds.serial, "on"));
+    line.option("-mon", "chardev=qmp,mode=control")
+        .option("-mon", "chardev=watch,mode=control");
+    line.device(json!({"driver": "isa-serial", "id": "console", "chardev": "serial"}));
+}
+
+fn add_disk(
+    line: &mut CommandLine,
+    index: usize,
+    disk: &DiskSpec,
+    own: RawFd,
+    base: Option<RawFd>,
+) {
+    let set = 2 * index;
+    let mut backing = Value::Null;
+    if let (Some(base), Some(fd)) = (&disk.base, base) {
+        line.option("-add-fd", format!("fd={fd},set={}", set + 1));
+        line.option(
+            "-blockdev",
+            file_node(&format!("disk{index}-base-file"), set + 1, true),
+        );
+        let name = format!("disk{index}-base");
+        line.option(
+            "-blockdev",
+            format_node(&name, base.format, true, Value::Null),
+        );
+        backing = json!(name);
+    }
+    line.option("-add-fd", format!("fd={own},set={set}"));
+    line.option(
+        "-blockdev",
+        file_node(&format!("disk{index}-file"), set, disk.read_only),
+    );
+    line.option(
+        "-blockdev",
+        format_node(
+            &format!("disk{index}"),
+            disk.format,
+            disk.read_only,
+            backing,
+        ),
+    );
+    line.device(json!({
+        "driver": "virtio-blk-pci",
+        "id": format!("device-{}", disk.id),
+        "drive": format!("disk{index}"),
+        "serial": disk.id.replace('-', ""),
+        "bootindex": index,
+    }));
+}
+
+fn file_node(name: &str, set: usize, read_only: bool) -> String {
+    json!({
+        "driver": "file",
+        "node-name": name,
+        "filename": format!("/dev/fdset/{set}"),
+        "read-only": read_only,
+        "discard": "unmap",
+    })
+    .to_string()
+}
+
+fn format_node(name: &str, format: DiskFormat, read_only: bool, backing: Value) -> String {
+    let mut node = json!({
+        "driver": format.name(),
+        "node-name": name,
+        "file": format!("{name}-file"),
+        "read-only": read_only,
+        "discard": "unmap",
+    });
+    if format == DiskFormat::Qcow2 {
+        node["backing"] = backing;
+    }
+    node.to_string()
+}
+
+fn add_interface(line: &mut CommandLine, index: usize, interface: &InterfaceSpec, tap: RawFd) {
+    line.option("-netdev", format!("tap,id=net{index},fd={tap}"));
+    line.device(json!({
+        "driver": "virtio-net-pci",
+        "id": format!("device-{}", interface.id),
+        "netdev": format!("net{index}"),
+        "mac": interface.mac,
+        "host_mtu": interface.mtu,
+        // No option ROM: nothing boots from the network, and loading it takes time.
+        "romfile": "",
+    }));
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.char_indices().all(|(at, c)| match at {
+            8 | 13 | 18 | 23 => c == '-',
+            _ => matches!(c, '0'..='9' | 'a'..='f'),
+        })
+}
+
+fn is_mac(text: &str) -> bool {
+    text.len() == 17
+        && text.char_indices().all(|(at, c)| {
+            if at % 3 == 2 {
+                c == ':'
+            } else {
+                c.is_ascii_hexdigit()
+            }
+        })
+}
+
+#[derive(Default)]
+struct CommandLine(Vec<String>);
+
+impl CommandLine {
+    fn flag(&mut self, name: &str) -> &mut Self {
+        self.0.push(name.to_owned());
+        self
+    }
+
+    fn option(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
+        self.0.push(name.to_owned());
+        self.0.push(value.into());
+        self
+    }
+
+    fn device(&mut self, properties: Value) -> &mut Self {
+        self.option("-device", properties.to_string())
+    }
+}

@@ -1,0 +1,372 @@
+//! One guest as its driver sees it: a process, a monitor, and what they said last.
+//!
+//! A task follows each guest. Events only make it ask: what it reports always comes from
+//! `query-status`, so that a guest that was found and one that was watched read alike. QEMU keeps
+//! the reason of a poweroff or a panic (`-no-shutdown`, `panic=pause`); the task writes it down
+//! and only then ends the process, so that the reason is never lost and told once.
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use tokio::sync::{Notify, broadcast, watch};
+
+use super::log;
+use super::process::{Ending, Process};
+use super::qmp::{Client, QmpError};
+use super::rundir::{self, Exit, Launch, RunDir};
+use crate::{Error, ExitReason, GuestState, ObservedGuest, Result};
+
+/// How long QEMU may take to greet. It may be starting on a busy host.
+const GREETING: Duration = Duration::from_secs(20);
+/// How long any command may take.
+const COMMAND: Duration = Duration::from_secs(10);
+/// How long QEMU may take to begin to quit before it is killed.
+const QUIT: Duration = Duration::from_millis(1500);
+/// How long to leave QEMU alone when its monitor has failed and it still runs.
+const RECONNECT: Duration = Duration::from_secs(1);
+/// How much of QEMU's stderr goes into a reason.
+const REASON_BYTES_MAX: u64 = 2000;
+
+/// A guest that exists, running or exited.
+pub struct Guest {
+    pub launch: Launch,
+    pub dir: RunDir,
+    /// Nothing once it is known to have ended.
+    process: Option<Process>,
+    seen: watch::Sender<Seen>,
+    monitor: watch::Sender<Option<Client>>,
+    console_log: Option<File>,
+    changed: Arc<Notify>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Seen {
+    state: GuestState,
+    detail: Option<String>,
+    since: SystemTime,
+    resets: u64,
+}
+
+impl Guest {
+    /// A guest whose process runs, and a task that follows it to its end.
+    pub fn follow(
+        launch: Launch,
+        dir: RunDir,
+        process: Process,
+        changed: Arc<Notify>,
+    ) -> Arc<Guest> {
+        let guest = Arc::new(Guest::new(
+            launch,
+            dir,
+            Some(process),
+            GuestState::Starting,
+            changed,
+        ));
+        let followed = Arc::clone(&guest);
+        tokio::spawn(async move { followed.until_its_end().await });
+        guest
+    }
+
+    /// A guest whose process is gone; the reason is written down if it wasn't.
+    pub fn ended(launch: Launch, dir: RunDir, changed: Arc<Notify>) -> Arc<Guest> {
+        let exit = conclude(&dir, Ending::Unknown);
+        let guest = Guest::new(launch, dir, None, GuestState::Exited(exit.reason), changed);
+        guest.seen.send_modify(|seen| seen.since = exit.at);
+        Arc::new(guest)
+    }
+
+    fn new(
+        launch: Launch,
+        dir: RunDir,
+        process: Option<Process>,
+        state: GuestState,
+        changed: Arc<Notify>,
+    ) -> Guest {
+        let console_log = File::open(dir.at(rundir::CONSOLE_LOG)).ok();
+        let resets = console_log.as_ref().map_or(0, resets);
+        let seen = Seen {
+            state,
+            detail: None,
+            since: launch.at,
+            resets,
+        };
+        Guest {
+            launch,
+            dir,
+            process,
+            seen: watch::Sender::new(seen),
+            monitor: watch::Sender::new(None),
+            console_log,
+            changed,
+        }
+    }
+
+    /// What is known now.
+    pub fn observe(&self) -> ObservedGuest {
+        let Seen {
+            state,
+            detail,
+            since,
+            resets: seen,
+        } = self.seen.borrow().clone();
+        // The recorder counts while nobody is here, and this process knows of the newest at once.
+        let resets = self.console_log.as_ref().map_or(0, resets).max(seen);
+        let exited = matches!(state, GuestState::Exited(_));
+        ObservedGuest {
+            guest: self.launch.spec.guest.clone(),
+            generation: self.launch.spec.generation,
+            state,
+            detail,
+            since,
+            pid: self.process.as_ref().filter(|_| !exited).map(Process::pid),
+            boots: 1 + resets,
+        }
+    }
+
+    /// Whether its process is gone.
+    pub fn has_exited(&self) -> bool {
+        matches!(self.seen.borrow().state, GuestState::Exited(_))
+    }
+
+    /// Runs a monitor command, once the monitor answers.
+    pub async fn command(&self, command: &'static str) -> Result<Value> {
+        let name = &self.launch.spec.guest;
+        let result = match self.monitor(COMMAND).await? {
+            Some(client) => client.execute(command, json!({}), COMMAND).await,
+            None => Err(QmpError::Timeout),
+        };
+        result.map_err(|error| match error {
+            QmpError::Refused(reason) => Error::Refused {
+                guest: name.clone(),
+                reason,
+            },
+            QmpError::Closed if self.has_exited() => Error::Exited(name.clone()),
+            QmpError::Timeout | QmpError::Closed => Error::Unresponsive(name.clone()),
+            QmpError::Io(source) => Error::Io {
+                context: format!("monitor of {name}"),
+                source,
+            },
+        })
+    }
+
+    /// Asks anew for the state, so that what a command did is reported after it.
+    pub async fn refresh(&self) {
+        let client = self.monitor.borrow().clone();
+        if let Some(client) = client {
+            self.look(&client).await;
+        }
+    }
+
+    /// Ends the process for `reason`, unless a reason is known already, and waits until it is gone.
+    pub async fn end(&self, reason: ExitReason) -> Result<()> {
+        self.finish(reason).await.map_err(|source| Error::Io {
+            context: format!("ending guest {}", self.launch.spec.guest),
+            source,
+        })?;
+        let mut seen = self.seen.subscribe();
+        // Fails only if the sender is gone, which this value holds.
+        let _ = seen
+            .wait_for(|seen| matches!(seen.state, GuestState::Exited(_)))
+            .await;
+        Ok(())
+    }
+
+    /// The monitor, as soon as it answers; nothing if it doesn't in time.
+    async fn monitor(&self, deadline: Duration) -> Result<Option<Client>> {
+        let (mut monitor, mut seen) = (self.monitor.subscribe(), self.seen.subscribe());
+        let client = async {
+            tokio::select! {
+                client = monitor.wait_for(Option::is_some) => client.ok().and_then(|client| client.clone()),
+                _ = seen.wait_for(|seen| matches!(seen.state, GuestState::Exited(_))) => None,
+            }
+        };
+        let client = tokio::time::timeout(deadline, client).await.ok().flatten();
+        match self.has_exited() {
+            true => Err(Error::Exited(self.launch.spec.guest.clone())),
+            false => Ok(client),
+        }
+    }
+
+    async fn until_its_end(&self) {
+        let Some(process) = &self.process else { return };
+        let ending = tokio::select! {
+            ending = process.ended() => ending,
+            never = self.converse() => match never {},
+        };
+        let ending = ending.unwrap_or(Ending::Unknown);
+        let dir_exit = conclude(&self.dir, ending);
+        self.monitor.send_replace(None);
+        self.set(GuestState::Exited(dir_exit.reason), None);
+    }
+
+    async fn converse(&self) -> Infallible {
+        loop {
+            match Client::connect(&self.dir.at(rundir::QMP_SOCKET), GREETING).await {
+                Ok(client) => {
+                    let events = client.subscribe();
+                    if let Err(error) = self.dir.append(rundir::ANSWERED) {
+                        tracing::warn!(guest = self.launch.spec.guest, %error, "can't note the start");
+                    }
+                    self.monitor.send_replace(Some(client.clone()));
+                    self.listen(&client, events).await;
+                    self.monitor.send_replace(None);
+                }
+                Err(error) => {
+                    tracing::debug!(guest = self.launch.spec.guest, %error, "no monitor");
+                }
+            }
+            // A QEMU that ends interrupts this.
+            tokio::time::sleep(RECONNECT).await;
+        }
+    }
+
+    async fn listen(&self, client: &Client, mut events: broadcast::Receiver<super::qmp::Event>) {
+        loop {
+            self.look(client).await;
+            // Each of these may have changed what `query-status` answers; others don't.
+            match events.recv().await {
+                Ok(event) if event.name == "RESET" => {
+                    self.seen.send_modify(|seen| seen.resets += 1);
+                    self.changed.notify_one();
+                }
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// Asks QEMU for the guest's state and acts on its end.
+    async fn look(&self, client: &Client) {
+        let Ok(answer) = client.execute("query-status", json!({}), COMMAND).await else {
+            return;
+        };
+        let status = answer["status"].as_str().unwrap_or_default().to_owned();
+        let ended = match meaning(&status) {
+            Meaning::State(state, detail) => {
+                self.set(state, detail);
+                return;
+            }
+            Meaning::Ended(reason) => reason,
+        };
+        if let Err(error) = self.finish(ended).await {
+            tracing::error!(guest = self.launch.spec.guest, %error, "can't end an exited guest");
+        }
+    }
+
+    /// Writes the reason down, then ends the process: politely, so that QEMU closes its images,
+    /// and by force if that takes long.
+    async fn finish(&self, reason: ExitReason) -> io::Result<()> {
+        let Some(process) = self.process.as_ref().filter(|_| !self.has_exited()) else {
+            return Ok(());
+        };
+        note_exit(&self.dir, reason)?;
+        let client = self.monitor.borrow().clone();
+        if let Some(client) = client {
+            let mut seen = self.seen.subscribe();
+            let quitting = async {
+                // Whatever it answers, its end is what counts.
+                let _ = client.execute("quit", json!({}), QUIT).await;
+                let _ = seen
+                    .wait_for(|seen| matches!(seen.state, GuestState::Exited(_)))
+                    .await;
+            };
+            tokio::select! {
+                _ = tokio::time::timeout(QUIT, quitting) => {}
+                _ = process.gone() => {}
+            }
+        }
+        process.kill()
+    }
+
+    fn set(&self, state: GuestState, detail: Option<String>) {
+        let changed = self.seen.send_if_modified(|seen| {
+            let differs = seen.state != state || seen.detail != detail;
+            if differs {
+                *seen = Seen {
+                    state,
+                    detail,
+                    since: SystemTime::now(),
+                    resets: seen.resets,
+                };
+            }
+            differs
+        });
+        if changed {
+            self.changed.notify_one();
+        }
+    }
+}
+
+enum Meaning {
+    State(GuestState, Option<String>),
+    Ended(ExitReason),
+}
+
+/// What a run state of QEMU's (`RunState` in its `qapi/run-state.json`) means for a guest.
+fn meaning(status: &str) -> Meaning {
+    match status {
+        "running" => Meaning::State(GuestState::Running, None),
+        "paused" => Meaning::State(GuestState::Paused, None),
+        "shutdown" => Meaning::Ended(ExitReason::Poweroff),
+        "guest-panicked" => Meaning::Ended(ExitReason::Panic),
+        "internal-error" => Meaning::Ended(ExitReason::Failed(
+            "the processor can't run what the guest does".to_owned(),
+        )),
+        // `io-error`, migrations, and whatever a newer QEMU knows: the virtual CPUs are halted.
+        other => Meaning::State(GuestState::Paused, Some(other.to_owned())),
+    }
+}
+
+/// Why the guest with this directory ended, now that its process has; written down if it wasn't.
+fn conclude(dir: &RunDir, ending: Ending) -> Exit {
+    if let Ok(Some(exit)) = dir.read_json(rundir::EXIT) {
+        return exit;
+    }
+    let said = dir
+        .read_text(rundir::HYPERVISOR_LOG, REASON_BYTES_MAX)
+        .ok()
+        .flatten()
+        .unwrap_or_default();
+    let said = said.trim().to_owned();
+    let reason = match ending {
+        _ if !dir.has(rundir::ANSWERED) => ExitReason::StartFailed(said),
+        Ending::Status(status) if status != 0 => ExitReason::Failed(said),
+        Ending::Signal(signal)
+            if ![libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP].contains(&signal) =>
+        {
+            ExitReason::Failed(format!("signal {signal}: {said}"))
+        }
+        Ending::Status(_) | Ending::Signal(_) | Ending::Unknown => ExitReason::Killed,
+    };
+    match note_exit(dir, reason.clone()) {
+        Ok(exit) => exit,
+        Err(error) => {
+            tracing::error!(%error, "can't write a guest's end down");
+            Exit {
+                reason,
+                at: SystemTime::now(),
+            }
+        }
+    }
+}
+
+/// Writes the reason down unless one is there, and returns the one that counts.
+fn note_exit(dir: &RunDir, reason: ExitReason) -> io::Result<Exit> {
+    if let Some(exit) = dir.read_json(rundir::EXIT)? {
+        return Ok(exit);
+    }
+    let exit = Exit {
+        reason,
+        at: SystemTime::now(),
+    };
+    dir.write_json(rundir::EXIT, &exit)?;
+    Ok(exit)
+}
+
+fn resets(console_log: &File) -> u64 {
+    log::counts(console_log).map_or(0, |counts| counts.resets)
+}

@@ -1,0 +1,141 @@
+//! Starting a process that may do next to nothing but compute on what it was handed.
+//!
+//! Between fork and exec the child gives up, in this order: its session, its place in the agent's
+//! cgroup, core dumps, the host's network, its groups and user id, the gain of privileges by exec,
+//! files (Landlock), and every descriptor that isn't named. QEMU itself then adds its seccomp
+//! filter. The uid is dropped here because QEMU's own `-runas` doesn't go together with that filter.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::landlock;
+
+/// What the child is left with.
+pub struct Confinement<'a> {
+    /// User and group id.
+    pub uid: u32,
+    /// Supplementary groups: none, but for a device that only a group may open.
+    pub groups: Vec<u32>,
+    /// The files that it may open; everything its uid may where the kernel has no Landlock.
+    pub landlock: Option<OwnedFd>,
+    /// `cgroup.procs` of its own cgroup, if there is one.
+    pub cgroup: Option<File>,
+    /// Where it leaves its `/proc/self/stat`, by which it is found again.
+    pub process: File,
+    /// The descriptors that it keeps, under their numbers.
+    pub keep: &'a [RawFd],
+}
+
+/// Starts `program` and returns its process id; an error of exec or of any step before is returned.
+pub fn spawn(
+    program: &Path,
+    arguments: &[impl AsRef<OsStr>],
+    errors: File,
+    confinement: Confinement<'_>,
+) -> io::Result<u32> {
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().current_dir("/");
+    command
+        .stdin(Stdio::null())
+        .stdout(errors.try_clone()?)
+        .stderr(errors);
+    let Confinement {
+        uid,
+        groups,
+        landlock,
+        cgroup,
+        process,
+        keep,
+    } = confinement;
+    let groups: Vec<libc::gid_t> = groups;
+    let keep = keep.to_vec();
+    let parent = std::process::id();
+    // SAFETY: the closure makes system calls on values that it owns and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            check(libc::setsid())?;
+            die_with(parent)?;
+            record(&process)?;
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, 0))?;
+            if let Some(cgroup) = &cgroup {
+                check(libc::write(cgroup.as_raw_fd(), c"0".as_ptr().cast(), 1) as i32)?;
+            }
+            let none = libc::rlimit {
+                rlim_cur: 0,
+                rlim_max: 0,
+            };
+            check(libc::setrlimit(libc::RLIMIT_CORE, &none))?;
+            check(libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWIPC))?;
+            check(libc::setgroups(groups.len(), groups.as_ptr()))?;
+            check(libc::setresgid(uid, uid, uid))?;
+            check(libc::setresuid(uid, uid, uid))?;
+            check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+            if let Some(ruleset) = &landlock {
+                landlock::restrict_self(ruleset.as_raw_fd())?;
+            }
+            close_all_but(&keep)
+        });
+    }
+    let child = command.spawn()?;
+    Ok(child.id())
+}
+
+/// Ties the child to its parent until it can be found without it: a child that outlived the agent
+/// unrecorded would run for ever.
+fn die_with(parent: u32) -> io::Result<()> {
+    // SAFETY: plain values only.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+        if libc::getppid() != parent as libc::pid_t {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+    }
+    Ok(())
+}
+
+/// Copies `/proc/self/stat` into `process`.
+fn record(process: &File) -> io::Result<()> {
+    let mut stat = [0_u8; 1024];
+    // SAFETY: the path ends with a zero and the buffer is as long as said.
+    unsafe {
+        let fd = check(libc::open(
+            c"/proc/self/stat".as_ptr(),
+            libc::O_RDONLY | libc::O_CLOEXEC,
+        ))?;
+        let length = check(libc::read(fd, stat.as_mut_ptr().cast(), stat.len()) as i32)?;
+        libc::close(fd);
+        check(libc::pwrite(
+            process.as_raw_fd(),
+            stat.as_ptr().cast(),
+            length as usize,
+            0,
+        ) as i32)?;
+    }
+    Ok(())
+}
+
+/// Marks every descriptor beyond stderr to be closed by exec, except those to keep.
+fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: u32 = 1 << 2;
+    // SAFETY: plain values; marking descriptors closes none before exec.
+    unsafe {
+        check(libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, CLOSE_RANGE_CLOEXEC) as i32)?;
+        for fd in keep {
+            check(libc::fcntl(*fd, libc::F_SETFD, 0))?;
+        }
+    }
+    Ok(())
+}
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}

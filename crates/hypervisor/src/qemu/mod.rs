@@ -1,0 +1,311 @@
+//! Guests by QEMU: one process for each, driven over QMP, beside a small recorder for its console.
+//!
+//! Neither is tied to the agent. Both lead their own session, run as the guest's own user without
+//! privileges, see an empty network, and hold descriptors instead of paths; see `launch` for how
+//! they get there and `rundir` for what is kept of a guest on disk.
+
+mod command;
+mod guest;
+mod landlock;
+mod launch;
+mod log;
+mod process;
+mod qmp;
+mod recorder;
+mod rundir;
+mod start;
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use crate::cgroup::Cgroups;
+use crate::error::Context;
+use crate::{
+    Acceleration, Accelerator, AsyncReadWrite, Error, ExitReason, GuestSpec, Hypervisor,
+    ObservedGuest, Result,
+};
+use guest::Guest;
+use process::Process;
+use rundir::{Launch, RunDir};
+
+pub use recorder::main as guest_console;
+
+/// How the driver is set up.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where each guest has its directory. Made if it is missing; nobody else writes there.
+    pub dir: PathBuf,
+    /// The program, and its first arguments, that runs [`crate::guest_console`].
+    pub console_command: (PathBuf, Vec<OsString>),
+    /// The name of the cloud's cgroup, such as `boira-0a1b2c`; none to go without CPU shares.
+    pub cgroup: Option<String>,
+    /// How guests are executed, as found out before.
+    pub acceleration: Acceleration,
+}
+
+/// The driver.
+pub struct Qemu {
+    settings: Settings,
+    cgroups: Cgroups,
+    host_boot: String,
+    guests: Mutex<HashMap<String, Arc<Guest>>>,
+    /// Held while a guest's directory is made, taken up or removed.
+    directories: tokio::sync::Mutex<()>,
+    changed: Arc<Notify>,
+}
+
+/// The program that runs guests.
+const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
+/// Size of the cache of translated code; `docs/tcg.md` says why.
+const TRANSLATION_CACHE_MIB: u32 = 64;
+/// What QEMU and the recorder need beside the guest's memory and the translation cache.
+const PROCESS_BYTES: u64 = 48 << 20;
+
+impl Qemu {
+    /// Opens the driver. Guests that are there are adopted by the first `observe`.
+    pub fn open(settings: Settings) -> Result<Qemu> {
+        fs::create_dir_all(&settings.dir).context(format!("making {}", settings.dir.display()))?;
+        let cgroups = match &settings.cgroup {
+            Some(name) => Cgroups::open(name),
+            None => Cgroups::none("not asked for"),
+        };
+        Ok(Qemu {
+            cgroups,
+            host_boot: process::host_boot().context("reading the host's boot id")?,
+            guests: Mutex::default(),
+            directories: tokio::sync::Mutex::default(),
+            changed: Arc::default(),
+            settings,
+        })
+    }
+
+    fn guests(&self) -> MutexGuard<'_, HashMap<String, Arc<Guest>>> {
+        self.guests
+            .lock()
+            .expect("nobody panics while holding the guests")
+    }
+
+    /// A guest by name, adopted if it wasn't known.
+    async fn guest(&self, name: &str) -> Result<Arc<Guest>> {
+        if let Some(guest) = self.guests().get(name) {
+            return Ok(Arc::clone(guest));
+        }
+        self.adopt().await?;
+        self.guests()
+            .get(name)
+            .cloned()
+            .ok_or_else(|| Error::Unknown(name.to_owned()))
+    }
+
+    /// Takes up every guest of the directory that isn't known yet.
+    async fn adopt(&self) -> Result<()> {
+        let _turn = self.directories.lock().await;
+        let entries = fs::read_dir(&self.settings.dir).context("listing the guests")?;
+        for entry in entries {
+            let entry = entry.context("listing the guests")?;
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            if self.guests().contains_key(&name) {
+                continue;
+            }
+            match self.take_up(&name) {
+                Ok(Some(guest)) => drop(self.guests().insert(name, guest)),
+                Ok(None) => {}
+                Err(error) => tracing::error!(guest = name, %error, "can't adopt a guest"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one guest's directory: a process that runs, the reason why none does, or nothing at
+    /// all if it never came to a process.
+    fn take_up(&self, name: &str) -> io::Result<Option<Arc<Guest>>> {
+        let dir = RunDir::open(&self.settings.dir.join(name))?;
+        let launch: Option<Launch> = dir.read_json(rundir::LAUNCH)?;
+        let stat = dir
+            .read_text(rundir::PROCESS, 4096)?
+            .filter(|stat| !stat.is_empty());
+        let (Some(launch), Some(stat)) = (launch, stat) else {
+            dir.remove()?;
+            return Ok(None);
+        };
+        let process = match launch.host_boot == self.host_boot {
+            true => Process::find(&stat, &launch.spec.uuid)?,
+            false => None,
+        };
+        let changed = Arc::clone(&self.changed);
+        let Some(process) = process else {
+            return Ok(Some(Guest::ended(launch, dir, changed)));
+        };
+        if dir.connect(rundir::CONSOLE_SOCKET).is_err() {
+            start::recorder(&self.settings.console_command, &launch.spec, &dir)?;
+        }
+        Ok(Some(Guest::follow(launch, dir, process, changed)))
+    }
+
+    async fn command(&self, guest: &str, command: &'static str) -> Result<()> {
+        let guest = self.guest(guest).await?;
+        guest.command(command).await?;
+        guest.refresh().await;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Qemu {
+    async fn start(&self, spec: &GuestSpec, taps: Vec<OwnedFd>) -> Result<()> {
+        command::validate(spec).map_err(Error::InvalidSpec)?;
+        if taps.len() != spec.interfaces.len() {
+            return Err(Error::InvalidSpec(
+                "the number of taps is not that of interfaces".to_owned(),
+            ));
+        }
+        match self.guest(&spec.guest).await {
+            Ok(present) => return already(&present, spec),
+            Err(Error::Unknown(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let _turn = self.directories.lock().await;
+        if let Some(present) = self.guests().get(&spec.guest) {
+            return already(present, spec);
+        }
+        let plan = start::Plan {
+            program: PROGRAM.into(),
+            dir: self.settings.dir.join(&spec.guest),
+            launch: Launch {
+                spec: spec.clone(),
+                host_boot: self.host_boot.clone(),
+                at: std::time::SystemTime::now(),
+            },
+            tuning: command::Tuning {
+                accelerator: self.settings.acceleration.accelerator,
+                translation_cache_mib: TRANSLATION_CACHE_MIB,
+            },
+            console_command: self.settings.console_command.clone(),
+            cgroup: self
+                .cgroups
+                .add(&spec.guest, spec.cpu_shares)
+                .context(format!("making the cgroup of {}", spec.guest))?,
+        };
+        let changed = Arc::clone(&self.changed);
+        let guest = tokio::task::spawn_blocking(move || start::start(plan, taps, changed))
+            .await
+            .map_err(io::Error::other)
+            .and_then(|started| started)
+            .context(format!("starting guest {}", spec.guest))?;
+        self.guests().insert(spec.guest.clone(), guest);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    async fn power_button(&self, guest: &str) -> Result<()> {
+        self.command(guest, "system_powerdown").await
+    }
+
+    async fn reset(&self, guest: &str) -> Result<()> {
+        self.command(guest, "system_reset").await
+    }
+
+    async fn kill(&self, guest: &str) -> Result<()> {
+        self.guest(guest).await?.end(ExitReason::Killed).await
+    }
+
+    async fn pause(&self, guest: &str) -> Result<()> {
+        self.command(guest, "stop").await
+    }
+
+    async fn resume(&self, guest: &str) -> Result<()> {
+        self.command(guest, "cont").await
+    }
+
+    async fn observe(&self) -> Result<Vec<ObservedGuest>> {
+        self.adopt().await?;
+        let mut guests: Vec<ObservedGuest> = self
+            .guests()
+            .values()
+            .map(|guest| guest.observe())
+            .collect();
+        guests.sort_by(|one, other| one.guest.cmp(&other.guest));
+        Ok(guests)
+    }
+
+    async fn forget(&self, guest: &str) -> Result<()> {
+        let present = match self.guest(guest).await {
+            Err(Error::Unknown(_)) => return Ok(()),
+            present => present?,
+        };
+        if !present.has_exited() {
+            return Err(Error::StillRunning(guest.to_owned()));
+        }
+        let _turn = self.directories.lock().await;
+        present
+            .dir
+            .remove()
+            .context(format!("removing what is kept of {guest}"))?;
+        self.guests().remove(guest);
+        if let Err(error) = self.cgroups.remove(guest) {
+            tracing::warn!(guest, %error, "can't remove a guest's cgroup");
+        }
+        Ok(())
+    }
+
+    async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    async fn console(&self, guest: &str) -> Result<Box<dyn AsyncReadWrite>> {
+        let present = self.guest(guest).await?;
+        if present.has_exited() {
+            return Err(Error::Exited(guest.to_owned()));
+        }
+        let socket = present.dir.at(rundir::CONSOLE_SOCKET);
+        let stream = tokio::net::UnixStream::connect(socket).await;
+        Ok(Box::new(
+            stream.context(format!("opening the console of {guest}"))?,
+        ))
+    }
+
+    async fn console_log(&self, guest: &str, max_bytes: usize) -> Result<Vec<u8>> {
+        let present = self.guest(guest).await?;
+        File::open(present.dir.at(rundir::CONSOLE_LOG))
+            .and_then(|file| log::tail(&file, max_bytes))
+            .context(format!("reading the console log of {guest}"))
+    }
+
+    fn overhead_bytes(&self, _spec: &GuestSpec) -> u64 {
+        match self.settings.acceleration.accelerator {
+            Accelerator::Kvm => PROCESS_BYTES,
+            Accelerator::Tcg => PROCESS_BYTES + (u64::from(TRANSLATION_CACHE_MIB) << 20),
+        }
+    }
+
+    fn acceleration(&self) -> Acceleration {
+        self.settings.acceleration.clone()
+    }
+}
+
+/// The answer to a start of a guest that is here.
+fn already(present: &Guest, asked: &GuestSpec) -> Result<()> {
+    let here = present.launch.spec.generation;
+    if here != asked.generation {
+        let guest = asked.guest.clone();
+        return Err(Error::OtherGeneration {
+            guest,
+            present: here,
+            asked: asked.generation,
+        });
+    }
+    if present.has_exited() {
+        return Err(Error::Exited(asked.guest.clone()));
+    }
+    Ok(())
+}

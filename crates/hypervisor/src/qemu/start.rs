@@ -1,0 +1,244 @@
+//! The way from a specification to two running processes. Nothing here waits for QEMU: a guest's
+//! first instruction is as far away as it is from a shell.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{ffi::OsString, fs::OpenOptions};
+
+use tokio::sync::Notify;
+
+use super::command::{self, Descriptors, Tuning};
+use super::guest::Guest;
+use super::landlock::{self, Access};
+use super::launch::{self, Confinement};
+use super::process::Process;
+use super::rundir::{self, Launch, RunDir};
+use crate::{Accelerator, Boot, GuestSpec};
+
+/// Where QEMU's firmware and everyone's libraries are. Paths that a system lacks are no matter.
+const READABLE: [&str; 3] = ["/usr/share/qemu", "/usr/share/seabios", "/etc/ld.so.cache"];
+const EXECUTABLE: [&str; 4] = ["/usr/lib", "/usr/lib64", "/lib", "/lib64"];
+
+/// Everything that a start needs.
+pub struct Plan {
+    pub program: PathBuf,
+    pub dir: PathBuf,
+    pub launch: Launch,
+    pub tuning: Tuning,
+    pub console_command: (PathBuf, Vec<OsString>),
+    pub cgroup: Option<File>,
+}
+
+/// Starts QEMU and the recorder. On failure nothing is left behind.
+pub fn start(plan: Plan, taps: Vec<OwnedFd>, changed: Arc<Notify>) -> io::Result<Arc<Guest>> {
+    let dir = RunDir::create(&plan.dir)?;
+    match launch(&plan, &dir, &taps) {
+        Ok(process) => Ok(Guest::follow(plan.launch, dir, process, changed)),
+        Err(error) => {
+            dir.remove()?;
+            Err(error)
+        }
+    }
+}
+
+fn launch(plan: &Plan, dir: &RunDir, taps: &[OwnedFd]) -> io::Result<Process> {
+    let spec = &plan.launch.spec;
+    dir.write_json(rundir::LAUNCH, &plan.launch)?;
+    let qmp = dir.listen(rundir::QMP_SOCKET)?;
+    let watch = dir.listen(rundir::WATCH_SOCKET)?;
+    let serial = dir.listen(rundir::SERIAL_SOCKET)?;
+    // The recorder's connections wait in these sockets' queues before QEMU exists.
+    let recorder = Recorder::connect(dir)?;
+    let files = Files::open(spec)?;
+    let descriptors = Descriptors {
+        qmp: qmp.as_raw_fd(),
+        watch: watch.as_raw_fd(),
+        serial: serial.as_raw_fd(),
+        kernel: files.kernel.as_ref().map(|(kernel, ramdisk)| {
+            (kernel.as_raw_fd(), ramdisk.as_ref().map(AsRawFd::as_raw_fd))
+        }),
+        disks: files
+            .disks
+            .iter()
+            .map(|(own, base)| (own.as_raw_fd(), base.as_ref().map(AsRawFd::as_raw_fd)))
+            .collect(),
+        taps: taps.iter().map(AsRawFd::as_raw_fd).collect(),
+    };
+    let confinement = Confinement {
+        uid: spec.uid,
+        groups: Vec::new(),
+        landlock: sandbox(&plan.program, spec, plan.tuning.accelerator)?,
+        cgroup: plan.cgroup.as_ref().map(File::try_clone).transpose()?,
+        process: dir.file(rundir::PROCESS)?,
+        keep: &all(&descriptors),
+    };
+    let arguments = command::arguments(spec, &descriptors, &plan.tuning);
+    let errors = dir.append(rundir::HYPERVISOR_LOG)?;
+    let process = Process::of_child(launch::spawn(
+        &plan.program,
+        &arguments,
+        errors,
+        confinement,
+    )?)?;
+    if let Err(error) = recorder.spawn(&plan.console_command, spec, dir) {
+        process.kill()?;
+        return Err(error);
+    }
+    Ok(process)
+}
+
+/// Starts a recorder for a guest that runs and has lost its own.
+pub fn recorder(
+    command: &(PathBuf, Vec<OsString>),
+    spec: &GuestSpec,
+    dir: &RunDir,
+) -> io::Result<()> {
+    Recorder::connect(dir)?.spawn(command, spec, dir)
+}
+
+/// What a recorder is handed.
+struct Recorder {
+    serial: OwnedFd,
+    watch: OwnedFd,
+    listener: OwnedFd,
+    log: OwnedFd,
+}
+
+impl Recorder {
+    fn connect(dir: &RunDir) -> io::Result<Recorder> {
+        Ok(Recorder {
+            serial: dir.connect(rundir::SERIAL_SOCKET)?.into(),
+            watch: dir.connect(rundir::WATCH_SOCKET)?.into(),
+            listener: dir.listen(rundir::CONSOLE_SOCKET)?.into(),
+            log: dir.file(rundir::CONSOLE_LOG)?.into(),
+        })
+    }
+
+    fn spawn(
+        self,
+        (program, first): &(PathBuf, Vec<OsString>),
+        spec: &GuestSpec,
+        dir: &RunDir,
+    ) -> io::Result<()> {
+        let keep = [&self.serial, &self.watch, &self.listener, &self.log].map(AsRawFd::as_raw_fd);
+        let mut allowed = vec![
+            (program.as_path(), Access::Execute),
+            (Path::new(READABLE[2]), Access::Read),
+        ];
+        allowed.extend(EXECUTABLE.map(|path| (Path::new(path), Access::Execute)));
+        let confinement = Confinement {
+            uid: spec.uid,
+            groups: Vec::new(),
+            landlock: landlock::ruleset(&allowed)?,
+            cgroup: None,
+            process: dir.file("recorder")?,
+            keep: &keep,
+        };
+        let arguments: Vec<OsString> = first
+            .iter()
+            .cloned()
+            .chain(keep.iter().map(|fd| fd.to_string().into()))
+            .collect();
+        let errors = dir.append(rundir::HYPERVISOR_LOG)?;
+        let child = Process::of_child(launch::spawn(program, &arguments, errors, confinement)?)?;
+        // It ends with its guest; here it only has to be reaped.
+        tokio::spawn(async move { child.ended().await });
+        Ok(())
+    }
+}
+
+/// The files that QEMU reads and writes, open.
+struct Files {
+    kernel: Option<(File, Option<File>)>,
+    disks: Vec<(File, Option<File>)>,
+}
+
+impl Files {
+    fn open(spec: &GuestSpec) -> io::Result<Files> {
+        let kernel = match &spec.boot {
+            Boot::Firmware => None,
+            Boot::Kernel {
+                kernel, ramdisk, ..
+            } => Some((
+                open(kernel, false)?,
+                ramdisk
+                    .as_deref()
+                    .map(|path| open(path, false))
+                    .transpose()?,
+            )),
+        };
+        let disks = spec
+            .disks
+            .iter()
+            .map(|disk| {
+                let own = open(&disk.path, !disk.read_only)?;
+                let base = disk
+                    .base
+                    .as_ref()
+                    .map(|base| open(&base.path, false))
+                    .transpose()?;
+                Ok((own, base))
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Files { kernel, disks })
+    }
+}
+
+fn open(path: &Path, write: bool) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(write)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+fn all(descriptors: &Descriptors) -> Vec<RawFd> {
+    let Descriptors {
+        qmp,
+        watch,
+        serial,
+        kernel,
+        disks,
+        taps,
+    } = descriptors;
+    let mut all = vec![*qmp, *watch, *serial];
+    all.extend(
+        kernel
+            .iter()
+            .flat_map(|(kernel, ramdisk)| std::iter::once(*kernel).chain(*ramdisk)),
+    );
+    all.extend(
+        disks
+            .iter()
+            .flat_map(|(own, base)| std::iter::once(*own).chain(*base)),
+    );
+    all.extend(taps);
+    all
+}
+
+/// What QEMU may open: its own program, firmware and libraries, and the kernel that it boots.
+fn sandbox(
+    program: &Path,
+    spec: &GuestSpec,
+    accelerator: Accelerator,
+) -> io::Result<Option<OwnedFd>> {
+    let mut allowed = vec![(program, Access::Execute)];
+    allowed.extend(READABLE.map(|path| (Path::new(path), Access::Read)));
+    allowed.extend(EXECUTABLE.map(|path| (Path::new(path), Access::Execute)));
+    if let Boot::Kernel {
+        kernel, ramdisk, ..
+    } = &spec.boot
+    {
+        allowed.push((kernel, Access::Read));
+        allowed.extend(ramdisk.iter().map(|path| (path.as_path(), Access::Read)));
+    }
+    if accelerator == Accelerator::Kvm {
+        allowed.push((Path::new("/dev/kvm"), Access::Device));
+    }
+    landlock::ruleset(&allowed)
+}
