@@ -16,12 +16,15 @@
 //! randomness (request ids come in). Times are milliseconds since the Unix
 //! epoch, in UTC.
 
+pub mod auth;
 pub mod decode;
 pub mod error;
 pub mod form;
 pub mod respond;
 pub mod shape;
 pub mod shapes;
+pub mod sigv2;
+pub mod sigv4;
 pub mod time;
 pub mod value;
 pub mod xml;

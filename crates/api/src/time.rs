@@ -103,15 +103,12 @@ fn fraction(rest: &[u8]) -> Option<(i64, &[u8])> {
     if length == 0 {
         return None;
     }
-    let mut ms = 0;
-    for place in 0..3 {
-        ms = ms * 10
-            + if place < length {
-                i64::from(decimals[place] - b'0')
-            } else {
-                0
-            };
-    }
+    let ms = (0..3).fold(0, |ms, place| {
+        let digit = decimals[..length]
+            .get(place)
+            .map_or(0, |digit| digit - b'0');
+        ms * 10 + i64::from(digit)
+    });
     Some((ms, &decimals[length..]))
 }
 
