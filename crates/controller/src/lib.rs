@@ -1,1 +1,1 @@
-//! controller
+//! The controller.

@@ -164,6 +164,7 @@ fn unwanted_volumes(wanted: &Wanted, facts: &Facts) -> Vec<VolumeId> {
         .collect()
 }
 
+#[allow(clippy::large_enum_variant, reason = "lives on the stack for one call")]
 enum Next {
     Step(Step),
     At(BootTime),

@@ -1,0 +1,228 @@
+//! The EC2 API over the cluster's state.
+//!
+//! A new action is one function, in the file of its family, and one line in [`ACTIONS`]. Reads get a
+//! snapshot; writes get a draft and run on the writer, so they are short and pure; what must wait for
+//! something else (a host, a slow computation) is [`Act::Wait`].
+
+mod instances;
+mod refusals;
+mod run_instances;
+
+use crate::controller::Controller;
+use boira_api::ApiError;
+use boira_api::shape::Operation;
+use boira_api::value::{Struct, Value};
+use boira_core::{Draft, State};
+use boira_model::{AccountId, Wall};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// A request whose caller is known and whose parameters are valid.
+#[derive(Clone)]
+pub struct Call {
+    pub operation: &'static Operation,
+    pub request: Arc<Struct>,
+    pub account: AccountId,
+    pub now: Wall,
+    pub facts: Arc<Facts>,
+}
+
+/// What answers say of the cloud itself.
+#[derive(Debug)]
+pub struct Facts {
+    /// `http://127.0.0.1:8773`, always with an IP address: a name makes S3 clients go virtual-host.
+    pub endpoint: String,
+}
+
+/// An answer, whole or as a list that is written item by item.
+pub enum Answer {
+    Done(Struct),
+    List { member: &'static str, items: Box<dyn Iterator<Item = Value> + Send>, next: Option<String> },
+}
+
+pub type Outcome = Result<Answer, ApiError>;
+pub type Waiting = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+pub enum Act {
+    Read(fn(&Call, &Arc<crate::cluster::Snapshot>) -> Outcome),
+    Write(fn(&Call, &mut Draft) -> Outcome),
+    Wait(fn(Call, Arc<Controller>) -> Waiting),
+}
+
+/// What is served, by name; the documentation's coverage table is generated from it.
+pub static ACTIONS: &[(&str, Act)] = &[
+    ("DescribeInstances", Act::Read(instances::describe)),
+    ("RebootInstances", Act::Write(instances::reboot)),
+    ("RunInstances", Act::Write(run_instances::run)),
+    ("StartInstances", Act::Write(instances::start)),
+    ("StopInstances", Act::Write(instances::stop)),
+    ("TerminateInstances", Act::Write(instances::terminate)),
+];
+
+pub fn action(name: &str) -> Option<&'static Act> {
+    let index = ACTIONS.binary_search_by_key(&name, |(name, _)| name).ok()?;
+    Some(&ACTIONS[index].1)
+}
+
+impl Call {
+    /// An empty structure of the operation's output, or of one of the service's shapes.
+    pub fn shape(&self, name: &str) -> Struct {
+        let shape = self.operation.service.shape(name);
+        Struct::new(shape.expect("the code names shapes of its own service"))
+    }
+
+    pub fn answer(&self) -> Struct {
+        Struct::new(self.operation.output.expect("operations without output answer `done`"))
+    }
+
+    /// `<return>true</return>` of the operations that answer nothing else.
+    pub fn done(&self) -> Outcome {
+        match self.operation.output {
+            Some(output) if output.member_index("Return").is_some() => {
+                Ok(Answer::Done(Struct::new(output).with("Return", true)))
+            }
+            Some(output) => Ok(Answer::Done(Struct::new(output))),
+            None => Ok(Answer::Done(Struct::new(&NOTHING))),
+        }
+    }
+
+    /// Refuses parameters that the action doesn't honour: none is ever ignored.
+    pub fn honours(&self, members: &[&str]) -> Result<(), ApiError> {
+        honours(&self.request, members)
+    }
+
+    /// The strings of a list parameter; empty where it is absent.
+    pub fn strings(&self, member: &str) -> Vec<String> {
+        strings(&self.request, member)
+    }
+}
+
+static NOTHING: boira_api::shape::Shape =
+    boira_api::shape::Shape { name: "Nothing", kind: boira_api::shape::Kind::Structure { members: &[] } };
+
+/// [`Call::honours`] for a nested structure. `DryRun` is honoured everywhere.
+pub fn honours(structure: &Struct, members: &[&str]) -> Result<(), ApiError> {
+    let unknown = structure
+        .iter()
+        .map(|(member, _)| member)
+        .find(|member| member.name != "DryRun" && !members.contains(&member.name));
+    match unknown {
+        Some(member) => Err(ApiError::unsupported_parameter(member.query)),
+        None => Ok(()),
+    }
+}
+
+pub fn strings(structure: &Struct, member: &str) -> Vec<String> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    structure.list(member).iter().filter_map(text).collect()
+}
+
+/// Runs a write without keeping what it does, as `DryRun` asks.
+pub fn dry_run(act: &Act, call: &Call, state: &State, seed: u64) -> ApiError {
+    match act {
+        Act::Write(act) => {
+            let ctx = boira_core::Ctx::new(call.now, seed);
+            match act(call, &mut Draft::new(state.clone(), ctx)) {
+                Ok(_) => ApiError::dry_run(),
+                Err(error) => error,
+            }
+        }
+        Act::Read(_) | Act::Wait(_) => ApiError::dry_run(),
+    }
+}
+
+/// Tags of a request, under EC2's rules ("Tag restrictions").
+pub fn tags(list: &[Value]) -> Result<boira_model::Tags, ApiError> {
+    let mut tags = boira_model::Tags::new();
+    for tag in list.iter().filter_map(Value::as_struct) {
+        let key = tag.str("Key").unwrap_or_default();
+        let value = tag.str("Value").unwrap_or_default();
+        if key.is_empty() || key.chars().count() > 127 {
+            return Err(ApiError::invalid_parameter_value(
+                "Tag keys have between 1 and 127 Unicode characters",
+            ));
+        }
+        if key.to_ascii_lowercase().starts_with("aws:") {
+            return Err(ApiError::invalid_parameter_value(
+                "Tag keys starting with 'aws:' are reserved for internal use",
+            ));
+        }
+        if value.chars().count() > 255 {
+            return Err(ApiError::invalid_parameter_value(
+                "Tag values have up to 255 Unicode characters",
+            ));
+        }
+        if tags.insert(key.to_owned(), value.to_owned()).is_some() {
+            return Err(ApiError::invalid_parameter_value(format!(
+                "Duplicate tag key '{key}' specified."
+            )));
+        }
+    }
+    match tags.len() > MAX_TAGS {
+        true => Err(ApiError::new("TagLimitExceeded", "A resource has up to 50 tags.")),
+        false => Ok(tags),
+    }
+}
+
+pub const MAX_TAGS: usize = 50;
+
+/// Feeds a value into a hash, members of structures in the order of their names.
+pub fn digest(hash: &mut sha2::Sha256, value: &Value) {
+    use sha2::Digest;
+    match value.resolved() {
+        Value::List(items) => {
+            hash.update(b"[");
+            items.iter().for_each(|item| digest(hash, item));
+            hash.update(b"]");
+        }
+        Value::Struct(fields) => {
+            let mut members: Vec<_> = fields.iter().collect();
+            members.sort_by_key(|(member, _)| member.name);
+            hash.update(b"{");
+            for (member, value) in members {
+                hash.update(member.name);
+                hash.update(b"=");
+                digest(hash, value);
+            }
+            hash.update(b"}");
+        }
+        leaf => hash.update(format!("{leaf:?};")),
+    }
+}
+
+/// Refuses an id that can't be one: wrong prefix, or neither 8 nor 17 hexadecimal digits.
+pub fn check_id(prefix: &str, id: &str) -> Result<(), ApiError> {
+    let digits = id.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('-'));
+    let good = digits.is_some_and(|digits| {
+        matches!(digits.len(), 8 | 17)
+            && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    });
+    if good {
+        return Ok(());
+    }
+    let code = match prefix {
+        "i" => "InvalidInstanceID.Malformed",
+        "ami" => "InvalidAMIID.Malformed",
+        "sg" => "InvalidGroupId.Malformed",
+        "vol" => "InvalidParameterValue",
+        "subnet" => "InvalidSubnetID.Malformed",
+        "vpc" => "InvalidVpcID.Malformed",
+        "eni" => "InvalidNetworkInterfaceId.Malformed",
+        _ => "InvalidParameterValue",
+    };
+    Err(ApiError::new(code, format!("Invalid id: \"{id}\" (expecting \"{prefix}-...\")")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn actions_are_sorted_and_known_to_ec2() {
+        assert!(ACTIONS.is_sorted_by_key(|(name, _)| name));
+        for (name, _) in ACTIONS {
+            assert!(boira_api::shapes::ec2::SERVICE.operation(name).is_ok(), "{name}");
+        }
+    }
+}

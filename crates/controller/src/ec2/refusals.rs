@@ -1,0 +1,122 @@
+//! The core's refusals as EC2's errors ("Error codes for the Amazon EC2 API").
+
+use boira_api::ApiError;
+use boira_core::Refusal;
+use boira_core::refusal::Thing;
+
+pub fn error(refusal: Refusal) -> ApiError {
+    match refusal {
+        Refusal::NotFound(thing, id) => not_found(thing, &id),
+        Refusal::NoSuchType(name) => ApiError::invalid_parameter_value(format!(
+            "The following supplied instance types do not exist: [{name}]"
+        )),
+        Refusal::NoCapacity { reasons } => ApiError::insufficient_instance_capacity(format!(
+            "There is no capacity for the requested instances: {}",
+            reasons.join("; ")
+        )),
+        Refusal::NoAddress(subnet) => ApiError::new(
+            "InsufficientFreeAddressesInSubnet",
+            format!("There are not enough free addresses in subnet '{subnet}' to satisfy the request."),
+        ),
+        Refusal::AddressInUse(ip) => {
+            ApiError::new("InvalidIPAddress.InUse", format!("Address {ip} is in use."))
+        }
+        Refusal::AddressOutside(ip) => ApiError::invalid_parameter_value(format!(
+            "Address {ip} does not fall within the subnet's address range"
+        )),
+        Refusal::TooManyInstances { limit } => ApiError::new(
+            "InstanceLimitExceeded",
+            format!("You have requested more instances than your current limit of {limit} allows."),
+        ),
+        Refusal::TooSmall { what, needs, gives } => ApiError::new(
+            "InvalidParameterCombination",
+            format!("The {what} needs {needs} and was given {gives}."),
+        ),
+        Refusal::TokenMismatch => ApiError::idempotent_parameter_mismatch(),
+        Refusal::WrongState { id, verb, state } => ApiError::new(
+            "IncorrectInstanceState",
+            format!(
+                "The instance '{id}' is not in a state from which it can be {verb}; it is {}.",
+                state.as_str()
+            ),
+        ),
+        Refusal::Protected { id, verb } => {
+            let attribute = match verb {
+                "terminated" => "disableApiTermination",
+                _ => "disableApiStop",
+            };
+            ApiError::new(
+                "OperationNotPermitted",
+                format!(
+                    "The instance '{id}' may not be {verb}. Modify its '{attribute}' instance attribute and try again."
+                ),
+            )
+        }
+        Refusal::Duplicate(kind, name) => {
+            let code = match kind {
+                "key pair" => "InvalidKeyPair.Duplicate",
+                "security group" => "InvalidGroup.Duplicate",
+                "rule" => "InvalidPermission.Duplicate",
+                _ => "InvalidParameterValue",
+            };
+            ApiError::new(code, format!("The {kind} '{name}' already exists."))
+        }
+        Refusal::InUse(what, by) => {
+            ApiError::new("DependencyViolation", format!("{what} has a dependent object: {by}"))
+        }
+        Refusal::Conflict(why) => ApiError::invalid_combination(why),
+        Refusal::Limit(what) => ApiError::new(
+            "ResourceCountExceeded",
+            format!("You have reached the limit of {what}."),
+        ),
+    }
+}
+
+fn not_found(thing: Thing, id: &str) -> ApiError {
+    let plural = id.contains(", ");
+    let (code, message) = match thing {
+        Thing::Account => ("InvalidParameterValue", format!("The account '{id}' does not exist")),
+        Thing::Group if id.starts_with("sg-") => {
+            ("InvalidGroup.NotFound", format!("The security group '{id}' does not exist"))
+        }
+        Thing::Group => (
+            "InvalidGroup.NotFound",
+            format!("The security group '{id}' does not exist in default VPC"),
+        ),
+        Thing::GroupRule => (
+            "InvalidSecurityGroupRuleId.NotFound",
+            format!("The security group rule ID '{id}' does not exist"),
+        ),
+        Thing::Host => ("InvalidHostID.NotFound", format!("The host '{id}' does not exist")),
+        Thing::Image => ("InvalidAMIID.NotFound", format!("The image id '[{id}]' does not exist")),
+        Thing::Instance if plural => {
+            ("InvalidInstanceID.NotFound", format!("The instance IDs '{id}' do not exist"))
+        }
+        Thing::Instance => {
+            ("InvalidInstanceID.NotFound", format!("The instance ID '{id}' does not exist"))
+        }
+        Thing::Interface => (
+            "InvalidNetworkInterfaceID.NotFound",
+            format!("The networkInterface ID '{id}' does not exist"),
+        ),
+        Thing::KeyPair => {
+            ("InvalidKeyPair.NotFound", format!("The key pair '{id}' does not exist"))
+        }
+        Thing::Subnet if id == "default" => (
+            "MissingInput",
+            "No default subnet for the requested availability zone".to_owned(),
+        ),
+        Thing::Subnet => {
+            ("InvalidSubnetID.NotFound", format!("The subnet ID '{id}' does not exist"))
+        }
+        Thing::Volume => {
+            ("InvalidVolume.NotFound", format!("The volume '{id}' does not exist."))
+        }
+        Thing::Vpc => ("InvalidVpcID.NotFound", format!("The vpc ID '{id}' does not exist")),
+        Thing::Zone => (
+            "InvalidParameterValue",
+            format!("Invalid availability zone: [{id}]"),
+        ),
+    };
+    ApiError::new(code, message)
+}

@@ -1,0 +1,459 @@
+//! RunInstances: from the request's tree to the core's launch, and its answer.
+
+use super::{Answer, Call, Outcome, honours, instances, refusals, strings};
+use boira_api::ApiError;
+use boira_api::value::{Struct, Value};
+use boira_core::launch::{self, Launch};
+use boira_core::Draft;
+use boira_model::{InstanceId, MetadataOptions, ShutdownBehavior, Tags};
+use sha2::{Digest, Sha256};
+use std::net::Ipv4Addr;
+
+/// EC2's limit of raw user data.
+const USER_DATA_BYTES: usize = 16 * 1024;
+
+const HONOURED: &[&str] = &[
+    "BlockDeviceMappings",
+    "CapacityReservationSpecification",
+    "ClientToken",
+    "CreditSpecification",
+    "DisableApiStop",
+    "DisableApiTermination",
+    "EbsOptimized",
+    "EnclaveOptions",
+    "HibernationOptions",
+    "ImageId",
+    "InstanceInitiatedShutdownBehavior",
+    "InstanceType",
+    "KeyName",
+    "MaintenanceOptions",
+    "MaxCount",
+    "MetadataOptions",
+    "MinCount",
+    "Monitoring",
+    "NetworkInterfaces",
+    "Placement",
+    "PrivateDnsNameOptions",
+    "PrivateIpAddress",
+    "SecurityGroupIds",
+    "SecurityGroups",
+    "SubnetId",
+    "TagSpecifications",
+    "UserData",
+];
+
+pub fn run(call: &Call, draft: &mut Draft) -> Outcome {
+    let ask = parse(call)?;
+    check_root_device(draft, &ask)?;
+    let ids = launch::launch(draft, &ask.launch).map_err(refusals::error)?;
+    answer(call, draft, &ids)
+}
+
+fn answer(call: &Call, draft: &Draft, ids: &[InstanceId]) -> Outcome {
+    let state = &draft.state;
+    let rows: Vec<_> = ids.iter().filter_map(|id| state.instances.get(id)).collect();
+    let Some(first) = rows.first() else {
+        // A repeated token whose instances were forgotten since.
+        return Err(ApiError::idempotent_parameter_mismatch());
+    };
+    let items: Vec<Value> =
+        rows.iter().map(|row| Value::Struct(instances::value(call, state, row))).collect();
+    Ok(Answer::Done(
+        call.answer()
+            .with("ReservationId", first.reservation.to_string())
+            .with("OwnerId", first.owner.to_string())
+            .with("Groups", Vec::<Value>::new())
+            .with("Instances", items),
+    ))
+}
+
+/// The launch, and the name that the call gave to the root device, to be compared with the image's.
+struct Ask {
+    launch: Launch,
+    root_device: Option<String>,
+}
+
+fn parse(call: &Call) -> Result<Ask, ApiError> {
+    call.honours(HONOURED)?;
+    let request = &*call.request;
+    let (min, max) = counts(request)?;
+    let network = network(request)?;
+    let root = root_mapping(request)?;
+    let [tags, volume_tags, interface_tags] = tag_specifications(request)?;
+    refuse_unhonoured_values(request)?;
+    let image = request
+        .str("ImageId")
+        .ok_or_else(|| ApiError::missing_parameter("ImageId"))?;
+    super::check_id("ami", image)?;
+    let placement = request.structure("Placement");
+    if let Some(placement) = placement {
+        honours(placement, &["AvailabilityZone", "Tenancy", "GroupName"])?;
+        only(placement, "Tenancy", &["default"])?;
+        if placement.str("GroupName").is_some_and(|name| !name.is_empty()) {
+            return Err(ApiError::unsupported_parameter("Placement.GroupName"));
+        }
+    }
+    let launch = Launch {
+        owner: call.account.clone(),
+        image: image.to_owned(),
+        instance_type: request.str("InstanceType").unwrap_or("m1.small").to_owned(),
+        min,
+        max,
+        key_name: request.str("KeyName").map(str::to_owned),
+        groups: network.groups,
+        group_names: strings(request, "SecurityGroups"),
+        subnet: network.subnet,
+        zone: placement
+            .and_then(|p| p.str("AvailabilityZone"))
+            .filter(|zone| !zone.is_empty())
+            .map(str::to_owned),
+        private_ip: network.ip,
+        user_data: user_data(request)?,
+        root_gib: root.gib,
+        delete_root: root.delete,
+        delete_interface: network.delete,
+        interface_description: network.description,
+        shutdown_behavior: match request.str("InstanceInitiatedShutdownBehavior") {
+            Some("terminate") => ShutdownBehavior::Terminate,
+            _ => ShutdownBehavior::Stop,
+        },
+        termination_protection: request.bool("DisableApiTermination").unwrap_or(false),
+        stop_protection: request.bool("DisableApiStop").unwrap_or(false),
+        ebs_optimized: request.bool("EbsOptimized").unwrap_or(false),
+        monitoring: request
+            .structure("Monitoring")
+            .and_then(|m| m.bool("Enabled"))
+            .unwrap_or(false),
+        cpu_credits: request
+            .structure("CreditSpecification")
+            .and_then(|c| c.str("CpuCredits"))
+            .map(str::to_owned),
+        auto_recovery: request
+            .structure("MaintenanceOptions")
+            .and_then(|m| m.str("AutoRecovery"))
+            .is_none_or(|v| v == "default"),
+        metadata: metadata_options(request)?,
+        tags,
+        volume_tags,
+        interface_tags,
+        client_token: client_token(request)?,
+    };
+    if launch.private_ip.is_some() && launch.max > 1 {
+        return Err(ApiError::invalid_combination(
+            "A private IP address can't be assigned when more than one instance is launched.",
+        ));
+    }
+    if !launch.group_names.is_empty() && (!launch.groups.is_empty() || launch.subnet.is_some()) {
+        return Err(ApiError::invalid_combination(
+            "The parameter groupName cannot be used with the parameter subnet",
+        ));
+    }
+    Ok(Ask { launch, root_device: root.device })
+}
+
+fn counts(request: &Struct) -> Result<(u32, u32), ApiError> {
+    let count = |name: &str| -> Result<u32, ApiError> {
+        let value = request.int(name).ok_or_else(|| ApiError::missing_parameter(name))?;
+        u32::try_from(value).ok().filter(|n| (1..=1000).contains(n)).ok_or_else(|| {
+            ApiError::invalid_parameter_value(format!(
+                "Value ({value}) for parameter {name} is invalid. It must be between 1 and 1000."
+            ))
+        })
+    };
+    let (min, max) = (count("MinCount")?, count("MaxCount")?);
+    if min > max {
+        return Err(ApiError::invalid_parameter_value(
+            "MinCount must not be greater than MaxCount",
+        ));
+    }
+    Ok((min, max))
+}
+
+struct Network {
+    subnet: Option<String>,
+    groups: Vec<String>,
+    ip: Option<Ipv4Addr>,
+    delete: bool,
+    description: String,
+}
+
+/// The one interface that a launch may have: by the call's own members, or by `NetworkInterface.1`.
+fn network(request: &Struct) -> Result<Network, ApiError> {
+    let own = Network {
+        subnet: request.str("SubnetId").map(str::to_owned),
+        groups: strings(request, "SecurityGroupIds"),
+        ip: address(request.str("PrivateIpAddress"))?,
+        delete: true,
+        description: String::new(),
+    };
+    let interfaces = request.list("NetworkInterfaces");
+    let network = match interfaces {
+        [] => own,
+        [Value::Struct(one)] => {
+            if own.subnet.is_some() || !own.groups.is_empty() || own.ip.is_some() {
+                return Err(ApiError::invalid_combination(
+                    "Network interfaces and an instance-level subnet ID, security groups or private address may not be specified on the same request",
+                ));
+            }
+            interface(one)?
+        }
+        _ => {
+            return Err(ApiError::new(
+                "UnsupportedOperation",
+                "Boira gives an instance one network interface; name one at most.",
+            ));
+        }
+    };
+    if let Some(subnet) = &network.subnet {
+        super::check_id("subnet", subnet)?;
+    }
+    for group in &network.groups {
+        super::check_id("sg", group)?;
+    }
+    Ok(network)
+}
+
+fn interface(one: &Struct) -> Result<Network, ApiError> {
+    honours(
+        one,
+        &[
+            "AssociatePublicIpAddress",
+            "DeleteOnTermination",
+            "Description",
+            "DeviceIndex",
+            "Groups",
+            "PrivateIpAddress",
+            "SubnetId",
+            "InterfaceType",
+            "NetworkCardIndex",
+        ],
+    )?;
+    only(one, "InterfaceType", &["interface"])?;
+    if one.int("DeviceIndex").unwrap_or(0) != 0 || one.int("NetworkCardIndex").unwrap_or(0) != 0 {
+        return Err(ApiError::invalid_parameter_value(
+            "The first network interface must have device index 0 on network card 0.",
+        ));
+    }
+    if one.bool("AssociatePublicIpAddress") == Some(true) {
+        return Err(ApiError::new(
+            "UnsupportedOperation",
+            "This cloud has no pool of public addresses; leave AssociatePublicIpAddress out or false.",
+        ));
+    }
+    Ok(Network {
+        subnet: one.str("SubnetId").map(str::to_owned),
+        groups: strings(one, "Groups"),
+        ip: address(one.str("PrivateIpAddress"))?,
+        delete: one.bool("DeleteOnTermination").unwrap_or(true),
+        description: one.str("Description").unwrap_or_default().to_owned(),
+    })
+}
+
+fn address(text: Option<&str>) -> Result<Option<Ipv4Addr>, ApiError> {
+    text.map(|text| {
+        text.parse().map_err(|_| {
+            ApiError::invalid_parameter_value(format!("Invalid IPv4 address: {text}"))
+        })
+    })
+    .transpose()
+}
+
+struct Root {
+    device: Option<String>,
+    gib: Option<u64>,
+    delete: bool,
+}
+
+fn root_mapping(request: &Struct) -> Result<Root, ApiError> {
+    let one = match request.list("BlockDeviceMappings") {
+        [] => return Ok(Root { device: None, gib: None, delete: true }),
+        [Value::Struct(one)] => one,
+        _ => {
+            return Err(ApiError::new(
+                "UnsupportedOperation",
+                "Boira gives an instance its root volume only; name one block device mapping at most.",
+            ));
+        }
+    };
+    honours(one, &["DeviceName", "Ebs"])?;
+    let device = one
+        .str("DeviceName")
+        .ok_or_else(|| ApiError::missing_parameter("BlockDeviceMapping.1.DeviceName"))?;
+    let Some(ebs) = one.structure("Ebs") else {
+        return Ok(Root { device: Some(device.to_owned()), gib: None, delete: true });
+    };
+    honours(ebs, &["DeleteOnTermination", "VolumeSize", "VolumeType", "Encrypted"])?;
+    only(ebs, "VolumeType", &["standard", "gp2", "gp3"])?;
+    if ebs.bool("Encrypted") == Some(true) {
+        return Err(ApiError::new(
+            "UnsupportedOperation",
+            "Volumes of the local driver are not encrypted; leave Encrypted out or false.",
+        ));
+    }
+    let gib = match ebs.int("VolumeSize") {
+        Some(gib @ 1..=16_384) => Some(gib as u64),
+        Some(gib) => {
+            return Err(ApiError::invalid_parameter_value(format!(
+                "Volume size {gib} is not between 1 and 16384 GiB"
+            )));
+        }
+        None => None,
+    };
+    Ok(Root {
+        device: Some(device.to_owned()),
+        gib,
+        delete: ebs.bool("DeleteOnTermination").unwrap_or(true),
+    })
+}
+
+/// A mapping of another device than the image's root would be a second disk.
+fn check_root_device(draft: &Draft, ask: &Ask) -> Result<(), ApiError> {
+    let Some(device) = &ask.root_device else { return Ok(()) };
+    match draft.state.image(&ask.launch.owner, &ask.launch.image) {
+        Some(image) if image.root_device != *device => Err(ApiError::new(
+            "UnsupportedOperation",
+            format!(
+                "The root device of {} is {}; Boira can't attach further devices ({device}) at launch.",
+                image.id, image.root_device
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The base64 text as it came, after a look at what is inside.
+fn user_data(request: &Struct) -> Result<Option<String>, ApiError> {
+    let Some(text) = request.str("UserData").filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    check_user_data(text)?;
+    Ok(Some(text.to_owned()))
+}
+
+pub fn check_user_data(text: &str) -> Result<(), ApiError> {
+    let raw = boira_api::decode::decode_base64(text).ok_or_else(|| {
+        ApiError::invalid_parameter_value("Invalid BASE64 encoding of user data.")
+    })?;
+    if raw.len() > USER_DATA_BYTES {
+        return Err(ApiError::invalid_parameter_value(format!(
+            "User data is limited to {USER_DATA_BYTES} bytes"
+        )));
+    }
+    Ok(())
+}
+
+pub fn metadata_options(request: &Struct) -> Result<MetadataOptions, ApiError> {
+    let mut options = MetadataOptions::default();
+    if let Some(asked) = request.structure("MetadataOptions") {
+        apply_metadata_options(&mut options, asked)?;
+    }
+    Ok(options)
+}
+
+/// Members that are absent stay as they are.
+pub fn apply_metadata_options(
+    options: &mut MetadataOptions,
+    asked: &Struct,
+) -> Result<(), ApiError> {
+    only(asked, "HttpProtocolIpv6", &["disabled"])?;
+    if let Some(tokens) = asked.str("HttpTokens") {
+        options.tokens_required = tokens == "required";
+    }
+    if let Some(endpoint) = asked.str("HttpEndpoint") {
+        options.endpoint_enabled = endpoint == "enabled";
+    }
+    if let Some(tags) = asked.str("InstanceMetadataTags") {
+        options.instance_tags = tags == "enabled";
+    }
+    if let Some(hops) = asked.int("HttpPutResponseHopLimit") {
+        options.hop_limit = u8::try_from(hops).ok().filter(|n| (1..=64).contains(n)).ok_or_else(
+            || {
+                ApiError::invalid_parameter_value(format!(
+                    "HttpPutResponseHopLimit must be between 1 and 64, not {hops}"
+                ))
+            },
+        )?;
+    }
+    Ok(())
+}
+
+fn tag_specifications(request: &Struct) -> Result<[Tags; 3], ApiError> {
+    let mut all = [Tags::new(), Tags::new(), Tags::new()];
+    for specification in request.list("TagSpecifications").iter().filter_map(Value::as_struct) {
+        let kind = specification.str("ResourceType").unwrap_or_default();
+        let index = match kind {
+            "instance" => 0,
+            "volume" => 1,
+            "network-interface" => 2,
+            other => {
+                return Err(ApiError::invalid_parameter_value(format!(
+                    "'{other}' is not a valid taggable resource type for this operation."
+                )));
+            }
+        };
+        all[index].extend(super::tags(specification.list("Tags"))?);
+    }
+    Ok(all)
+}
+
+/// Values that ask for what happens anyway are fine; others are refused, never ignored.
+fn refuse_unhonoured_values(request: &Struct) -> Result<(), ApiError> {
+    for (group, member) in [("HibernationOptions", "Configured"), ("EnclaveOptions", "Enabled")] {
+        if request.structure(group).and_then(|g| g.bool(member)) == Some(true) {
+            return Err(ApiError::unsupported_parameter(&format!("{group}.{member}")));
+        }
+    }
+    if let Some(reservation) = request.structure("CapacityReservationSpecification") {
+        honours(reservation, &["CapacityReservationPreference"])?;
+        only(reservation, "CapacityReservationPreference", &["open", "none"])?;
+    }
+    if let Some(names) = request.structure("PrivateDnsNameOptions") {
+        only(names, "HostnameType", &["ip-name"])?;
+        for member in ["EnableResourceNameDnsARecord", "EnableResourceNameDnsAAAARecord"] {
+            if names.bool(member) == Some(true) {
+                return Err(ApiError::unsupported_parameter(member));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a value outside those that Boira honours.
+pub fn only(structure: &Struct, member: &str, values: &[&str]) -> Result<(), ApiError> {
+    match structure.str(member) {
+        Some(value) if !values.contains(&value) => Err(ApiError::new(
+            "UnsupportedOperation",
+            format!("Boira does not support the value {value} of {member}; it has {}.", values.join(", ")),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn client_token(request: &Struct) -> Result<Option<(String, String)>, ApiError> {
+    let Some(token) = request.str("ClientToken").filter(|token| !token.is_empty()) else {
+        return Ok(None);
+    };
+    if token.len() > 64 || !token.is_ascii() {
+        return Err(ApiError::invalid_parameter_value(
+            "ClientToken may have up to 64 ASCII characters",
+        ));
+    }
+    Ok(Some((token.to_owned(), fingerprint(request))))
+}
+
+/// A hash of everything but the token, the same for the same request in any order of parameters.
+fn fingerprint(request: &Struct) -> String {
+    let mut members: Vec<_> = request
+        .iter()
+        .filter(|(member, _)| member.name != "ClientToken")
+        .map(|(member, value)| (member.name, value))
+        .collect();
+    members.sort_by_key(|(name, _)| *name);
+    let mut hash = Sha256::new();
+    for (name, value) in members {
+        hash.update(name);
+        hash.update([0]);
+        super::digest(&mut hash, value);
+    }
+    hex::encode(hash.finalize())
+}
