@@ -49,35 +49,58 @@ impl Apt {
         let network = host_network_settings().await?;
         write(&directory.join("status"), "")?;
         write(&directory.join("sources.list"), &sources())?;
-        write(&directory.join("apt.conf"), &configuration(&directory, &network))?;
+        write(
+            &directory.join("apt.conf"),
+            &configuration(&directory, &network),
+        )?;
         Ok(Self { directory })
     }
 
     /// Fetches the archive's current package lists.
     pub(crate) async fn update(&self) -> Result<()> {
         let mut update = self.command("apt-get")?;
-        tools::run(update.args(["-qq", "-o", "APT::Update::Error-Mode=any", "update"])).await.map(drop)
+        tools::run(update.args(["-qq", "-o", "APT::Update::Error-Mode=any", "update"]))
+            .await
+            .map(drop)
     }
 
     /// The package that a metapackage such as `linux-image-cloud-amd64` stands for: the first
     /// that it depends on.
     pub(crate) async fn target_of(&self, metapackage: &str) -> Result<String> {
-        let text = tools::run(self.command("apt-cache")?.args(["show", "--no-all-versions", metapackage])).await?;
+        let text =
+            tools::run(
+                self.command("apt-cache")?
+                    .args(["show", "--no-all-versions", metapackage]),
+            )
+            .await?;
         text.lines()
             .find_map(|line| line.strip_prefix("Depends: "))
             .and_then(|depends| depends.split([' ', ',']).next())
             .map(str::to_owned)
-            .ok_or_else(|| ImageError::Distribution(format!("the package {metapackage} names no kernel")))
+            .ok_or_else(|| {
+                ImageError::Distribution(format!("the package {metapackage} names no kernel"))
+            })
     }
 
     /// Downloads the newest version of each package and gives the files, in the same order.
-    pub(crate) async fn download(&self, packages: &[&str], reporter: &Reporter<'_>) -> Result<Vec<Package>> {
+    pub(crate) async fn download(
+        &self,
+        packages: &[&str],
+        reporter: &Reporter<'_>,
+    ) -> Result<Vec<Package>> {
         let folder = self.directory.join("packages");
-        let listing = tools::run(self.command("apt-get")?.args(["-qq", "--print-uris", "download"]).args(packages)).await?;
+        let listing = tools::run(
+            self.command("apt-get")?
+                .args(["-qq", "--print-uris", "download"])
+                .args(packages),
+        )
+        .await?;
         let expected = parse_uris(&listing);
         let total = expected.iter().map(|(_, size)| size).sum();
         let mut apt = self.command("apt-get")?;
-        apt.args(["-qq", "download"]).args(packages).current_dir(&folder);
+        apt.args(["-qq", "download"])
+            .args(packages)
+            .current_dir(&folder);
         let download = tools::run(&mut apt);
         tokio::pin!(download);
         loop {
@@ -92,13 +115,18 @@ impl Apt {
             }
         }
         reporter.step("download packages", total, total);
-        packages.iter().map(|name| Package::find(&folder, name, &expected)).collect()
+        packages
+            .iter()
+            .map(|name| Package::find(&folder, name, &expected))
+            .collect()
     }
 
     fn command(&self, tool: &str) -> Result<Command> {
         let mut command = tools::command(tool)?;
         // apt reads this file first; it points apt away from the host's own configuration.
-        command.env("APT_CONFIG", self.directory.join("apt.conf")).env("DEBIAN_FRONTEND", "noninteractive");
+        command
+            .env("APT_CONFIG", self.directory.join("apt.conf"))
+            .env("DEBIAN_FRONTEND", "noninteractive");
         Ok(command)
     }
 }
@@ -117,14 +145,27 @@ impl Package {
             .find_map(|(file_name, _)| {
                 let (package, rest) = file_name.split_once('_')?;
                 let version = rest.rsplit_once('_')?.0.replace("%3a", ":");
-                (package == name).then(|| Self { name: name.to_owned(), version, file: folder.join(file_name) })
+                (package == name).then(|| Self {
+                    name: name.to_owned(),
+                    version,
+                    file: folder.join(file_name),
+                })
             })
-            .ok_or_else(|| ImageError::Distribution(format!("apt did not say where the package {name} is")))
+            .ok_or_else(|| {
+                ImageError::Distribution(format!("apt did not say where the package {name} is"))
+            })
     }
 
     /// Unpacks the files of the package below `root`, without running its scripts.
     pub(crate) async fn extract(&self, root: &Path) -> Result<()> {
-        tools::run(tools::command("dpkg-deb")?.arg("--extract").arg(&self.file).arg(root)).await.map(drop)
+        tools::run(
+            tools::command("dpkg-deb")?
+                .arg("--extract")
+                .arg(&self.file)
+                .arg(root),
+        )
+        .await
+        .map(drop)
     }
 }
 
@@ -156,7 +197,11 @@ pub(crate) async fn host_network_settings() -> Result<String> {
     let dump = tools::run(tools::command("apt-config")?.arg("dump")).await?;
     Ok(dump
         .lines()
-        .filter(|line| NETWORK_SETTINGS.iter().any(|prefix| line.starts_with(prefix)))
+        .filter(|line| {
+            NETWORK_SETTINGS
+                .iter()
+                .any(|prefix| line.starts_with(prefix))
+        })
         .fold(String::new(), |text, line| text + line + "\n"))
 }
 
@@ -194,7 +239,10 @@ fn parse_uris(listing: &str) -> Vec<(String, u64)> {
 fn downloaded_bytes(folder: &Path, expected: &[(String, u64)]) -> u64 {
     let size = |path: PathBuf| fs::metadata(path).map_or(0, |metadata| metadata.len());
     let partial = |name: &str| folder.join(format!("{name}.FAILED"));
-    expected.iter().map(|(name, _)| size(folder.join(name)).max(size(partial(name)))).sum()
+    expected
+        .iter()
+        .map(|(name, _)| size(folder.join(name)).max(size(partial(name))))
+        .sum()
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -209,15 +257,24 @@ mod tests {
     fn uris_give_file_names_and_sizes() {
         let listing = "'http://deb.debian.org/debian/pool/main/b/busybox/busybox-static_1.35.0-4_amd64.deb' busybox-static_1%3a1.35.0-4_amd64.deb 928188 SHA256:00\nnoise\n";
         let uris = parse_uris(listing);
-        assert_eq!(uris, [("busybox-static_1%3a1.35.0-4_amd64.deb".to_owned(), 928_188)]);
+        assert_eq!(
+            uris,
+            [("busybox-static_1%3a1.35.0-4_amd64.deb".to_owned(), 928_188)]
+        );
         let package = Package::find(Path::new("/x"), "busybox-static", &uris).unwrap();
         assert_eq!(package.version, "1:1.35.0-4");
     }
 
     #[test]
     fn the_configuration_names_no_directory_of_the_host() {
-        let text = configuration(Path::new("/private"), "Acquire::http::Proxy \"http://proxy:3128\";\n");
-        assert!(!text.contains("/etc/apt") && !text.contains("/var/"), "{text}");
+        let text = configuration(
+            Path::new("/private"),
+            "Acquire::http::Proxy \"http://proxy:3128\";\n",
+        );
+        assert!(
+            !text.contains("/etc/apt") && !text.contains("/var/"),
+            "{text}"
+        );
         assert!(text.contains("proxy:3128"));
     }
 }

@@ -36,7 +36,11 @@ impl std::str::FromStr for Kind {
         [Self::Tiny, Self::Debian]
             .into_iter()
             .find(|kind| kind.name() == word)
-            .ok_or_else(|| ImageError::Unsupported(format!("there is no image {word:?} to build: tiny and debian are known")))
+            .ok_or_else(|| {
+                ImageError::Unsupported(format!(
+                    "there is no image {word:?} to build: tiny and debian are known"
+                ))
+            })
     }
 }
 
@@ -78,7 +82,14 @@ impl Built {
     }
 
     fn below(mut self, directory: &Path) -> Self {
-        for path in [Some(&mut self.disk), self.kernel.as_mut(), self.ramdisk.as_mut()].into_iter().flatten() {
+        for path in [
+            Some(&mut self.disk),
+            self.kernel.as_mut(),
+            self.ramdisk.as_mut(),
+        ]
+        .into_iter()
+        .flatten()
+        {
             *path = directory.join(&*path);
         }
         self
@@ -129,7 +140,10 @@ pub async fn build(kind: Kind, work: &Path, out: &Path, progress: &Progress) -> 
     }
     let work = work.canonicalize().at(work)?;
     let reporter = Reporter(progress);
-    let staging = tempfile::Builder::new().prefix(".building-").tempdir_in(out).at(out)?;
+    let staging = tempfile::Builder::new()
+        .prefix(".building-")
+        .tempdir_in(out)
+        .at(out)?;
     let built = match kind {
         Kind::Tiny => tiny::build(&work, staging.path(), &reporter).await?,
         Kind::Debian => debian::build(&work, staging.path(), &reporter).await?,
@@ -144,19 +158,28 @@ pub async fn build(kind: Kind, work: &Path, out: &Path, progress: &Progress) -> 
 
 /// Puts a complete directory where the finished image belongs, instead of an earlier one.
 fn publish(staging: tempfile::TempDir, place: &Path) -> Result<()> {
-    let out = place.parent().expect("the place is below the output directory");
+    let out = place
+        .parent()
+        .expect("the place is below the output directory");
     for entry in fs::read_dir(staging.path()).at(staging.path())? {
         let path = entry.at(staging.path())?.path();
-        fs::File::open(&path).and_then(|file| file.sync_all()).at(&path)?;
+        fs::File::open(&path)
+            .and_then(|file| file.sync_all())
+            .at(&path)?;
     }
-    let old = tempfile::Builder::new().prefix(".old-").tempdir_in(out).at(out)?;
+    let old = tempfile::Builder::new()
+        .prefix(".old-")
+        .tempdir_in(out)
+        .at(out)?;
     if place.exists() {
         fs::rename(place, old.path().join("image")).at(place)?;
     }
     let complete = staging.keep();
     set_readable(&complete)?;
     fs::rename(&complete, place).at(place)?;
-    fs::File::open(out).and_then(|directory| directory.sync_all()).at(out)
+    fs::File::open(out)
+        .and_then(|directory| directory.sync_all())
+        .at(out)
 }
 
 /// Temporary directories are closed to others; a finished image is for every process that serves it.
@@ -170,7 +193,8 @@ fn require_root() -> Result<()> {
         return Ok(());
     }
     Err(ImageError::Unsupported(
-        "building an image needs root, because the files in it belong to root: run it with sudo".to_owned(),
+        "building an image needs root, because the files in it belong to root: run it with sudo"
+            .to_owned(),
     ))
 }
 

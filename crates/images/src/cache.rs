@@ -21,7 +21,15 @@ pub async fn cached_tiny(cache_directory: &Path) -> Result<Built> {
     let lock = lock(cache_directory.join("lock")).await?;
     let built = match Built::load(&place) {
         Ok(built) => built,
-        Err(_) => build(Kind::Tiny, &cache_directory.join("work"), &directory, &|_| ()).await?,
+        Err(_) => {
+            build(
+                Kind::Tiny,
+                &cache_directory.join("work"),
+                &directory,
+                &|_| (),
+            )
+            .await?
+        }
     };
     drop(lock);
     Ok(built)
@@ -30,8 +38,10 @@ pub async fn cached_tiny(cache_directory: &Path) -> Result<Built> {
 async fn lock(path: PathBuf) -> Result<Flock<fs::File>> {
     let waiting = tokio::task::spawn_blocking(move || {
         let file = fs::File::create(&path).at(&path)?;
-        Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| ImageError::Io { path, source: errno.into() })
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| ImageError::Io {
+            path,
+            source: errno.into(),
+        })
     });
     waiting.await.expect("locking does not panic")
 }

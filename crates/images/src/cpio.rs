@@ -40,13 +40,20 @@ impl Archive {
 
     fn entry(&mut self, name: &str, mode: u32, (major, minor): (u32, u32), data: &[u8]) {
         self.inode += 1;
-        let links = if mode & TYPE_DIRECTORY == TYPE_DIRECTORY { 2 } else { 1 };
+        let links = if mode & TYPE_DIRECTORY == TYPE_DIRECTORY {
+            2
+        } else {
+            1
+        };
         let size = u32::try_from(data.len()).expect("files of a ramdisk are far below 4 GiB");
         let name_size = u32::try_from(name.len() + 1).expect("names are short");
-        let fields = [self.inode, mode, 0, 0, links, 0, size, 0, 0, major, minor, name_size, 0];
+        let fields = [
+            self.inode, mode, 0, 0, links, 0, size, 0, 0, major, minor, name_size, 0,
+        ];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
+            self.bytes
+                .extend_from_slice(format!("{field:08x}").as_bytes());
         }
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.push(0);
@@ -72,7 +79,11 @@ mod tests {
         assert_eq!(&bytes[..6], b"070701");
         assert_eq!(&bytes[14..22], b"000081a4", "mode");
         assert_eq!(&bytes[54..62], b"00000005", "size");
-        assert_eq!(&bytes[94..102], b"00000003", "size of the name with its NUL");
+        assert_eq!(
+            &bytes[94..102],
+            b"00000003",
+            "size of the name with its NUL"
+        );
         assert_eq!(&bytes[110..113], b"ab\0");
         assert_eq!(&bytes[116..121], b"hello");
         assert_eq!(&bytes[124..130], b"070701", "the trailer is aligned");

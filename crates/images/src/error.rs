@@ -7,14 +7,20 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// A program that the builder runs is not on this machine.
-    #[error("the program {tool} is missing: install the package {package} (apt-get install {package})")]
+    #[error(
+        "the program {tool} is missing: install the package {package} (apt-get install {package})"
+    )]
     MissingTool { tool: String, package: String },
     /// The builder needs something of the machine that it does not have.
     #[error("{0}")]
     Unsupported(String),
     /// A program ran and failed; `detail` is the end of what it said.
     #[error("{program} failed ({status}): {detail}")]
-    Program { program: String, status: String, detail: String },
+    Program {
+        program: String,
+        status: String,
+        detail: String,
+    },
     /// A program was stopped because it took longer than it may.
     #[error("{program} was stopped after {seconds} seconds")]
     TimedOut { program: String, seconds: u64 },
@@ -37,6 +43,9 @@ pub(crate) trait AtPath<T> {
 
 impl<T> AtPath<T> for io::Result<T> {
     fn at(self, path: &Path) -> Result<T> {
-        self.map_err(|source| ImageError::Io { path: path.to_owned(), source })
+        self.map_err(|source| ImageError::Io {
+            path: path.to_owned(),
+            source,
+        })
     }
 }

@@ -29,7 +29,11 @@ pub(crate) async fn closure(directory: &Path, wanted: &[&str]) -> Result<Vec<Mod
     let builtin = builtin_names(directory)?;
     let mut found: Vec<Module> = Vec::new();
     // A module is pushed back on the stack below its dependencies and taken when they are done.
-    let mut stack: Vec<(String, Option<Module>)> = wanted.iter().rev().map(|name| (canonical(name), None)).collect();
+    let mut stack: Vec<(String, Option<Module>)> = wanted
+        .iter()
+        .rev()
+        .map(|name| (canonical(name), None))
+        .collect();
     while let Some((name, loaded)) = stack.pop() {
         if found.iter().any(|module| module.name == name) || builtin.contains(&name) {
             continue;
@@ -38,8 +42,13 @@ pub(crate) async fn closure(directory: &Path, wanted: &[&str]) -> Result<Vec<Mod
             found.push(module);
             continue;
         }
-        if stack.iter().any(|(waiting, module)| *waiting == name && module.is_some()) {
-            return Err(ImageError::Distribution(format!("kernel module {name} depends on itself")));
+        if stack
+            .iter()
+            .any(|(waiting, module)| *waiting == name && module.is_some())
+        {
+            return Err(ImageError::Distribution(format!(
+                "kernel module {name} depends on itself"
+            )));
         }
         let file = files
             .get(&name)
@@ -54,13 +63,22 @@ pub(crate) async fn closure(directory: &Path, wanted: &[&str]) -> Result<Vec<Mod
 
 /// The text of a `modules.dep` for `modules`, for modprobe.
 pub(crate) fn dependency_file(modules: &[Module]) -> String {
-    let path_of = |name: &str| modules.iter().find(|module| module.name == name).map(|module| module.path.display().to_string());
+    let path_of = |name: &str| {
+        modules
+            .iter()
+            .find(|module| module.name == name)
+            .map(|module| module.path.display().to_string())
+    };
     let mut text = String::new();
     for module in modules {
         // modprobe loads what stands right of the colon from the last to the first.
         let mut needed = Vec::new();
         transitive(modules, module, &mut needed);
-        let paths: Vec<String> = needed.iter().rev().filter_map(|name| path_of(name)).collect();
+        let paths: Vec<String> = needed
+            .iter()
+            .rev()
+            .filter_map(|name| path_of(name))
+            .collect();
         text.push_str(&format!("{}: {}\n", module.path.display(), paths.join(" ")));
     }
     text
@@ -100,7 +118,10 @@ fn index(directory: &Path) -> Result<HashMap<String, PathBuf>> {
 fn builtin_names(directory: &Path) -> Result<Vec<String>> {
     let path = directory.join("modules.builtin");
     let text = fs::read_to_string(&path).at(&path)?;
-    Ok(text.lines().filter_map(|line| module_name(line.rsplit('/').next()?)).collect())
+    Ok(text
+        .lines()
+        .filter_map(|line| module_name(line.rsplit('/').next()?))
+        .collect())
 }
 
 /// `virtio-rng.ko.xz` is the module `virtio_rng`.
@@ -119,20 +140,37 @@ async fn read(directory: &Path, name: &str, file: &Path) -> Result<Module> {
         Some("zst") => decompress("zstd", file).await?,
         _ => fs::read(file).at(file)?,
     };
-    let depends = depends_of(&data)
-        .ok_or_else(|| ImageError::Distribution(format!("{} is no kernel module", file.display())))?;
-    let relative = file.strip_prefix(directory).expect("the index is below the directory");
+    let depends = depends_of(&data).ok_or_else(|| {
+        ImageError::Distribution(format!("{} is no kernel module", file.display()))
+    })?;
+    let relative = file
+        .strip_prefix(directory)
+        .expect("the index is below the directory");
     let text = relative.to_string_lossy();
     let path = PathBuf::from(text.trim_end_matches(".xz").trim_end_matches(".zst"));
-    Ok(Module { name: name.to_owned(), path, data, depends })
+    Ok(Module {
+        name: name.to_owned(),
+        path,
+        data,
+        depends,
+    })
 }
 
 async fn decompress(tool: &str, file: &Path) -> Result<Vec<u8>> {
-    let output = tools::command(tool)?.arg("-dc").arg(file).output().await.at(file)?;
+    let output = tools::command(tool)?
+        .arg("-dc")
+        .arg(file)
+        .output()
+        .await
+        .at(file)?;
     if output.status.success() {
         return Ok(output.stdout);
     }
-    Err(ImageError::Program { program: tool.to_owned(), status: output.status.to_string(), detail: tools::last_lines(&output.stderr) })
+    Err(ImageError::Program {
+        program: tool.to_owned(),
+        status: output.status.to_string(),
+        detail: tools::last_lines(&output.stderr),
+    })
 }
 
 /// The value of `depends=` among the NUL-terminated strings of `.modinfo`. Every module has one,
@@ -142,7 +180,13 @@ fn depends_of(elf: &[u8]) -> Option<Vec<String>> {
     let start = elf.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();
     let length = elf[start..].iter().position(|byte| *byte == 0)?;
     let value = std::str::from_utf8(&elf[start..start + length]).ok()?;
-    Some(value.split(',').filter(|name| !name.is_empty()).map(canonical).collect())
+    Some(
+        value
+            .split(',')
+            .filter(|name| !name.is_empty())
+            .map(canonical)
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -152,7 +196,11 @@ mod tests {
     fn tree(modules: &[(&str, &str)]) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("kernel")).unwrap();
-        fs::write(directory.path().join("modules.builtin"), "kernel/fs/ext4/ext4.ko\n").unwrap();
+        fs::write(
+            directory.path().join("modules.builtin"),
+            "kernel/fs/ext4/ext4.ko\n",
+        )
+        .unwrap();
         for (name, depends) in modules {
             let data = format!("\x7fELF license=GPL\0depends={depends}\0name={name}\0");
             fs::write(directory.path().join(format!("kernel/{name}.ko")), data).unwrap();
@@ -162,15 +210,26 @@ mod tests {
 
     #[tokio::test]
     async fn dependencies_come_before_what_needs_them_and_each_once() {
-        let tree = tree(&[("ring", ""), ("virtio", "ring"), ("virtio-pci", "virtio,ring"), ("net", "virtio,failover"), ("failover", "")]);
-        let modules = closure(tree.path(), &["virtio_pci", "net", "ext4"]).await.unwrap();
+        let tree = tree(&[
+            ("ring", ""),
+            ("virtio", "ring"),
+            ("virtio-pci", "virtio,ring"),
+            ("net", "virtio,failover"),
+            ("failover", ""),
+        ]);
+        let modules = closure(tree.path(), &["virtio_pci", "net", "ext4"])
+            .await
+            .unwrap();
         let names: Vec<&str> = modules.iter().map(|module| module.name.as_str()).collect();
         assert_eq!(names.len(), 5, "{names:?}");
         let place = |name| names.iter().position(|other| *other == name).unwrap();
         assert!(place("ring") < place("virtio") && place("virtio") < place("virtio_pci"));
         assert!(place("failover") < place("net"));
         let text = dependency_file(&modules);
-        assert!(text.contains("kernel/virtio-pci.ko: kernel/virtio.ko kernel/ring.ko\n"), "{text}");
+        assert!(
+            text.contains("kernel/virtio-pci.ko: kernel/virtio.ko kernel/ring.ko\n"),
+            "{text}"
+        );
     }
 
     #[tokio::test]

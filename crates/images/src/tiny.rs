@@ -1,11 +1,12 @@
 //! The `tiny` image: Debian's cloud kernel, busybox and dropbear, started by a few scripts.
 //!
 //! The kernel and a ramdisk with the virtio drivers are loaded by the hypervisor; the ramdisk
-//! mounts the disk, an ext4 file system without partitions, and busybox's init on it runs the
-//! scripts of `guest/tiny`. Every choice here is about the seconds to an SSH login under
+//! mounts the disk, an ext4 file system without partitions, and the scripts of `guest/tiny` take
+//! over. Every choice here is about the seconds to an SSH login under
 //! emulation, where starting a program costs tens of milliseconds.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -66,7 +67,15 @@ const BOOT_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_rng"];
 /// Loaded before the address is asked for.
 const NETWORK_MODULES: &[&str] = &["virtio_net"];
 /// Loaded once SSH answers: the power button, the panic device, more disks.
-const LATE_MODULES: &[&str] = &["button", "evdev", "pvpanic_pci", "pvpanic_mmio", "virtio_scsi", "sd_mod", "virtio_balloon"];
+const LATE_MODULES: &[&str] = &[
+    "button",
+    "evdev",
+    "pvpanic_pci",
+    "pvpanic_mmio",
+    "virtio_scsi",
+    "sd_mod",
+    "virtio_balloon",
+];
 
 /// The size of the file system as built; it grows to its volume at the first boot.
 const DISK_BYTES: u64 = 64 << 20;
@@ -78,40 +87,82 @@ const CMDLINE: &str = "console=ttyS0 quiet panic=10 mitigations=off random.trust
 
 /// The scripts of the guest: name in the image, text, whether it is a program.
 const SCRIPTS: &[(&str, &str, bool)] = &[
-    ("etc/inittab", include_str!("../guest/tiny/inittab"), false),
+    ("sbin/init", include_str!("../guest/tiny/init"), true),
     ("etc/profile", include_str!("../guest/tiny/profile"), false),
     ("etc/motd", include_str!("../guest/tiny/motd"), false),
-    ("etc/boira/functions", include_str!("../guest/tiny/functions"), false),
-    ("etc/boira/prepare", include_str!("../guest/tiny/prepare"), true),
+    (
+        "etc/boira/functions",
+        include_str!("../guest/tiny/functions"),
+        false,
+    ),
     ("etc/boira/boot", include_str!("../guest/tiny/boot"), true),
-    ("etc/boira/metadata-session", include_str!("../guest/tiny/metadata-session"), true),
-    ("etc/boira/dhcp-event", include_str!("../guest/tiny/dhcp-event"), true),
-    ("etc/boira/shutdown", include_str!("../guest/tiny/shutdown"), true),
-    ("etc/acpi/PWRF/00000080", include_str!("../guest/tiny/power-button"), true),
+    (
+        "etc/boira/metadata-session",
+        include_str!("../guest/tiny/metadata-session"),
+        true,
+    ),
+    (
+        "etc/boira/dhcp-event",
+        include_str!("../guest/tiny/dhcp-event"),
+        true,
+    ),
+    (
+        "etc/acpi/PWRF/00000080",
+        include_str!("../guest/tiny/power-button"),
+        true,
+    ),
 ];
 const RAMDISK_INIT: &str = include_str!("../guest/tiny/initramfs-init");
 /// Files that any system has. The password field `*` matches no password: only keys log in.
 const ACCOUNTS: &[(&str, &str, u32)] = &[
-    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n", 0o644),
-    ("etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n", 0o644),
-    ("etc/shadow", "root:*:19000:0:99999:7:::\nnobody:*:19000:0:99999:7:::\n", 0o600),
+    (
+        "etc/passwd",
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+        0o644,
+    ),
+    (
+        "etc/group",
+        "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
+        0o644,
+    ),
+    (
+        "etc/shadow",
+        "root:*:19000:0:99999:7:::\nnobody:*:19000:0:99999:7:::\n",
+        0o600,
+    ),
     ("etc/shells", "/bin/sh\n", 0o644),
     ("etc/hosts", "127.0.0.1 localhost\n", 0o644),
     ("etc/hostname", "tiny\n", 0o644),
 ];
 /// Applets that the ramdisk's script calls.
-const RAMDISK_APPLETS: &[&str] = &["sh", "mount", "modprobe", "usleep", "switch_root", "reboot", "ls", "cat", "dmesg"];
+const RAMDISK_APPLETS: &[&str] = &[
+    "sh",
+    "mount",
+    "modprobe",
+    "usleep",
+    "switch_root",
+    "reboot",
+    "ls",
+    "cat",
+    "dmesg",
+];
 
 /// What decides the content of the image beside the packages' versions, for caches: the guest's
 /// scripts, and this file with its lists and layout.
 pub(crate) fn inputs() -> impl Iterator<Item = &'static str> {
-    SCRIPTS.iter().map(|(_, text, _)| *text).chain([RAMDISK_INIT, include_str!("tiny.rs")])
+    SCRIPTS
+        .iter()
+        .map(|(_, text, _)| *text)
+        .chain([RAMDISK_INIT, include_str!("tiny.rs")])
 }
 
 /// Builds the image's files in `out`; the paths in the result are relative to it.
 pub(crate) async fn build(work: &Path, out: &Path, reporter: &Reporter<'_>) -> Result<Built> {
     tools::require(&["mke2fs", "qemu-img", "chroot"])?;
-    let scratch = tempfile::Builder::new().prefix("tiny-").tempdir_in(work).at(work)?;
+    let scratch = tempfile::Builder::new()
+        .prefix("tiny-")
+        .tempdir_in(work)
+        .at(work)?;
     let packages = fetch(work, reporter).await?;
 
     let unpacked = scratch.path().join("packages");
@@ -138,12 +189,18 @@ pub(crate) async fn build(work: &Path, out: &Path, reporter: &Reporter<'_>) -> R
     check_programs(&root).await?;
     make_disk(&root, scratch.path(), &out.join("disk.qcow2")).await?;
 
-    let mut versions: Vec<String> = packages.iter().map(|package| format!("{} {}", package.name, package.version)).collect();
+    let mut versions: Vec<String> = packages
+        .iter()
+        .map(|package| format!("{} {}", package.name, package.version))
+        .collect();
     versions.sort();
     Ok(Built {
         kind: Kind::Tiny,
         name: "boira-tiny".to_owned(),
-        description: format!("Debian's cloud kernel {}, busybox and dropbear", kernel.release),
+        description: format!(
+            "Debian's cloud kernel {}, busybox and dropbear",
+            kernel.release
+        ),
         architecture: "x86_64".to_owned(),
         disk: "disk.qcow2".into(),
         kernel: Some("kernel".into()),
@@ -161,7 +218,10 @@ async fn fetch(work: &Path, reporter: &Reporter<'_>) -> Result<Vec<Package>> {
     reporter.start("update package lists");
     apt.update().await?;
     let kernel = apt.target_of(KERNEL_METAPACKAGE).await?;
-    let names: Vec<&str> = [kernel.as_str()].into_iter().chain(PACKAGES.iter().copied()).collect();
+    let names: Vec<&str> = [kernel.as_str()]
+        .into_iter()
+        .chain(PACKAGES.iter().copied())
+        .collect();
     apt.download(&names, reporter).await
 }
 
@@ -178,15 +238,26 @@ impl Kernel {
         for entry in fs::read_dir(&boot).at(&boot)? {
             let name = entry.at(&boot)?.file_name();
             if let Some(release) = name.to_str().and_then(|name| name.strip_prefix("vmlinuz-")) {
-                let modules = [unpacked.join("lib/modules"), unpacked.join("usr/lib/modules")]
-                    .map(|directory| directory.join(release))
-                    .into_iter()
-                    .find(|directory| directory.is_dir())
-                    .ok_or_else(|| ImageError::Distribution(format!("the kernel {release} has no modules")))?;
-                return Ok(Self { release: release.to_owned(), image: boot.join(&name), modules });
+                let modules = [
+                    unpacked.join("lib/modules"),
+                    unpacked.join("usr/lib/modules"),
+                ]
+                .map(|directory| directory.join(release))
+                .into_iter()
+                .find(|directory| directory.is_dir())
+                .ok_or_else(|| {
+                    ImageError::Distribution(format!("the kernel {release} has no modules"))
+                })?;
+                return Ok(Self {
+                    release: release.to_owned(),
+                    image: boot.join(&name),
+                    modules,
+                });
             }
         }
-        Err(ImageError::Distribution("the kernel package has no /boot/vmlinuz".to_owned()))
+        Err(ImageError::Distribution(
+            "the kernel package has no /boot/vmlinuz".to_owned(),
+        ))
     }
 }
 
@@ -209,14 +280,22 @@ fn ramdisk(release: &str, busybox: &Path, modules: &[Module]) -> Result<Vec<u8>>
         archive.file(&path.to_string_lossy(), 0o644, &module.data);
     }
     let dependencies = base.join("modules.dep");
-    archive.file(&dependencies.to_string_lossy(), 0o644, modules::dependency_file(modules).as_bytes());
+    archive.file(
+        &dependencies.to_string_lossy(),
+        0o644,
+        modules::dependency_file(modules).as_bytes(),
+    );
     archive.file("init", 0o755, with_modules(RAMDISK_INIT).as_bytes());
     Ok(archive.finish())
 }
 
 fn add_parents(archive: &mut Archive, path: &Path, made: &mut Vec<PathBuf>) {
     let parents: Vec<&Path> = path.ancestors().skip(1).collect();
-    for parent in parents.into_iter().rev().filter(|parent| parent.starts_with("lib/modules")) {
+    for parent in parents
+        .into_iter()
+        .rev()
+        .filter(|parent| parent.starts_with("lib/modules"))
+    {
         if !made.iter().any(|known| known == parent) {
             archive.directory(&parent.to_string_lossy());
             made.push(parent.to_owned());
@@ -235,8 +314,26 @@ fn with_modules(script: &str) -> String {
 /// Fills the root file system with everything but the kernel's modules.
 async fn populate(root: &Path, unpacked: &Path, busybox: &Path) -> Result<()> {
     for directory in [
-        "bin", "sbin", "dev", "proc", "sys", "run", "tmp", "root", "mnt", "lib", "lib64", "etc/acpi/PWRF", "etc/boira", "etc/dropbear",
-        "usr/bin", "usr/sbin", "usr/lib", "var/lib/boira", "var/log", "lib/x86_64-linux-gnu",
+        "bin",
+        "sbin",
+        "dev",
+        "proc",
+        "sys",
+        "run",
+        "tmp",
+        "root",
+        "mnt",
+        "lib",
+        "lib64",
+        "etc/acpi/PWRF",
+        "etc/boira",
+        "etc/dropbear",
+        "usr/bin",
+        "usr/sbin",
+        "usr/lib",
+        "var/lib/boira",
+        "var/log",
+        "lib/x86_64-linux-gnu",
     ] {
         make_directory(&root.join(directory))?;
     }
@@ -253,28 +350,39 @@ async fn populate(root: &Path, unpacked: &Path, busybox: &Path) -> Result<()> {
     }
     copy_program(&unpacked.join(LOADER), &root.join(LOADER))?;
     for library in LIBRARIES {
-        let found = LIBRARY_DIRECTORIES.iter().map(|directory| unpacked.join(directory).join(library)).find(|path| path.exists());
-        let source = found.ok_or_else(|| ImageError::Distribution(format!("the packages have no library {library}")))?;
+        let found = LIBRARY_DIRECTORIES
+            .iter()
+            .map(|directory| unpacked.join(directory).join(library))
+            .find(|path| path.exists());
+        let source = found.ok_or_else(|| {
+            ImageError::Distribution(format!("the packages have no library {library}"))
+        })?;
         copy_program(&source, &root.join("lib/x86_64-linux-gnu").join(library))?;
     }
     for name in ["mkfs.ext2", "mkfs.ext3", "mkfs.ext4"] {
         make_link("mke2fs", &root.join("sbin").join(name))?;
     }
-    install_applets(root, busybox).await?;
     for (name, text, is_program) in SCRIPTS {
-        write_file(&root.join(name), with_modules(text).as_bytes(), if *is_program { 0o755 } else { 0o644 })?;
+        write_file(
+            &root.join(name),
+            with_modules(text).as_bytes(),
+            if *is_program { 0o755 } else { 0o644 },
+        )?;
     }
     for (name, text, mode) in ACCOUNTS {
         write_file(&root.join(name), text.as_bytes(), *mode)?;
     }
-    Ok(())
+    install_applets(root, busybox).await
 }
 
 /// Links every applet that is not there as a program of its own.
 async fn install_applets(root: &Path, busybox: &Path) -> Result<()> {
     let mut list = tokio::process::Command::new(busybox);
     let list = tools::run(list.arg("--list-full").kill_on_drop(true)).await?;
-    for applet in list.lines().filter(|applet| !applet.is_empty() && !applet.contains("..")) {
+    for applet in list
+        .lines()
+        .filter(|applet| !applet.is_empty() && !applet.contains(".."))
+    {
         let path = root.join(applet.trim_start_matches('/'));
         if path.symlink_metadata().is_ok() {
             continue;
@@ -294,7 +402,11 @@ fn install_modules(root: &Path, release: &str, modules: &[Module]) -> Result<()>
         make_directory(path.parent().expect("modules are in directories"))?;
         write_file(&path, &module.data, 0o644)?;
     }
-    write_file(&base.join("modules.dep"), modules::dependency_file(modules).as_bytes(), 0o644)
+    write_file(
+        &base.join("modules.dep"),
+        modules::dependency_file(modules).as_bytes(),
+        0o644,
+    )
 }
 
 /// Asks the guest's own loader whether every program finds its libraries: a newer package that
@@ -302,9 +414,18 @@ fn install_modules(root: &Path, release: &str, modules: &[Module]) -> Result<()>
 async fn check_programs(root: &Path) -> Result<()> {
     for (_, program) in PROGRAMS {
         let mut loader = tools::command("chroot")?;
-        let listing = tools::run(loader.arg(root).arg(format!("/{LOADER}")).arg("--list").arg(format!("/{program}"))).await;
+        let listing = tools::run(
+            loader
+                .arg(root)
+                .arg(format!("/{LOADER}"))
+                .arg("--list")
+                .arg(format!("/{program}")),
+        )
+        .await;
         if let Err(error) = listing {
-            return Err(ImageError::Distribution(format!("{program} lacks a library in the image: {error}")));
+            return Err(ImageError::Distribution(format!(
+                "{program} lacks a library in the image: {error}"
+            )));
         }
     }
     Ok(())
@@ -313,15 +434,44 @@ async fn check_programs(root: &Path) -> Result<()> {
 /// Makes the ext4 file system without mounting anything, and compresses it.
 async fn make_disk(root: &Path, scratch: &Path, disk: &Path) -> Result<()> {
     let raw = scratch.join("disk.raw");
-    fs::File::create(&raw).and_then(|file| file.set_len(DISK_BYTES)).at(&raw)?;
+    fs::File::create(&raw)
+        .and_then(|file| file.set_len(DISK_BYTES))
+        .at(&raw)?;
     // The reserved descriptors let the file system grow online to 256 GiB; the tables are
     // declared zeroed, which they are, so that no thread of the guest writes them.
     let mut mke2fs = tools::command("mke2fs")?;
-    mke2fs.args(["-q", "-t", "ext4", "-b", "4096", "-i", "16384", "-m", "1", "-J", "size=4", "-L", "boira-root"]);
-    mke2fs.args(["-E", "resize=67108864,lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0", "-d"]);
+    mke2fs.args([
+        "-q",
+        "-t",
+        "ext4",
+        "-b",
+        "4096",
+        "-i",
+        "16384",
+        "-m",
+        "1",
+        "-J",
+        "size=4",
+        "-L",
+        "boira-root",
+    ]);
+    mke2fs.args([
+        "-E",
+        "resize=67108864,lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0",
+        "-d",
+    ]);
     tools::run(mke2fs.arg(root).arg(&raw)).await?;
     let mut convert = tools::command("qemu-img")?;
-    convert.args(["convert", "-f", "raw", "-O", "qcow2", "-c", "-o", "compression_type=zlib"]);
+    convert.args([
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "qcow2",
+        "-c",
+        "-o",
+        "compression_type=zlib",
+    ]);
     tools::run(convert.arg(&raw).arg(disk)).await.map(drop)
 }
 
@@ -335,13 +485,20 @@ fn make_link(target: &str, path: &Path) -> Result<()> {
 
 /// Copies what `from` leads to, also through a link, as a program.
 fn copy_program(from: &Path, to: &Path) -> Result<()> {
-    fs::copy(from, to).at(from)?;
-    set_mode(to, 0o755)
+    write_file(to, &fs::read(from).at(from)?, 0o755)
 }
 
+/// Writes a file that must not exist yet. The tree of a guest has links such as `/bin/busybox`,
+/// which lead to the host's files from out here: writing must never follow one.
 fn write_file(path: &Path, data: &[u8], mode: u32) -> Result<()> {
-    fs::write(path, data).at(path)?;
-    set_mode(path, mode)
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .at(path)?;
+    file.write_all(data).at(path)?;
+    file.set_permissions(fs::Permissions::from_mode(mode))
+        .at(path)
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<()> {
