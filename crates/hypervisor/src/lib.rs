@@ -21,6 +21,7 @@ mod error;
 mod spec;
 
 pub mod cgroup;
+pub mod disk;
 mod qemu;
 
 use std::os::fd::OwnedFd;

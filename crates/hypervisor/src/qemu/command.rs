@@ -112,8 +112,7 @@ pub fn arguments(spec: &GuestSpec, fds: &Descriptors, tuning: &Tuning) -> Vec<St
 }
 
 fn platform(line: &mut CommandLine, spec: &GuestSpec, tuning: &Tuning) {
-    let devices_off =
-        "usb=off,vmport=off,hpet=off,graphics=off,smbus=off,sata=off,dump-guest-core=off";
+    let devices_off = "usb=off,vmport=off,hpet=off,smbus=off,sata=off,dump-guest-core=off";
     line.option("-machine", format!("{},{devices_off}", spec.machine));
     let accelerator = match tuning.accelerator {
         Accelerator::Kvm => "kvm".to_owned(),
