@@ -1,0 +1,253 @@
+//! Devices, addresses, routes and neighbours of a VPC's namespace: what is there, and the lines
+//! for `ip -batch` that make of it what should be.
+//!
+//! A guest sends everything to us: a tap has no bridge behind it but a route to its one guest,
+//! and proxy ARP answers for all addresses that another tap leads to. `unreachable` for the VPC's
+//! network keeps what belongs to nobody from leaving by the way out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use ipnet::Ipv4Net;
+
+use crate::spec::{GATEWAY_MAC, Mac, TAP_PREFIX, VpcSpec, tap_name};
+use crate::{API_ADDRESS, METADATA_ADDRESS, RESOLVER_ADDRESS, tap};
+
+/// What the kernel has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    pub loopback_up: bool,
+    /// Addresses of the loopback device, its own excepted.
+    pub addresses: BTreeSet<Ipv4Addr>,
+    pub unreachable: BTreeSet<Ipv4Net>,
+    pub taps: BTreeMap<String, Tap>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tap {
+    pub up: bool,
+    pub mac: Option<Mac>,
+    pub mtu: u32,
+    pub routes: BTreeSet<Ipv4Addr>,
+    /// Permanent ones.
+    pub neighbours: BTreeMap<Ipv4Addr, Mac>,
+}
+
+impl Observed {
+    /// Looks at the namespace of the calling thread.
+    pub fn look() -> io::Result<Self> {
+        let mut observed = Observed::default();
+        for device in tap::devices()? {
+            if device.name == "lo" {
+                observed.loopback_up = device.up;
+            } else if device.name.starts_with(TAP_PREFIX) {
+                let tap = Tap {
+                    up: device.up,
+                    mac: device.mac.map(Mac),
+                    mtu: tap::mtu(&device.name)?,
+                    ..Tap::default()
+                };
+                observed.taps.insert(device.name, tap);
+            }
+        }
+        observed.addresses = tap::addresses("lo")?;
+        observed.read_routes(&fs::read_to_string("/proc/thread-self/net/route")?);
+        observed.read_neighbours(&fs::read_to_string("/proc/thread-self/net/arp")?);
+        Ok(observed)
+    }
+
+    /// `Iface Destination Gateway Flags RefCnt Use Metric Mask …`, addresses as hexadecimal words
+    /// in the host's byte order; the interface of a route that refuses is `*`.
+    fn read_routes(&mut self, table: &str) {
+        for line in table.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let word = |index: usize| u32::from_str_radix(fields.get(index)?, 16).ok();
+            let (Some(destination), Some(mask)) = (word(1), word(7)) else {
+                continue;
+            };
+            let destination = Ipv4Addr::from(destination.to_ne_bytes());
+            let prefix = mask.count_ones() as u8;
+            if fields[0] == "*" {
+                self.unreachable
+                    .extend(Ipv4Net::new(destination, prefix).ok());
+            } else if let Some(tap) = self.taps.get_mut(fields[0])
+                && prefix == 32
+            {
+                tap.routes.insert(destination);
+            }
+        }
+    }
+
+    /// `IP-address HW-type Flags HW-address Mask Device`; the flag 4 is `ATF_PERM`.
+    fn read_neighbours(&mut self, table: &str) {
+        for line in table.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [ip, _, flags, mac, _, device] = fields[..] else {
+                continue;
+            };
+            let flags = u32::from_str_radix(flags.trim_start_matches("0x"), 16).unwrap_or(0);
+            let (Ok(ip), Ok(mac)) = (ip.parse(), mac.parse()) else {
+                continue;
+            };
+            if let Some(tap) = self.taps.get_mut(device)
+                && flags & 4 != 0
+            {
+                tap.neighbours.insert(ip, mac);
+            }
+        }
+    }
+}
+
+/// The taps that have to be made before [`plan`]'s lines can work.
+pub fn missing_taps(spec: &VpcSpec, observed: &Observed) -> Vec<String> {
+    spec.ports
+        .iter()
+        .map(|port| tap_name(&port.eni))
+        .filter(|tap| !observed.taps.contains_key(tap))
+        .collect()
+}
+
+/// The difference, as lines for `ip -batch`. Empty where all is as it should be.
+pub fn plan(spec: &VpcSpec, observed: &Observed) -> Vec<String> {
+    let mut lines = Vec::new();
+    plan_loopback(&mut lines, spec, observed);
+    let wanted: BTreeSet<String> = spec.ports.iter().map(|p| tap_name(&p.eni)).collect();
+    for tap in observed.taps.keys().filter(|tap| !wanted.contains(*tap)) {
+        lines.push(format!("link del dev {tap}"));
+    }
+    plan_taps(&mut lines, spec, observed);
+    lines
+}
+
+fn plan_loopback(lines: &mut Vec<String>, spec: &VpcSpec, observed: &Observed) {
+    if !observed.loopback_up {
+        lines.push("link set dev lo up".to_owned());
+    }
+    let wanted: BTreeSet<Ipv4Addr> = spec
+        .subnets
+        .iter()
+        .map(|subnet| subnet.gateway)
+        .chain([
+            spec.resolver(),
+            METADATA_ADDRESS,
+            RESOLVER_ADDRESS,
+            API_ADDRESS,
+        ])
+        .collect();
+    for address in observed.addresses.difference(&wanted) {
+        lines.push(format!("addr del {address}/32 dev lo"));
+    }
+    for address in wanted.difference(&observed.addresses) {
+        lines.push(format!("addr add {address}/32 dev lo"));
+    }
+    let cidr = spec.cidr.trunc();
+    for other in observed.unreachable.iter().filter(|net| **net != cidr) {
+        lines.push(format!("route del unreachable {other}"));
+    }
+    if !observed.unreachable.contains(&cidr) {
+        lines.push(format!("route add unreachable {cidr}"));
+    }
+}
+
+fn plan_taps(lines: &mut Vec<String>, spec: &VpcSpec, observed: &Observed) {
+    let absent = Tap::default();
+    for port in &spec.ports {
+        let name = tap_name(&port.eni);
+        let tap = observed.taps.get(&name).unwrap_or(&absent);
+        let Some(subnet) = spec.subnet_of(port) else {
+            continue;
+        };
+        if tap.mac != Some(GATEWAY_MAC) || tap.mtu != u32::from(spec.mtu) || !tap.up {
+            lines.push(format!(
+                "link set dev {name} address {GATEWAY_MAC} mtu {} alias {} up",
+                spec.mtu, port.eni
+            ));
+        }
+        for other in tap.routes.iter().filter(|ip| **ip != port.ip) {
+            lines.push(format!("route del {other}/32 dev {name}"));
+        }
+        for other in tap.neighbours.keys().filter(|ip| **ip != port.ip) {
+            lines.push(format!("neigh del {other} dev {name}"));
+        }
+        if !tap.routes.contains(&port.ip) {
+            lines.push(format!(
+                "route replace {}/32 dev {name} src {}",
+                port.ip, subnet.gateway
+            ));
+        }
+        if tap.neighbours.get(&port.ip) != Some(&port.mac) {
+            lines.push(format!(
+                "neigh replace {} lladdr {} dev {name} nud permanent",
+                port.ip, port.mac
+            ));
+        }
+    }
+}
+
+/// The taps, and whether the kernel checks what they send by its routes.
+pub fn tap_settings(spec: &VpcSpec) -> Vec<(String, bool)> {
+    spec.ports
+        .iter()
+        .map(|port| (tap_name(&port.eni), port.source_dest_check))
+        .collect()
+}
+
+/// Settings of the whole namespace. A new one inherits some of the host's, so all that matter are
+/// set. `ip_forward` comes first, because the kernel resets the others with it.
+const NAMESPACE_SETTINGS: [(&str, &str); 19] = [
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv4/conf/all/rp_filter", "0"),
+    ("net/ipv4/conf/all/proxy_arp", "0"),
+    ("net/ipv4/conf/all/arp_ignore", "0"),
+    ("net/ipv4/conf/all/arp_filter", "0"),
+    ("net/ipv4/conf/all/accept_local", "0"),
+    ("net/ipv4/conf/all/route_localnet", "0"),
+    ("net/ipv4/conf/all/accept_redirects", "0"),
+    ("net/ipv4/conf/all/accept_source_route", "0"),
+    ("net/ipv4/conf/all/send_redirects", "0"),
+    ("net/ipv4/conf/default/send_redirects", "0"),
+    ("net/ipv4/conf/default/accept_redirects", "0"),
+    ("net/ipv4/conf/default/accept_source_route", "0"),
+    ("net/ipv4/conf/default/route_localnet", "0"),
+    ("net/ipv4/conf/default/arp_ignore", "0"),
+    ("net/ipv6/conf/all/disable_ipv6", "1"),
+    ("net/ipv6/conf/default/disable_ipv6", "1"),
+    // The services need no privilege for the ports 53, 67 and 80.
+    ("net/ipv4/ip_unprivileged_port_start", "0"),
+    ("net/ipv4/icmp_errors_use_inbound_ifaddr", "0"),
+];
+
+/// Sets what holds for the namespace of the calling thread.
+pub fn set_namespace() -> io::Result<()> {
+    for (name, value) in NAMESPACE_SETTINGS {
+        set(name, value)?;
+    }
+    Ok(())
+}
+
+/// Sets what holds for one tap, in the namespace of the calling thread.
+pub fn set_tap(tap: &str, source_check: bool) -> io::Result<()> {
+    let strict = if source_check { "1" } else { "0" };
+    set(&format!("net/ipv4/conf/{tap}/rp_filter"), strict)?;
+    set(&format!("net/ipv4/conf/{tap}/proxy_arp"), "1")?;
+    set(&format!("net/ipv4/neigh/{tap}/proxy_delay"), "0")?;
+    set(&format!("net/ipv6/conf/{tap}/disable_ipv6"), "1")
+}
+
+/// A kernel without IPv6 lacks its settings, and needs none.
+fn set(name: &str, value: &str) -> io::Result<()> {
+    let path = Path::new("/proc/sys").join(name);
+    match fs::write(&path, value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && name.starts_with("net/ipv6") => {
+            Ok(())
+        }
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!("{}: {error}", path.display()),
+        )),
+        Ok(()) => Ok(()),
+    }
+}

@@ -1,0 +1,434 @@
+//! What the agent calls: make a VPC's networks on this host as the spec says, whatever is there.
+//!
+//! [`Network::ensure`] is the one path for a first start, a change, a retry and an agent that comes
+//! back after a crash. It looks at what the kernel has, does the difference, and leaves alone what
+//! is right; so it can be called as often as one likes. What runs beside the agent (the services
+//! process, the connector to the outside) is found again, not started again.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::namespace::{Namespace, run_tool};
+use crate::process::Process;
+use crate::services::digest;
+use crate::services_process::ServicesProcess;
+use crate::spec::{SpecError, VpcSpec, check_id, tap_name};
+use crate::{arp, host, links, netfilter, rules, tap, way_out};
+
+/// How long [`Network::dial`] waits for an answer. A group that lets nothing through drops, so
+/// the guest's silence is all that there is.
+const DIAL_DEADLINE: Duration = Duration::from_secs(15);
+
+const APPLIED_FILE: &str = "applied.json";
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// Something that the host refused; what was to be done, and why it couldn't.
+    #[error("{doing}: {why}")]
+    Io { doing: String, why: io::Error },
+}
+
+/// What became of an [`Network::ensure`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether anything had to be done.
+    pub changed: bool,
+    /// What this host can't do, in words for its administrator. The rest works.
+    pub lacks: Vec<String>,
+}
+
+/// The networks of one cloud on this host.
+pub struct Network {
+    cloud: String,
+    directory: PathBuf,
+    services_command: Vec<OsString>,
+    vpcs: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Vpc>>>>,
+}
+
+/// What is remembered of a VPC to find out cheaply that nothing has to be done.
+#[derive(Default)]
+struct Vpc {
+    applied: Option<Applied>,
+    way_out: Option<Process>,
+}
+
+/// What was put in force, also on disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Applied {
+    /// The namespace's identity.
+    namespace: u64,
+    /// The kernel's number of the rules as we left them.
+    generation: u32,
+    /// The digests of what made the rules, and of the settings of taps.
+    rules: String,
+    settings: String,
+    arp_filter: Option<String>,
+}
+
+impl Network {
+    /// `cloud` tells this cloud's namespaces from those of other clouds on the host, `directory`
+    /// keeps what has to survive the agent, and `services_command` starts [`crate::serve`] in a
+    /// process of its own when the directory to serve is appended.
+    pub fn new(cloud: &str, directory: &Path, services_command: Vec<OsString>) -> Self {
+        Network {
+            cloud: cloud.to_owned(),
+            directory: directory.to_owned(),
+            services_command,
+            vpcs: Mutex::default(),
+        }
+    }
+
+    /// Makes the networks of a VPC what `spec` says.
+    ///
+    /// # Errors
+    /// A spec that contradicts itself changes nothing. After any other error the call can be
+    /// repeated; what was done stays.
+    pub async fn ensure(&self, spec: &VpcSpec) -> Result<Outcome, Error> {
+        spec.check()?;
+        let vpc = self.vpc(&spec.vpc);
+        let mut vpc = vpc.lock().await;
+        let namespace = self.namespace(&spec.vpc);
+        let directory = self.directory_of(&spec.vpc);
+        let services = self.services(&spec.vpc);
+
+        let made = namespace.identity().is_none();
+        if made {
+            let namespace = namespace.clone();
+            off_thread(move || namespace.create())
+                .await
+                .map_err(doing("making the namespace"))?;
+            vpc.applied = None;
+        } else if vpc.applied.is_none() {
+            vpc.applied = read_applied(&directory);
+        }
+        services
+            .prepare_directory()
+            .map_err(doing("preparing the VPC's directory"))?;
+
+        let before = vpc.applied.clone();
+        let (applied, links_changed) = apply(&namespace, spec, before.clone())
+            .await
+            .map_err(doing("configuring the namespace"))?;
+        let rules_changed = before.as_ref() != Some(&applied);
+        if rules_changed {
+            write_applied(&directory, &applied).map_err(doing("noting what was applied"))?;
+        }
+        let mut outcome = Outcome::default();
+        outcome.lacks.extend(applied.arp_filter.clone());
+        vpc.applied = Some(applied);
+
+        let (services, way_out) = tokio::join!(
+            services.ensure(spec, links_changed),
+            ensure_way_out(&mut vpc.way_out, &namespace, spec, &directory),
+        );
+        let services_changed = services.map_err(doing("starting the VPC's services"))?;
+        let way_out_changed = match way_out {
+            Ok(changed) => changed,
+            Err(error) => {
+                outcome.lacks.push(format!("no way out: {error}"));
+                false
+            }
+        };
+        outcome.changed =
+            made || links_changed || rules_changed || services_changed || way_out_changed;
+        Ok(outcome)
+    }
+
+    /// Removes all that this host has of a VPC: processes, taps, namespace, files. A VPC that isn't
+    /// here is removed already.
+    pub async fn remove(&self, vpc: &str) -> Result<(), Error> {
+        check_id(vpc, "vpc")?;
+        let entry = self.vpc(vpc);
+        let mut entry = entry.lock().await;
+        *entry = Vpc::default();
+        let namespace = self.namespace(vpc);
+        self.services(vpc)
+            .stop()
+            .await
+            .map_err(doing("stopping the VPC's services"))?;
+        way_out::stop(&namespace)
+            .await
+            .map_err(doing("stopping the way out"))?;
+        if namespace.identity().is_some() {
+            // A hypervisor that still holds a tap would keep it, and with it the namespace.
+            namespace
+                .run(remove_taps)
+                .await
+                .map_err(doing("removing the taps"))?;
+        }
+        let directory = self.directory_of(vpc);
+        off_thread(move || {
+            namespace.remove()?;
+            match fs::remove_dir_all(directory) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                Ok(()) | Err(_) => Ok(()),
+            }
+        })
+        .await
+        .map_err(doing("removing the namespace"))?;
+        self.vpcs().remove(vpc);
+        Ok(())
+    }
+
+    /// The VPCs that this host has something of, also after a crash half-way, sorted.
+    pub async fn present(&self) -> Vec<String> {
+        let prefix = format!("boira-{}-", self.cloud);
+        let named = Namespace::list(&prefix)
+            .into_iter()
+            .filter_map(|name| name.strip_prefix(&prefix).map(str::to_owned));
+        let kept = fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        // Another cloud's tag may start with ours; then the rest is no id.
+        let mut vpcs: Vec<String> = named
+            .chain(kept)
+            .filter(|vpc| check_id(vpc, "vpc").is_ok())
+            .collect();
+        vpcs.sort();
+        vpcs.dedup();
+        vpcs
+    }
+
+    /// The hypervisor's end of a port's tap (`IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`). The tap stays
+    /// when it is closed.
+    ///
+    /// # Errors
+    /// `NotFound` before [`Network::ensure`] made the port, `ResourceBusy` while another process
+    /// holds it.
+    pub fn open_tap(&self, vpc: &str, eni: &str) -> Result<OwnedFd, Error> {
+        check_id(vpc, "vpc")?;
+        check_id(eni, "eni")?;
+        let name = tap_name(eni);
+        self.namespace(vpc)
+            .run_blocking(move || tap::open(&name))
+            .map_err(doing("opening the tap"))
+    }
+
+    /// The way in: connects to a guest from inside the namespace. The connection comes from the
+    /// gateway of the guest's subnet, and the guest's groups decide about it as about any other.
+    ///
+    /// # Errors
+    /// `TimedOut` after 15 s where the groups or the guest let nothing through, `HostUnreachable`
+    /// for an address that no guest here has.
+    pub async fn dial(&self, vpc: &str, ip: Ipv4Addr, port: u16) -> io::Result<TcpStream> {
+        check_id(vpc, "vpc").map_err(io::Error::other)?;
+        let socket = self
+            .namespace(vpc)
+            .run(|| {
+                use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+                let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+                Ok(socket(AddressFamily::Inet, SockType::Stream, flags, None)?)
+            })
+            .await?;
+        let socket = TcpSocket::from_std_stream(std::net::TcpStream::from(socket));
+        let stream = tokio::time::timeout(DIAL_DEADLINE, socket.connect((ip, port).into()))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// The address that [`Network::dial`] comes from when it connects to `ip`: the gateway of its
+    /// subnet. A group that lets in `GATEWAY/32` lets in the host and nobody else.
+    pub fn dial_source(spec: &VpcSpec, ip: Ipv4Addr) -> Option<Ipv4Addr> {
+        let subnet = spec.subnets.iter().find(|s| s.cidr.contains(&ip))?;
+        Some(subnet.gateway)
+    }
+
+    /// Whether the guest answers ARP within 1.5 s: the kernel of a guest does as soon as its
+    /// interface is configured, whatever its groups say.
+    pub async fn answers_arp(&self, vpc: &str, eni: &str) -> Result<bool, Error> {
+        check_id(vpc, "vpc")?;
+        check_id(eni, "eni")?;
+        let spec = self
+            .services(vpc)
+            .read_spec()
+            .map_err(doing("reading the VPC's spec"))?;
+        let found = spec.port(eni).and_then(|p| Some((p, spec.subnet_of(p)?)));
+        let Some((port, subnet)) = found else {
+            return Err(SpecError(format!("{vpc} has no port {eni} here")).into());
+        };
+        let tap = tap_name(eni);
+        let packets = self
+            .namespace(vpc)
+            .run(move || arp::listen(&tap))
+            .await
+            .map_err(doing("listening to the tap"))?;
+        arp::answers(packets, subnet.gateway, port.mac, port.ip)
+            .await
+            .map_err(doing("asking the guest"))
+    }
+
+    fn vpcs(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<Vpc>>>> {
+        self.vpcs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn vpc(&self, vpc: &str) -> Arc<tokio::sync::Mutex<Vpc>> {
+        self.vpcs().entry(vpc.to_owned()).or_default().clone()
+    }
+
+    fn namespace(&self, vpc: &str) -> Namespace {
+        Namespace::named(&format!("boira-{}-{vpc}", self.cloud))
+    }
+
+    fn directory_of(&self, vpc: &str) -> PathBuf {
+        self.directory.join(vpc)
+    }
+
+    fn services(&self, vpc: &str) -> ServicesProcess {
+        ServicesProcess::new(
+            self.namespace(vpc).name(),
+            &self.directory_of(vpc),
+            &self.services_command,
+        )
+    }
+}
+
+/// Makes devices and rules what they should be. Returns what is in force now and whether a device,
+/// an address or a route had to change.
+async fn apply(
+    namespace: &Namespace,
+    spec: &VpcSpec,
+    before: Option<Applied>,
+) -> io::Result<(Applied, bool)> {
+    let host = host::addresses()?;
+    let identity = namespace
+        .identity()
+        .ok_or_else(|| io::Error::other("the namespace is gone"))?;
+    let spec = spec.clone();
+    namespace
+        .run(move || {
+            let before = before.filter(|before| before.namespace == identity);
+            if before.is_none() {
+                links::set_namespace()?;
+            }
+            // Rules first: a tap that no rule names reaches nothing.
+            let inet = rules::inet_table(&spec, &host);
+            let arp = rules::arp_table(&spec);
+            let wanted = digest(format!("{inet}{arp}").as_bytes());
+            let in_force = before.as_ref().filter(|before| {
+                before.rules == wanted
+                    && netfilter::generation().is_ok_and(|now| now == before.generation)
+            });
+            let (generation, arp_filter) = match in_force {
+                Some(before) => (before.generation, before.arp_filter.clone()),
+                None => {
+                    let lacks = apply_rules(&inet, &arp)?;
+                    (netfilter::generation().unwrap_or(0), lacks)
+                }
+            };
+            let settings = digest(format!("{:?}", links::tap_settings(&spec)).as_bytes());
+            let same_settings = before.is_some_and(|before| before.settings == settings);
+            let links_changed = apply_links(&spec, same_settings)?;
+            let applied = Applied {
+                namespace: identity,
+                generation,
+                rules: wanted,
+                settings,
+                arp_filter,
+            };
+            Ok((applied, links_changed))
+        })
+        .await
+}
+
+/// Says what is lacking where the kernel has no rules for ARP.
+fn apply_rules(inet: &str, arp: &str) -> io::Result<Option<String>> {
+    if netfilter::apply(&format!("{inet}{arp}")).is_ok() {
+        return Ok(None);
+    }
+    netfilter::apply(inet)?;
+    match netfilter::apply(arp) {
+        Ok(()) => Ok(None),
+        Err(error) => Ok(Some(format!(
+            "no ARP filter, permanent neighbours alone keep guests from posing as others: {error}"
+        ))),
+    }
+}
+
+fn apply_links(spec: &VpcSpec, same_settings: bool) -> io::Result<bool> {
+    let observed = links::Observed::look()?;
+    let missing = links::missing_taps(spec, &observed);
+    for name in &missing {
+        tap::create(name)?;
+    }
+    for (name, source_check) in links::tap_settings(spec) {
+        if !same_settings || missing.contains(&name) {
+            links::set_tap(&name, source_check)?;
+        }
+    }
+    let lines = links::plan(spec, &observed);
+    if !lines.is_empty() {
+        run_tool("ip", &["-batch", "-"], &(lines.join("\n") + "\n"))?;
+    }
+    Ok(!lines.is_empty())
+}
+
+fn remove_taps() -> io::Result<()> {
+    let lines: Vec<String> = links::Observed::look()?
+        .taps
+        .keys()
+        .map(|tap| format!("link del dev {tap}\n"))
+        .collect();
+    if lines.is_empty() {
+        return Ok(());
+    }
+    run_tool("ip", &["-batch", "-"], &lines.concat())
+}
+
+/// Whether the connector had to be started or stopped.
+async fn ensure_way_out(
+    held: &mut Option<Process>,
+    namespace: &Namespace,
+    spec: &VpcSpec,
+    directory: &Path,
+) -> io::Result<bool> {
+    if !spec.way_out {
+        *held = None;
+        return way_out::stop(namespace).await;
+    }
+    if held.as_ref().is_some_and(Process::is_alive) {
+        return Ok(false);
+    }
+    let (process, started) = way_out::ensure(namespace, spec.mtu, directory).await?;
+    *held = Some(process);
+    Ok(started)
+}
+
+fn read_applied(directory: &Path) -> Option<Applied> {
+    serde_json::from_slice(&fs::read(directory.join(APPLIED_FILE)).ok()?).ok()
+}
+
+fn write_applied(directory: &Path, applied: &Applied) -> io::Result<()> {
+    let new = directory.join("applied.json.new");
+    fs::write(&new, serde_json::to_vec(applied)?)?;
+    fs::rename(new, directory.join(APPLIED_FILE))
+}
+
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
+}
+
+fn doing(what: &str) -> impl FnOnce(io::Error) -> Error + use<'_> {
+    move |why| Error::Io {
+        doing: what.to_owned(),
+        why,
+    }
+}

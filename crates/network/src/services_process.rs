@@ -1,0 +1,211 @@
+//! The services process as the agent sees it: start, find, tell, stop.
+//!
+//! The agent talks to it by a socket in a directory that only root may write to, so whoever answers
+//! there is the process, and the kernel says which one that is. A process that doesn't answer is
+//! found by its command line.
+
+use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::process::Command;
+
+use crate::process::{Process, bound_files};
+use crate::services::{CONTROL_SOCKET, ControlAnswer, READY, SPEC_FILE, ServicesFile, digest};
+use crate::spec::VpcSpec;
+
+const START_DEADLINE: Duration = Duration::from_secs(10);
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+const LOG_FILE: &str = "services.log";
+const LOG_SIZE_MAX: u64 = 1 << 20;
+
+/// Users of services processes are numbers from here on, where no system hands out any.
+const UID_FIRST: u32 = 1_900_000_000;
+const UIDS: u32 = 100_000_000;
+
+pub struct ServicesProcess {
+    namespace: String,
+    directory: PathBuf,
+    command: Vec<OsString>,
+    /// The user that it becomes: one for each VPC and cloud.
+    uid: u32,
+}
+
+impl ServicesProcess {
+    pub fn new(namespace: &str, directory: &Path, command: &[OsString]) -> Self {
+        ServicesProcess {
+            namespace: namespace.to_owned(),
+            directory: directory.to_owned(),
+            command: command.to_vec(),
+            uid: uid_for(namespace),
+        }
+    }
+
+    /// Root's, and the services may pass through it to the file that they know.
+    pub fn prepare_directory(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.directory)?;
+        std::os::unix::fs::chown(&self.directory, None, Some(self.uid))?;
+        fs::set_permissions(&self.directory, Permissions::from_mode(0o710))
+    }
+
+    /// Makes it run and serve `spec`. Returns whether there was anything to do. `devices_changed`
+    /// makes it look at the devices again, even if the spec is the one that it has.
+    pub async fn ensure(&self, spec: &VpcSpec, devices_changed: bool) -> io::Result<bool> {
+        let wanted = self.write_spec(spec)?;
+        if !devices_changed
+            && let Ok(answer) = self.ask("state\n").await
+            && answer.digest == wanted
+            && answer.error.is_none()
+        {
+            return Ok(false);
+        }
+        match self.ask("reload\n").await {
+            Ok(answer) => match answer.error {
+                Some(error) => return Err(io::Error::other(error)),
+                None if answer.digest == wanted => return Ok(true),
+                None => tracing::warn!("the services read another spec; starting them anew"),
+            },
+            Err(error) if is_absence(&error) => {}
+            Err(error) => tracing::warn!(%error, "the services don't answer; starting them anew"),
+        }
+        self.stop().await?;
+        self.start().await?;
+        Ok(true)
+    }
+
+    /// Ends it, whether it answers or not.
+    pub async fn stop(&self) -> io::Result<()> {
+        let (Some(name), Some(directory)) = (self.command.last(), self.directory.to_str()) else {
+            return Ok(());
+        };
+        // Who merely names the directory, such as `ls`, isn't it.
+        let running = Process::find(
+            |line| matches!(line, [.., before, last] if before == name && last == directory),
+        );
+        for process in running {
+            process.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// The spec that was last written for it.
+    pub fn read_spec(&self) -> io::Result<VpcSpec> {
+        let bytes = fs::read(self.directory.join(SPEC_FILE))?;
+        Ok(serde_json::from_slice::<ServicesFile>(&bytes)?.spec)
+    }
+
+    /// Replaces the file unless it says the same. Returns its digest.
+    fn write_spec(&self, spec: &VpcSpec) -> io::Result<String> {
+        let bytes = serde_json::to_vec(&ServicesFile {
+            namespace: self.namespace.clone(),
+            uid: self.uid,
+            spec: spec.clone(),
+        })?;
+        let path = self.directory.join(SPEC_FILE);
+        if fs::read(&path).is_ok_and(|old| old == bytes) {
+            return Ok(digest(&bytes));
+        }
+        let new = self.directory.join("spec.json.new");
+        let mut file = File::options()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o640)
+            .open(&new)?;
+        std::os::unix::fs::fchown(&file, None, Some(self.uid))?;
+        io::Write::write_all(&mut file, &bytes)?;
+        fs::rename(new, path)?;
+        Ok(digest(&bytes))
+    }
+
+    async fn ask(&self, request: &str) -> io::Result<ControlAnswer> {
+        // By the directory's descriptor, because a socket's path may only be 107 bytes long.
+        let directory = File::open(&self.directory)?;
+        let path = format!("/proc/self/fd/{}/{CONTROL_SOCKET}", directory.as_raw_fd());
+        let talk = async {
+            let mut stream = BufReader::new(UnixStream::connect(path).await?);
+            stream.write_all(request.as_bytes()).await?;
+            let mut line = String::new();
+            (&mut stream).take(16 * 1024).read_line(&mut line).await?;
+            Ok(serde_json::from_str(&line)?)
+        };
+        tokio::time::timeout(ANSWER_DEADLINE, talk)
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+
+    async fn start(&self) -> io::Result<()> {
+        let Some((program, arguments)) = self.command.split_first() else {
+            return Err(io::Error::other("no command for the services"));
+        };
+        let log_path = self.directory.join(LOG_FILE);
+        let log = File::create(&log_path)?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .arg(&self.directory)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::from(log));
+        // SAFETY: the closure makes system calls only; it neither allocates nor takes locks.
+        unsafe {
+            command.pre_exec(|| {
+                nix::unistd::setsid()?;
+                bound_files(LOG_SIZE_MAX)
+            });
+        }
+        let mut child = command.spawn()?;
+        let stdout = child.stdout.take().expect("standard output was asked for");
+        let ready = tokio::time::timeout(START_DEADLINE, wait_ready(BufReader::new(stdout))).await;
+        if !matches!(ready, Ok(Ok(()))) {
+            let _ = child.kill().await;
+            let said = fs::read_to_string(&log_path).unwrap_or_default();
+            let said: Vec<&str> = said.lines().take(4).collect();
+            return Err(io::Error::other(format!(
+                "they didn't start: {}",
+                said.join("; ")
+            )));
+        }
+        // Whoever starts a process has to collect it; an agent that ends leaves that to init.
+        tokio::spawn(async move { child.wait().await });
+        Ok(())
+    }
+}
+
+/// Skips what a program says before its services are ready.
+async fn wait_ready(mut stdout: impl tokio::io::AsyncBufRead + Unpin) -> io::Result<()> {
+    let mut line = String::new();
+    while (&mut stdout).take(4096).read_line(&mut line).await? > 0 {
+        if line == READY {
+            return Ok(());
+        }
+        line.clear();
+    }
+    Err(io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Nobody is there to answer, which is how it is before the first start.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
+}
+
+/// A number that only this VPC's services have: FNV-1a of the namespace's name, spread over a
+/// range. Two that collide could look into each other's memory, which is as likely as one in a
+/// hundred million.
+fn uid_for(namespace: &str) -> u32 {
+    let hash = namespace.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    UID_FIRST + hash % UIDS
+}
