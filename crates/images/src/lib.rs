@@ -13,10 +13,16 @@ mod cache;
 mod cpio;
 mod debian;
 mod error;
+mod import;
+mod inspect;
 mod modules;
+mod qcow2;
+mod sparse;
 mod tiny;
 mod tools;
 
 pub use build::{Built, Kind, Progress, Step, build};
 pub use cache::cached_tiny;
 pub use error::{ImageError, Result};
+pub use import::import;
+pub use inspect::{Format, Info, MAX_VIRTUAL_SIZE_BYTES, inspect};
