@@ -138,9 +138,7 @@ fn tables(model: &Model) -> Result<String> {
         model.service, model.version
     )?;
     out.push_str(&header(model));
-    out.push_str(
-        "\nuse crate::shape::{Kind::*, *};\nuse crate::shape::{member as m, required as r};\n\n",
-    );
+    out.push_str("\nuse crate::shape::{Kind::*, *};\n");
     writeln!(
         out,
         "pub static SERVICE: Service = Service {{ name: {:?}, version: {:?}, protocol: Protocol::{}, namespace: {:?}, operations: &OPERATIONS, shapes: &S }};\n",
@@ -156,7 +154,7 @@ fn tables(model: &Model) -> Result<String> {
     )?;
     for operation in &model.operations {
         let shape = |name: &Option<String>| match name {
-            Some(name) => format!("Some(&S[{}])", model.index(name)),
+            Some(name) => format!("Some({})", model.index(name)),
             None => "None".to_owned(),
         };
         let paging = operation
@@ -172,7 +170,7 @@ fn tables(model: &Model) -> Result<String> {
             out,
             "    Operation {{ name: {:?}, service: &SERVICE, input: {}, output: {}, result_wrapper: {:?}, paging: {paging} }},",
             operation.name,
-            shape(&operation.input),
+            model.index(&operation.input),
             shape(&operation.output),
             operation.result_wrapper
         )?;
@@ -185,7 +183,7 @@ fn tables(model: &Model) -> Result<String> {
     for shape in &model.shapes {
         writeln!(
             out,
-            "    Shape {{ name: {:?}, kind: {} }},",
+            "    s(&SERVICE, {:?}, {}),",
             shape.name,
             kind(model, shape)
         )?;
@@ -211,7 +209,7 @@ fn kind(model: &Model, shape: &Shape) -> String {
             min,
             max,
         } => format!(
-            "List {{ item: &S[{}], item_name: {item_name:?}, flattened: {flattened}, min: {min}, max: {} }}",
+            "List {{ item: {}, item_name: {item_name:?}, flattened: {flattened}, min: {min}, max: {} }}",
             model.index(item),
             bound(*max)
         ),
@@ -222,7 +220,7 @@ fn kind(model: &Model, shape: &Shape) -> String {
             value_name,
             flattened,
         } => format!(
-            "Map {{ key: &S[{}], value: &S[{}], key_name: {key_name:?}, value_name: {value_name:?}, flattened: {flattened} }}",
+            "Map {{ key: {}, value: {}, key_name: {key_name:?}, value_name: {value_name:?}, flattened: {flattened} }}",
             model.index(key),
             model.index(value)
         ),
@@ -256,7 +254,7 @@ fn kind(model: &Model, shape: &Shape) -> String {
 
 fn table_member(model: &Model, member: &Member) -> String {
     format!(
-        "{}({:?}, {:?}, {:?}, &S[{}])",
+        "{}({:?}, {:?}, {:?}, {})",
         if member.required { "r" } else { "m" },
         member.name,
         member.query,

@@ -40,14 +40,7 @@ pub fn decode(
     parameters: &[(Cow<'_, str>, Cow<'_, str>)],
 ) -> Result<Struct, ApiError> {
     let protocol = operation.service.protocol;
-    let Some(input) = operation.input else {
-        static EMPTY: Shape = Shape {
-            name: "",
-            kind: Kind::Structure(&[]),
-        };
-        reject_all(parameters, protocol)?;
-        return Ok(Struct::new(&EMPTY));
-    };
+    let input = operation.input();
     let mut root = Node::empty(input);
     for (name, value) in parameters {
         let parameter = Parameter {
@@ -105,21 +98,6 @@ fn is_common(name: &str) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case("X-Amz-"))
 }
 
-fn reject_all(
-    parameters: &[(Cow<'_, str>, Cow<'_, str>)],
-    protocol: Protocol,
-) -> Result<(), ApiError> {
-    match parameters.iter().find(|(name, _)| !is_common(name)) {
-        Some((name, value)) => Err(Parameter {
-            protocol,
-            name,
-            value,
-        }
-        .unknown()),
-        None => Ok(()),
-    }
-}
-
 /// One parameter of the request, for the messages about it.
 struct Parameter<'a> {
     protocol: Protocol,
@@ -163,11 +141,11 @@ impl Node {
                 let (name, rest) = split(path);
                 let Some(index) = members
                     .iter()
-                    .position(|member| wire_name(member, parameter.protocol) == name)
+                    .position(|member| wire_name(shape, member, parameter.protocol) == name)
                 else {
                     return Ok(false);
                 };
-                let member_shape = members[index].shape;
+                let member_shape = shape.at(members[index].shape);
                 let child = fields
                     .iter()
                     .position(|(present, _)| usize::from(*present) == index);
@@ -202,6 +180,7 @@ impl Node {
                 let Some((position, rest)) = position(parameter, path)? else {
                     return Ok(false);
                 };
+                let item = shape.at(*item);
                 let child = items.entry(position).or_insert_with(|| Node::empty(item));
                 child.insert(parameter, item, rest, depth + 1)
             }
@@ -224,6 +203,7 @@ impl Node {
                     return Ok(false);
                 };
                 let (name, rest) = split(rest);
+                let (key, value) = (shape.at(*key), shape.at(*value));
                 let entry = entries
                     .entry(position)
                     .or_insert_with(|| (Node::empty(key), Node::empty(value)));
@@ -266,7 +246,7 @@ impl Node {
                 for (index, node) in fields {
                     let member = &members[usize::from(index)];
                     let value = node
-                        .finish(member.shape)
+                        .finish(shape.at(member.shape))
                         .map_err(|unmet| unmet.below(member.query))?;
                     finished.push((index, value));
                 }
@@ -287,7 +267,7 @@ impl Node {
                 let mut finished = Vec::with_capacity(items.len());
                 for (position, node) in items {
                     finished.push(
-                        node.finish(item)
+                        node.finish(shape.at(*item))
                             .map_err(|unmet| unmet.below(&position.to_string()))?,
                     );
                 }
@@ -300,8 +280,8 @@ impl Node {
                         path: position.to_string(),
                         demand: Demand::Present,
                     };
-                    if let Value::String(name) = entry.0.finish(key).map_err(missing)? {
-                        finished.push((name, entry.1.finish(value).map_err(missing)?));
+                    if let Value::String(name) = entry.0.finish(shape.at(*key)).map_err(missing)? {
+                        finished.push((name, entry.1.finish(shape.at(*value)).map_err(missing)?));
                     }
                 }
                 Ok(Value::Map(finished))
@@ -316,8 +296,8 @@ impl Node {
 }
 
 /// The name of a member in parameters. A flattened list goes by its items' name.
-fn wire_name(member: &Member, protocol: Protocol) -> &'static str {
-    match member.shape.kind {
+fn wire_name(parent: &Shape, member: &Member, protocol: Protocol) -> &'static str {
+    match parent.at(member.shape).kind {
         Kind::List {
             item_name,
             flattened: true,

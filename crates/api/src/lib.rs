@@ -17,9 +17,12 @@
 //! epoch, in UTC.
 
 pub mod auth;
+pub mod build;
 pub mod decode;
 pub mod error;
 pub mod form;
+pub mod input;
+pub mod output;
 pub mod respond;
 pub mod shape;
 pub mod shapes;
@@ -27,6 +30,7 @@ pub mod sigv2;
 pub mod sigv4;
 pub mod time;
 pub mod value;
+pub mod view;
 pub mod xml;
 
 pub use decode::decode;

@@ -81,7 +81,7 @@ impl Response {
             answer.is_empty()
                 || self
                     .operation
-                    .output
+                    .output()
                     .is_some_and(|shape| std::ptr::eq(shape, answer.shape())),
             "{} is not the answer of {}",
             answer.shape().name,
@@ -93,17 +93,18 @@ impl Response {
 
     /// Writes one member by its model name; `None` leaves it absent.
     pub fn member(&mut self, name: &str, value: impl IntoMember) {
-        let (Some(value), Some(member)) = (value.into_member(), self.output_member(name)) else {
+        let (Some(value), Some((member, shape))) = (value.into_member(), self.output_member(name))
+        else {
             return;
         };
         self.has_members = true;
-        push_element(&mut self.out, member.xml, member.shape, &value);
+        push_element(&mut self.out, member.xml, shape, &value);
     }
 
     /// Opens the list member of this model name; its items follow.
     pub fn begin_list(&mut self, name: &str) {
         debug_assert!(self.list.is_none(), "{name} inside another list");
-        let Some(member) = self.output_member(name) else {
+        let Some((member, shape)) = self.output_member(name) else {
             return;
         };
         let Kind::List {
@@ -111,7 +112,7 @@ impl Response {
             item_name,
             flattened,
             ..
-        } = member.shape.kind
+        } = shape.kind
         else {
             debug_assert!(false, "{name} of {} is no list", self.operation.name);
             return;
@@ -129,7 +130,7 @@ impl Response {
         self.list = Some(OpenList {
             element,
             item_name,
-            item,
+            item: shape.at(item),
         });
     }
 
@@ -168,7 +169,7 @@ impl Response {
         match self.operation.service.protocol {
             Protocol::Ec2 => {
                 // What has nothing to tell says that it was done.
-                if self.operation.output.is_none() && !self.has_members {
+                if self.operation.output().is_none() && !self.has_members {
                     self.out.extend_from_slice(b"<return>true</return>");
                 }
             }
@@ -188,11 +189,11 @@ impl Response {
         self.out
     }
 
-    fn output_member(&self, name: &str) -> Option<&'static Member> {
-        let found = self
-            .operation
-            .output
-            .and_then(|shape| Some(&shape.members()[usize::from(shape.member_index(name)?)]));
+    fn output_member(&self, name: &str) -> Option<(&'static Member, &'static Shape)> {
+        let found = self.operation.output().and_then(|output| {
+            let member = &output.members()[usize::from(output.member_index(name)?)];
+            Some((member, output.at(member.shape)))
+        });
         debug_assert!(
             found.is_some(),
             "the answer of {} has no member {name}",

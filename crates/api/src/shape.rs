@@ -1,5 +1,9 @@
 //! What a service's model says: its operations and the shapes of what they take
 //! and give. The tables in [`crate::shapes`] are made of these types.
+//!
+//! Inside a table a shape is named by its index and not by a reference, because
+//! fifteen thousand references into an array cost the compiler three seconds;
+//! [`Shape::at`] follows an index.
 
 use crate::error::ApiError;
 
@@ -33,8 +37,8 @@ pub struct Service {
 pub struct Operation {
     pub name: &'static str,
     pub service: &'static Service,
-    pub input: Option<&'static Shape>,
-    pub output: Option<&'static Shape>,
+    pub(crate) input: u16,
+    pub(crate) output: Option<u16>,
     /// The element around the members of the answer (`query` only).
     pub result_wrapper: Option<&'static str>,
     /// How its lists are paged, where the model says so.
@@ -54,6 +58,8 @@ pub struct Paging {
 #[derive(Debug)]
 pub struct Shape {
     pub name: &'static str,
+    /// Whose table it is in.
+    pub service: &'static Service,
     pub kind: Kind,
 }
 
@@ -63,7 +69,7 @@ pub enum Kind {
     /// Members are sorted by their model's name.
     Structure(&'static [Member]),
     List {
-        item: &'static Shape,
+        item: u16,
         /// The element's name of one item in XML, and in `query` parameters.
         item_name: &'static str,
         flattened: bool,
@@ -71,8 +77,8 @@ pub enum Kind {
         max: u32,
     },
     Map {
-        key: &'static Shape,
-        value: &'static Shape,
+        key: u16,
+        value: u16,
         key_name: &'static str,
         value_name: &'static str,
         flattened: bool,
@@ -109,7 +115,7 @@ pub struct Member {
     pub query: &'static str,
     /// The element's name in answers: `blockDeviceMapping`.
     pub xml: &'static str,
-    pub shape: &'static Shape,
+    pub shape: u16,
     pub required: bool,
 }
 
@@ -135,7 +141,25 @@ impl Service {
     }
 }
 
+impl Operation {
+    /// What its parameters make.
+    pub fn input(&self) -> &'static Shape {
+        &self.service.shapes[usize::from(self.input)]
+    }
+
+    /// What it answers; some only say that they are done.
+    pub fn output(&self) -> Option<&'static Shape> {
+        self.output
+            .map(|index| &self.service.shapes[usize::from(index)])
+    }
+}
+
 impl Shape {
+    /// The shape at an index of the same table, as members and lists have it.
+    pub fn at(&self, index: u16) -> &'static Shape {
+        &self.service.shapes[usize::from(index)]
+    }
+
     /// The members of a structure, none for any other kind.
     pub fn members(&self) -> &'static [Member] {
         match self.kind {
@@ -164,16 +188,16 @@ impl Shape {
     }
 }
 
-// The constructors that the generated tables use, short because they are
-// written fifteen thousand times.
+// What the generated tables are written with, short because it is written
+// fifteen thousand times.
 
 pub(crate) const NONE: u32 = u32::MAX;
 
-pub(crate) const fn member(
+pub(crate) const fn m(
     name: &'static str,
     query: &'static str,
     xml: &'static str,
-    shape: &'static Shape,
+    shape: u16,
 ) -> Member {
     Member {
         name,
@@ -184,11 +208,11 @@ pub(crate) const fn member(
     }
 }
 
-pub(crate) const fn required(
+pub(crate) const fn r(
     name: &'static str,
     query: &'static str,
     xml: &'static str,
-    shape: &'static Shape,
+    shape: u16,
 ) -> Member {
     Member {
         name,
@@ -196,5 +220,13 @@ pub(crate) const fn required(
         xml,
         shape,
         required: true,
+    }
+}
+
+pub(crate) const fn s(service: &'static Service, name: &'static str, kind: Kind) -> Shape {
+    Shape {
+        name,
+        service,
+        kind,
     }
 }

@@ -183,7 +183,7 @@ impl fmt::Debug for Struct {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut structure = formatter.debug_struct(self.shape.name);
         for (member, value) in self.iter() {
-            if member.shape.is_sensitive() {
+            if self.shape.at(member.shape).is_sensitive() {
                 structure.field(member.name, &"(sensitive)");
             } else {
                 structure.field(member.name, value);

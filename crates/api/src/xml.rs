@@ -36,7 +36,7 @@ pub fn push_element(out: &mut Vec<u8>, name: &str, shape: &'static Shape, value:
             };
             items
                 .iter()
-                .for_each(|value| push_element(out, name, item, value));
+                .for_each(|value| push_element(out, name, shape.at(*item), value));
         }
         (
             Kind::Map {
@@ -58,10 +58,11 @@ pub fn push_element(out: &mut Vec<u8>, name: &str, shape: &'static Shape, value:
 
 /// Appends the members of a structure.
 pub fn push_members(out: &mut Vec<u8>, structure: &Struct) {
-    let members = structure.shape().members();
+    let shape = structure.shape();
+    let members = shape.members();
     for (index, value) in structure.raw_fields() {
         let member = &members[usize::from(*index)];
-        push_element(out, member.xml, member.shape, value);
+        push_element(out, member.xml, shape.at(member.shape), value);
     }
 }
 
@@ -90,7 +91,7 @@ pub fn push(out: &mut Vec<u8>, shape: &'static Shape, value: &Value) {
         ) => {
             items
                 .iter()
-                .for_each(|value| push_element(out, item_name, item, value));
+                .for_each(|value| push_element(out, item_name, shape.at(*item), value));
         }
         (Kind::Map { .. }, Value::Map(entries)) => {
             entries
@@ -126,7 +127,7 @@ fn push_entry(out: &mut Vec<u8>, name: &str, map: &'static Shape, key: &str, val
     open(out, key_name);
     escape(out, key);
     close(out, key_name);
-    push_element(out, value_name, value_shape, value);
+    push_element(out, value_name, map.at(value_shape), value);
     close(out, name);
 }
 

@@ -307,11 +307,11 @@ proptest! {
     #[test]
     fn any_member_of_any_operation_is_reached_by_its_path(operation: prop::sample::Index, pick: prop::sample::Index) {
         let operation: &'static Operation = operation.get(ec2::SERVICE.operations);
-        let members = operation.input.map_or(&[][..], |input| input.members());
+        let members = operation.input().members();
         prop_assume!(!members.is_empty());
         let member = pick.get(members);
         let parameters = [(Cow::Owned(format!("{}.1", member.query)), Cow::Borrowed("\u{1}"))];
-        let list = matches!(member.shape.kind, boira_api::Kind::List { .. });
+        let list = matches!(operation.input().at(member.shape).kind, boira_api::Kind::List { .. });
         match decode(operation, &parameters) {
             Ok(request) => prop_assert!(list && request.get(member.name).is_some()),
             Err(error) if !list => prop_assert_eq!(error.code, "UnknownParameter"),

@@ -59,7 +59,7 @@ fn ec2_answers_name_the_clients_version_and_the_request() {
 #[test]
 fn an_ec2_operation_without_an_answer_says_that_it_was_done() {
     let operation = operation(&ec2::SERVICE, "CreateTags");
-    assert!(operation.output.is_none());
+    assert!(operation.output().is_none());
     assert!(
         text(Response::new(operation, "2016-11-15", "req").finish())
             .ends_with("<requestId>req</requestId><return>true</return></CreateTagsResponse>")

@@ -22,7 +22,7 @@ pub struct Model {
 
 pub struct Operation {
     pub name: String,
-    pub input: Option<String>,
+    pub input: String,
     pub output: Option<String>,
     pub result_wrapper: Option<String>,
     pub paging: Option<Paging>,
@@ -108,7 +108,11 @@ impl Model {
                 .with_context(|| format!("{service}: no {key}"))
         };
 
-        let mut shapes = Vec::new();
+        // An operation without parameters takes the structure without a name.
+        let mut shapes = vec![Shape {
+            name: String::new(),
+            kind: Kind::Structure(Vec::new()),
+        }];
         for (name, shape) in object("shapes")? {
             let kind =
                 kind(name, shape, is_ec2).with_context(|| format!("{service}: shape {name}"))?;
@@ -126,7 +130,7 @@ impl Model {
             .iter()
             .map(|(name, operation)| Operation {
                 name: name.clone(),
-                input: optional_text(&operation["input"], "shape"),
+                input: optional_text(&operation["input"], "shape").unwrap_or_default(),
                 output: optional_text(&operation["output"], "shape"),
                 result_wrapper: optional_text(&operation["output"], "resultWrapper"),
                 paging: paging(&paginators["pagination"][name]),
