@@ -2,10 +2,20 @@
 
 mod common;
 
-use boira_hypervisor::{Error, ExitReason, GuestState};
-use common::{Console, Host, has_exited, is_running, until};
+use std::fs;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use boira_hypervisor::{Base, DiskFormat, Error, ExitReason, GuestState, InterfaceSpec, disk};
+use common::{
+    Console, Host, PATIENCE, UID, has_exited, is_running, kill_9, recorded, status, until,
+};
 
 const GUEST: &str = "i-0123456789abcdef0";
+
+fn exited(reason: ExitReason) -> GuestState {
+    GuestState::Exited(reason)
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_starts_speaks_and_powers_itself_off() {
@@ -26,7 +36,7 @@ async fn a_guest_starts_speaks_and_powers_itself_off() {
     console.hear("hello").await;
     console.say("p").await;
     let seen = until(&driver, GUEST, has_exited).await;
-    assert_eq!(seen.state, GuestState::Exited(ExitReason::Poweroff));
+    assert_eq!(seen.state, exited(ExitReason::Poweroff));
     assert_eq!(seen.pid, None);
     console.to_the_end().await;
 
@@ -34,6 +44,7 @@ async fn a_guest_starts_speaks_and_powers_itself_off() {
         driver.start(&spec, Vec::new()).await,
         Err(Error::Exited(_))
     ));
+    assert!(matches!(driver.reset(GUEST).await, Err(Error::Exited(_))));
     let log = driver.console_log(GUEST, 64 * 1024).await.unwrap();
     assert_eq!(String::from_utf8_lossy(&log), "READY unwritten\r\nhello");
     driver.forget(GUEST).await.unwrap();
@@ -43,4 +54,512 @@ async fn a_guest_starts_speaks_and_powers_itself_off() {
         driver.console_log(GUEST, 1).await,
         Err(Error::Unknown(_))
     ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_driver_adopts_what_runs_and_only_its_generation() {
+    let host = Host::new();
+    let driver = host.driver();
+    let mut spec = host.spec(GUEST);
+    driver.start(&spec, Vec::new()).await.unwrap();
+    let first = until(&driver, GUEST, is_running).await;
+    drop(driver);
+
+    let driver = host.driver();
+    let seen = until(&driver, GUEST, is_running).await;
+    assert_eq!((seen.pid, seen.generation), (first.pid, 1));
+    driver.start(&spec, Vec::new()).await.expect("it runs");
+    spec.generation = 2;
+    let refused = driver.start(&spec, Vec::new()).await;
+    assert!(
+        matches!(
+            refused,
+            Err(Error::OtherGeneration {
+                present: 1,
+                asked: 2,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    assert!(matches!(
+        driver.forget(GUEST).await,
+        Err(Error::StillRunning(_))
+    ));
+
+    let mut console = Console::open(&driver, GUEST).await;
+    console.hear("READY").await;
+    console.say("again").await;
+    console.hear("again").await;
+    driver.kill(GUEST).await.unwrap();
+    let seen = until(&driver, GUEST, has_exited).await;
+    assert_eq!(seen.state, exited(ExitReason::Killed));
+    driver.kill(GUEST).await.unwrap();
+    driver.forget(GUEST).await.unwrap();
+    driver
+        .start(&spec, Vec::new())
+        .await
+        .expect("a new generation after the old one is forgotten");
+    driver
+        .kill(GUEST)
+        .await
+        .expect("a guest that has hardly started can be killed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_guest_does_while_nobody_watches_is_observed_later() {
+    let host = Host::new();
+    let guests = ["i-00000001", "i-00000002", "i-00000003", "i-00000004"];
+    let driver = host.driver();
+    let mut consoles = Vec::new();
+    for guest in guests {
+        driver.start(&host.spec(guest), Vec::new()).await.unwrap();
+        consoles.push(Console::open(&driver, guest).await);
+    }
+    for (console, guest) in consoles.iter_mut().zip(guests) {
+        console.hear("READY").await;
+        until(&driver, guest, is_running).await;
+    }
+    drop(driver);
+    let [poweroff, panic, reset, killed] = &mut consoles[..] else {
+        unreachable!()
+    };
+    poweroff.say("p").await;
+    panic.say("x").await;
+    reset.say("r").await;
+    reset.hear("READY").await;
+    reset.say("r").await;
+    reset.hear("READY").await;
+    kill_9(recorded(&host, guests[3], "process")).await;
+    killed.to_the_end().await;
+
+    let driver = host.driver();
+    let seen = until(&driver, guests[0], has_exited).await;
+    assert_eq!(seen.state, exited(ExitReason::Poweroff));
+    let seen = until(&driver, guests[1], has_exited).await;
+    assert_eq!(seen.state, exited(ExitReason::Panic));
+    let seen = until(&driver, guests[2], is_running).await;
+    assert_eq!(seen.boots, 3);
+    let seen = until(&driver, guests[3], has_exited).await;
+    assert_eq!(seen.state, exited(ExitReason::Killed));
+    driver.kill(guests[2]).await.unwrap();
+
+    // And the reasons stay for the driver after that one.
+    drop(driver);
+    let driver = host.driver();
+    let states: Vec<GuestState> = driver
+        .observe()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|seen| seen.state)
+        .collect();
+    let expected = [
+        ExitReason::Poweroff,
+        ExitReason::Panic,
+        ExitReason::Killed,
+        ExitReason::Killed,
+    ];
+    assert_eq!(states, expected.map(exited));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_and_a_kill_are_told_from_a_poweroff() {
+    let host = Host::new();
+    let driver = host.driver();
+    for (guest, reason) in [
+        ("i-00000001", ExitReason::Panic),
+        ("i-00000002", ExitReason::Killed),
+    ] {
+        driver.start(&host.spec(guest), Vec::new()).await.unwrap();
+        let mut console = Console::open(&driver, guest).await;
+        console.hear("READY").await;
+        match reason {
+            ExitReason::Panic => console.say("x").await,
+            _ => kill_9(recorded(&host, guest, "process")).await,
+        }
+        assert_eq!(
+            until(&driver, guest, has_exited).await.state,
+            exited(reason)
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_power_button_reaches_the_guest_and_pause_holds_it() {
+    let host = Host::new();
+    let driver = host.driver();
+    driver.start(&host.spec(GUEST), Vec::new()).await.unwrap();
+    let mut console = Console::open(&driver, GUEST).await;
+    console.hear("READY unwritten\r\n").await;
+
+    driver.pause(GUEST).await.unwrap();
+    let seen = driver.observe().await.unwrap().remove(0);
+    assert_eq!((seen.state, seen.detail), (GuestState::Paused, None));
+    console.say("hello").await;
+    driver
+        .pause(GUEST)
+        .await
+        .expect("pausing twice is one pause");
+    drop(driver);
+    let driver = host.driver();
+    until(&driver, GUEST, |seen| seen.state == GuestState::Paused).await;
+    assert_eq!(console.text(), "", "a paused guest says nothing");
+    driver.resume(GUEST).await.unwrap();
+    console.hear("hello").await;
+
+    driver.power_button(GUEST).await.unwrap();
+    console.hear("BUTTON").await;
+    assert_eq!(
+        until(&driver, GUEST, has_exited).await.state,
+        exited(ExitReason::Poweroff)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resets_are_counted_whoever_makes_them() {
+    let host = Host::new();
+    let driver = host.driver();
+    driver.start(&host.spec(GUEST), Vec::new()).await.unwrap();
+    let mut console = Console::open(&driver, GUEST).await;
+    console.hear("READY").await;
+    console.say("r").await;
+    console.hear("READY").await;
+    until(&driver, GUEST, |seen| seen.boots == 2).await;
+    driver.reset(GUEST).await.unwrap();
+    console.hear("READY").await;
+    let seen = until(&driver, GUEST, |seen| seen.boots >= 3).await;
+    assert_eq!((seen.boots, seen.state), (3, GuestState::Running));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_read_the_console_and_one_that_doesnt_harms_nobody() {
+    let host = Host::new();
+    let driver = host.driver();
+    driver.start(&host.spec(GUEST), Vec::new()).await.unwrap();
+    let mut one = Console::open(&driver, GUEST).await;
+    one.hear("READY").await;
+    let mut two = Console::open(&driver, GUEST).await;
+    two.hear("READY").await;
+    let _never_reads = driver.console(GUEST).await.unwrap();
+    two.say("hello").await;
+    one.hear("hello").await;
+    two.hear("hello").await;
+
+    one.say("ff.").await;
+    let reading = async { tokio::join!(flood(&mut one), flood(&mut two)) };
+    let (first, second) = tokio::time::timeout(PATIENCE, reading).await.unwrap();
+    assert_eq!((first, second), (800_000, 800_000));
+    // Whoever comes later begins with the recent log, and so does who asks for it.
+    let mut late = Console::open(&driver, GUEST).await;
+    late.hear("flood\r\n.").await;
+    let log = driver.console_log(GUEST, 64 * 1024).await.unwrap();
+    assert_eq!(log.len(), 64 * 1024);
+    assert!(log.ends_with(b"9 flood\r\n."));
+    let size_bytes = fs::metadata(host.guests().join(GUEST).join("console.log"))
+        .unwrap()
+        .len();
+    assert!(size_bytes < 300_000, "the log is bounded: {size_bytes}");
+}
+
+/// Reads two floods and the full stop after them; returns their bytes.
+async fn flood(console: &mut Console) -> usize {
+    let mut length = 0;
+    for _ in 0..16_000 {
+        console.hear("0123456789 flood\r\n").await;
+        length += 50;
+    }
+    console.hear(".").await;
+    length
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_lost_its_recorder_gets_another_one() {
+    let host = Host::new();
+    let driver = host.driver();
+    driver.start(&host.spec(GUEST), Vec::new()).await.unwrap();
+    Console::open(&driver, GUEST).await.hear("READY").await;
+    drop(driver);
+    let first = recorded(&host, GUEST, "recorder");
+    kill_9(first).await;
+
+    let driver = host.driver();
+    until(&driver, GUEST, is_running).await;
+    let mut console = Console::open(&driver, GUEST).await;
+    console.hear("READY").await;
+    console.say("r").await;
+    console.hear("READY").await;
+    until(&driver, GUEST, |seen| seen.boots == 2).await;
+    assert_ne!(recorded(&host, GUEST, "recorder"), first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_processes_are_confined() {
+    let host = Host::new();
+    let driver = host.driver();
+    driver.start(&host.spec(GUEST), Vec::new()).await.unwrap();
+    Console::open(&driver, GUEST).await.hear("READY").await;
+    let hypervisor = recorded(&host, GUEST, "process");
+    let recorder = recorded(&host, GUEST, "recorder");
+    let our_network = fs::read_link("/proc/self/ns/net").unwrap();
+    for pid in [hypervisor, recorder] {
+        let ids = [UID; 4].map(|uid| uid.to_string()).join("\t");
+        assert_eq!(status(pid, "Uid"), ids);
+        assert_eq!(status(pid, "Gid"), ids);
+        assert_eq!(status(pid, "Groups"), "");
+        assert_eq!(status(pid, "NoNewPrivs"), "1");
+        for capabilities in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(status(pid, capabilities), "0000000000000000");
+        }
+        assert_ne!(
+            fs::read_link(format!("/proc/{pid}/ns/net")).unwrap(),
+            our_network
+        );
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        assert!(
+            limits
+                .lines()
+                .any(|line| line.starts_with("Max core file size        0 ")),
+            "{limits}"
+        );
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let session = stat
+            .rsplit(')')
+            .next()
+            .unwrap()
+            .split(' ')
+            .nth(4)
+            .unwrap()
+            .to_owned();
+        assert_eq!(session, pid.to_string(), "leads its session");
+    }
+    assert_eq!(status(hypervisor, "Seccomp"), "2");
+    let files: Vec<String> = fs::read_dir(format!("/proc/{hypervisor}/fd"))
+        .unwrap()
+        .filter_map(|fd| fs::read_link(fd.unwrap().path()).ok())
+        .map(|path| path.to_string_lossy().into_owned())
+        .filter(|path| path.starts_with('/'))
+        .collect();
+    let disk = host.home.path().join(format!("{GUEST}.raw"));
+    let expected = [
+        "/dev/null",
+        &host
+            .guests()
+            .join(GUEST)
+            .join("hypervisor.log")
+            .to_string_lossy(),
+    ]
+    .map(str::to_owned);
+    for file in files {
+        assert!(
+            expected.contains(&file) || file == disk.to_string_lossy(),
+            "{file} is open"
+        );
+    }
+    let resident: u32 = status(recorder, "RssAnon")
+        .split(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(resident < 2048, "the recorder holds {resident} kB");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overlay_takes_the_writes_and_keeps_them_for_the_next_start() {
+    let host = Host::new();
+    let driver = host.driver();
+    let base = Base {
+        path: host.home.path().join("a base, shared.raw"),
+        format: DiskFormat::Raw,
+    };
+    fs::write(&base.path, common::payload::disk("from the base")).unwrap();
+    let mut spec = host.spec(GUEST);
+    spec.disks[0].path = host.home.path().join("overlay,file=x.qcow2");
+    spec.disks[0].format = DiskFormat::Qcow2;
+    spec.disks[0].base = Some(base.clone());
+    disk::ensure_overlay(&spec.disks[0].path, &base, 8 << 20).unwrap();
+    driver.start(&spec, Vec::new()).await.unwrap();
+    let mut console = Console::open(&driver, GUEST).await;
+    console.hear("READY from the base").await;
+    console.say("wZs").await;
+    console.hear("Z\r\n").await;
+    driver.kill(GUEST).await.unwrap();
+    driver.forget(GUEST).await.unwrap();
+
+    spec.generation = 2;
+    driver.start(&spec, Vec::new()).await.unwrap();
+    Console::open(&driver, GUEST)
+        .await
+        .hear("READY Z\r\n")
+        .await;
+    assert_eq!(
+        fs::read(&base.path).unwrap(),
+        common::payload::disk("from the base")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_cant_succeed_says_why_and_leaves_nothing() {
+    let host = Host::new();
+    let driver = host.driver();
+    let mut spec = host.spec(GUEST);
+    spec.disks[0].path = host.home.path().join("missing.raw");
+    let error = driver.start(&spec, Vec::new()).await.unwrap_err();
+    assert!(error.to_string().contains("missing.raw"), "{error}");
+    assert_eq!(driver.observe().await.unwrap(), []);
+
+    let mut spec = host.spec(GUEST);
+    spec.machine = "pc-i440fx-0.1".to_owned();
+    driver.start(&spec, Vec::new()).await.unwrap();
+    let seen = until(&driver, GUEST, has_exited).await;
+    let GuestState::Exited(ExitReason::StartFailed(said)) = seen.state else {
+        panic!("{seen:?}")
+    };
+    assert!(said.contains("unsupported machine type"), "{said}");
+    driver.forget(GUEST).await.unwrap();
+
+    for (field, wrong) in [
+        ("machine", "pc,accel=kvm"),
+        ("cpu", "-x"),
+        ("guest", "../up"),
+        ("uuid", "ec2"),
+    ] {
+        let mut spec = host.spec(GUEST);
+        match field {
+            "machine" => spec.machine = wrong.to_owned(),
+            "cpu" => spec.cpu = wrong.to_owned(),
+            "guest" => spec.guest = wrong.to_owned(),
+            _ => spec.uuid = wrong.to_owned(),
+        }
+        assert!(
+            matches!(
+                driver.start(&spec, Vec::new()).await,
+                Err(Error::InvalidSpec(_))
+            ),
+            "{field}"
+        );
+    }
+    assert_eq!(fs::read_dir(host.guests()).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_cut_off_before_the_process_is_as_if_it_never_was() {
+    let host = Host::new();
+    let driver = host.driver();
+    driver.start(&host.spec(GUEST), Vec::new()).await.unwrap();
+    driver.kill(GUEST).await.unwrap();
+    drop(driver);
+    // What an agent leaves that was killed between the specification and the fork.
+    fs::remove_file(host.guests().join(GUEST).join("exit.json")).unwrap();
+    fs::write(host.guests().join(GUEST).join("process"), "").unwrap();
+    // And one that was killed right after the directory.
+    fs::create_dir(host.guests().join("i-00000009")).unwrap();
+    let driver = host.driver();
+    assert_eq!(driver.observe().await.unwrap(), []);
+    assert_eq!(fs::read_dir(host.guests()).unwrap().count(), 0);
+    driver.start(&host.spec(GUEST), Vec::new()).await.unwrap();
+    until(&driver, GUEST, is_running).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tap_is_held_by_the_guest_and_free_after_its_end() {
+    let host = Host::new();
+    let driver = host.driver();
+    let mut spec = host.spec(GUEST);
+    spec.interfaces = vec![InterfaceSpec {
+        id: "eni-0123456789abcdef0".into(),
+        mac: "02:00:00:00:00:01".into(),
+        mtu: 1400,
+    }];
+    assert!(matches!(
+        driver.start(&spec, Vec::new()).await,
+        Err(Error::InvalidSpec(_))
+    ));
+    // In a network namespace of this test's own, which ends with the thread.
+    let name = format!("bt{}", std::process::id());
+    let (tap, again) = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        let tap = open_tap(&name).unwrap();
+        let again = std::thread::spawn({
+            let namespace = fs::File::open("/proc/thread-self/ns/net").unwrap();
+            move || {
+                nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                receiver.recv().unwrap();
+                open_tap(&name)
+            }
+        });
+        (tap, (sender, again))
+    })
+    .join()
+    .unwrap();
+    driver.start(&spec, vec![tap]).await.unwrap();
+    Console::open(&driver, GUEST).await.hear("READY").await;
+    until(&driver, GUEST, is_running).await;
+    driver.kill(GUEST).await.unwrap();
+    again.0.send(()).unwrap();
+    let reopened = tokio::task::spawn_blocking(|| again.1.join().unwrap())
+        .await
+        .unwrap();
+    assert!(reopened.is_ok(), "the tap is still held: {reopened:?}");
+}
+
+/// A tap of that name in this thread's namespace; busy while somebody holds it.
+fn open_tap(name: &str) -> std::io::Result<OwnedFd> {
+    // SAFETY: the path ends with a zero; the request is as long as the kernel's `ifreq`.
+    unsafe {
+        let fd = libc::open(
+            c"/dev/net/tun".as_ptr(),
+            libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK,
+        );
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        let tap = OwnedFd::from_raw_fd(fd);
+        let mut request: libc::ifreq = std::mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_flags =
+            (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+        match libc::ioctl(fd, libc::TUNSETIFF, &request) {
+            0 => Ok(tap),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_inherited_the_number_is_not_touched() {
+    let host = Host::new();
+    let driver = host.driver();
+    driver.start(&host.spec(GUEST), Vec::new()).await.unwrap();
+    until(&driver, GUEST, is_running).await;
+    drop(driver);
+    let pid = recorded(&host, GUEST, "process");
+    kill_9(pid).await;
+    // Another process, with the number that the record now names and a later start.
+    let mut other = std::process::Command::new("sleep")
+        .arg("60")
+        .spawn()
+        .unwrap();
+    let record = host.guests().join(GUEST).join("process");
+    let stat = fs::read_to_string(&record).unwrap();
+    fs::write(
+        &record,
+        stat.replacen(&pid.to_string(), &other.id().to_string(), 1),
+    )
+    .unwrap();
+
+    let driver = host.driver();
+    let seen = driver.observe().await.unwrap().remove(0);
+    assert_eq!(seen.state, exited(ExitReason::Killed));
+    driver.kill(GUEST).await.unwrap();
+    driver.forget(GUEST).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let alive = other.try_wait().unwrap().is_none();
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert!(alive, "a stranger was killed");
 }

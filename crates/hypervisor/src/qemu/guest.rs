@@ -8,15 +8,17 @@
 use std::convert::Infallible;
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use tokio::sync::{Notify, broadcast, watch};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::log;
 use super::process::{Ending, Process};
-use super::qmp::{Client, QmpError};
+use super::qmp::{Client, Event, QmpError};
 use super::rundir::{self, Exit, Launch, RunDir};
 use crate::{Error, ExitReason, GuestState, ObservedGuest, Result};
 
@@ -28,6 +30,8 @@ const COMMAND: Duration = Duration::from_secs(10);
 const QUIT: Duration = Duration::from_millis(1500);
 /// How long to leave QEMU alone when its monitor has failed and it still runs.
 const RECONNECT: Duration = Duration::from_secs(1);
+/// How long the recorder may take to count a reset.
+const RECOUNT: Duration = Duration::from_millis(100);
 /// How much of QEMU's stderr goes into a reason.
 const REASON_BYTES_MAX: u64 = 2000;
 
@@ -37,6 +41,7 @@ pub struct Guest {
     pub dir: RunDir,
     /// Nothing once it is known to have ended.
     process: Option<Process>,
+    follower: OnceLock<AbortHandle>,
     seen: watch::Sender<Seen>,
     monitor: watch::Sender<Option<Client>>,
     console_log: Option<File>,
@@ -48,7 +53,6 @@ struct Seen {
     state: GuestState,
     detail: Option<String>,
     since: SystemTime,
-    resets: u64,
 }
 
 impl Guest {
@@ -67,8 +71,17 @@ impl Guest {
             changed,
         ));
         let followed = Arc::clone(&guest);
-        tokio::spawn(async move { followed.until_its_end().await });
+        let follower = tokio::spawn(async move { followed.until_its_end().await });
+        // Empty until now: nobody else has seen this guest yet.
+        let _ = guest.follower.set(follower.abort_handle());
         guest
+    }
+
+    /// Leaves the guest alone from now on, so that another driver may take it up.
+    pub fn abandon(&self) {
+        if let Some(follower) = self.follower.get() {
+            follower.abort();
+        }
     }
 
     /// A guest whose process is gone; the reason is written down if it wasn't.
@@ -87,17 +100,16 @@ impl Guest {
         changed: Arc<Notify>,
     ) -> Guest {
         let console_log = File::open(dir.at(rundir::CONSOLE_LOG)).ok();
-        let resets = console_log.as_ref().map_or(0, resets);
         let seen = Seen {
             state,
             detail: None,
             since: launch.at,
-            resets,
         };
         Guest {
             launch,
             dir,
             process,
+            follower: OnceLock::new(),
             seen: watch::Sender::new(seen),
             monitor: watch::Sender::new(None),
             console_log,
@@ -111,10 +123,12 @@ impl Guest {
             state,
             detail,
             since,
-            resets: seen,
         } = self.seen.borrow().clone();
-        // The recorder counts while nobody is here, and this process knows of the newest at once.
-        let resets = self.console_log.as_ref().map_or(0, resets).max(seen);
+        let counts = self
+            .console_log
+            .as_ref()
+            .and_then(|log| log::counts(log).ok());
+        let resets = counts.map_or(0, |counts| counts.resets);
         let exited = matches!(state, GuestState::Exited(_));
         ObservedGuest {
             guest: self.launch.spec.guest.clone(),
@@ -224,17 +238,31 @@ impl Guest {
         }
     }
 
-    async fn listen(&self, client: &Client, mut events: broadcast::Receiver<super::qmp::Event>) {
+    async fn listen(&self, client: &Client, mut events: broadcast::Receiver<Event>) {
+        let mut recount_at: Option<Instant> = None;
         loop {
             self.look(client).await;
-            // Each of these may have changed what `query-status` answers; others don't.
-            match events.recv().await {
-                Ok(event) if event.name == "RESET" => {
-                    self.seen.send_modify(|seen| seen.resets += 1);
+            // An event may have changed what `query-status` answers, or how often the guest has
+            // reset, which the recorder counts: it hears of it now, too, and a moment later it has.
+            let recount = async {
+                match recount_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = events.recv() => match event {
+                    Ok(event) if event.name == "RESET" => {
+                        recount_at = Some(Instant::now() + RECOUNT);
+                        self.changed.notify_one();
+                    }
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return,
+                },
+                () = recount => {
+                    recount_at = None;
                     self.changed.notify_one();
                 }
-                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => return,
             }
         }
     }
@@ -290,7 +318,6 @@ impl Guest {
                     state,
                     detail,
                     since: SystemTime::now(),
-                    resets: seen.resets,
                 };
             }
             differs
@@ -365,8 +392,4 @@ fn note_exit(dir: &RunDir, reason: ExitReason) -> io::Result<Exit> {
     };
     dir.write_json(rundir::EXIT, &exit)?;
     Ok(exit)
-}
-
-fn resets(console_log: &File) -> u64 {
-    log::counts(console_log).map_or(0, |counts| counts.resets)
 }

@@ -12,6 +12,7 @@ mod log;
 mod process;
 mod qmp;
 mod recorder;
+mod resets;
 mod rundir;
 mod start;
 
@@ -157,6 +158,14 @@ impl Qemu {
         guest.command(command).await?;
         guest.refresh().await;
         Ok(())
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        for guest in self.guests().values() {
+            guest.abandon();
+        }
     }
 }
 

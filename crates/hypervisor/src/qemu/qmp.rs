@@ -48,6 +48,24 @@ pub struct Event {
     /// Its members, by name; null for an event without any.
     #[serde(default)]
     pub data: Value,
+    #[serde(default)]
+    timestamp: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+struct Timestamp {
+    seconds: u64,
+    microseconds: u32,
+}
+
+impl Event {
+    /// When it happened, since 1970 by QEMU's clock.
+    pub fn at(&self) -> Duration {
+        Duration::new(
+            self.timestamp.seconds,
+            self.timestamp.microseconds.saturating_mul(1000),
+        )
+    }
 }
 
 /// A connection that has left negotiation. Clones share it.
@@ -76,6 +94,8 @@ struct Message {
     event: Option<String>,
     #[serde(default)]
     data: Value,
+    #[serde(default)]
+    timestamp: Timestamp,
 }
 
 #[derive(Deserialize)]
@@ -212,6 +232,7 @@ fn dispatch(
         let _ = events.send(Event {
             name,
             data: message.data,
+            timestamp: message.timestamp,
         });
         return;
     }

@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::log::{CHUNK_BYTES_MAX, Log, RING_BYTES};
+use super::resets::Resets;
 
 const CLIENTS_MAX: usize = 16;
 /// What may wait for a slow client: the log that it begins with, and as much again.
@@ -59,6 +60,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> io::Result<()> {
         watch: Some(Watch {
             stream: own(watch).into(),
             line: Vec::new(),
+            resets: Resets::default(),
         }),
         listener: own(listener).into(),
         log: Log::open(File::from(own(log)))?,
@@ -81,6 +83,7 @@ struct Recorder {
 struct Watch {
     stream: UnixStream,
     line: Vec<u8>,
+    resets: Resets,
 }
 
 struct Client {
@@ -285,16 +288,13 @@ impl Watch {
                 self.line.extend_from_slice(part);
             }
             if part.ends_with(b"\n") {
-                resets += usize::from(is_reset(&self.line));
+                let event = serde_json::from_slice(&self.line);
+                resets += usize::from(event.is_ok_and(|event| self.resets.counts(&event)));
                 self.line.clear();
             }
         }
         resets
     }
-}
-
-fn is_reset(line: &[u8]) -> bool {
-    serde_json::from_slice::<super::qmp::Event>(line).is_ok_and(|event| event.name == "RESET")
 }
 
 impl Client {

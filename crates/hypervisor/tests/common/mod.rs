@@ -103,6 +103,40 @@ fn kill_recorded(record: &Path) {
     }
 }
 
+/// A line of `/proc/PID/status`.
+pub fn status(pid: u32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{name}:")))
+        .unwrap();
+    line.trim().to_owned()
+}
+
+/// The process that a guest's directory records under `record`.
+pub fn recorded(host: &Host, guest: &str, record: &str) -> u32 {
+    let stat = fs::read_to_string(host.guests().join(guest).join(record)).unwrap();
+    stat.split(' ').next().unwrap().parse().unwrap()
+}
+
+/// Kills a process that a guest's directory names, as an administrator would, and waits for its end.
+pub async fn kill_9(pid: u32) {
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid as i32),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    let gone = async {
+        // A test reaps nothing itself: dead is enough.
+        while fs::read_to_string(format!("/proc/{pid}/stat"))
+            .is_ok_and(|stat| !stat.contains(") Z "))
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+}
+
 pub fn spec(guest: &str, disk: &Path) -> GuestSpec {
     let digits = guest.bytes().fold(7_u64, |sum, byte| {
         sum.wrapping_mul(31).wrapping_add(byte.into())
