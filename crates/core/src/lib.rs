@@ -17,6 +17,7 @@ pub mod row;
 pub mod schedule;
 pub mod settings;
 pub mod state;
+pub mod sync;
 pub mod wanted;
 
 pub use draft::{Ctx, Draft};

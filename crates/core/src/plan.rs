@@ -269,14 +269,6 @@ fn bring_up(
     if memory.retry_at > now {
         return Next::At(memory.retry_at);
     }
-    if !instance
-        .interfaces
-        .iter()
-        .all(|port| facts.ports.contains(&port.id))
-    {
-        // The network is brought up beside this plan; its end wakes the planner.
-        return Next::Nothing;
-    }
     let id = &instance.id;
     let mut blobs = Vec::new();
     if let Boot::Kernel {
@@ -314,10 +306,16 @@ fn bring_up(
             instance: id.clone(),
             volume: volume.clone(),
         }),
+        // The network is brought up beside the disks; its end wakes the planner.
+        None if !ports_are_up(instance, facts) => Next::Nothing,
         None => Next::Step(Step::Start {
             instance: instance.clone(),
         }),
     }
+}
+
+fn ports_are_up(instance: &WantedInstance, facts: &Facts) -> bool {
+    instance.interfaces.iter().all(|port| facts.ports.contains(&port.id))
 }
 
 /// The memory of this generation; what belongs to an older one is void.

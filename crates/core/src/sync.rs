@@ -1,0 +1,445 @@
+//! The rules of `POST /v1/sync`: which message counts, which part travels, which answer is obeyed.
+//!
+//! ```text
+//!  agent                                          controller
+//!  Outbox    report (session, seq) ─────────────► Inbox: fresh, or late and refused
+//!            poll   (have: generation:hash) ────► parts(): only those whose hash differs
+//!  Accepted  ◄──────────────── parts, one generation
+//!            refuses other clouds and older generations; what it took is written down
+//! ```
+//! Nothing here waits or sends; agent, controller and simulator share it.
+
+use crate::wanted::Wanted;
+use boira_model::wire::*;
+use boira_model::{CloudId, HostId};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::VecDeque;
+
+/// Sessions that ended, kept per host so that their late reports are recognised.
+const RETIRED: usize = 32;
+
+/// What a message is, judged by its session and sequence number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admit {
+    Fresh,
+    /// A late or repeated report: a later one was taken already. Nothing in it may be believed.
+    Stale,
+    /// A poll of an agent whose report isn't the last one that was taken, as after a start of the
+    /// controller. The agent must begin a new session ([`Outbox::renew`]) and report.
+    Unknown,
+}
+
+/// The controller's memory of one host's messages. Empty after a start.
+#[derive(Clone, Debug, Default)]
+pub struct Inbox {
+    session: Option<u32>,
+    seq: u64,
+    retired: VecDeque<u32>,
+}
+
+impl Inbox {
+    /// Judges a message and remembers a fresh report. A report that could not be committed
+    /// afterwards is sent again under a higher number, so judging it early loses nothing.
+    pub fn admit(&mut self, request: &SyncRequest) -> Admit {
+        if request.report.is_none() {
+            return match self.session == Some(request.session) {
+                true => Admit::Fresh,
+                false => Admit::Unknown,
+            };
+        }
+        if self.session == Some(request.session) {
+            if request.seq <= self.seq {
+                return Admit::Stale;
+            }
+        } else {
+            if self.retired.contains(&request.session) {
+                return Admit::Stale;
+            }
+            if let Some(old) = self.session.replace(request.session) {
+                self.retired.truncate(RETIRED - 1);
+                self.retired.push_front(old);
+            }
+        }
+        self.seq = request.seq;
+        Admit::Fresh
+    }
+}
+
+/// The parts that differ from what the host has. `generation` is the store's sequence number of the
+/// snapshot that `wanted` was derived from.
+pub fn parts(wanted: Wanted, generation: u64, have: &[String; 4]) -> SyncAnswer {
+    let [instances, network, images, volumes] = have;
+    SyncAnswer {
+        instances: part(wanted.instances, generation, instances),
+        network: part(wanted.network, generation, network),
+        images: part(wanted.images, generation, images),
+        volumes: part(wanted.volumes, generation, volumes),
+        ..SyncAnswer::default()
+    }
+}
+
+fn part<T: Serialize>(body: T, generation: u64, have: &str) -> Option<Versioned<T>> {
+    let hash = hash(&body);
+    let has = have.split_once(':').map(|(_, hash)| hash);
+    (has != Some(hash.as_str())).then_some(Versioned {
+        generation,
+        hash,
+        body,
+    })
+}
+
+/// Whether an answer tells the host nothing, so that it can wait for something to tell.
+pub fn is_empty(answer: &SyncAnswer) -> bool {
+    answer.instances.is_none()
+        && answer.network.is_none()
+        && answer.images.is_none()
+        && answer.volumes.is_none()
+        && answer.streams.is_empty()
+}
+
+/// The first 8 bytes of the SHA-256 of the JSON form, in hex.
+fn hash<T: Serialize>(body: &T) -> String {
+    let json = serde_json::to_vec(body).expect("wire types have string keys only");
+    let mut text = String::with_capacity(16);
+    for byte in &Sha256::digest(&json)[..8] {
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+/// The wanted state that an agent has accepted. It writes this down before it acts on it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Accepted {
+    cloud: Option<CloudId>,
+    instances: Versioned<Vec<WantedInstance>>,
+    network: Versioned<Vec<WantedVpc>>,
+    images: Versioned<Vec<WantedBlob>>,
+    volumes: Versioned<Vec<WantedVolume>>,
+}
+
+impl Accepted {
+    /// Takes the parts of an answer; true where something changed. An answer of another cloud, or
+    /// one derived from an older state than any accepted part, changes nothing: not even parts of it
+    /// that would be newer, as parts of different ages need not fit together.
+    pub fn accept(&mut self, answer: SyncAnswer) -> bool {
+        if !self.trusts(&answer) {
+            return false;
+        }
+        let changed = [
+            replace(&mut self.instances, answer.instances),
+            replace(&mut self.network, answer.network),
+            replace(&mut self.images, answer.images),
+            replace(&mut self.volumes, answer.volumes),
+        ];
+        self.cloud = answer.cloud;
+        changed.contains(&true)
+    }
+
+    fn trusts(&self, answer: &SyncAnswer) -> bool {
+        let same_cloud =
+            answer.cloud.is_some() && (self.cloud.is_none() || self.cloud == answer.cloud);
+        let generations = [
+            answer.instances.as_ref().map(|part| part.generation),
+            answer.network.as_ref().map(|part| part.generation),
+            answer.images.as_ref().map(|part| part.generation),
+            answer.volumes.as_ref().map(|part| part.generation),
+        ];
+        let oldest = generations.into_iter().flatten().min();
+        same_cloud && oldest.is_some_and(|oldest| oldest >= self.generation())
+    }
+
+    /// The newest state of the store that any part was derived from.
+    pub fn generation(&self) -> u64 {
+        (self.instances.generation)
+            .max(self.network.generation)
+            .max(self.images.generation)
+            .max(self.volumes.generation)
+    }
+
+    /// `generation:hash` of each part, for the next poll.
+    pub fn have(&self) -> [String; 4] {
+        fn name<T>(part: &Versioned<T>) -> String {
+            format!("{}:{}", part.generation, part.hash)
+        }
+        [
+            name(&self.instances),
+            name(&self.network),
+            name(&self.images),
+            name(&self.volumes),
+        ]
+    }
+
+    /// What is wanted; `None` before every part has arrived once. Acting on nothing would end every
+    /// guest of a host whose file was lost.
+    pub fn wanted(&self) -> Option<Wanted> {
+        let told = !self.instances.hash.is_empty()
+            && !self.network.hash.is_empty()
+            && !self.images.hash.is_empty()
+            && !self.volumes.hash.is_empty();
+        told.then(|| Wanted {
+            instances: self.instances.body.clone(),
+            network: self.network.body.clone(),
+            images: self.images.body.clone(),
+            volumes: self.volumes.body.clone(),
+        })
+    }
+}
+
+fn replace<T>(part: &mut Versioned<T>, new: Option<Versioned<T>>) -> bool {
+    match new {
+        Some(new) if new.generation != part.generation || new.hash != part.hash => {
+            *part = new;
+            true
+        }
+        Some(_) | None => false,
+    }
+}
+
+/// The agent's side of a session: numbers its messages and knows whether a report is due.
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    host: HostId,
+    session: u32,
+    seq: u64,
+    /// Hash of the last report that was sent, and its number. A report that is under way may still
+    /// be taken, so only the answer to the last one settles what the controller knows.
+    sent: Option<(u64, String)>,
+    settled: bool,
+}
+
+impl Outbox {
+    /// `session` is random: no two processes of an agent share one.
+    pub fn new(host: HostId, session: u32) -> Self {
+        Self {
+            host,
+            session,
+            seq: 0,
+            sent: None,
+            settled: false,
+        }
+    }
+
+    /// The request that carries `report`, or `None` where the controller knows all of it.
+    pub fn report(&mut self, report: &Report) -> Option<SyncRequest> {
+        let hash = hash(&Report {
+            steps: Vec::new(),
+            ..report.clone()
+        });
+        let known = self.settled && self.sent.as_ref().is_some_and(|(_, sent)| *sent == hash);
+        if known && report.steps.is_empty() {
+            return None;
+        }
+        let request = self.request(<[String; 4]>::default(), Some(report.clone()));
+        self.sent = Some((request.seq, hash));
+        self.settled = false;
+        Some(request)
+    }
+
+    /// The request that waits for something new.
+    pub fn poll(&mut self, have: [String; 4]) -> SyncRequest {
+        self.request(have, None)
+    }
+
+    /// The controller took the report with this number. True where that was the last one, so its
+    /// steps need not be reported again.
+    pub fn answered(&mut self, session: u32, seq: u64) -> bool {
+        let last = session == self.session && self.sent.as_ref().is_some_and(|(n, _)| *n == seq);
+        self.settled |= last;
+        last
+    }
+
+    /// Begins a new session after a refusal; the next report is due again.
+    pub fn renew(&mut self, session: u32) {
+        *self = Self::new(self.host.clone(), session);
+    }
+
+    pub fn session(&self) -> u32 {
+        self.session
+    }
+
+    fn request(&mut self, have: [String; 4], report: Option<Report>) -> SyncRequest {
+        self.seq += 1;
+        SyncRequest {
+            v: PROTOCOL,
+            host: self.host.clone(),
+            session: self.session,
+            seq: self.seq,
+            have,
+            report,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(name: &str) -> Report {
+        Report {
+            boot_id: "b".into(),
+            name: name.into(),
+            capacity: Default::default(),
+            acceleration: boira_model::Acceleration {
+                hardware: false,
+                verdict: String::new(),
+            },
+            machine: String::new(),
+            cpu: String::new(),
+            overhead_bytes: 0,
+            guests: Vec::new(),
+            volumes: Vec::new(),
+            troubles: Vec::new(),
+            steps: Vec::new(),
+        }
+    }
+
+    fn outbox(session: u32) -> Outbox {
+        Outbox::new(HostId::from_entropy(1), session)
+    }
+
+    fn blobs(names: &[&str]) -> Wanted {
+        Wanted {
+            images: names
+                .iter()
+                .map(|name| WantedBlob {
+                    sha256: (*name).into(),
+                })
+                .collect(),
+            ..Wanted::default()
+        }
+    }
+
+    fn answer(accepted: &Accepted, wanted: Wanted, generation: u64) -> SyncAnswer {
+        SyncAnswer {
+            cloud: Some(CloudId::from("cloud-1")),
+            ..parts(wanted, generation, &accepted.have())
+        }
+    }
+
+    #[test]
+    fn a_late_or_repeated_report_is_stale() {
+        let (mut inbox, mut agent) = (Inbox::default(), outbox(7));
+        let first = agent.report(&report("a")).expect("a first report is due");
+        let second = agent.report(&report("b")).expect("a changed report is due");
+        assert_eq!(inbox.admit(&second), Admit::Fresh);
+        assert_eq!(inbox.admit(&first), Admit::Stale);
+        assert_eq!(inbox.admit(&second), Admit::Stale);
+    }
+
+    #[test]
+    fn a_report_of_a_session_that_was_replaced_is_stale() {
+        let (mut inbox, mut old, mut new) = (Inbox::default(), outbox(7), outbox(8));
+        let before = old.report(&report("a")).expect("due");
+        let late = old.report(&report("b")).expect("due");
+        assert_eq!(inbox.admit(&before), Admit::Fresh);
+        assert_eq!(
+            inbox.admit(&new.report(&report("c")).expect("due")),
+            Admit::Fresh
+        );
+        assert_eq!(inbox.admit(&late), Admit::Stale);
+    }
+
+    #[test]
+    fn retired_sessions_are_remembered_up_to_a_bound() {
+        let mut inbox = Inbox::default();
+        for session in 0..1000 {
+            let request = outbox(session).report(&report("a")).expect("due");
+            assert_eq!(inbox.admit(&request), Admit::Fresh);
+        }
+        assert_eq!(inbox.retired.len(), RETIRED);
+        assert_eq!(inbox.retired[0], 998);
+    }
+
+    #[test]
+    fn a_poll_before_any_report_is_unknown() {
+        let (mut inbox, mut agent) = (Inbox::default(), outbox(7));
+        assert_eq!(inbox.admit(&agent.poll(Default::default())), Admit::Unknown);
+        inbox.admit(&agent.report(&report("a")).expect("due"));
+        assert_eq!(inbox.admit(&agent.poll(Default::default())), Admit::Fresh);
+        // Another process of the agent was taken since.
+        inbox.admit(&outbox(8).report(&report("a")).expect("due"));
+        assert_eq!(inbox.admit(&agent.poll(Default::default())), Admit::Unknown);
+    }
+
+    #[test]
+    fn only_parts_that_differ_travel() {
+        let mut accepted = Accepted::default();
+        let first = answer(&accepted, blobs(&["x"]), 3);
+        assert!(first.instances.is_some() && first.images.is_some());
+        assert!(accepted.accept(first));
+        assert!(is_empty(&answer(&accepted, blobs(&["x"]), 9)));
+        let next = answer(&accepted, blobs(&["y"]), 10);
+        assert!(next.instances.is_none() && next.volumes.is_none());
+        assert_eq!(next.images.as_ref().map(|part| part.generation), Some(10));
+        assert!(accepted.accept(next));
+        assert_eq!(accepted.wanted(), Some(blobs(&["y"])));
+    }
+
+    #[test]
+    fn an_older_generation_is_refused_whole() {
+        let mut accepted = Accepted::default();
+        let late = answer(&accepted, blobs(&["old"]), 3);
+        assert!(accepted.accept(answer(&accepted, blobs(&["new"]), 4)));
+        assert!(!accepted.accept(late));
+        assert_eq!(accepted.wanted(), Some(blobs(&["new"])));
+    }
+
+    #[test]
+    fn another_cloud_is_refused() {
+        let mut accepted = Accepted::default();
+        accepted.accept(answer(&accepted, blobs(&["ours"]), 3));
+        let mut other = answer(&accepted, blobs(&["theirs"]), 4);
+        other.cloud = Some(CloudId::from("cloud-2"));
+        assert!(!accepted.accept(other.clone()));
+        other.cloud = None;
+        assert!(!accepted.accept(other));
+        assert_eq!(accepted.wanted(), Some(blobs(&["ours"])));
+    }
+
+    #[test]
+    fn nothing_is_wanted_before_every_part_has_arrived() {
+        let mut accepted = Accepted::default();
+        assert_eq!(accepted.wanted(), None);
+        let mut partial = answer(&accepted, Wanted::default(), 1);
+        partial.volumes = None;
+        accepted.accept(partial);
+        assert_eq!(accepted.wanted(), None);
+        accepted.accept(answer(&accepted, Wanted::default(), 1));
+        assert_eq!(accepted.wanted(), Some(Wanted::default()));
+    }
+
+    #[test]
+    fn what_was_accepted_survives_being_written_down() {
+        let mut accepted = Accepted::default();
+        accepted.accept(answer(&accepted, blobs(&["x"]), 3));
+        let text = serde_json::to_string(&accepted).expect("serialises");
+        let read: Accepted = serde_json::from_str(&text).expect("reads back");
+        assert_eq!(read, accepted);
+    }
+
+    #[test]
+    fn a_report_is_due_until_the_last_one_sent_was_answered() {
+        let mut agent = outbox(7);
+        let first = agent.report(&report("a")).expect("due");
+        assert!(agent.answered(7, first.seq));
+        assert_eq!(agent.report(&report("a")), None);
+        let second = agent.report(&report("b")).expect("a change is due");
+        // Back to what was answered, but the other report may still be taken.
+        let third = agent.report(&report("a")).expect("still due");
+        assert!(!agent.answered(7, second.seq));
+        assert!(agent.answered(7, third.seq));
+        assert_eq!(agent.report(&report("a")), None);
+        agent.renew(9);
+        assert!(agent.report(&report("a")).is_some());
+    }
+
+    #[test]
+    fn an_idle_heartbeat_is_below_200_bytes() {
+        let mut accepted = Accepted::default();
+        accepted.accept(answer(&accepted, blobs(&["x"]), 1_000_000));
+        let poll = outbox(u32::MAX).poll(accepted.have());
+        let bytes = serde_json::to_vec(&poll).expect("serialises").len();
+        assert!(bytes < 200, "{bytes} bytes");
+    }
+}
