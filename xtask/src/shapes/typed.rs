@@ -47,12 +47,10 @@ pub fn generate(model: &Model, operations: &[&str], header: &str) -> Result<Type
 fn reach<'m>(model: &'m Model, name: &str, reached: &mut BTreeSet<&'m str>) {
     let shape = model.shape(name);
     match &shape.kind {
-        Kind::Structure(members) => {
-            if reached.insert(&shape.name) {
-                members
-                    .iter()
-                    .for_each(|member| reach(model, &member.shape, reached));
-            }
+        Kind::Structure(members) if reached.insert(&shape.name) => {
+            members
+                .iter()
+                .for_each(|member| reach(model, &member.shape, reached));
         }
         Kind::List { item, .. } => reach(model, item, reached),
         Kind::Map { value, .. } => reach(model, value, reached),
