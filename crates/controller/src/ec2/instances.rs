@@ -1,13 +1,13 @@
 //! DescribeInstances and the power calls.
 
 use super::{Answer, Call, Outcome, refusals};
-use crate::cluster::Snapshot;
 use boira_api::ApiError;
 use boira_api::value::{Struct, Value};
 use boira_core::power::Moved;
 use boira_core::wanted::private_dns_name;
 use boira_core::{Draft, Refusal, State, power};
 use boira_model::*;
+use boira_store::Snapshot;
 use std::sync::Arc;
 
 pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {

@@ -4,9 +4,12 @@
 //! snapshot; writes get a draft and run on the writer, so they are short and pure; what must wait for
 //! something else (a host, a slow computation) is [`Act::Wait`].
 
+mod describe;
 mod instances;
 mod refusals;
 mod run_instances;
+#[cfg(test)]
+mod testing;
 
 use crate::controller::Controller;
 use boira_api::ApiError;
@@ -14,6 +17,7 @@ use boira_api::shape::Operation;
 use boira_api::value::{Struct, Value};
 use boira_core::{Draft, State};
 use boira_model::{AccountId, Wall};
+use boira_store::Snapshot;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -45,7 +49,7 @@ pub type Outcome = Result<Answer, ApiError>;
 pub type Waiting = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 pub enum Act {
-    Read(fn(&Call, &Arc<crate::cluster::Snapshot>) -> Outcome),
+    Read(fn(&Call, &Arc<Snapshot>) -> Outcome),
     Write(fn(&Call, &mut Draft) -> Outcome),
     Wait(fn(Call, Arc<Controller>) -> Waiting),
 }
@@ -73,12 +77,12 @@ impl Call {
     }
 
     pub fn answer(&self) -> Struct {
-        Struct::new(self.operation.output.expect("operations without output answer `done`"))
+        Struct::new(self.operation.output().expect("operations without output answer `done`"))
     }
 
     /// `<return>true</return>` of the operations that answer nothing else.
     pub fn done(&self) -> Outcome {
-        match self.operation.output {
+        match self.operation.output() {
             Some(output) if output.member_index("Return").is_some() => {
                 Ok(Answer::Done(Struct::new(output).with("Return", true)))
             }
@@ -98,8 +102,11 @@ impl Call {
     }
 }
 
-static NOTHING: boira_api::shape::Shape =
-    boira_api::shape::Shape { name: "Nothing", kind: boira_api::shape::Kind::Structure { members: &[] } };
+static NOTHING: boira_api::Shape = boira_api::Shape {
+    name: "Nothing",
+    service: &boira_api::shapes::ec2::SERVICE,
+    kind: boira_api::Kind::Structure(&[]),
+};
 
 /// [`Call::honours`] for a nested structure. `DryRun` is honoured everywhere.
 pub fn honours(structure: &Struct, members: &[&str]) -> Result<(), ApiError> {
