@@ -7,9 +7,11 @@
 pub mod account;
 pub mod draft;
 pub mod launch;
+pub mod memory;
 pub mod network;
 pub mod observe;
 pub mod plan;
+pub mod planted;
 pub mod power;
 pub mod reconcile;
 pub mod refusal;

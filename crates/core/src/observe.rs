@@ -1,6 +1,7 @@
 //! What a host's report means. A report is believed only about what is placed on the host that sent
 //! it, and only about the placement's current generation.
 
+use crate::planted::{Bug, planted};
 use crate::{Draft, Kind, power};
 use boira_model::wire::{GuestReport, GuestState, Report};
 use boira_model::*;
@@ -39,7 +40,8 @@ pub fn report(draft: &mut Draft, host: &HostId, report: &Report) {
 
 fn concerns(row: &Instance, host: &HostId, guest: &GuestReport) -> bool {
     row.placement.as_ref().is_some_and(|placement| {
-        placement.host == *host && placement.generation == guest.generation
+        let placed_here = placement.host == *host || planted(Bug::ReportOfAnotherHostBelieved);
+        placed_here && placement.generation == guest.generation
     })
 }
 

@@ -315,7 +315,10 @@ fn bring_up(
 }
 
 fn ports_are_up(instance: &WantedInstance, facts: &Facts) -> bool {
-    instance.interfaces.iter().all(|port| facts.ports.contains(&port.id))
+    instance
+        .interfaces
+        .iter()
+        .all(|port| facts.ports.contains(&port.id))
 }
 
 /// The memory of this generation; what belongs to an older one is void.

@@ -1,8 +1,9 @@
 //! Start, stop, reboot and terminate: each call names several instances and changes all or none.
 
+use crate::planted::{Bug, planted};
 use crate::refusal::Thing;
 use crate::schedule::{self, Need};
-use crate::{Draft, Refusal, observe};
+use crate::{Draft, Kind, Refusal, observe};
 use boira_model::*;
 
 /// What a call did to one instance: the state before and after.
@@ -166,6 +167,11 @@ pub fn settle(draft: &mut Draft, row: &Instance, desired: Desired, reason: State
     };
     draft.log(&row.id, "api", format!("{what}: {text}"));
     let unplaced = row.placement.is_none();
+    if desired == Desired::Terminated && planted(Bug::AddressFreedEarly) {
+        for port in &row.interfaces {
+            draft.delete(Kind::Interface, port.as_str());
+        }
+    }
     if desired == Desired::Terminated && unplaced {
         observe::release(draft, &row.id);
     }

@@ -1,5 +1,6 @@
 //! What time alone changes: instances that wait get a host, what ended long ago is forgotten.
 
+use crate::planted::{Bug, planted};
 use crate::schedule::{self, Need};
 use crate::{Draft, Kind};
 use boira_model::*;
@@ -11,7 +12,50 @@ const TOKEN_MS: i64 = 24 * 3600 * 1000;
 pub fn tick(draft: &mut Draft) {
     forget_ended(draft);
     forget_tokens(draft);
+    if planted(Bug::SecondPlacementAfterUnknown) {
+        place_silent(draft);
+    }
     place_waiting(draft);
+}
+
+/// The planted mistake: takes a silent host for a dead one.
+fn place_silent(draft: &mut Draft) {
+    let silent: Vec<_> = draft
+        .state
+        .silent
+        .iter()
+        .flat_map(|host| draft.state.placed_on(host))
+        .filter(|row| row.desired == Desired::Running)
+        .cloned()
+        .collect();
+    for row in silent {
+        let need = Need {
+            vcpus: row.vcpus,
+            memory_bytes: row.memory_bytes,
+            disk_bytes: 0,
+            zone: None,
+            host: None,
+        };
+        let Ok(host) = schedule::place(&draft.state, &need) else {
+            continue;
+        };
+        for id in &row.disks {
+            if let Some(volume) = draft.state.volumes.get(id).cloned() {
+                draft.put(Volume {
+                    host: Some(host.clone()),
+                    ..Volume::clone(&volume)
+                });
+            }
+        }
+        draft.edit_instance(&row.id, |row| {
+            row.placement = Some(Placement {
+                host,
+                generation: row.generation() + 1,
+                moving_to: None,
+            });
+            row.observed = Observed::Unknown;
+        });
+    }
 }
 
 fn forget_ended(draft: &mut Draft) {

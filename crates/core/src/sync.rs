@@ -9,12 +9,13 @@
 //! ```
 //! Nothing here waits or sends; agent, controller and simulator share it.
 
+use crate::planted::{Bug, planted};
 use crate::wanted::Wanted;
 use boira_model::wire::*;
-use boira_model::{CloudId, HostId};
+use boira_model::{CloudId, HostId, InstanceId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Sessions that ended, kept per host so that their late reports are recognised.
 const RETIRED: usize = 32;
@@ -108,10 +109,20 @@ fn hash<T: Serialize>(body: &T) -> String {
     text
 }
 
+/// Hard resets that an agent has carried out for one generation of an instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resets {
+    pub generation: u64,
+    pub resets: u64,
+}
+
 /// The wanted state that an agent has accepted. It writes this down before it acts on it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Accepted {
-    cloud: Option<CloudId>,
+    pub cloud: Option<CloudId>,
+    /// What was carried out and can't be seen on the host.
+    #[serde(default)]
+    pub resets: BTreeMap<InstanceId, Resets>,
     instances: Versioned<Vec<WantedInstance>>,
     network: Versioned<Vec<WantedVpc>>,
     images: Versioned<Vec<WantedBlob>>,
@@ -133,7 +144,26 @@ impl Accepted {
             replace(&mut self.volumes, answer.volumes),
         ];
         self.cloud = answer.cloud;
+        let instances = &self.instances.body;
+        self.resets
+            .retain(|id, _| instances.iter().any(|row| row.id == *id));
         changed.contains(&true)
+    }
+
+    /// Notes the resets of every instance, after a step; true where that is to be written down.
+    pub fn remember(&mut self, memories: &BTreeMap<InstanceId, crate::plan::Memory>) -> bool {
+        let mut changed = false;
+        for row in &self.instances.body {
+            let Some(memory) = memories.get(&row.id).filter(|memory| memory.resets > 0) else {
+                continue;
+            };
+            let done = Resets {
+                generation: memory.generation,
+                resets: memory.resets,
+            };
+            changed |= self.resets.insert(row.id.clone(), done) != Some(done);
+        }
+        changed
     }
 
     fn trusts(&self, answer: &SyncAnswer) -> bool {
@@ -146,7 +176,9 @@ impl Accepted {
             answer.volumes.as_ref().map(|part| part.generation),
         ];
         let oldest = generations.into_iter().flatten().min();
-        same_cloud && oldest.is_some_and(|oldest| oldest >= self.generation())
+        let newer = oldest.is_some_and(|oldest| oldest >= self.generation())
+            || planted(Bug::StaleGenerationAccepted);
+        same_cloud && newer
     }
 
     /// The newest state of the store that any part was derived from.

@@ -10,6 +10,7 @@
 //! disk, sets how many decisions share one sync. Readers take the published snapshot and never wait.
 
 use crate::{Store, StoreError};
+use boira_core::planted::{Bug, planted};
 use boira_core::{Change, Ctx, Draft, Row, State};
 use boira_model::{CloudId, HostId, Wall};
 use std::sync::{Arc, RwLock, mpsc};
@@ -189,6 +190,11 @@ impl Writer {
                 changes.push(decided.change);
             }
             releases.push(decided.release);
+        }
+        if planted(Bug::ReplyBeforeCommit) {
+            for release in releases.drain(..) {
+                release(Ok(()));
+            }
         }
         let outcome = self.commit(working, &changes);
         for release in releases {

@@ -1,0 +1,57 @@
+//! Bugs that the simulator's own tests plant into the shipped decisions, to prove that its checks
+//! would see them. Without the feature `planted-bugs` nothing of this is left in the binary.
+
+/// A mistake that a cloud must never make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// An agent obeys an answer older than what it has accepted.
+    StaleGenerationAccepted,
+    /// The writer answers before the store has the change.
+    ReplyBeforeCommit,
+    /// Terminating an instance frees its address before the host says that the guest is gone.
+    AddressFreedEarly,
+    /// An instance of a silent host is started on another one.
+    SecondPlacementAfterUnknown,
+    /// A host is believed about instances of other hosts.
+    ReportOfAnotherHostBelieved,
+}
+
+impl Bug {
+    pub const ALL: [Bug; 5] = [
+        Bug::StaleGenerationAccepted,
+        Bug::ReplyBeforeCommit,
+        Bug::AddressFreedEarly,
+        Bug::SecondPlacementAfterUnknown,
+        Bug::ReportOfAnotherHostBelieved,
+    ];
+}
+
+#[cfg(feature = "planted-bugs")]
+mod switch {
+    use super::Bug;
+    use std::cell::Cell;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Plants a bug for this thread, or removes it.
+    pub fn plant(bug: Option<Bug>) {
+        PLANTED.set(bug);
+    }
+
+    /// Whether this thread's decisions have the bug.
+    pub fn planted(bug: Bug) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+pub use switch::{plant, planted};
+
+/// No bug is planted in what ships.
+#[cfg(not(feature = "planted-bugs"))]
+#[inline(always)]
+pub const fn planted(_: Bug) -> bool {
+    false
+}
