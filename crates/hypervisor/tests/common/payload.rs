@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! p  power off (ACPI)          w<c>  write c to the disk's second sector, and flush by reading
-//! r  reset (port 0xCF9)        s     say what the second sector holds
+//! r  reset in half a second       s     say what the second sector holds
 //! x  panic (pvpanic)           f     say 400,000 bytes
 //! ```
 //!
@@ -68,10 +68,16 @@ boira_payload_start:
     movw $0x2000, %ax
     outw %ax, %dx
     jmp 21b
-22: movw $0xcf9, %dx
+22: movw 0x46c, %cx             # wait half a second: counted resets are apart
+    addw $9, %cx
+28: hlt
+    cmpw %cx, 0x46c
+    js 28b
+    movw $0xcf9, %dx
     movb $6, %al
     outb %al, %dx
-    jmp 22b
+29: hlt
+    jmp 29b
 23: movw $0x505, %dx
     movb $1, %al
     outb %al, %dx
