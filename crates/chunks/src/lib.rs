@@ -1,1 +1,440 @@
-//! chunks
+//! Blobs on a host, named by their content: what images share, and later snapshots, backups and
+//! large objects.
+//!
+//! A blob enters only if its SHA-256 is the one that was expected, and is never written again. What
+//! is in use is pinned; the rest is a cache, which gives up what was used longest ago when it is
+//! full. For now a blob is one file; the store's users don't depend on that.
+//!
+//! ```text
+//! <dir>/blobs/<digest>.<size>     mode 0444, mtime SEAL, atime the last use
+//!       pins/<digest>.<holder>    an empty file for each user
+//!       incoming/                 what isn't verified yet; emptied by open
+//! ```
+//!
+//! The seal makes a start cheap: whatever writes to a file changes its mtime, so that a blob with
+//! the right size and the seal's mtime is what was verified. One without is read through again. A
+//! blob's file is synced before it gets its name, so that a power cut leaves it whole or not there.
+//!
+//! Everything here blocks; the lock is never held while content is read or written.
+
+mod digest;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File, FileTimes, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
+
+pub use digest::{Digest, NotADigest};
+
+/// The mtime of every verified blob: 2001-09-09T01:46:40Z.
+const SEAL: Duration = Duration::from_secs(1_000_000_000);
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// A store of blobs in a directory of its own, used by one process at a time.
+pub struct Blobs {
+    dir: PathBuf,
+    capacity_bytes: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    blobs: HashMap<Digest, Blob>,
+    /// Bytes of all blobs, and of those that are on their way in.
+    used_bytes: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Blob {
+    size_bytes: u64,
+    last_use: SystemTime,
+    holders: BTreeSet<String>,
+}
+
+/// What a scrub found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scrubbed {
+    /// The content is what the name says.
+    Sound,
+    /// It was not, and the blob has been removed.
+    Removed,
+    /// It is not, but the blob is pinned and has been kept.
+    DamagedInUse,
+    /// There is no such blob.
+    Absent,
+}
+
+/// Why something can't be stored, or found.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The content is not what was expected; nothing was stored.
+    #[error("the content's digest is {found}, not {expected}")]
+    Mismatch {
+        /// What the caller asked for.
+        expected: Digest,
+        /// What came.
+        found: Digest,
+    },
+    /// What isn't in use doesn't make enough room; nothing was stored.
+    #[error("the blob doesn't fit: {capacity_bytes} bytes in all, {pinned_bytes} of them in use")]
+    Full {
+        /// The store's size.
+        capacity_bytes: u64,
+        /// What can't be evicted.
+        pinned_bytes: u64,
+    },
+    /// A holder's name becomes part of a file's name.
+    #[error("{0:?} can't be a holder's name")]
+    InvalidHolder(String),
+    /// The file system failed.
+    #[error("{context}: {source}")]
+    Io {
+        /// What was tried.
+        context: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Blobs {
+    /// Opens a store, making it if need be. What a crash left half written is removed, and a blob
+    /// that doesn't carry the seal is verified anew, or removed.
+    pub fn open(dir: impl Into<PathBuf>, capacity_bytes: u64) -> Result<Blobs> {
+        let dir = dir.into();
+        let blobs = Blobs {
+            dir,
+            capacity_bytes,
+            state: Mutex::default(),
+        };
+        for part in ["blobs", "pins", "incoming"] {
+            let path = blobs.dir.join(part);
+            fs::create_dir_all(&path).context("making", &path)?;
+        }
+        for leftover in list(&blobs.dir.join("incoming"))? {
+            fs::remove_file(&leftover).context("removing", &leftover)?;
+        }
+        for path in list(&blobs.dir.join("blobs"))? {
+            blobs.take_up(&path)?;
+        }
+        for path in list(&blobs.dir.join("pins"))? {
+            blobs.take_up_pin(&path)?;
+        }
+        Ok(blobs)
+    }
+
+    /// Stores what `content` yields, if its digest is `expected`. A blob that is there is kept, and
+    /// `content` isn't read. Makes room as the content comes, so that a store never takes more than
+    /// its capacity.
+    pub fn put(&self, content: impl Read, expected: Digest) -> Result<()> {
+        if self.get(&expected).is_some() {
+            return Ok(());
+        }
+        let incoming = self.dir.join("incoming");
+        let mut file = NamedTempFile::new_in(&incoming).context("making a file in", &incoming)?;
+        let mut reserved = Reservation {
+            blobs: self,
+            bytes: 0,
+        };
+        let found = self.copy(content, file.as_file_mut(), &mut reserved)?;
+        if found != expected {
+            return Err(Error::Mismatch { expected, found });
+        }
+        let size_bytes = reserved.bytes;
+        let path = self.path(&expected, size_bytes);
+        seal(file.as_file()).context("sealing", file.path())?;
+        // Named and entered in one step: in between, the eviction of an equal blob that another put
+        // has entered would take this one's file.
+        let mut state = self.state();
+        file.persist(&path)
+            .map_err(|failed| failed.error)
+            .context("naming", &path)?;
+        sync_dir(&path)?;
+        state.blobs.entry(expected).or_insert_with(|| {
+            reserved.bytes = 0;
+            Blob {
+                size_bytes,
+                last_use: SystemTime::now(),
+                holders: BTreeSet::new(),
+            }
+        });
+        Ok(())
+    }
+
+    /// The file of a blob, verified when it was stored. It counts as used now. It stays for sure
+    /// only while it is pinned.
+    pub fn get(&self, digest: &Digest) -> Option<PathBuf> {
+        let mut state = self.state();
+        let blob = state.blobs.get_mut(digest)?;
+        blob.last_use = SystemTime::now();
+        let path = self.path(digest, blob.size_bytes);
+        // Only the order of eviction after the next start depends on it.
+        let _ = File::open(&path)
+            .and_then(|file| file.set_times(FileTimes::new().set_accessed(blob.last_use)));
+        Some(path)
+    }
+
+    /// Keeps a blob from eviction as long as `holder`, a guest or a volume, has it pinned: across
+    /// restarts. Repeating it is fine. Nothing if there is no such blob.
+    pub fn pin(&self, digest: &Digest, holder: &str) -> Result<Option<PathBuf>> {
+        check_holder(holder)?;
+        let mut state = self.state();
+        let Some(blob) = state.blobs.get_mut(digest) else {
+            return Ok(None);
+        };
+        if !blob.holders.contains(holder) {
+            let pin = self.pin_path(digest, holder);
+            File::create(&pin).context("making", &pin)?;
+            sync_dir(&pin)?;
+            blob.holders.insert(holder.to_owned());
+        }
+        drop(state);
+        Ok(self.get(digest))
+    }
+
+    /// Takes a holder's pin away. Absent is fine.
+    pub fn unpin(&self, digest: &Digest, holder: &str) -> Result<()> {
+        check_holder(holder)?;
+        let mut state = self.state();
+        let Some(blob) = state.blobs.get_mut(digest) else {
+            return Ok(());
+        };
+        remove(&self.pin_path(digest, holder))?;
+        blob.holders.remove(holder);
+        Ok(())
+    }
+
+    /// Every pin, as digest and holder, so that their owner can drop those that it has forgotten.
+    pub fn pins(&self) -> Vec<(Digest, String)> {
+        let state = self.state();
+        let pins = state
+            .blobs
+            .iter()
+            .flat_map(|(digest, blob)| blob.holders.iter().map(|holder| (*digest, holder.clone())));
+        pins.collect()
+    }
+
+    /// Bytes that the store takes.
+    pub fn used_bytes(&self) -> u64 {
+        self.state().used_bytes
+    }
+
+    /// Reads a blob through and compares. Damage is removed unless somebody uses it.
+    pub fn scrub(&self, digest: &Digest) -> Result<Scrubbed> {
+        let Some(path) = self.get(digest) else {
+            return Ok(Scrubbed::Absent);
+        };
+        if digest_of(&path)? == *digest {
+            return Ok(Scrubbed::Sound);
+        }
+        let mut state = self.state();
+        match state.blobs.get(digest) {
+            None => Ok(Scrubbed::Absent),
+            Some(blob) if !blob.holders.is_empty() => Ok(Scrubbed::DamagedInUse),
+            Some(_) => self.evict(&mut state, digest).map(|()| Scrubbed::Removed),
+        }
+    }
+
+    /// Copies to the end and returns the digest, reserving the room chunk by chunk.
+    fn copy(
+        &self,
+        mut content: impl Read,
+        file: &mut File,
+        reserved: &mut Reservation<'_>,
+    ) -> Result<Digest> {
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            let length = match content.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other.context("reading the content for", &self.dir)?,
+            };
+            if length == 0 {
+                return Ok(hash.into());
+            }
+            self.make_room(length as u64)?;
+            reserved.bytes += length as u64;
+            hash.update(&buffer[..length]);
+            file.write_all(&buffer[..length])
+                .context("writing into", &self.dir)?;
+        }
+    }
+
+    /// Takes `bytes` of the capacity, evicting what was used longest ago.
+    fn make_room(&self, bytes: u64) -> Result<()> {
+        let mut state = self.state();
+        while state.used_bytes + bytes > self.capacity_bytes {
+            let unpinned = state
+                .blobs
+                .iter()
+                .filter(|(_, blob)| blob.holders.is_empty());
+            let Some(oldest) = unpinned
+                .min_by_key(|(_, blob)| blob.last_use)
+                .map(|(digest, _)| *digest)
+            else {
+                let pinned = state.blobs.values().map(|blob| blob.size_bytes).sum();
+                return Err(Error::Full {
+                    capacity_bytes: self.capacity_bytes,
+                    pinned_bytes: pinned,
+                });
+            };
+            self.evict(&mut state, &oldest)?;
+        }
+        state.used_bytes += bytes;
+        Ok(())
+    }
+
+    fn evict(&self, state: &mut State, digest: &Digest) -> Result<()> {
+        if let Some(blob) = state.blobs.get(digest) {
+            remove(&self.path(digest, blob.size_bytes))?;
+            state.used_bytes -= blob.size_bytes;
+            state.blobs.remove(digest);
+        }
+        Ok(())
+    }
+
+    /// Enters a file found by `open`, if it is a blob.
+    fn take_up(&self, path: &Path) -> Result<()> {
+        let Some((digest, size)) = split(path) else {
+            return remove(path);
+        };
+        let metadata = fs::metadata(path).context("reading", path)?;
+        let sized = size.parse() == Ok(metadata.len());
+        let sealed = metadata
+            .modified()
+            .is_ok_and(|mtime| mtime == SystemTime::UNIX_EPOCH + SEAL);
+        if !sized || (!sealed && digest_of(path)? != digest) {
+            return remove(path);
+        }
+        if !sealed {
+            File::open(path)
+                .and_then(|file| seal(&file))
+                .context("sealing", path)?;
+        }
+        let last_use = metadata.accessed().unwrap_or(SystemTime::UNIX_EPOCH);
+        let blob = Blob {
+            size_bytes: metadata.len(),
+            last_use,
+            holders: BTreeSet::new(),
+        };
+        let mut state = self.state();
+        state.used_bytes += blob.size_bytes;
+        state.blobs.insert(digest, blob);
+        Ok(())
+    }
+
+    /// Enters a pin found by `open`; one without its blob holds nothing.
+    fn take_up_pin(&self, path: &Path) -> Result<()> {
+        let mut state = self.state();
+        match split(path)
+            .and_then(|(digest, holder)| state.blobs.get_mut(&digest).zip(Some(holder)))
+        {
+            Some((blob, holder)) => drop(blob.holders.insert(holder.to_owned())),
+            None => remove(path)?,
+        }
+        Ok(())
+    }
+
+    fn path(&self, digest: &Digest, size_bytes: u64) -> PathBuf {
+        self.dir
+            .join("blobs")
+            .join(format!("{digest}.{size_bytes}"))
+    }
+
+    fn pin_path(&self, digest: &Digest, holder: &str) -> PathBuf {
+        self.dir.join("pins").join(format!("{digest}.{holder}"))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("nobody panics while holding the state")
+    }
+}
+
+/// Room taken for content that isn't stored yet; given back unless it is.
+struct Reservation<'a> {
+    blobs: &'a Blobs,
+    bytes: u64,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.blobs.state().used_bytes -= self.bytes;
+    }
+}
+
+/// Makes a verified file what a blob's file is, durably.
+fn seal(file: &File) -> io::Result<()> {
+    file.set_permissions(Permissions::from_mode(0o444))?;
+    let sealed = SystemTime::UNIX_EPOCH + SEAL;
+    file.set_times(
+        FileTimes::new()
+            .set_modified(sealed)
+            .set_accessed(SystemTime::now()),
+    )?;
+    file.sync_all()
+}
+
+fn digest_of(path: &Path) -> Result<Digest> {
+    let mut hash = Sha256::new();
+    let mut file = File::open(path).context("opening", path)?;
+    io::copy(&mut file, &mut hash).context("reading", path)?;
+    Ok(hash.into())
+}
+
+/// A file's name as a digest and what follows the dot.
+fn split(path: &Path) -> Option<(Digest, &str)> {
+    let (digest, rest) = path.file_name()?.to_str()?.split_once('.')?;
+    Some((digest.parse().ok()?, rest))
+}
+
+fn check_holder(holder: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    match !holder.is_empty() && holder.len() <= 128 && holder.chars().all(good) {
+        true => Ok(()),
+        false => Err(Error::InvalidHolder(holder.to_owned())),
+    }
+}
+
+fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries =
+        fs::read_dir(dir).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    entries.context("listing", dir)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.context("removing", path),
+    }
+}
+
+/// Makes the name of a new file durable.
+fn sync_dir(path: &Path) -> Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .context("syncing", dir)
+}
+
+trait Context<T> {
+    fn context(self, doing: &str, path: &Path) -> Result<T>;
+}
+
+impl<T> Context<T> for io::Result<T> {
+    fn context(self, doing: &str, path: &Path) -> Result<T> {
+        self.map_err(|source| Error::Io {
+            context: format!("{doing} {}", path.display()),
+            source,
+        })
+    }
+}
