@@ -1,1 +1,22 @@
-//! agent
+//! The agent: one per host. It asks the controller what should be, looks at what is, and takes the
+//! steps that `boira_core::plan` names. Nothing that runs depends on it: guests, their networks and
+//! their consoles are processes of their own, which the next agent finds and adopts.
+//!
+//! ```text
+//!  controller ◄── client (HTTP/2, mutual TLS) ──► engine ──► core::plan
+//!                                                   │ steps
+//!                                                   ▼
+//!                                          Host: real drivers, or simulated
+//! ```
+
+pub mod client;
+mod engine;
+mod host;
+mod real;
+mod translate;
+pub mod simulated;
+
+pub use client::{Controller, Identity};
+pub use engine::run;
+pub use host::{About, Host, Observed};
+pub use real::{Commands, Place, RealHost};

@@ -222,6 +222,11 @@ impl Blobs {
         pins.collect()
     }
 
+    /// Every blob that is here.
+    pub fn digests(&self) -> Vec<Digest> {
+        self.state().blobs.keys().copied().collect()
+    }
+
     /// Bytes that the store takes.
     pub fn used_bytes(&self) -> u64 {
         self.state().used_bytes

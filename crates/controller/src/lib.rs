@@ -1,1 +1,21 @@
-//! The controller.
+//! The controller: the APIs that people call, the endpoint that agents poll, and between them the
+//! single writer of `boira-store`.
+//!
+//! ```text
+//!  EC2, STS, Boira's own API ──► http ──► ec2/ sts admin ──► Cluster (writer, snapshots)
+//!  agents, mutual TLS        ──► agents ──► links (who waits, which streams) ──┘
+//! ```
+
+pub mod admin;
+mod agents;
+pub mod config;
+pub mod controller;
+pub mod ec2;
+mod http;
+mod identity;
+mod links;
+mod listen;
+pub mod pki;
+mod sts;
+
+pub use controller::{Controller, Options, run};

@@ -6,6 +6,7 @@
 
 pub mod account;
 pub mod draft;
+pub mod image;
 pub mod launch;
 pub mod memory;
 pub mod network;

@@ -46,11 +46,26 @@ pub struct Ask<'a> {
 pub const PAGE: (i64, i64) = (5, 1000);
 
 impl Listing {
-    /// Reads ids, filters and page of a request. `state` gives the seal of page tokens.
+    /// Reads ids, filters and page of a request that may have no other parameters. `state` gives
+    /// the seal of page tokens.
     ///
     /// # Errors
     /// Malformed ids, unknown filters, `MaxResults` out of bounds or beside ids, `InvalidNextToken`.
     pub fn ask<'a>(&self, call: &'a Call, state: &'a State) -> Result<Ask<'a>, ApiError> {
+        self.ask_with(call, state, &[])
+    }
+
+    /// [`Listing::ask`] where the caller honours the parameters `more` itself.
+    pub fn ask_with<'a>(
+        &self,
+        call: &'a Call,
+        state: &'a State,
+        more: &[&str],
+    ) -> Result<Ask<'a>, ApiError> {
+        let ids_member = self.ids.as_ref().map_or("", |ids| ids.member);
+        // No resource here is managed by somebody else, so both values list the same.
+        let common = ["Filters", "IncludeManagedResources", "MaxResults", "NextToken", ids_member];
+        call.honours(&[&common, more].concat())?;
         let mut ids = Vec::new();
         if let Some(Ids { member, kind, set }) = &self.ids {
             ids = call.strings(member);

@@ -5,9 +5,13 @@
 //! something else (a host, a slow computation) is [`Act::Wait`].
 
 mod describe;
+mod images;
+mod instance_filter;
+mod instance_value;
 mod instances;
 mod refusals;
 mod run_instances;
+mod volumes;
 #[cfg(test)]
 mod testing;
 
@@ -56,8 +60,17 @@ pub enum Act {
 
 /// What is served, by name; the documentation's coverage table is generated from it.
 pub static ACTIONS: &[(&str, Act)] = &[
+    ("DeregisterImage", Act::Write(images::deregister)),
+    ("DescribeImageAttribute", Act::Read(images::describe_attribute)),
+    ("DescribeImages", Act::Read(images::describe)),
     ("DescribeInstances", Act::Read(instances::describe)),
+    ("DisableImageDeprecation", Act::Write(images::disable_deprecation)),
+    ("DisableImageDeregistrationProtection", Act::Write(images::disable_protection)),
+    ("EnableImageDeprecation", Act::Write(images::enable_deprecation)),
+    ("EnableImageDeregistrationProtection", Act::Write(images::enable_protection)),
+    ("ModifyImageAttribute", Act::Write(images::modify_attribute)),
     ("RebootInstances", Act::Write(instances::reboot)),
+    ("ResetImageAttribute", Act::Write(images::reset_attribute)),
     ("RunInstances", Act::Write(run_instances::run)),
     ("StartInstances", Act::Write(instances::start)),
     ("StopInstances", Act::Write(instances::stop)),
@@ -196,29 +209,6 @@ pub fn digest(hash: &mut sha2::Sha256, value: &Value) {
         }
         leaf => hash.update(format!("{leaf:?};")),
     }
-}
-
-/// Refuses an id that can't be one: wrong prefix, or neither 8 nor 17 hexadecimal digits.
-pub fn check_id(prefix: &str, id: &str) -> Result<(), ApiError> {
-    let digits = id.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('-'));
-    let good = digits.is_some_and(|digits| {
-        matches!(digits.len(), 8 | 17)
-            && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    });
-    if good {
-        return Ok(());
-    }
-    let code = match prefix {
-        "i" => "InvalidInstanceID.Malformed",
-        "ami" => "InvalidAMIID.Malformed",
-        "sg" => "InvalidGroupId.Malformed",
-        "vol" => "InvalidParameterValue",
-        "subnet" => "InvalidSubnetID.Malformed",
-        "vpc" => "InvalidVpcID.Malformed",
-        "eni" => "InvalidNetworkInterfaceId.Malformed",
-        _ => "InvalidParameterValue",
-    };
-    Err(ApiError::new(code, format!("Invalid id: \"{id}\" (expecting \"{prefix}-...\")")))
 }
 
 #[cfg(test)]

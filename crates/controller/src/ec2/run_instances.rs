@@ -1,6 +1,6 @@
 //! RunInstances: from the request's tree to the core's launch, and its answer.
 
-use super::{Answer, Call, Outcome, honours, instances, refusals, strings};
+use super::{Answer, Call, Outcome, honours, instance_value, refusals, strings};
 use boira_api::ApiError;
 use boira_api::value::{Struct, Value};
 use boira_core::launch::{self, Launch};
@@ -57,7 +57,7 @@ fn answer(call: &Call, draft: &Draft, ids: &[InstanceId]) -> Outcome {
         return Err(ApiError::idempotent_parameter_mismatch());
     };
     let items: Vec<Value> =
-        rows.iter().map(|row| Value::Struct(instances::value(call, state, row))).collect();
+        rows.iter().map(|row| instance_value::instance(state, row).into()).collect();
     Ok(Answer::Done(
         call.answer()
             .with("ReservationId", first.reservation.to_string())
@@ -84,7 +84,7 @@ fn parse(call: &Call) -> Result<Ask, ApiError> {
     let image = request
         .str("ImageId")
         .ok_or_else(|| ApiError::missing_parameter("ImageId"))?;
-    super::check_id("ami", image)?;
+    boira_api::id::IMAGE.validate(image)?;
     let placement = request.structure("Placement");
     if let Some(placement) = placement {
         honours(placement, &["AvailabilityZone", "Tenancy", "GroupName"])?;
@@ -205,10 +205,10 @@ fn network(request: &Struct) -> Result<Network, ApiError> {
         }
     };
     if let Some(subnet) = &network.subnet {
-        super::check_id("subnet", subnet)?;
+        boira_api::id::SUBNET.validate(subnet)?;
     }
     for group in &network.groups {
-        super::check_id("sg", group)?;
+        boira_api::id::SECURITY_GROUP.validate(group)?;
     }
     Ok(network)
 }

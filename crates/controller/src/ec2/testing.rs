@@ -252,6 +252,7 @@ fn test_image(id: ImageId, owner: &AccountId, now: Wall) -> Image {
         public: true,
         launch_accounts: Default::default(),
         deregistration_protection: false,
+        deprecated: None,
         stored_bytes: 1 << 20,
         created: now,
         tags: Tags::from([("boira:default".into(), "true".into())]),

@@ -1,0 +1,212 @@
+//! The agent's side of the wire: HTTP/2 over mutual TLS, opened by the agent, so that no worker
+//! listens to the controller and hosts behind NAT work.
+
+use anyhow::{Context, Result, bail};
+use boira_model::HostId;
+use boira_model::wire::{SyncAnswer, SyncRequest};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::{http1, http2};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::pki_types::ServerName;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// The name in the controller's certificate, whatever its address.
+const CONTROLLER_NAME: &str = "controller.boira.internal";
+const CONNECT: Duration = Duration::from_secs(5);
+/// Above the controller's patience with a poll that has nothing to say.
+const ANSWER: Duration = Duration::from_secs(40);
+/// A controller's answer describes one host.
+const ANSWER_BYTES: usize = 64 << 20;
+
+/// Who this host is, as the controller enrolled it. Kept in `identity.json`, mode 0600.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Identity {
+    pub host: HostId,
+    pub certificate: String,
+    pub key: String,
+    pub authority: String,
+}
+
+impl Identity {
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("read {}: has this host joined a cloud?", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("parse {}", path.display()))
+    }
+}
+
+/// The controller as an agent sees it.
+pub struct Controller {
+    pub host: HostId,
+    address: SocketAddr,
+    h2: TlsConnector,
+    h1: TlsConnector,
+    connection: Mutex<Option<http2::SendRequest<Full<Bytes>>>>,
+}
+
+impl Controller {
+    pub fn new(identity: &Identity, address: SocketAddr) -> Result<Self> {
+        Ok(Self {
+            host: identity.host.clone(),
+            address,
+            h2: TlsConnector::from(Arc::new(tls(identity, b"h2")?)),
+            h1: TlsConnector::from(Arc::new(tls(identity, b"http/1.1")?)),
+            connection: Mutex::new(None),
+        })
+    }
+
+    /// One exchange. `Ok(None)` when the controller wants a new session that begins with a report.
+    pub async fn sync(&self, request: &SyncRequest) -> Result<Option<SyncAnswer>> {
+        let body = serde_json::to_vec(request).context("write a sync request")?;
+        let request = Request::post("https://controller/v1/sync")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .context("build a sync request")?;
+        let mut sender = self.sender().await?;
+        let answer = tokio::time::timeout(ANSWER, async {
+            let answer = sender.send_request(request).await.context("ask the controller")?;
+            let status = answer.status();
+            let body = http_body_util::Limited::new(answer.into_body(), ANSWER_BYTES)
+                .collect()
+                .await
+                .map_err(|error| anyhow::anyhow!("read the controller's answer: {error}"))?;
+            Ok::<_, anyhow::Error>((status, body.to_bytes()))
+        })
+        .await
+        .map_err(|_| anyhow::anyhow!("the controller did not answer in {} s", ANSWER.as_secs()))
+        .and_then(|outcome| outcome);
+        let (status, body) = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                *self.connection.lock().await = None;
+                return Err(error);
+            }
+        };
+        match status {
+            StatusCode::OK => {
+                Ok(Some(serde_json::from_slice(&body).context("parse the controller's answer")?))
+            }
+            StatusCode::CONFLICT => Ok(None),
+            other => bail!("the controller answered {other}: {}", String::from_utf8_lossy(&body)),
+        }
+    }
+
+    /// Fetches a blob; the reader ends where the blob does.
+    pub async fn blob(&self, sha256: &str) -> Result<impl tokio::io::AsyncRead + Send + Unpin + use<>> {
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(self.connect(&self.h1).await?))
+                .await
+                .context("speak HTTP to the controller")?;
+        tokio::spawn(connection);
+        let request = Request::get(format!("/v1/blobs/{sha256}"))
+            .header("host", CONTROLLER_NAME)
+            .body(Full::<Bytes>::default())
+            .context("build a blob request")?;
+        let answer = sender.send_request(request).await.context("ask for a blob")?;
+        if answer.status() != StatusCode::OK {
+            bail!("the controller has no blob {sha256}: {}", answer.status());
+        }
+        let stream = http_body_util::BodyDataStream::new(answer.into_body());
+        Ok(tokio_util::io::StreamReader::new(IoStream(stream)))
+    }
+
+    /// Opens the stream that somebody waits for at the controller.
+    pub async fn open_stream(&self, id: &str) -> Result<TokioIo<hyper::upgrade::Upgraded>> {
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(self.connect(&self.h1).await?))
+                .await
+                .context("speak HTTP to the controller")?;
+        tokio::spawn(connection.with_upgrades());
+        let request = Request::get(format!("/v1/streams/{id}"))
+            .header("host", CONTROLLER_NAME)
+            .header("connection", "upgrade")
+            .header("upgrade", "boira-stream")
+            .body(Full::<Bytes>::default())
+            .context("build a stream request")?;
+        let answer = sender.send_request(request).await.context("open a stream")?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            bail!("the controller refused the stream: {}", answer.status());
+        }
+        Ok(TokioIo::new(hyper::upgrade::on(answer).await.context("switch to the stream")?))
+    }
+
+    async fn sender(&self) -> Result<http2::SendRequest<Full<Bytes>>> {
+        let mut connection = self.connection.lock().await;
+        if let Some(sender) = connection.as_ref().filter(|sender| !sender.is_closed()) {
+            return Ok(sender.clone());
+        }
+        let stream = self.connect(&self.h2).await?;
+        let (sender, driver) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(15))
+            .keep_alive_while_idle(false)
+            .handshake(TokioIo::new(stream))
+            .await
+            .context("speak HTTP/2 to the controller")?;
+        tokio::spawn(driver);
+        *connection = Some(sender.clone());
+        Ok(sender)
+    }
+
+    async fn connect(&self, tls: &TlsConnector) -> Result<TlsStream<TcpStream>> {
+        let open = async {
+            let stream = TcpStream::connect(self.address)
+                .await
+                .with_context(|| format!("connect to the controller at {}", self.address))?;
+            stream.set_nodelay(true).context("send small messages at once")?;
+            let name = ServerName::try_from(CONTROLLER_NAME).context("name the controller")?;
+            tls.connect(name, stream).await.context("shake hands with the controller")
+        };
+        tokio::time::timeout(CONNECT, open)
+            .await
+            .map_err(|_| anyhow::anyhow!("no connection to {} in time", self.address))?
+    }
+}
+
+fn tls(identity: &Identity, protocol: &[u8]) -> Result<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in rustls_pemfile::certs(&mut identity.authority.as_bytes()) {
+        roots.add(certificate.context("read the cloud's CA")?).context("trust the cloud's CA")?;
+    }
+    let chain = rustls_pemfile::certs(&mut identity.certificate.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .context("read this host's certificate")?;
+    let key = rustls_pemfile::private_key(&mut identity.key.as_bytes())
+        .context("read this host's key")?
+        .context("this host's identity has no key")?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("choose TLS versions")?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .context("use this host's certificate")?;
+    config.alpn_protocols = vec![protocol.to_vec()];
+    Ok(config)
+}
+
+/// A body's data with errors that readers understand.
+struct IoStream(http_body_util::BodyDataStream<hyper::body::Incoming>);
+
+impl futures_core::Stream for IoStream {
+    type Item = std::io::Result<Bytes>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        std::pin::Pin::new(&mut self.0)
+            .poll_next(cx)
+            .map(|item| item.map(|data| data.map_err(std::io::Error::other)))
+    }
+}

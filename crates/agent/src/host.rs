@@ -1,0 +1,62 @@
+//! What the engine needs of the machine that it runs on. Two implementations: [`crate::RealHost`]
+//! with the drivers, and [`crate::simulated::SimulatedHost`] for benches with hundreds of hosts.
+
+use async_trait::async_trait;
+use boira_core::plan::{Guest, Step};
+use boira_core::wanted::Wanted;
+use boira_model::wire::{StreamKind, WantedVpc};
+use boira_model::{Acceleration, HostCapacity, InstanceId, InterfaceId, VolumeId};
+use std::collections::{BTreeMap, BTreeSet};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A byte stream to a guest or its console.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// What stays the same while the agent runs.
+#[derive(Clone, Debug)]
+pub struct About {
+    pub boot_id: String,
+    pub name: String,
+    pub capacity: HostCapacity,
+    pub acceleration: Acceleration,
+    pub machine: String,
+    pub cpu: String,
+    pub overhead_bytes: u64,
+}
+
+/// What is there now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    pub guests: BTreeMap<InstanceId, Guest>,
+    pub volumes: BTreeSet<VolumeId>,
+    pub blobs: BTreeSet<String>,
+}
+
+#[async_trait]
+pub trait Host: Send + Sync + 'static {
+    fn about(&self) -> About;
+
+    async fn observe(&self) -> anyhow::Result<Observed>;
+
+    /// Resolves when [`Host::observe`] may have something new to say. For one waiter.
+    async fn changed(&self);
+
+    /// Carries one step out. Steps are idempotent.
+    async fn carry_out(&self, step: &Step, wanted: &Wanted) -> anyhow::Result<()>;
+
+    async fn remove_volume(&self, volume: &VolumeId) -> anyhow::Result<()>;
+
+    /// Brings one VPC in force and answers what it lacks, in words.
+    async fn ensure_network(&self, vpc: &WantedVpc) -> anyhow::Result<Vec<String>>;
+
+    /// VPCs that are there, wanted or not.
+    async fn networks(&self) -> Vec<String>;
+
+    async fn remove_network(&self, vpc: &str) -> anyhow::Result<()>;
+
+    /// Whether the guest behind this port answers ARP.
+    async fn reachable(&self, vpc: &str, port: &InterfaceId) -> anyhow::Result<bool>;
+
+    async fn open(&self, kind: &StreamKind) -> anyhow::Result<Box<dyn Stream>>;
+}

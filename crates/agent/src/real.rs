@@ -1,0 +1,389 @@
+//! The real host: drivers for guests, disks, blobs and networks behind [`Host`].
+//!
+//! ```text
+//!  <home>/guests/I-…      the hypervisor's directory of a guest
+//!  <home>/volumes/VOL-…   disks of the local driver
+//!  <home>/blobs/          verified images
+//!  <home>/networks/VPC-…  specs and sockets of the networks
+//! ```
+
+use crate::client::Controller;
+use crate::host::{About, Host, Observed, Stream};
+use crate::translate;
+use anyhow::{Context, Result, bail};
+use async_trait::async_trait;
+use boira_chunks::Blobs;
+use boira_core::plan::{Guest, Step};
+use boira_core::wanted::Wanted;
+use boira_hypervisor::{
+    Acceleration, Accelerator, Base, DiskFormat, DiskSpec, GuestSpec, Hypervisor, InterfaceSpec,
+    disk,
+};
+use boira_model::wire::{StreamKind, WantedInstance, WantedVpc, WantedVolume};
+use boira_model::{Boot, HostCapacity, InstanceId, InterfaceId, VolumeId, VolumeSource};
+use boira_network::Network;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The machine type and CPU model that guests launched here get for life; `docs/tcg.md` says why.
+const MACHINE: &str = "pc-i440fx-7.2";
+const CPU: &str = "qemu64";
+/// What an ordinary guest's interface may send in one frame.
+const MTU: u16 = 1450;
+/// Guests run as user ids from here on, one each; no login or service has them.
+const FIRST_UID: u32 = 700_000_000;
+const UIDS: u64 = 100_000_000;
+/// Bytes of images that a host caches.
+const BLOB_BYTES: u64 = 64 << 30;
+
+/// How this program starts the processes that outlive it.
+#[derive(Clone, Debug)]
+pub struct Commands {
+    pub console: (PathBuf, Vec<OsString>),
+    pub services: Vec<OsString>,
+}
+
+pub struct RealHost {
+    about: About,
+    region_domain: String,
+    api: Option<SocketAddr>,
+    guests: Arc<dyn Hypervisor>,
+    network: Network,
+    blobs: Arc<Blobs>,
+    volumes: PathBuf,
+    controller: Arc<Controller>,
+}
+
+/// Where things are and how this host is called.
+pub struct Place<'a> {
+    pub home: &'a Path,
+    pub name: String,
+    /// A short word that names this cloud's namespaces and control groups on the machine.
+    pub cloud: String,
+    pub region: String,
+    /// Where the API listens, to be relayed to guests.
+    pub api: Option<SocketAddr>,
+}
+
+impl RealHost {
+    pub fn open(
+        place: &Place<'_>,
+        commands: Commands,
+        acceleration: Acceleration,
+        controller: Arc<Controller>,
+    ) -> Result<Self> {
+        let volumes = place.home.join("volumes");
+        std::fs::create_dir_all(&volumes).context("create the folder of volumes")?;
+        let guests = boira_hypervisor::open(boira_hypervisor::Settings {
+            dir: place.home.join("guests"),
+            console_command: commands.console,
+            cgroup: Some(format!("boira-{}", place.cloud)),
+            acceleration,
+        })
+        .context("open the hypervisor")?;
+        let overhead_bytes = guests.overhead_bytes(&typical_guest());
+        let verdict = guests.acceleration();
+        Ok(Self {
+            about: About {
+                boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+                    .context("read the boot id")?
+                    .trim()
+                    .to_owned(),
+                name: place.name.clone(),
+                capacity: capacity(&volumes)?,
+                acceleration: boira_model::Acceleration {
+                    hardware: verdict.accelerator == Accelerator::Kvm,
+                    verdict: verdict.verdict,
+                },
+                machine: MACHINE.into(),
+                cpu: CPU.into(),
+                overhead_bytes,
+            },
+            region_domain: boira_network::default_domain(&place.region),
+            api: place.api,
+            network: Network::new(&place.cloud, &place.home.join("networks"), commands.services),
+            blobs: Arc::new(
+                Blobs::open(place.home.join("blobs"), BLOB_BYTES)
+                    .context("open the image cache")?,
+            ),
+            guests,
+            volumes,
+            controller,
+        })
+    }
+
+    fn volume_path(&self, id: &VolumeId) -> PathBuf {
+        self.volumes.join(id.as_str())
+    }
+
+    async fn fetch(&self, sha256: &str) -> Result<()> {
+        let reader = self.controller.blob(sha256).await?;
+        let mut reader = tokio_util::io::SyncIoBridge::new(reader);
+        let (blobs, digest) = (self.blobs.clone(), sha256.parse().context("name the blob")?);
+        tokio::task::spawn_blocking(move || blobs.put(&mut reader, digest))
+            .await
+            .context("fetch a blob")?
+            .context("keep a blob")?;
+        Ok(())
+    }
+
+    async fn make_volume(&self, volume: &WantedVolume) -> Result<()> {
+        let path = self.volume_path(&volume.id);
+        let size_bytes = volume.size_bytes;
+        let base = match &volume.source {
+            VolumeSource::Image { blob, format, .. } => {
+                let digest = blob.parse().context("name the blob")?;
+                self.blobs.pin(&digest, volume.id.as_str()).context("keep the image")?;
+                Some(self.base(blob, format)?)
+            }
+            VolumeSource::Empty => None,
+        };
+        tokio::task::spawn_blocking(move || match base {
+            Some(base) => disk::ensure_overlay(&path, &base, size_bytes),
+            None => disk::ensure_empty(&path, size_bytes),
+        })
+        .await
+        .context("make a disk")?
+        .context("make a disk")
+    }
+
+    fn base(&self, blob: &str, format: &str) -> Result<Base> {
+        Ok(Base { path: self.blob_path(blob)?, format: disk_format(format)? })
+    }
+
+    fn blob_path(&self, sha256: &str) -> Result<PathBuf> {
+        let digest = sha256.parse().context("name the blob")?;
+        self.blobs.get(&digest).with_context(|| format!("blob {sha256} is not in the cache"))
+    }
+
+    async fn start(&self, instance: &WantedInstance, wanted: &Wanted) -> Result<()> {
+        let spec = self.guest_spec(instance, wanted)?;
+        let taps = instance
+            .interfaces
+            .iter()
+            .map(|port| self.network.open_tap(port.vpc.as_str(), port.id.as_str()))
+            .collect::<Result<Vec<_>, _>>()
+            .context("open the guest's network interface")?;
+        self.guests.start(&spec, taps).await.context("start the guest")
+    }
+
+    fn guest_spec(&self, instance: &WantedInstance, wanted: &Wanted) -> Result<GuestSpec> {
+        let disks = instance
+            .disks
+            .iter()
+            .map(|id| {
+                let volume = wanted
+                    .volumes
+                    .iter()
+                    .find(|volume| volume.id == *id)
+                    .with_context(|| format!("{id} is not on this host"))?;
+                let (format, base) = match &volume.source {
+                    VolumeSource::Image { blob, format, .. } => {
+                        (DiskFormat::Qcow2, Some(self.base(blob, format)?))
+                    }
+                    VolumeSource::Empty => (DiskFormat::Raw, None),
+                };
+                Ok(DiskSpec {
+                    id: id.to_string(),
+                    path: self.volume_path(id),
+                    format,
+                    base,
+                    read_only: false,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(GuestSpec {
+            guest: instance.id.to_string(),
+            generation: instance.generation,
+            uuid: translate::uuid(&instance.id),
+            machine: instance.machine.clone(),
+            cpu: instance.cpu.clone(),
+            vcpus: instance.vcpus,
+            memory_bytes: instance.memory_bytes,
+            boot: match &instance.boot {
+                Boot::Firmware => boira_hypervisor::Boot::Firmware,
+                Boot::Kernel { kernel, ramdisk, cmdline } => boira_hypervisor::Boot::Kernel {
+                    kernel: self.blob_path(kernel)?,
+                    ramdisk: ramdisk.as_ref().map(|blob| self.blob_path(blob)).transpose()?,
+                    cmdline: cmdline.clone(),
+                },
+            },
+            disks,
+            interfaces: instance
+                .interfaces
+                .iter()
+                .map(|port| InterfaceSpec {
+                    id: port.id.to_string(),
+                    mac: port.mac.to_string(),
+                    mtu: MTU,
+                })
+                .collect(),
+            cpu_shares: 1024 * instance.vcpus,
+            uid: FIRST_UID + (instance.number % UIDS) as u32,
+        })
+    }
+}
+
+#[async_trait]
+impl Host for RealHost {
+    fn about(&self) -> About {
+        self.about.clone()
+    }
+
+    async fn observe(&self) -> Result<Observed> {
+        let guests = self.guests.observe().await.context("look at the guests")?;
+        let guests: BTreeMap<InstanceId, Guest> = guests
+            .into_iter()
+            .map(|guest| {
+                let state = translate::guest_state(&guest.state);
+                (InstanceId::from(guest.guest.as_str()), Guest { generation: guest.generation, state })
+            })
+            .collect();
+        Ok(Observed {
+            guests,
+            volumes: list(&self.volumes)?.iter().map(|name| VolumeId::from(name.as_str())).collect(),
+            blobs: self.blobs.digests().iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    async fn changed(&self) {
+        self.guests.changed().await;
+    }
+
+    async fn carry_out(&self, step: &Step, wanted: &Wanted) -> Result<()> {
+        match step {
+            Step::Fetch { sha256, .. } => self.fetch(sha256).await,
+            Step::MakeVolume { volume, .. } => self.make_volume(volume).await,
+            Step::Start { instance } => self.start(instance, wanted).await,
+            Step::PowerButton { instance } => {
+                self.guests.power_button(instance.as_str()).await.context("press the power button")
+            }
+            Step::Reset { instance, .. } => {
+                self.guests.reset(instance.as_str()).await.context("reset the guest")
+            }
+            Step::Kill { instance } => {
+                self.guests.kill(instance.as_str()).await.context("switch the guest off")
+            }
+            Step::Forget { instance } => {
+                self.guests.forget(instance.as_str()).await.context("remove the guest")
+            }
+        }
+    }
+
+    async fn remove_volume(&self, volume: &VolumeId) -> Result<()> {
+        let path = self.volume_path(volume);
+        tokio::task::spawn_blocking(move || disk::remove(&path))
+            .await
+            .context("remove a disk")?
+            .context("remove a disk")?;
+        for (digest, _) in self.blobs.pins().iter().filter(|(_, by)| by == volume.as_str()) {
+            self.blobs.unpin(digest, volume.as_str()).context("release the image")?;
+        }
+        Ok(())
+    }
+
+    async fn ensure_network(&self, vpc: &WantedVpc) -> Result<Vec<String>> {
+        let spec = translate::vpc(vpc, &self.region_domain, MTU, self.api)?;
+        Ok(self.network.ensure(&spec).await.context("bring the network up")?.lacks)
+    }
+
+    async fn networks(&self) -> Vec<String> {
+        self.network.present().await
+    }
+
+    async fn remove_network(&self, vpc: &str) -> Result<()> {
+        self.network.remove(vpc).await.context("remove the network")
+    }
+
+    async fn reachable(&self, vpc: &str, port: &InterfaceId) -> Result<bool> {
+        self.network.answers_arp(vpc, port.as_str()).await.context("ask by ARP")
+    }
+
+    async fn open(&self, kind: &StreamKind) -> Result<Box<dyn Stream>> {
+        Ok(match kind {
+            StreamKind::Dial { vpc, ip, port } => {
+                Box::new(self.network.dial(vpc.as_str(), *ip, *port).await.context("connect")?)
+            }
+            StreamKind::Console { instance } => {
+                let console = self.guests.console(instance.as_str()).await;
+                Box::new(console.context("open the console")?)
+            }
+            StreamKind::ConsoleLog { instance, max_bytes } => {
+                let log = self
+                    .guests
+                    .console_log(instance.as_str(), *max_bytes as usize)
+                    .await
+                    .context("read the console's log")?;
+                Box::new(translate::read_only(log))
+            }
+        })
+    }
+}
+
+fn disk_format(name: &str) -> Result<DiskFormat> {
+    match name {
+        "qcow2" => Ok(DiskFormat::Qcow2),
+        "raw" => Ok(DiskFormat::Raw),
+        other => bail!("{other} is no disk format"),
+    }
+}
+
+/// What capacity reckons a guest's own overhead with.
+fn typical_guest() -> GuestSpec {
+    GuestSpec {
+        guest: "i-00000000".into(),
+        generation: 1,
+        uuid: "ec200000-0000-0000-0000-000000000000".into(),
+        machine: MACHINE.into(),
+        cpu: CPU.into(),
+        vcpus: 1,
+        memory_bytes: 128 << 20,
+        boot: boira_hypervisor::Boot::Firmware,
+        disks: Vec::new(),
+        interfaces: Vec::new(),
+        cpu_shares: 1024,
+        uid: FIRST_UID,
+    }
+}
+
+/// What may be promised: all CPUs, the memory but for what the system itself needs, the disk that is
+/// free for volumes.
+fn capacity(volumes: &Path) -> Result<HostCapacity> {
+    let cpus = std::thread::available_parallelism().context("count the CPUs")?.get() as u32;
+    let text = std::fs::read_to_string("/proc/meminfo").context("read the memory's size")?;
+    let total_kib: u64 = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
+        .context("/proc/meminfo has no MemTotal")?;
+    let total = total_kib << 10;
+    let reserve = (total / 10).clamp(256 << 20, 2 << 30);
+    let disk = nix::sys::statvfs::statvfs(volumes).context("ask for the free disk space")?;
+    let used: u64 = list(volumes)?
+        .iter()
+        .filter_map(|name| std::fs::metadata(volumes.join(name)).ok())
+        .map(|meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512)
+        .sum();
+    let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
+    Ok(HostCapacity {
+        cpus,
+        memory_bytes: total.saturating_sub(reserve),
+        disk_bytes: (free + used) >> 30 << 30,
+    })
+}
+
+fn list(directory: &Path) -> Result<BTreeSet<String>> {
+    std::fs::read_dir(directory)
+        .with_context(|| format!("list {}", directory.display()))?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        // Files in the making have other names.
+        .filter(|name| name.as_ref().map_or(true, |name: &String| is_volume(name)))
+        .collect()
+}
+
+fn is_volume(name: &str) -> bool {
+    name.strip_prefix("vol-").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()))
+}

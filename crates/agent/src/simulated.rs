@@ -1,0 +1,114 @@
+//! A host without anything behind it: guests "run" after a delay. Benches use hundreds of them in one
+//! process; each speaks the real protocol over TLS with the real engine.
+
+use crate::host::{About, Host, Observed, Stream};
+use anyhow::{Result, bail};
+use async_trait::async_trait;
+use boira_core::plan::{Guest, Step};
+use boira_core::wanted::Wanted;
+use boira_model::wire::{GuestState, StreamKind, WantedVpc};
+use boira_model::{Acceleration, Exit, HostCapacity, InterfaceId, VolumeId};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+pub struct SimulatedHost {
+    about: About,
+    /// How long a guest takes from its start until it runs.
+    boot: Duration,
+    observed: Mutex<Observed>,
+    changed: Notify,
+}
+
+impl SimulatedHost {
+    pub fn new(name: &str, capacity: HostCapacity, boot: Duration) -> Self {
+        Self {
+            about: About {
+                boot_id: "simulated".into(),
+                name: name.into(),
+                capacity,
+                acceleration: Acceleration { hardware: false, verdict: "simulated".into() },
+                machine: "simulated-1".into(),
+                cpu: "simulated".into(),
+                overhead_bytes: 0,
+            },
+            boot,
+            observed: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    fn observed(&self) -> MutexGuard<'_, Observed> {
+        self.observed.lock().expect("no holder of this lock panics")
+    }
+}
+
+#[async_trait]
+impl Host for SimulatedHost {
+    fn about(&self) -> About {
+        self.about.clone()
+    }
+
+    async fn observe(&self) -> Result<Observed> {
+        Ok(self.observed().clone())
+    }
+
+    async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    async fn carry_out(&self, step: &Step, _wanted: &Wanted) -> Result<()> {
+        if let Step::Start { .. } = step {
+            tokio::time::sleep(self.boot).await;
+        }
+        let mut observed = self.observed();
+        match step {
+            Step::Fetch { sha256, .. } => {
+                observed.blobs.insert(sha256.clone());
+            }
+            Step::MakeVolume { volume, .. } => {
+                observed.volumes.insert(volume.id.clone());
+            }
+            Step::Start { instance } => {
+                let guest =
+                    Guest { generation: instance.generation, state: GuestState::Running };
+                observed.guests.insert(instance.id.clone(), guest);
+            }
+            Step::Reset { .. } => {}
+            Step::PowerButton { instance } | Step::Kill { instance } => {
+                if let Some(guest) = observed.guests.get_mut(instance) {
+                    guest.state = GuestState::Exited(Exit::Poweroff);
+                }
+            }
+            Step::Forget { instance } => {
+                observed.guests.remove(instance);
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove_volume(&self, volume: &VolumeId) -> Result<()> {
+        self.observed().volumes.remove(volume);
+        Ok(())
+    }
+
+    async fn ensure_network(&self, _vpc: &WantedVpc) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    async fn networks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    async fn remove_network(&self, _vpc: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn reachable(&self, _vpc: &str, _port: &InterfaceId) -> Result<bool> {
+        Ok(true)
+    }
+
+    async fn open(&self, _kind: &StreamKind) -> Result<Box<dyn Stream>> {
+        bail!("simulated guests have neither consoles nor ports")
+    }
+}

@@ -1,0 +1,162 @@
+//! The endpoint that agents call, over mutual TLS: `POST /v1/sync`, `GET /v1/blobs/SHA256` and
+//! `GET /v1/streams/ID`. Which host speaks is told by its certificate and never by what it says.
+
+use crate::controller::Controller;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use boira_core::{observe, sync, wanted};
+use boira_model::HostId;
+use boira_model::wire::{PROTOCOL, SyncAnswer, SyncRequest};
+use hyper_util::rt::TokioIo;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// SHA-256 of the certificate that the peer has shown, in hex.
+#[derive(Clone)]
+pub struct PeerCertificate(pub String);
+
+pub fn router(controller: Arc<Controller>) -> Router {
+    Router::new()
+        .route("/v1/sync", post(synchronise))
+        .route("/v1/blobs/{sha256}", get(blob))
+        .route("/v1/streams/{id}", get(stream))
+        .with_state(controller)
+}
+
+struct Refused(StatusCode, String);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, self.1).into_response()
+    }
+}
+
+/// The host behind a certificate; a row that is gone is a host that is revoked.
+fn host_of(controller: &Controller, peer: &PeerCertificate) -> Result<HostId, Refused> {
+    controller
+        .cluster
+        .snapshot()
+        .state
+        .hosts
+        .values()
+        .find(|host| host.certificate == peer.0)
+        .map(|host| host.id.clone())
+        .ok_or_else(|| Refused(StatusCode::FORBIDDEN, "this certificate is no host's".into()))
+}
+
+async fn synchronise(
+    State(controller): State<Arc<Controller>>,
+    Extension(peer): Extension<PeerCertificate>,
+    Json(request): Json<SyncRequest>,
+) -> Result<Json<SyncAnswer>, Refused> {
+    let host = host_of(&controller, &peer)?;
+    if request.host != host {
+        return Err(Refused(StatusCode::FORBIDDEN, format!("this certificate is {host}'s")));
+    }
+    if request.v != PROTOCOL {
+        return Err(Refused(
+            StatusCode::UPGRADE_REQUIRED,
+            format!("this controller speaks protocol {PROTOCOL}, the agent {}", request.v),
+        ));
+    }
+    let link = controller.links.of(&host);
+    match link.admit(&request) {
+        sync::Admit::Fresh => {}
+        sync::Admit::Stale | sync::Admit::Unknown => {
+            return Err(Refused(StatusCode::CONFLICT, "begin a new session with a report".into()));
+        }
+    }
+    controller.heard_of(&host).await;
+    let seq = request.seq;
+    if let Some(report) = request.report {
+        let reporter = host.clone();
+        controller
+            .cluster
+            .decide(move |draft| {
+                observe::report(draft, &reporter, &report);
+                Ok::<_, std::convert::Infallible>(())
+            })
+            .await
+            .map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
+            .unwrap_or_else(|never| match never {});
+        return Ok(Json(SyncAnswer { seq, ..SyncAnswer::default() }));
+    }
+    Ok(Json(poll(&controller, &host, seq, &request.have).await))
+}
+
+/// Answers when something differs from what the host has, when a stream is wanted, or in the end
+/// with nothing.
+async fn poll(
+    controller: &Controller,
+    host: &HostId,
+    seq: u64,
+    have: &[String; 4],
+) -> SyncAnswer {
+    let link = controller.links.of(host);
+    let silence = controller.cluster.snapshot().state.settings.host_silence_s;
+    let patience = Duration::from_millis((silence * 1000 / 2).clamp(500, 20_000));
+    let deadline = tokio::time::Instant::now() + patience;
+    loop {
+        let snapshot = controller.cluster.snapshot();
+        let wanted = wanted::wanted(&snapshot.state, host, &controller.notary);
+        let mut answer = sync::parts(wanted, snapshot.seq, have);
+        answer.cloud = Some(controller.cluster.cloud.clone());
+        answer.seq = seq;
+        answer.streams = link.streams();
+        if !sync::is_empty(&answer) {
+            return answer;
+        }
+        // A wake-up that came since the snapshot was taken is kept by `Notify` as a permit.
+        if tokio::time::timeout_at(deadline, link.wake.notified()).await.is_err() {
+            return answer;
+        }
+    }
+}
+
+async fn blob(
+    State(controller): State<Arc<Controller>>,
+    Extension(peer): Extension<PeerCertificate>,
+    Path(sha256): Path<String>,
+) -> Result<Response, Refused> {
+    host_of(&controller, &peer)?;
+    let missing = || Refused(StatusCode::NOT_FOUND, "there is no such blob".into());
+    let path = controller.blob(&sha256).ok_or_else(missing)?;
+    let file = tokio::fs::File::open(path).await.map_err(|_| missing())?;
+    let length = file.metadata().await.map_err(|_| missing())?.len();
+    let body = Body::from_stream(tokio_util::io::ReaderStream::with_capacity(file, 256 << 10));
+    Ok(([(header::CONTENT_LENGTH, length)], body).into_response())
+}
+
+async fn stream(
+    State(controller): State<Arc<Controller>>,
+    Extension(peer): Extension<PeerCertificate>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Response, Refused> {
+    let host = host_of(&controller, &peer)?;
+    let waiting = controller
+        .links
+        .of(&host)
+        .claim(&id)
+        .ok_or_else(|| Refused(StatusCode::NOT_FOUND, "nobody waits for this stream".into()))?;
+    tokio::spawn(async move {
+        if let Ok(upgraded) = hyper::upgrade::on(request).await {
+            // Whoever waited may have given up; then the stream just closes.
+            let _ = waiting.send(TokioIo::new(upgraded));
+        }
+    });
+    Ok(upgrade_answer())
+}
+
+/// `101 Switching Protocols` to Boira's plain byte streams.
+pub fn upgrade_answer() -> Response {
+    (
+        StatusCode::SWITCHING_PROTOCOLS,
+        [(header::CONNECTION, "upgrade"), (header::UPGRADE, "boira-stream")],
+    )
+        .into_response()
+}

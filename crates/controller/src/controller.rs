@@ -1,0 +1,330 @@
+//! A running controller: opens the home, starts the writer, the listeners and the clockwork.
+
+use crate::config::Files;
+use crate::ec2::Facts;
+use crate::identity::Signer;
+use crate::links::Links;
+use crate::listen::{self, Security};
+use crate::pki::Pki;
+use crate::{admin, agents, http, pki};
+use anyhow::{Context, Result};
+use boira_chunks::Blobs;
+use boira_core::{account, network, reconcile};
+use boira_model::{CloudId, Host, HostId, InstanceId};
+use boira_store::{Cluster, History, Sqlite};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// Bytes of images that a controller keeps at most.
+const BLOB_BYTES: u64 = 1 << 40;
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub home: PathBuf,
+    pub listen: SocketAddr,
+    pub agents: SocketAddr,
+}
+
+pub struct Controller {
+    pub options: Options,
+    pub cluster: Cluster,
+    pub links: Links,
+    pub facts: Arc<Facts>,
+    pub history: History,
+    pub notary: Signer,
+    pub blobs: Arc<Blobs>,
+    pub files: Files,
+    pub pki: Pki,
+}
+
+/// Runs a controller until the process ends. `ready` is called once both listeners are open.
+pub async fn run(options: Options, ready: impl FnOnce(&Controller)) -> Result<()> {
+    let listener = bind(options.listen).await?;
+    let agents = bind(options.agents).await?;
+    let options = Options {
+        listen: listener.local_addr().context("ask for the API's address")?,
+        agents: agents.local_addr().context("ask for the agents' address")?,
+        ..options
+    };
+    let controller = Arc::new(open(options)?);
+    bootstrap(&controller).await?;
+    let (api_tls, agents_tls) = tls(&controller)?;
+    let security = match controller.options.listen.ip().is_loopback() {
+        true => Security::PlainOrTls(api_tls),
+        false => Security::Tls(api_tls),
+    };
+    ready(&controller);
+    tokio::join!(
+        listen::serve(listener, security, http::router(controller.clone())),
+        listen::serve(agents, Security::Tls(agents_tls), agents::router(controller.clone())),
+        clockwork(controller.clone()),
+    );
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("listen on {address}; if something else has that port, choose another with --listen")
+    })
+}
+
+fn open(options: Options) -> Result<Controller> {
+    let home = &options.home;
+    let files = Files::of(home);
+    files.create_missing()?;
+    let (settings, types) = (files.settings()?, files.types()?);
+    let pki = Pki::open(home)?;
+    let store_path = home.join("boira.db");
+    let fresh = CloudId::from_entropy(rand::random());
+    let store = Sqlite::open(&store_path, &fresh)
+        .with_context(|| format!("open the store {}", store_path.display()))?;
+    restrict(&store_path)?;
+    let links = Links::default();
+    let cluster = Cluster::start(
+        Box::new(store),
+        |state| {
+            state.settings = Arc::new(settings);
+            state.types = Arc::new(types);
+        },
+        Box::new(links.clone()),
+    )
+    .context("load the store")?;
+    let notary = {
+        let (cluster, links) = (cluster.clone(), links.clone());
+        Signer::start(&pki.identity_key()?, move || {
+            use boira_store::Listener;
+            let hosts: Vec<HostId> = cluster.snapshot().state.hosts.keys().cloned().collect();
+            links.hosts_changed(&hosts);
+        })?
+    };
+    let scheme = if options.listen.ip().is_loopback() { "http" } else { "https" };
+    Ok(Controller {
+        facts: Arc::new(Facts { endpoint: format!("{scheme}://{}", options.listen) }),
+        blobs: Arc::new(
+                Blobs::open(home.join("blobs"), BLOB_BYTES).context("open the image store")?,
+            ),
+        history: History::new(&store_path),
+        cluster,
+        links,
+        notary,
+        files,
+        pki,
+        options,
+    })
+}
+
+/// The store holds secrets of access keys.
+fn restrict(path: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("restrict {} to its owner", path.display()))
+}
+
+/// The first zone and the administrator's account of a new cloud.
+async fn bootstrap(controller: &Controller) -> Result<()> {
+    let credentials = admin::fresh_credentials();
+    controller
+        .cluster
+        .decide(move |draft| {
+            if draft.state.zones.is_empty() {
+                let zone = format!("{}a", draft.state.settings.region);
+                network::create_zone(draft, &zone)?;
+            }
+            if draft.state.accounts.is_empty() {
+                account::create(draft, "admin", true, credentials)?;
+            }
+            Ok::<_, boira_core::Refusal>(())
+        })
+        .await?
+        .context("create the first account")?;
+    Ok(())
+}
+
+fn tls(controller: &Controller) -> Result<(Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>)> {
+    let addresses = [
+        controller.options.listen.ip(),
+        controller.options.agents.ip(),
+        std::net::Ipv4Addr::LOCALHOST.into(),
+    ];
+    let pair = controller.pki.api_pair(&addresses)?;
+    let mut chain = pki::certificates(&pair.certificate)?;
+    let authority = pki::certificates(&controller.pki.authority()?)?;
+    chain.extend(authority.iter().cloned());
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in authority {
+        roots.add(certificate).context("trust the cloud's own CA")?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
+            .build()
+            .context("verify hosts by the cloud's CA")?;
+    let builder = || {
+        rustls::ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .context("choose TLS versions")
+    };
+    let mut api = builder()?
+        .with_no_client_auth()
+        .with_single_cert(chain.clone(), pki::private_key(&pair.key)?)?;
+    api.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let mut agents = builder()?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, pki::private_key(&pair.key)?)?;
+    agents.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok((Arc::new(api), Arc::new(agents)))
+}
+
+/// Ticks, silent hosts, and files of the administrator that changed.
+async fn clockwork(controller: Arc<Controller>) {
+    let mut interval = tokio::time::interval(Duration::from_secs(1));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut stamp = controller.files.stamp();
+    loop {
+        interval.tick().await;
+        note_silence(&controller).await;
+        let now = controller.files.stamp();
+        if now != stamp {
+            stamp = now;
+            reload(&controller).await;
+        }
+        if due(&controller) {
+            let _ = controller
+                .cluster
+                .decide(|draft| {
+                    reconcile::tick(draft);
+                    Ok::<_, Infallible>(())
+                })
+                .await;
+        }
+    }
+}
+
+/// Whether a tick could find anything to do; an idle cloud does nothing at all.
+fn due(controller: &Controller) -> bool {
+    let snapshot = controller.cluster.snapshot();
+    let state = &snapshot.state;
+    let visible_ms = state.settings.terminated_visible_s as i64 * 1000;
+    !state.waiting.is_empty()
+        || state
+            .ended
+            .get_min()
+            .is_some_and(|(at, _)| boira_store::now().since_ms(*at) >= visible_ms)
+}
+
+async fn note_silence(controller: &Controller) {
+    let snapshot = controller.cluster.snapshot();
+    let limit = Duration::from_secs(snapshot.state.settings.host_silence_s);
+    for host in snapshot.state.hosts.keys() {
+        let silent = controller.links.of(host).silence() > limit;
+        if silent && !snapshot.state.silent.contains(host) {
+            tracing::warn!("{host} has not been heard of for {} s", limit.as_secs());
+            let host = host.clone();
+            let _ = controller
+                .cluster
+                .decide(move |draft| {
+                    draft.state.silent.insert(host);
+                    Ok::<_, Infallible>(())
+                })
+                .await;
+        }
+    }
+}
+
+async fn reload(controller: &Controller) {
+    let (settings, types) = match (controller.files.settings(), controller.files.types()) {
+        (Ok(settings), Ok(types)) => (Arc::new(settings), Arc::new(types)),
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!("a changed file is ignored until it is mended: {error:#}");
+            return;
+        }
+    };
+    tracing::info!("settings and instance types were read again");
+    let _ = controller
+        .cluster
+        .decide(move |draft| {
+            draft.state.settings = settings;
+            draft.state.types = types;
+            Ok::<_, Infallible>(())
+        })
+        .await;
+}
+
+impl Controller {
+    /// A host that was silent is back.
+    pub async fn heard_of(&self, host: &HostId) {
+        if !self.cluster.snapshot().state.silent.contains(host) {
+            return;
+        }
+        tracing::info!("{host} is heard of again");
+        let host = host.clone();
+        let _ = self
+            .cluster
+            .decide(move |draft| {
+                draft.state.silent.remove(&host);
+                Ok::<_, Infallible>(())
+            })
+            .await;
+    }
+
+    /// Makes a host's row and its certificate, or gives an existing host a new certificate.
+    pub async fn enroll(&self, name: &str) -> Result<(HostId, pki::Pair)> {
+        let known = self
+            .cluster
+            .snapshot()
+            .state
+            .hosts
+            .values()
+            .find(|host| host.name == name)
+            .map(|host| host.id.clone());
+        let id = known.unwrap_or_else(|| HostId::from_entropy(rand::random()));
+        let pair = self.pki.host_pair(id.as_str())?;
+        let certificate = pki::certificates(&pair.certificate)?;
+        let fingerprint = pki::fingerprint(certificate.first().context("a certificate was made")?);
+        let (row_id, name) = (id.clone(), name.to_owned());
+        self.cluster
+            .decide(move |draft| {
+                let zone = draft.state.zones.keys().next().cloned().unwrap_or_default();
+                let row = match draft.state.hosts.get(&row_id) {
+                    Some(row) => Host { certificate: fingerprint, ..Host::clone(row) },
+                    None => Host {
+                        id: row_id,
+                        number: draft.number(|c| &mut c.host),
+                        name,
+                        zone,
+                        capacity: Default::default(),
+                        acceleration: boira_model::Acceleration {
+                            hardware: false,
+                            verdict: "the host has not reported yet".into(),
+                        },
+                        machine: String::new(),
+                        cpu: String::new(),
+                        overhead_bytes: 0,
+                        certificate: fingerprint,
+                        joined: draft.now(),
+                        tags: Default::default(),
+                    },
+                };
+                draft.put(row);
+                Ok::<_, Infallible>(())
+            })
+            .await?
+            .unwrap_or_else(|never| match never {});
+        Ok((id, pair))
+    }
+
+    /// The file of a blob by its SHA-256 in hex.
+    pub fn blob(&self, sha256: &str) -> Option<PathBuf> {
+        self.blobs.get(&sha256.parse().ok()?)
+    }
+
+    /// The host that runs an instance.
+    pub fn host_of(&self, instance: &InstanceId) -> Option<HostId> {
+        let snapshot = self.cluster.snapshot();
+        snapshot.state.instances.get(instance)?.placement.as_ref().map(|p| p.host.clone())
+    }
+}

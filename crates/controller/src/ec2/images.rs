@@ -1,0 +1,675 @@
+//! Images: who sees which, what their owners change, and how they go.
+
+use super::describe::{Ids, Listing, PAGE};
+use super::{Answer, Call, Outcome, honours, instances, refusals, volumes};
+use boira_api::ApiError;
+use boira_api::id::IMAGE;
+use boira_api::output::ec2 as out;
+use boira_api::time::format_ms;
+use boira_api::value::{Struct, Value};
+use boira_core::image::{self, Grantee};
+use boira_core::refusal::Thing;
+use boira_core::state::image_visible;
+use boira_core::{Draft, Refusal, State};
+use boira_model::*;
+use boira_store::Snapshot;
+use std::sync::Arc;
+
+/// Images have no further sizes in EC2's answers than whole GiB.
+const GIB: u64 = 1 << 30;
+
+static LISTING: Listing = Listing {
+    ids: Some(Ids { member: "ImageIds", kind: &IMAGE, set: Some("imagesSet") }),
+    filters: &[
+        "architecture",
+        "block-device-mapping.delete-on-termination",
+        "block-device-mapping.device-name",
+        "block-device-mapping.encrypted",
+        "block-device-mapping.snapshot-id",
+        "block-device-mapping.volume-size",
+        "block-device-mapping.volume-type",
+        "creation-date",
+        "description",
+        "ena-support",
+        "free-tier-eligible",
+        "hypervisor",
+        "image-allowed",
+        "image-id",
+        "image-type",
+        "is-public",
+        "kernel-id",
+        "manifest-location",
+        "name",
+        "owner-alias",
+        "owner-id",
+        "platform",
+        "product-code",
+        "product-code.type",
+        "ramdisk-id",
+        "root-device-name",
+        "root-device-type",
+        "source-image-id",
+        "source-image-region",
+        "source-instance-id",
+        "sriov-net-support",
+        "state",
+        "state-reason-code",
+        "state-reason-message",
+        "virtualization-type",
+    ],
+    tagged: true,
+    page: PAGE,
+};
+
+pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
+    let state = &snapshot.state;
+    let ask = LISTING.ask(call, state)?;
+    let owners = call.strings("Owners");
+    let owners = owners.iter().map(|text| Owner::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let users = call.strings("ExecutableUsers");
+    let users = users.iter().map(|text| User::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let all = !ask.ids().is_empty() || call.request.bool("IncludeDeprecated") == Some(true);
+    let caller = &call.account;
+    let rows = ask.select(
+        state.images.values().filter(|row| image_visible(row, caller)).cloned(),
+        |id| state.image(caller, id).cloned(),
+        |row| row.id.as_str(),
+        |row| {
+            (all || row.owner == *caller || !is_deprecated(row, call.now))
+                && (owners.is_empty() || owners.iter().any(|owner| owner.has(row, caller)))
+                && (users.is_empty() || users.iter().any(|user| user.may(row, caller)))
+                && ask.filters.matches(tags(row, caller), |name, test| matches(row, name, test))
+        },
+    )?;
+    ask.list("Images", rows, |call, row| Value::from(value(call, &row)))
+}
+
+fn is_deprecated(row: &Image, now: Wall) -> bool {
+    row.deprecated.is_some_and(|at| at <= now)
+}
+
+/// Tags are their owner's alone, but for those of the cloud's own images, which tell which to take.
+fn tags<'a>(row: &'a Image, caller: &AccountId) -> &'a Tags {
+    static NONE: Tags = Tags::new();
+    match row.owner == *caller || row.alias.is_some() {
+        true => &row.tags,
+        false => &NONE,
+    }
+}
+
+/// A value of the parameter `Owner`.
+enum Owner<'a> {
+    Myself,
+    Alias(&'a str),
+    Account(&'a str),
+}
+
+impl<'a> Owner<'a> {
+    fn parse(text: &'a str) -> Result<Self, ApiError> {
+        match text {
+            "self" => Ok(Self::Myself),
+            "amazon" | "aws-backup-vault" | "aws-marketplace" | "microsoft" => Ok(Self::Alias(text)),
+            _ => account_number(text).map(Self::Account),
+        }
+    }
+
+    fn has(&self, row: &Image, caller: &AccountId) -> bool {
+        match self {
+            Self::Myself => row.owner == *caller,
+            Self::Alias(alias) => row.alias.as_deref() == Some(alias),
+            Self::Account(account) => row.owner.as_str() == *account,
+        }
+    }
+}
+
+/// A value of the parameter `ExecutableBy`: who was given a launch permission explicitly.
+enum User<'a> {
+    Everyone,
+    Myself,
+    Account(&'a str),
+}
+
+impl<'a> User<'a> {
+    fn parse(text: &'a str) -> Result<Self, ApiError> {
+        match text {
+            "all" => Ok(Self::Everyone),
+            "self" => Ok(Self::Myself),
+            _ => account_number(text).map(Self::Account),
+        }
+    }
+
+    fn may(&self, row: &Image, caller: &AccountId) -> bool {
+        match self {
+            Self::Everyone => row.public,
+            Self::Myself => row.launch_accounts.contains(caller),
+            // Whom an owner lets launch an image is his own business.
+            Self::Account(account) => {
+                (row.owner == *caller || caller.as_str() == *account)
+                    && row.launch_accounts.contains(*account)
+            }
+        }
+    }
+}
+
+fn account_number(text: &str) -> Result<&str, ApiError> {
+    if text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(text);
+    }
+    let shown: String = text.chars().take(100).collect();
+    Err(ApiError::new("InvalidUserID.Malformed", format!("Invalid user id: \"{shown}\"")))
+}
+
+fn matches(row: &Image, name: &str, test: &dyn Fn(&str) -> bool) -> bool {
+    match name {
+        "architecture" => test(&row.architecture),
+        "block-device-mapping.delete-on-termination" => test("true"),
+        "block-device-mapping.device-name" | "root-device-name" => test(&row.root_device),
+        "block-device-mapping.encrypted" | "ena-support" | "free-tier-eligible" => test("false"),
+        "block-device-mapping.volume-size" => test(&size_gib(row).to_string()),
+        "block-device-mapping.volume-type" => test(volumes::TYPE),
+        "creation-date" => test(&format_ms(row.created.0)),
+        "description" => test(&row.description),
+        "hypervisor" => test("xen"),
+        "image-allowed" => test("true"),
+        "image-id" => test(row.id.as_str()),
+        "image-type" => test("machine"),
+        "is-public" => test(if row.public { "true" } else { "false" }),
+        "manifest-location" => test(&location(row)),
+        "name" => test(&row.name),
+        "owner-alias" => row.alias.as_deref().is_some_and(test),
+        "owner-id" => test(row.owner.as_str()),
+        "root-device-type" => test("ebs"),
+        "state" => test("available"),
+        "virtualization-type" => test("hvm"),
+        // What no image of Boira has: product codes, sources, a platform other than Linux.
+        _ => false,
+    }
+}
+
+fn location(row: &Image) -> String {
+    format!("{}/{}", row.alias.as_deref().unwrap_or(row.owner.as_str()), row.name)
+}
+
+/// What a root volume of the image has at least.
+fn size_gib(row: &Image) -> i64 {
+    row.virtual_bytes.max(row.min_disk_bytes).div_ceil(GIB) as i64
+}
+
+fn value(call: &Call, row: &Image) -> out::Image {
+    let tags = tags(row, &call.account);
+    let is_own = row.owner == call.account;
+    out::Image::new()
+        .architecture(row.architecture.clone())
+        .block_device_mappings(mappings(row))
+        .boot_mode("legacy-bios")
+        .creation_date(format_ms(row.created.0))
+        .deprecation_time(row.deprecated.map(|at| format_ms(at.0)))
+        .deregistration_protection(is_own.then(|| protection(row)))
+        .description((!row.description.is_empty()).then(|| row.description.clone()))
+        .ena_support(false)
+        .free_tier_eligible(false)
+        .hypervisor("xen")
+        .image_allowed(true)
+        .image_id(row.id.to_string())
+        .image_location(location(row))
+        .image_owner_alias(row.alias.clone())
+        .image_type("machine")
+        .name(row.name.clone())
+        .owner_id(row.owner.to_string())
+        .platform_details("Linux/UNIX")
+        .public(row.public)
+        .root_device_name(row.root_device.clone())
+        .root_device_type("ebs")
+        .state("available")
+        .tags((!tags.is_empty()).then(|| instances::tags(call, tags)))
+        .usage_operation("RunInstances")
+        .virtualization_type("hvm")
+}
+
+fn mappings(row: &Image) -> Vec<out::BlockDeviceMapping> {
+    let ebs = out::EbsBlockDevice::new()
+        .delete_on_termination(true)
+        .encrypted(false)
+        .volume_size(size_gib(row))
+        .volume_type(volumes::TYPE);
+    vec![out::BlockDeviceMapping::new().device_name(row.root_device.clone()).ebs(ebs)]
+}
+
+fn protection(row: &Image) -> &'static str {
+    match row.deregistration_protection {
+        true => "enabled-without-cooldown",
+        false => "disabled",
+    }
+}
+
+/// The named image, for its owner; others who see it may not ask for more or change it.
+fn own<'a>(call: &Call, state: &'a State) -> Result<&'a Arc<Image>, ApiError> {
+    let id = IMAGE.validate(call.request.str("ImageId").unwrap_or_default())?;
+    let row = state.image(&call.account, id).ok_or_else(|| IMAGE.not_found(&[id]))?;
+    match row.owner == call.account {
+        true => Ok(row),
+        false => Err(ApiError::new("AuthFailure", format!("Not authorized for image:{id}"))),
+    }
+}
+
+pub fn describe_attribute(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
+    let row = own(call, &snapshot.state)?;
+    let text = |text: &str| out::AttributeValue::new().value(text.to_owned());
+    let none = out::AttributeValue::new;
+    let answer = out::ImageAttribute::new().image_id(row.id.to_string());
+    let answer = match call.request.str("Attribute").unwrap_or_default() {
+        "description" if row.description.is_empty() => answer.description(none()),
+        "description" => answer.description(text(&row.description)),
+        "launchPermission" => answer.launch_permissions(permissions(row)),
+        "blockDeviceMapping" => answer.block_device_mappings(mappings(row)),
+        "bootMode" => answer.boot_mode(text("legacy-bios")),
+        "deregistrationProtection" => answer.deregistration_protection(text(protection(row))),
+        // Set for no image of Boira, which AWS answers by an empty element.
+        "imdsSupport" => answer.imds_support(none()),
+        "kernel" => answer.kernel_id(none()),
+        "productCodes" => answer.product_codes(Vec::<Value>::new()),
+        "ramdisk" => answer.ramdisk_id(none()),
+        "sriovNetSupport" => answer.sriov_net_support(none()),
+        "tpmSupport" => answer.tpm_support(none()),
+        "uefiData" => answer.uefi_data(none()),
+        other => return Err(unsupported(other)),
+    };
+    Ok(Answer::Done(answer.into()))
+}
+
+fn permissions(row: &Image) -> Vec<out::LaunchPermission> {
+    let everyone = row.public.then(|| out::LaunchPermission::new().group("all"));
+    let accounts =
+        row.launch_accounts.iter().map(|id| out::LaunchPermission::new().user_id(id.to_string()));
+    everyone.into_iter().chain(accounts).collect()
+}
+
+fn unsupported(attribute: &str) -> ApiError {
+    let attribute: String = attribute.chars().take(100).collect();
+    ApiError::new(
+        "UnsupportedOperation",
+        format!("The image attribute {attribute} is not supported by this cloud."),
+    )
+}
+
+pub fn modify_attribute(call: &Call, draft: &mut Draft) -> Outcome {
+    let change = change(call)?;
+    let id = own(call, &draft.state)?.id.clone();
+    match change {
+        Change::Description(text) => image::describe(draft, id.as_str(), &text),
+        Change::Permissions { add, remove } => image::permit(draft, id.as_str(), &add, &remove),
+    }
+    .map_err(error)?;
+    call.done()
+}
+
+enum Change {
+    Description(String),
+    Permissions { add: Vec<Grantee>, remove: Vec<Grantee> },
+}
+
+/// The one change that a call may ask for, in the old flat form (`Attribute`, `Value`) or by its
+/// own parameter.
+fn change(call: &Call) -> Result<Change, ApiError> {
+    call.honours(&[
+        "Attribute",
+        "Description",
+        "ImageId",
+        "LaunchPermission",
+        "OperationType",
+        "UserGroups",
+        "UserIds",
+        "Value",
+    ])?;
+    let request = &call.request;
+    let description = request.structure("Description");
+    let permission = request.structure("LaunchPermission");
+    match (request.str("Attribute"), description, permission) {
+        (_, Some(_), Some(_)) => Err(ApiError::invalid_combination(
+            "A call modifies one attribute: either description or launchPermission.",
+        )),
+        (None | Some("description"), Some(text), None) => {
+            Ok(Change::Description(text.str("Value").unwrap_or_default().to_owned()))
+        }
+        (Some("description"), None, None) => match request.str("Value") {
+            Some(text) => Ok(Change::Description(text.to_owned())),
+            None => Err(ApiError::missing_parameter("Value")),
+        },
+        (None | Some("launchPermission"), None, Some(lists)) => Ok(Change::Permissions {
+            add: grantees(lists.list("Add"))?,
+            remove: grantees(lists.list("Remove"))?,
+        }),
+        (Some("launchPermission"), None, None) => flat_permissions(call),
+        (None, None, None) => Err(ApiError::missing_parameter("Attribute")),
+        (Some(other), ..) => Err(unsupported(other)),
+    }
+}
+
+fn flat_permissions(call: &Call) -> Result<Change, ApiError> {
+    let mut list = Vec::new();
+    for group in call.strings("UserGroups") {
+        match group.as_str() {
+            "all" => list.push(Grantee::Everyone),
+            _ => return Err(bad_item("userGroup", &group)),
+        }
+    }
+    for user in call.strings("UserIds") {
+        list.push(grantee(&user)?);
+    }
+    if list.is_empty() {
+        return Err(ApiError::missing_parameter("UserId or UserGroup"));
+    }
+    match call.request.str("OperationType") {
+        Some("remove") => Ok(Change::Permissions { add: Vec::new(), remove: list }),
+        Some(_) => Ok(Change::Permissions { add: list, remove: Vec::new() }),
+        None => Err(ApiError::missing_parameter("OperationType")),
+    }
+}
+
+fn grantees(list: &[Value]) -> Result<Vec<Grantee>, ApiError> {
+    list.iter()
+        .filter_map(Value::as_struct)
+        .map(|item: &Struct| {
+            honours(item, &["Group", "UserId"])?;
+            match (item.str("Group"), item.str("UserId")) {
+                (Some(_), None) => Ok(Grantee::Everyone),
+                (None, Some(user)) => grantee(user),
+                _ => Err(ApiError::invalid_combination(
+                    "A launch permission names either a group or a user id.",
+                )),
+            }
+        })
+        .collect()
+}
+
+fn grantee(user: &str) -> Result<Grantee, ApiError> {
+    match account_number(user) {
+        Ok(number) => Ok(Grantee::Account(number.into())),
+        Err(_) => Err(bad_item("userId", user)),
+    }
+}
+
+fn bad_item(kind: &str, value: &str) -> ApiError {
+    let value: String = value.chars().take(100).collect();
+    ApiError::new(
+        "InvalidAMIAttributeItemValue",
+        format!("Invalid attribute item value \"{value}\" for {kind} item type."),
+    )
+}
+
+/// The core's refusals as those of images.
+fn error(refusal: Refusal) -> ApiError {
+    match refusal {
+        Refusal::NotFound(Thing::Account, id) => bad_item("userId", &id),
+        Refusal::Protected { id, .. } => ApiError::new(
+            "OperationNotPermitted",
+            format!(
+                "The image '{id}' is protected against deregistration. Call DisableImageDeregistrationProtection and try again."
+            ),
+        ),
+        other => refusals::error(other),
+    }
+}
+
+pub fn reset_attribute(call: &Call, draft: &mut Draft) -> Outcome {
+    let id = own(call, &draft.state)?.id.clone();
+    image::reset_permissions(draft, id.as_str()).map_err(error)?;
+    call.done()
+}
+
+pub fn deregister(call: &Call, draft: &mut Draft) -> Outcome {
+    // DeleteAssociatedSnapshots has nothing to delete: images of Boira have no snapshots.
+    let id = own(call, &draft.state)?.id.clone();
+    image::deregister(draft, id.as_str()).map_err(error)?;
+    call.done()
+}
+
+pub fn enable_protection(call: &Call, draft: &mut Draft) -> Outcome {
+    if call.request.bool("WithCooldown") == Some(true) {
+        return Err(ApiError::unsupported_parameter("WithCooldown"));
+    }
+    protect(call, draft, true)
+}
+
+pub fn disable_protection(call: &Call, draft: &mut Draft) -> Outcome {
+    protect(call, draft, false)
+}
+
+fn protect(call: &Call, draft: &mut Draft, protected: bool) -> Outcome {
+    let id = own(call, &draft.state)?.id.clone();
+    image::protect(draft, id.as_str(), protected).map_err(error)?;
+    // Unlike everywhere else, AWS's model has text here.
+    Ok(Answer::Done(call.answer().with("Return", "true")))
+}
+
+pub fn enable_deprecation(call: &Call, draft: &mut Draft) -> Outcome {
+    let id = own(call, &draft.state)?.id.clone();
+    let at = call.request.get("DeprecateAt").and_then(Value::as_timestamp_ms).unwrap_or_default();
+    if at <= call.now.0 {
+        return Err(ApiError::invalid_parameter_value(
+            "The deprecation time must be in the future.",
+        ));
+    }
+    // EC2 rounds to the minute.
+    let at = Wall((at + 30_000).div_euclid(60_000) * 60_000);
+    image::deprecate(draft, id.as_str(), Some(at)).map_err(error)?;
+    call.done()
+}
+
+pub fn disable_deprecation(call: &Call, draft: &mut Draft) -> Outcome {
+    let id = own(call, &draft.state)?.id.clone();
+    image::deprecate(draft, id.as_str(), None).map_err(error)?;
+    call.done()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ec2::testing::Cloud;
+    use boira_model::*;
+
+    /// An image of the second account that nobody else may see.
+    fn private(cloud: &mut Cloud) -> ImageId {
+        let id = ImageId::from_entropy(77);
+        let image = Image {
+            id: id.clone(),
+            number: 2,
+            owner: cloud.other.clone(),
+            alias: None,
+            name: "mine".into(),
+            public: false,
+            tags: Tags::from([("team".into(), "a".into())]),
+            ..Image::clone(&cloud.state.images[&cloud.image])
+        };
+        cloud.edit(|draft| draft.put(image));
+        id
+    }
+
+    fn count(cloud: &mut Cloud, account: &AccountId, more: &str) -> usize {
+        let reply = cloud.call_as(account, &format!("Action=DescribeImages{more}")).expect(more);
+        reply.all("imageId").len()
+    }
+
+    #[test]
+    fn owners_select_by_word_number_and_alias() {
+        let mut cloud = Cloud::new();
+        private(&mut cloud);
+        let (admin, other) = (cloud.account.clone(), cloud.other.clone());
+        for (owner, by_admin, by_other) in [
+            ("self".to_owned(), 1, 1),
+            ("amazon".to_owned(), 1, 1),
+            (admin.to_string(), 1, 1),
+            (other.to_string(), 0, 1),
+            ("aws-marketplace".to_owned(), 0, 0),
+            ("999999999999".to_owned(), 0, 0),
+        ] {
+            let query = format!("&Owner.1={owner}");
+            assert_eq!(count(&mut cloud, &admin, &query), by_admin, "{owner} by admin");
+            assert_eq!(count(&mut cloud, &other, &query), by_other, "{owner} by other");
+        }
+        assert_eq!(count(&mut cloud, &other, "&Owner.1=self&Owner.2=amazon"), 2);
+        assert_eq!(cloud.refusal("Action=DescribeImages&Owner.1=me"), "InvalidUserID.Malformed");
+    }
+
+    #[test]
+    fn anothers_private_image_does_not_exist() {
+        let mut cloud = Cloud::new();
+        let id = private(&mut cloud);
+        for action in [
+            "DescribeImages&ImageId.1",
+            "DeregisterImage&ImageId",
+            "DescribeImageAttribute&Attribute=description&ImageId",
+            "ModifyImageAttribute&Description.Value=x&ImageId",
+            "ResetImageAttribute&Attribute=launchPermission&ImageId",
+        ] {
+            let query = format!("Action={action}={id}");
+            assert_eq!(cloud.refusal(&query), "InvalidAMIID.NotFound", "{query}");
+        }
+        assert_eq!(cloud.refusal("Action=DescribeImages&ImageId.1=ami-x"), "InvalidAMIID.Malformed");
+    }
+
+    #[test]
+    fn anothers_public_image_is_seen_and_not_changed() {
+        let mut cloud = Cloud::new();
+        let (other, image) = (cloud.other.clone(), cloud.image.clone());
+        assert_eq!(count(&mut cloud, &other, &format!("&ImageId.1={image}")), 1);
+        let error = cloud
+            .call_as(&other, &format!("Action=DeregisterImage&ImageId={image}"))
+            .err()
+            .expect("refused");
+        assert_eq!(error.code, "AuthFailure");
+    }
+
+    #[test]
+    fn launch_permissions_let_an_account_see_and_launch() {
+        let mut cloud = Cloud::new();
+        let id = private(&mut cloud);
+        let (admin, other) = (cloud.account.clone(), cloud.other.clone());
+        let change = |how: &str| format!("Action=ModifyImageAttribute&ImageId={id}{how}");
+        cloud
+            .call_as(&other, &change(&format!("&LaunchPermission.Add.1.UserId={admin}")))
+            .expect("given");
+        assert_eq!(count(&mut cloud, &admin, "&ExecutableBy.1=self"), 1);
+        assert_eq!(count(&mut cloud, &admin, &format!("&ExecutableBy.1={other}")), 0);
+        // Tags stay their owner's.
+        assert_eq!(count(&mut cloud, &admin, "&Filter.1.Name=tag:team&Filter.1.Value.1=a"), 0);
+        assert_eq!(count(&mut cloud, &other, "&Filter.1.Name=tag:team&Filter.1.Value.1=a"), 1);
+        let attribute = format!("Action=DescribeImageAttribute&Attribute=launchPermission&ImageId={id}");
+        let reply = cloud.call_as(&other, &attribute).expect("his own");
+        assert_eq!(reply.one("userId"), admin.as_str());
+        let flat = format!("&Attribute=launchPermission&OperationType=remove&UserId.1={admin}");
+        cloud.call_as(&other, &change(&flat)).expect("taken");
+        assert_eq!(cloud.refusal(&format!("Action=DescribeImages&ImageId.1={id}")), "InvalidAMIID.NotFound");
+        cloud.call_as(&other, &change("&LaunchPermission.Add.1.Group=all")).expect("public");
+        assert_eq!(count(&mut cloud, &admin, "&ExecutableBy.1=all&Filter.1.Name=name&Filter.1.Value.1=mine"), 1);
+        cloud
+            .call_as(&other, &format!("Action=ResetImageAttribute&Attribute=launchPermission&ImageId={id}"))
+            .expect("reset");
+        assert_eq!(count(&mut cloud, &admin, "&Filter.1.Name=name&Filter.1.Value.1=mine"), 0);
+        let stranger = change("&LaunchPermission.Add.1.UserId=000000000000");
+        let error = cloud.call_as(&other, &stranger).err().expect("refused");
+        assert_eq!(error.code, "InvalidAMIAttributeItemValue");
+    }
+
+    #[test]
+    fn attributes_are_modified_one_at_a_time() {
+        let mut cloud = Cloud::new();
+        let image = cloud.image.clone();
+        let change = |how: &str| format!("Action=ModifyImageAttribute&ImageId={image}{how}");
+        cloud.ok(&change("&Description.Value=new+words"));
+        let reply = cloud.ok(&format!("Action=DescribeImageAttribute&Attribute=description&ImageId={image}"));
+        assert!(reply.has("<description><value>new words</value></description>"));
+        cloud.ok(&change("&Attribute=description&Value=old+words"));
+        assert_eq!(cloud.ok("Action=DescribeImages").one("description"), "old words");
+        for (how, code) in [
+            ("", "MissingParameter"),
+            ("&Attribute=launchPermission&OperationType=add", "MissingParameter"),
+            ("&Attribute=launchPermission&UserGroup.1=all", "MissingParameter"),
+            ("&Attribute=launchPermission&OperationType=add&UserGroup.1=some", "InvalidAMIAttributeItemValue"),
+            ("&Description.Value=a&LaunchPermission.Add.1.Group=all", "InvalidParameterCombination"),
+            ("&ImdsSupport.Value=v2.0", "UnsupportedOperation"),
+            ("&ProductCode.1=abc", "UnsupportedOperation"),
+        ] {
+            assert_eq!(cloud.refusal(&change(how)), code, "{how}");
+        }
+    }
+
+    #[test]
+    fn every_attribute_of_the_model_has_an_answer() {
+        let mut cloud = Cloud::new();
+        let image = cloud.image.clone();
+        for (attribute, part) in [
+            ("bootMode", "<bootMode><value>legacy-bios</value></bootMode>"),
+            ("blockDeviceMapping", "<volumeSize>1</volumeSize>"),
+            ("deregistrationProtection", "<value>disabled</value>"),
+            ("kernel", "<kernel></kernel>"),
+            ("ramdisk", "<ramdisk></ramdisk>"),
+            ("launchPermission", "<group>all</group>"),
+            ("sriovNetSupport", "<sriovNetSupport></sriovNetSupport>"),
+        ] {
+            let reply = cloud.ok(&format!("Action=DescribeImageAttribute&ImageId={image}&Attribute={attribute}"));
+            assert!(reply.has(part), "{attribute}: {}", reply.0);
+        }
+        let never_recorded =
+            format!("Action=DescribeImageAttribute&ImageId={image}&Attribute=lastLaunchedTime");
+        assert_eq!(cloud.refusal(&never_recorded), "UnsupportedOperation");
+    }
+
+    #[test]
+    fn a_deregistered_image_leaves_its_instances_alone() {
+        let mut cloud = Cloud::new();
+        let (image, instance) = (cloud.image.clone(), cloud.instance());
+        cloud.ok(&format!("Action=EnableImageDeregistrationProtection&ImageId={image}"));
+        let deregister = format!("Action=DeregisterImage&ImageId={image}");
+        assert_eq!(cloud.refusal(&deregister), "OperationNotPermitted");
+        cloud.ok(&format!("Action=DisableImageDeregistrationProtection&ImageId={image}"));
+        assert_eq!(cloud.ok(&deregister).one("return"), "true");
+        assert_eq!(cloud.refusal(&deregister), "InvalidAMIID.NotFound");
+        assert!(!cloud.ok("Action=DescribeImages").has("<imageId>"));
+        cloud.stop(&instance);
+        cloud.ok(&format!("Action=StartInstances&InstanceId.1={instance}"));
+        let volume = &cloud.state.instances[&instance].disks[0];
+        assert!(matches!(&cloud.state.volumes[volume].source, VolumeSource::Image { .. }));
+    }
+
+    #[test]
+    fn a_deprecated_image_is_listed_to_its_owner_and_to_who_asks_for_it() {
+        let mut cloud = Cloud::new();
+        let (other, image) = (cloud.other.clone(), cloud.image.clone());
+        let at = boira_api::time::format_ms(cloud.now.0 + 3_600_000);
+        cloud.ok(&format!("Action=EnableImageDeprecation&ImageId={image}&DeprecateAt={at}"));
+        assert_eq!(count(&mut cloud, &other, ""), 1);
+        cloud.wait_ms(7_200_000);
+        assert_eq!(count(&mut cloud, &other, ""), 0);
+        assert_eq!(count(&mut cloud, &other, "&IncludeDeprecated=true"), 1);
+        assert_eq!(count(&mut cloud, &other, &format!("&ImageId.1={image}")), 1);
+        assert_eq!(cloud.ok("Action=DescribeImages").all("imageId").len(), 1);
+        cloud.ok(&format!("Action=DisableImageDeprecation&ImageId={image}"));
+        assert_eq!(count(&mut cloud, &other, ""), 1);
+        let past = format!("Action=EnableImageDeprecation&ImageId={image}&DeprecateAt={at}");
+        assert_eq!(cloud.refusal(&past), "InvalidParameterValue");
+    }
+
+    #[test]
+    fn filters_are_those_that_aws_documents() {
+        let mut cloud = Cloud::new();
+        let account = cloud.account.clone();
+        for (name, value, found) in [
+            ("architecture", "x86_64", 1),
+            ("root-device-type", "ebs", 1),
+            ("virtualization-type", "hvm", 1),
+            ("name", "ti*", 1),
+            ("name", "Ti*", 0),
+            ("is-public", "true", 1),
+            ("owner-alias", "amazon", 1),
+            ("state", "available", 1),
+            ("tag:boira:default", "true", 1),
+            ("platform", "windows", 0),
+            ("creation-date", "2026-*", 1),
+        ] {
+            let query = format!("&Filter.1.Name={name}&Filter.1.Value.1={value}");
+            assert_eq!(count(&mut cloud, &account, &query), found, "{name}={value}");
+        }
+        let unknown = "Action=DescribeImages&Filter.1.Name=colour&Filter.1.Value.1=red";
+        assert_eq!(cloud.refusal(unknown), "InvalidParameterValue");
+    }
+}

@@ -1,0 +1,287 @@
+//! One port for every service: tells requests apart, authenticates, decodes, dispatches and answers.
+
+use crate::controller::Controller;
+use crate::ec2::{self, Act, Answer, Call};
+use crate::{admin, sts};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use boira_api::ApiError;
+use boira_api::auth::{self, AuthError, Claim, Demands, RequestHead};
+use boira_api::respond;
+use boira_api::shape::{Operation, Service};
+use boira_api::value::Struct;
+use boira_api::{decode, form, shapes};
+use boira_core::State as Rows;
+use boira_model::AccountId;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bodies of query requests; user data of 16 KiB in base64 and form encoding is far below.
+const BODY_BYTES: usize = 1 << 20;
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// Pieces in which long answers are sent.
+const PIECE_BYTES: usize = 64 << 10;
+
+pub fn router(controller: Arc<Controller>) -> Router {
+    Router::new()
+        .nest("/boira/v1", admin::router(controller.clone()))
+        .fallback(aws)
+        .with_state(controller)
+}
+
+type Parameters<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
+
+/// Requests of AWS's clients.
+async fn aws(State(controller): State<Arc<Controller>>, request: Request) -> Response {
+    let request_id = request_id();
+    let (parts, body) = request.into_parts();
+    // Until the service is known, errors are EC2's: its clients are the most.
+    let ec2 = &shapes::ec2::SERVICE;
+    let body = match read_body(body).await {
+        Ok(body) => body,
+        Err(error) => return failure(ec2, &error, &request_id),
+    };
+    let query = parts.uri.query().unwrap_or_default().as_bytes();
+    let parameters = match parameters(&parts.headers, query, &body) {
+        Ok(parameters) => parameters,
+        Err(error) => return failure(ec2, &error, &request_id),
+    };
+    let headers = headers(&parts);
+    let head = RequestHead {
+        method: parts.method.as_str(),
+        path: parts.uri.path(),
+        query: parts.uri.query().unwrap_or_default(),
+        headers: &headers,
+        parameters: &parameters,
+    };
+    let claim = auth::parse(&head);
+    let service = service_of(claim.as_ref().ok().and_then(|claim| claim.service()), &parameters);
+    let hash: [u8; 32] = Sha256::digest(&body).into();
+    let account = claim
+        .and_then(|claim| identify(&controller, &claim, &head, &hash, service.name))
+        .map_err(|error| error.to_api_error(service.protocol));
+    let outcome = match account {
+        Ok(account) => act(&controller, service, &parameters, account, &request_id).await,
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(response) => response,
+        Err(error) => failure(service, &error, &request_id),
+    }
+}
+
+fn request_id() -> String {
+    let r: u128 = rand::random();
+    let hex = format!("{r:032x}");
+    format!("{}-{}-4{}-a{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
+}
+
+async fn read_body(body: Body) -> Result<Bytes, ApiError> {
+    let limited = Limited::new(body, BODY_BYTES);
+    match tokio::time::timeout(BODY_DEADLINE, limited.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError {
+            code: "RequestEntityTooLarge".into(),
+            message: format!("A request may have up to {BODY_BYTES} bytes."),
+            status: 413,
+        }),
+        Ok(Err(_)) => Err(ApiError::malformed_query("The request's body could not be read.")),
+        Err(_) => Err(ApiError {
+            code: "RequestTimeout".into(),
+            message: "The request's body did not arrive in time.".into(),
+            status: 408,
+        }),
+    }
+}
+
+/// Parameters of the query string and, where the body is a form, of the body.
+fn parameters<'a>(
+    headers: &HeaderMap,
+    query: &'a [u8],
+    body: &'a [u8],
+) -> Result<Parameters<'a>, ApiError> {
+    let mut parameters = form::parse(query)?;
+    let is_form = headers
+        .get(header::CONTENT_TYPE)
+        .is_none_or(|kind| kind.as_bytes().starts_with(b"application/x-www-form-urlencoded"));
+    if is_form && !body.is_empty() {
+        parameters.extend(form::parse(body)?);
+    }
+    Ok(parameters)
+}
+
+/// Headers as signatures cover them; HTTP/2 has `:authority` in place of `Host`.
+pub fn headers(parts: &Parts) -> Vec<(&str, &[u8])> {
+    let mut headers: Vec<_> =
+        parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    if !parts.headers.contains_key(header::HOST)
+        && let Some(authority) = parts.uri.authority()
+    {
+        headers.push(("host", authority.as_str().as_bytes()));
+    }
+    headers
+}
+
+/// Proves the claim and answers whose it is.
+pub fn identify(
+    controller: &Controller,
+    claim: &Claim,
+    head: &RequestHead<'_>,
+    body_sha256: &[u8; 32],
+    service: &str,
+) -> Result<AccountId, AuthError> {
+    let snapshot = controller.cluster.snapshot();
+    let state: &Rows = &snapshot.state;
+    let key = state.access_keys.get(claim.access_key()).ok_or(AuthError::UnknownKey)?;
+    // STS is one global service whose clients sign for us-east-1 wherever they are.
+    let regions: &[&str] = match service {
+        "sts" => &[&state.settings.region, "us-east-1"],
+        _ => &[&state.settings.region],
+    };
+    let demands = Demands { service, regions, max_skew_ms: auth::EC2_MAX_SKEW_MS };
+    claim.verify(&key.secret, head, body_sha256, &demands, boira_store::now().0)?;
+    Ok(key.owner.clone())
+}
+
+/// The service by the signature's scope, else by the version that is asked for.
+fn service_of(scope: Option<&str>, parameters: &[(Cow<'_, str>, Cow<'_, str>)]) -> &'static Service {
+    let sts = &shapes::sts::SERVICE;
+    match scope {
+        Some("sts") => sts,
+        Some(_) => &shapes::ec2::SERVICE,
+        None if form::get(parameters, "Version") == Some(sts.version) => sts,
+        None => &shapes::ec2::SERVICE,
+    }
+}
+
+async fn act(
+    controller: &Arc<Controller>,
+    service: &'static Service,
+    parameters: &[(Cow<'_, str>, Cow<'_, str>)],
+    account: AccountId,
+    request_id: &str,
+) -> Result<Response, ApiError> {
+    let action = form::get(parameters, "Action").ok_or_else(ApiError::missing_action)?;
+    let version = form::get(parameters, "Version").unwrap_or(service.version);
+    let version = respond::accepted_version(version)?;
+    let operation = service.operation(action)?;
+    let request = decode::decode(operation, parameters)?;
+    if service.name == "sts" {
+        let answer = sts::call(operation, &account)?;
+        return Ok(xml(respond::respond(operation, version, request_id, &answer)));
+    }
+    let act = ec2::action(action).ok_or_else(|| ApiError::unsupported_operation(action))?;
+    let dry = request.bool("DryRun") == Some(true);
+    let call = Call {
+        operation,
+        request: Arc::new(request),
+        account,
+        now: boira_store::now(),
+        facts: controller.facts.clone(),
+    };
+    if dry {
+        let state = &controller.cluster.snapshot().state;
+        return Err(ec2::dry_run(act, &call, state, rand::random()));
+    }
+    let answer = carry_out(controller, act, call).await?;
+    Ok(write(operation, version, request_id, answer))
+}
+
+async fn carry_out(
+    controller: &Arc<Controller>,
+    act: &'static Act,
+    call: Call,
+) -> Result<Answer, ApiError> {
+    match act {
+        Act::Read(read) => read(&call, &controller.cluster.snapshot()),
+        Act::Wait(wait) => wait(call, controller.clone()).await,
+        Act::Write(write) => {
+            let write = *write;
+            controller
+                .cluster
+                .decide(move |draft| write(&call, draft))
+                .await
+                .map_err(|error| ApiError::unavailable(error.to_string()))?
+        }
+    }
+}
+
+fn write(
+    operation: &'static Operation,
+    version: &str,
+    request_id: &str,
+    answer: Answer,
+) -> Response {
+    match answer {
+        Answer::Done(answer) => xml(done(operation, version, request_id, &answer)),
+        Answer::List { member, mut items, next } => {
+            let mut writer = respond::Response::new(operation, version, request_id);
+            writer.begin_list(member);
+            // Most lists fit one piece and are sent whole, with their length.
+            for item in items.by_ref() {
+                writer.item(&item);
+                if writer.pending_bytes() > PIECE_BYTES {
+                    return stream(writer, items, next);
+                }
+            }
+            writer.end_list();
+            writer.member("NextToken", next);
+            xml(writer.finish())
+        }
+    }
+}
+
+fn done(
+    operation: &'static Operation,
+    version: &str,
+    request_id: &str,
+    answer: &Struct,
+) -> Vec<u8> {
+    match operation.output() {
+        Some(_) => respond::respond(operation, version, request_id, answer),
+        None => respond::Response::new(operation, version, request_id).finish(),
+    }
+}
+
+/// Sends a long list piece by piece; a slow reader holds one piece in memory.
+fn stream(
+    mut writer: respond::Response,
+    items: Box<dyn Iterator<Item = boira_api::value::Value> + Send>,
+    next: Option<String>,
+) -> Response {
+    let first = writer.take();
+    let mut rest = Some((writer, items, next));
+    let pieces = std::iter::once(first).chain(std::iter::from_fn(move || {
+        let (mut writer, mut items, next) = rest.take()?;
+        for item in items.by_ref() {
+            writer.item(&item);
+            if writer.pending_bytes() > PIECE_BYTES {
+                let piece = writer.take();
+                rest = Some((writer, items, next));
+                return Some(piece);
+            }
+        }
+        writer.end_list();
+        writer.member("NextToken", next);
+        Some(writer.finish())
+    }));
+    let pieces = pieces.map(|piece| Ok::<_, std::convert::Infallible>(Bytes::from(piece)));
+    let body = Body::from_stream(futures_util::stream::iter(pieces));
+    ([(header::CONTENT_TYPE, respond::CONTENT_TYPE)], body).into_response()
+}
+
+fn xml(body: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, respond::CONTENT_TYPE)], body).into_response()
+}
+
+fn failure(service: &'static Service, error: &ApiError, request_id: &str) -> Response {
+    let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::BAD_REQUEST);
+    (status, xml(error.to_xml(service, request_id))).into_response()
+}

@@ -1,0 +1,138 @@
+//! The cloud's own certificate authority and keys, made once per home.
+//!
+//! ```text
+//!  pki/ca.pem, ca-key.pem            signs the API's and the hosts' certificates
+//!  pki/api.pem, api-key.pem          what the API and the agents' endpoint show
+//!  pki/identity-key.der              RSA key that signs instance identity documents
+//! ```
+
+use crate::config::write_atomically;
+use anyhow::{Context, Result};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest, Sha256};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// The name that every agent expects in the controller's certificate.
+pub const CONTROLLER_NAME: &str = "controller.boira.internal";
+
+/// A certificate with its key, in PEM.
+pub struct Pair {
+    pub certificate: String,
+    pub key: String,
+}
+
+pub struct Pki {
+    directory: PathBuf,
+}
+
+impl Pki {
+    /// Opens the home's authority; makes it where there is none.
+    pub fn open(home: &Path) -> Result<Self> {
+        let directory = home.join("pki");
+        std::fs::create_dir_all(&directory).context("create the folder of the cloud's keys")?;
+        let pki = Self { directory };
+        if !pki.path("ca-key.pem").exists() {
+            let pair = make_authority()?;
+            // The key comes last: a certificate without its key is made again.
+            write_atomically(&pki.path("ca.pem"), pair.certificate.as_bytes(), 0o644)?;
+            write_atomically(&pki.path("ca-key.pem"), pair.key.as_bytes(), 0o600)?;
+        }
+        Ok(pki)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    pub fn authority_path(&self) -> PathBuf {
+        self.path("ca.pem")
+    }
+
+    pub fn authority(&self) -> Result<String> {
+        let path = self.authority_path();
+        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    }
+
+    /// A certificate for the API under these addresses, made anew at every start.
+    pub fn api_pair(&self, addresses: &[IpAddr]) -> Result<Pair> {
+        let mut names = vec![CONTROLLER_NAME.to_owned(), "localhost".to_owned()];
+        names.dedup();
+        let mut params = CertificateParams::new(names).context("name the API's certificate")?;
+        params.subject_alt_names.extend(addresses.iter().map(|ip| SanType::IpAddress(*ip)));
+        params.distinguished_name = name("Boira API");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(params)
+    }
+
+    /// A certificate for a host's agent.
+    pub fn host_pair(&self, host: &str) -> Result<Pair> {
+        let mut params =
+            CertificateParams::new(vec![host.to_owned()]).context("name a host's certificate")?;
+        params.distinguished_name = name(host);
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(params)
+    }
+
+    fn sign(&self, mut params: CertificateParams) -> Result<Pair> {
+        let authority_key = std::fs::read_to_string(self.path("ca-key.pem"))
+            .context("read the key of the cloud's authority")?;
+        let authority_key = KeyPair::from_pem(&authority_key).context("parse the CA's key")?;
+        let issuer = Issuer::from_ca_cert_pem(&self.authority()?, authority_key)
+            .context("parse the CA's certificate")?;
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate().context("make a key")?;
+        let certificate = params.signed_by(&key, &issuer).context("sign a certificate")?;
+        Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+
+    /// The PKCS#8 DER of the RSA key for identity documents. Making one takes a second.
+    pub fn identity_key(&self) -> Result<Vec<u8>> {
+        let path = self.path("identity-key.der");
+        if !path.exists() {
+            use rsa::pkcs8::EncodePrivateKey;
+            let key = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048)
+                .context("make the identity key")?;
+            let der = key.to_pkcs8_der().context("write the identity key")?;
+            write_atomically(&path, der.as_bytes(), 0o600)?;
+        }
+        std::fs::read(&path).with_context(|| format!("read {}", path.display()))
+    }
+}
+
+fn make_authority() -> Result<Pair> {
+    let mut params = CertificateParams::new(Vec::<String>::new())?;
+    params.distinguished_name = name("Boira cloud CA");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let key = KeyPair::generate().context("make the CA's key")?;
+    let certificate = params.self_signed(&key).context("sign the CA's certificate")?;
+    Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+}
+
+fn name(common: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::OrganizationName, "Boira");
+    name.push(DnType::CommonName, common);
+    name
+}
+
+/// SHA-256 of a certificate, in hex: how a host is recognised.
+pub fn fingerprint(certificate: &[u8]) -> String {
+    hex::encode(Sha256::digest(certificate))
+}
+
+pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
+    rustls_pemfile::certs(&mut pem.as_bytes()).collect::<Result<_, _>>().context("read certificates")
+}
+
+pub fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>> {
+    rustls_pemfile::private_key(&mut pem.as_bytes())
+        .context("read a private key")?
+        .context("there is no private key in the file")
+}

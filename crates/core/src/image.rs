@@ -1,0 +1,98 @@
+//! What owners change about their images. An image is only a recipe: instances keep the blobs they
+//! were made from, so it may go while they run.
+
+use crate::refusal::Thing;
+use crate::{Draft, Kind, Refusal};
+use boira_model::*;
+
+/// Who may launch an image beside its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Grantee {
+    Everyone,
+    Account(AccountId),
+}
+
+/// Takes the image from the list of those that can be launched.
+pub fn deregister(draft: &mut Draft, id: &str) -> Result<(), Refusal> {
+    let row = find(draft, id)?;
+    if row.deregistration_protection {
+        return Err(Refusal::Protected {
+            id: id.into(),
+            verb: "deregistered",
+        });
+    }
+    draft.delete(Kind::Image, id);
+    Ok(())
+}
+
+/// Gives and takes launch permissions; only accounts that exist can get one.
+pub fn permit(
+    draft: &mut Draft,
+    id: &str,
+    add: &[Grantee],
+    remove: &[Grantee],
+) -> Result<(), Refusal> {
+    let mut row = find(draft, id)?;
+    for grantee in add {
+        match grantee {
+            Grantee::Everyone => row.public = true,
+            Grantee::Account(account) if !draft.state.accounts.contains_key(account) => {
+                return Err(Refusal::NotFound(Thing::Account, account.to_string()));
+            }
+            Grantee::Account(account) => drop(row.launch_accounts.insert(account.clone())),
+        }
+    }
+    for grantee in remove {
+        match grantee {
+            Grantee::Everyone => row.public = false,
+            Grantee::Account(account) => drop(row.launch_accounts.remove(account)),
+        }
+    }
+    put(draft, row);
+    Ok(())
+}
+
+/// Only the owner may launch it.
+pub fn reset_permissions(draft: &mut Draft, id: &str) -> Result<(), Refusal> {
+    let mut row = find(draft, id)?;
+    row.public = false;
+    row.launch_accounts.clear();
+    put(draft, row);
+    Ok(())
+}
+
+pub fn describe(draft: &mut Draft, id: &str, description: &str) -> Result<(), Refusal> {
+    let mut row = find(draft, id)?;
+    row.description = description.into();
+    put(draft, row);
+    Ok(())
+}
+
+pub fn protect(draft: &mut Draft, id: &str, protected: bool) -> Result<(), Refusal> {
+    let mut row = find(draft, id)?;
+    row.deregistration_protection = protected;
+    put(draft, row);
+    Ok(())
+}
+
+/// From `at` on, others than the owner find the image only by its id; `None` takes that back.
+pub fn deprecate(draft: &mut Draft, id: &str, at: Option<Wall>) -> Result<(), Refusal> {
+    let mut row = find(draft, id)?;
+    row.deprecated = at;
+    put(draft, row);
+    Ok(())
+}
+
+fn find(draft: &Draft, id: &str) -> Result<Image, Refusal> {
+    match draft.state.images.get(id) {
+        Some(row) => Ok(Image::clone(row)),
+        None => Err(Refusal::NotFound(Thing::Image, id.into())),
+    }
+}
+
+/// A change that changes nothing writes nothing.
+fn put(draft: &mut Draft, row: Image) {
+    if draft.state.images.get(&row.id).is_none_or(|old| **old != row) {
+        draft.put(row);
+    }
+}
