@@ -24,7 +24,7 @@ pub struct RequestHead<'a> {
     /// Names in any case, values without the line's end.
     pub headers: &'a [(&'a str, &'a [u8])],
     /// The parameters of the query string and, of a form, those of the body:
-    /// what [`crate::decode`] will read, and what version 2 signs.
+    /// what [`crate::decode()`] will read, and what version 2 signs.
     pub parameters: &'a [(Cow<'a, str>, Cow<'a, str>)],
 }
 

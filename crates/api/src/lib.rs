@@ -2,15 +2,19 @@
 //!
 //! The idea: AWS publishes a machine-readable model of every operation of every
 //! service. `cargo xtask shapes` turns those models into static tables
-//! ([`shapes`]), and one generic reader ([`decode`]) and one generic writer
+//! ([`shapes`]), and one generic reader ([`decode()`]) and one generic writer
 //! ([`respond`]) serve them all. So an operation that Boira doesn't implement
 //! still validates its parameters before it is refused, and a new service costs
 //! a table, not code.
 //!
 //! ```text
+//! request ── route ──▶ service, auth ──▶ whose claim it is and whether it is proved
 //! query string, form ── form ──▶ parameters ── decode ──▶ Struct ── input::* views ──▶ caller
 //! caller ── output::* builders ──▶ Struct ── respond ──▶ XML (whole, or in chunks)
 //! ```
+//!
+//! [`filter`], [`page`] and [`id`] are what all of EC2's operations share;
+//! [`client`] is the other end of the wire.
 //!
 //! Everything here is pure: no I/O, no clock (`now` is an argument), no
 //! randomness (request ids come in). Times are milliseconds since the Unix
@@ -18,6 +22,7 @@
 
 pub mod auth;
 pub mod build;
+pub mod client;
 pub mod decode;
 pub mod error;
 pub mod filter;
