@@ -112,3 +112,21 @@ fn is_from(frame: &[u8], mac: Mac, ip: Ipv4Addr) -> bool {
         && frame[22..28] == mac.0
         && frame[28..32] == ip.octets()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_guest_s_own_word_counts() {
+        let (mac, ip) = (Mac([2, 0, 0, 0, 0, 1]), Ipv4Addr::new(10, 0, 0, 2));
+        let mut reply = request(ip, Ipv4Addr::new(10, 0, 0, 1));
+        assert!(!is_from(&reply, mac, ip), "our own question");
+        reply[22..28].copy_from_slice(&mac.0);
+        assert!(is_from(&reply, mac, ip));
+        assert!(!is_from(&reply, mac, Ipv4Addr::new(10, 0, 0, 3)));
+        assert!(!is_from(&reply[..41], mac, ip));
+        reply[12] = 0x86;
+        assert!(!is_from(&reply, mac, ip));
+    }
+}

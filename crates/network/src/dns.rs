@@ -143,3 +143,115 @@ fn reply_to(query: &Message, code: ResponseCode) -> Message {
 fn encode(reply: &Message) -> Decision {
     reply.to_vec().map_or(Decision::Ignore, Decision::Answer)
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::Query;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fixture::spec;
+
+    fn question(name: &str, kind: RecordType) -> Vec<u8> {
+        let mut message = Message::query();
+        message.metadata.id = 77;
+        let name = Name::from_ascii(name).expect("a name");
+        message.add_query(Query::query(name, kind));
+        message.to_vec().expect("it can be encoded")
+    }
+
+    fn ask(name: &str, kind: RecordType) -> Option<Message> {
+        match decide(&question(name, kind), &spec()) {
+            Decision::Answer(bytes) => {
+                let answer = Message::from_vec(&bytes).expect("it can be read");
+                assert_eq!(answer.metadata.id, 77);
+                assert_eq!(answer.metadata.message_type, MessageType::Response);
+                Some(answer)
+            }
+            Decision::Forward => None,
+            Decision::Ignore => panic!("a question is never ignored"),
+        }
+    }
+
+    fn address_of(name: &str) -> Option<String> {
+        let answer = ask(name, RecordType::A)?;
+        Some(answer.answers.first()?.data.to_string())
+    }
+
+    #[test]
+    fn every_address_of_the_vpc_has_a_name() {
+        let address = address_of("ip-172-31-15-200.ec2.internal.");
+        assert_eq!(address.as_deref(), Some("172.31.15.200"));
+        let reverse = ask("200.15.31.172.in-addr.arpa.", RecordType::PTR).expect("an answer");
+        let name = reverse.answers[0].data.to_string();
+        assert_eq!(name, "ip-172-31-15-200.ec2.internal.");
+    }
+
+    #[test]
+    fn guests_are_known_by_their_host_names_in_any_case() {
+        let mut spec = spec();
+        spec.ports[0].hostname = "db".to_owned();
+        spec.ports[1].hostname = "www.example.org".to_owned();
+        for (name, known) in [
+            ("DB.ec2.internal.", true),
+            ("db.", true),
+            ("www.EXAMPLE.org.", true),
+            ("example.org.", false),
+        ] {
+            let answered = matches!(
+                decide(&question(name, RecordType::A), &spec),
+                Decision::Answer(_)
+            );
+            assert_eq!(answered, known, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_without_a_record_of_that_kind_is_empty_and_not_absent() {
+        let answer = ask("ip-172-31-0-11.ec2.internal.", RecordType::AAAA).expect("an answer");
+        assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+        assert!(answer.answers.is_empty());
+    }
+
+    #[test]
+    fn what_would_be_ours_and_is_not_there_is_absent() {
+        for name in ["nobody.ec2.internal.", "ip-10-0-0-1.ec2.internal."] {
+            let answer = ask(name, RecordType::A).expect("an answer");
+            assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
+        }
+    }
+
+    #[test]
+    fn the_rest_is_asked_elsewhere() {
+        assert!(ask("example.org.", RecordType::A).is_none());
+        assert!(ask("1.2.0.192.in-addr.arpa.", RecordType::PTR).is_none());
+        let failure = failure(&question("example.org.", RecordType::A)).expect("an answer");
+        let failure = Message::from_vec(&failure).expect("it can be read");
+        assert_eq!(failure.metadata.response_code, ResponseCode::ServFail);
+    }
+
+    #[test]
+    fn answers_are_not_answered() {
+        let mut answer = question("ip-172-31-0-11.ec2.internal.", RecordType::A);
+        answer[2] |= 0x80;
+        assert_eq!(decide(&answer, &spec()), Decision::Ignore);
+    }
+
+    proptest! {
+        #[test]
+        fn no_packet_does_harm(packet in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decide(&packet, &spec());
+            let _ = failure(&packet);
+        }
+
+        #[test]
+        fn no_damaged_question_does_harm(at: usize, byte: u8, cut in 0_usize..64) {
+            let mut packet = question("ip-172-31-0-11.ec2.internal.", RecordType::A);
+            let place = at % packet.len();
+            packet[place] = byte;
+            packet.truncate(packet.len().saturating_sub(cut / 4));
+            let _ = decide(&packet, &spec());
+            let _ = failure(&packet);
+        }
+    }
+}

@@ -30,6 +30,8 @@ use std::net::Ipv4Addr;
 mod arp;
 pub mod dhcp;
 pub mod dns;
+#[cfg(test)]
+mod fixture;
 mod host;
 pub mod links;
 pub mod metadata;

@@ -13,6 +13,7 @@ use std::path::Path;
 
 use ipnet::Ipv4Net;
 
+use crate::rules::WAY_OUT_DEVICE;
 use crate::spec::{GATEWAY_MAC, Mac, TAP_PREFIX, VpcSpec, tap_name};
 use crate::{API_ADDRESS, METADATA_ADDRESS, RESOLVER_ADDRESS, tap};
 
@@ -24,6 +25,8 @@ pub struct Observed {
     pub addresses: BTreeSet<Ipv4Addr>,
     pub unreachable: BTreeSet<Ipv4Net>,
     pub taps: BTreeMap<String, Tap>,
+    /// Whether the connector to the outside has its device here.
+    pub way_out: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,6 +46,8 @@ impl Observed {
         for device in tap::devices()? {
             if device.name == "lo" {
                 observed.loopback_up = device.up;
+            } else if device.name == WAY_OUT_DEVICE {
+                observed.way_out = true;
             } else if device.name.starts_with(TAP_PREFIX) {
                 let tap = Tap {
                     up: device.up,
@@ -249,5 +254,125 @@ fn set(name: &str, value: &str) -> io::Result<()> {
             format!("{}: {error}", path.display()),
         )),
         Ok(()) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::spec;
+
+    /// What the kernel has once everything is as `spec` wants it.
+    fn as_wanted(spec: &VpcSpec) -> Observed {
+        Observed {
+            loopback_up: true,
+            addresses: [
+                spec.subnets[0].gateway,
+                spec.resolver(),
+                METADATA_ADDRESS,
+                RESOLVER_ADDRESS,
+                API_ADDRESS,
+            ]
+            .into(),
+            unreachable: [spec.cidr].into(),
+            taps: spec
+                .ports
+                .iter()
+                .map(|port| {
+                    let tap = Tap {
+                        up: true,
+                        mac: Some(GATEWAY_MAC),
+                        mtu: u32::from(spec.mtu),
+                        routes: [port.ip].into(),
+                        neighbours: [(port.ip, port.mac)].into(),
+                    };
+                    (tap_name(&port.eni), tap)
+                })
+                .collect(),
+            way_out: true,
+        }
+    }
+
+    #[test]
+    fn nothing_is_done_where_all_is_right() {
+        let spec = spec();
+        assert_eq!(plan(&spec, &as_wanted(&spec)), Vec::<String>::new());
+        assert_eq!(missing_taps(&spec, &as_wanted(&spec)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_new_namespace_gets_everything() {
+        let mut spec = spec();
+        spec.ports.truncate(1);
+        let lines = plan(&spec, &Observed::default());
+        assert_eq!(
+            lines,
+            [
+                "link set dev lo up",
+                "addr add 169.254.169.252/32 dev lo",
+                "addr add 169.254.169.253/32 dev lo",
+                "addr add 169.254.169.254/32 dev lo",
+                "addr add 172.31.0.1/32 dev lo",
+                "addr add 172.31.0.2/32 dev lo",
+                "route add unreachable 172.31.0.0/16",
+                "link set dev eni000000000001 address 0a:b0:1a:00:00:01 mtu 1450 \
+                 alias eni-00000000000000001 up",
+                "route replace 172.31.0.11/32 dev eni000000000001 src 172.31.0.1",
+                "neigh replace 172.31.0.11 lladdr 02:00:00:00:00:01 dev eni000000000001 \
+                 nud permanent",
+            ]
+        );
+        assert_eq!(
+            missing_taps(&spec, &Observed::default()),
+            ["eni000000000001"]
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_replaced_and_what_is_foreign_goes() {
+        let spec = spec();
+        let mut observed = as_wanted(&spec);
+        let foreign = Ipv4Addr::new(172, 31, 9, 9);
+        observed.addresses.insert(foreign);
+        observed.taps.insert("eni99".to_owned(), Tap::default());
+        let tap = observed.taps.get_mut("eni000000000001").expect("a tap");
+        tap.routes = [foreign].into();
+        tap.neighbours = [(foreign, GATEWAY_MAC)].into();
+        tap.mtu = 1500;
+        assert_eq!(
+            plan(&spec, &observed),
+            [
+                "addr del 172.31.9.9/32 dev lo",
+                "link del dev eni99",
+                "link set dev eni000000000001 address 0a:b0:1a:00:00:01 mtu 1450 \
+                 alias eni-00000000000000001 up",
+                "route del 172.31.9.9/32 dev eni000000000001",
+                "neigh del 172.31.9.9 dev eni000000000001",
+                "route replace 172.31.0.11/32 dev eni000000000001 src 172.31.0.1",
+                "neigh replace 172.31.0.11 lladdr 02:00:00:00:00:01 dev eni000000000001 \
+                 nud permanent",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_kernel_s_tables_are_read() {
+        let mut observed = Observed::default();
+        observed.taps.insert("eni1".to_owned(), Tap::default());
+        observed.read_routes(
+            "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+             *\t00001FAC\t00000000\t0201\t0\t0\t0\t0000FFFF\t0\t0\t0\n\
+             eni1\t0B001FAC\t00000000\t0005\t0\t0\t0\tFFFFFFFF\t0\t0\t0\n",
+        );
+        observed.read_neighbours(
+            "IP address       HW type     Flags       HW address            Mask     Device\n\
+             172.31.0.11      0x1         0x6         02:00:00:00:00:01     *        eni1\n\
+             172.31.0.12      0x1         0x2         02:00:00:00:00:02     *        eni1\n",
+        );
+        let ip = Ipv4Addr::new(172, 31, 0, 11);
+        let tap = &observed.taps["eni1"];
+        assert_eq!(observed.unreachable, [spec().cidr].into());
+        assert_eq!(tap.routes, [ip].into());
+        assert_eq!(tap.neighbours, [(ip, Mac([2, 0, 0, 0, 0, 1]))].into());
     }
 }

@@ -187,3 +187,291 @@ fn with_headers(status: StatusCode, content_type: &'static str, body: Bytes) -> 
     headers.insert(SERVER, HeaderValue::from_static("EC2ws"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fixture::spec;
+
+    fn tokens() -> Tokens {
+        Tokens::new([7; 32])
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let pairs = pairs.iter().map(|(name, value)| {
+            let value = HeaderValue::from_str(value).expect("a header's value");
+            (HeaderName::from_static(name), value)
+        });
+        pairs.collect()
+    }
+
+    fn ask(spec: &VpcSpec, method: &Method, path: &str, headers: &HeaderMap, now_s: u64) -> Answer {
+        let request = Request {
+            method,
+            path,
+            headers,
+            now_s,
+            nonce: 1,
+        };
+        answer(spec, &spec.ports[0], &tokens(), &request)
+    }
+
+    fn get(path: &str) -> (u16, String) {
+        let answer = ask(&spec(), &Method::GET, path, &HeaderMap::new(), 0);
+        let body = String::from_utf8_lossy(answer.response.body()).into_owned();
+        (answer.response.status().as_u16(), body)
+    }
+
+    fn value(path: &str) -> String {
+        let (status, body) = get(path);
+        assert_eq!(status, 200, "{path}");
+        body
+    }
+
+    fn status(spec: &VpcSpec, method: &Method, path: &str, pairs: &[(&'static str, &str)]) -> u16 {
+        let answer = ask(spec, method, path, &headers(pairs), 100);
+        answer.response.status().as_u16()
+    }
+
+    const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
+    const TOKEN: &str = "x-aws-ec2-metadata-token";
+
+    fn put_token(spec: &VpcSpec, ttl: &str, now_s: u64) -> String {
+        let headers = headers(&[(TTL, ttl)]);
+        let answer = ask(spec, &Method::PUT, "/latest/api/token", &headers, now_s);
+        assert_eq!(answer.response.status(), 200);
+        assert_eq!(answer.hop_limit, Some(2));
+        String::from_utf8(answer.response.into_body().to_vec()).expect("text")
+    }
+
+    #[test]
+    fn listings_are_those_of_aws() {
+        assert!(value("/").starts_with("1.0\n2007-01-19\n"));
+        assert!(value("/").ends_with("\n2021-03-23\n2021-07-15\nlatest"));
+        assert_eq!(value("/latest"), "dynamic\nmeta-data\nuser-data");
+        assert_eq!(
+            value("/latest/meta-data/"),
+            "ami-id\nami-launch-index\nami-manifest-path\nblock-device-mapping/\nevents/\n\
+             hostname\ninstance-action\ninstance-id\ninstance-life-cycle\ninstance-type\n\
+             local-hostname\nlocal-ipv4\nmac\nnetwork/\nplacement/\nprofile\npublic-keys/\n\
+             reservation-id\nsecurity-groups\nservices/\ntags/"
+        );
+        assert_eq!(value("/latest/meta-data/public-keys/"), "0=my key");
+        assert_eq!(value("/latest/meta-data/public-keys/0"), "openssh-key");
+        assert_eq!(value("/latest/dynamic/"), "instance-identity/");
+        let documents = value("/latest/dynamic/instance-identity/");
+        assert_eq!(documents, "document\npkcs7\nrsa2048\nsignature");
+        let macs = value("/latest/meta-data/network/interfaces/macs/");
+        assert_eq!(macs, "02:00:00:00:00:01/");
+    }
+
+    #[test]
+    fn values_are_those_of_the_port() {
+        let base = "/latest/meta-data";
+        let interface = format!("{base}/network/interfaces/macs/02:00:00:00:00:01");
+        for (path, wanted) in [
+            (format!("{base}/instance-id"), "i-00000000000000001"),
+            (format!("{base}/ami-launch-index"), "3"),
+            (
+                format!("{base}/local-hostname"),
+                "ip-172-31-0-11.ec2.internal",
+            ),
+            (format!("{base}/security-groups"), "web\ninner"),
+            (
+                format!("{base}/public-keys/0/openssh-key"),
+                "ssh-ed25519 AAAA me",
+            ),
+            (format!("{base}/placement/availability-zone"), "us-east-1a"),
+            (format!("{base}/placement/region"), "us-east-1"),
+            (format!("{base}/services/domain"), "amazonaws.com"),
+            (format!("{base}/block-device-mapping/ami"), "/dev/vda"),
+            (format!("{base}/tags/instance"), "Name"),
+            (format!("{base}/tags/instance/Name"), "one"),
+            (format!("{interface}/local-ipv4s"), "172.31.0.11"),
+            (format!("{interface}/security-group-ids"), "sg-web\nsg-in"),
+            (
+                format!("{interface}/subnet-ipv4-cidr-block"),
+                "172.31.0.0/20",
+            ),
+            (format!("{interface}/vpc-ipv4-cidr-blocks"), "172.31.0.0/16"),
+            (
+                "/latest/dynamic/instance-identity/signature".to_owned(),
+                "c2ln",
+            ),
+        ] {
+            assert_eq!(value(&path), wanted, "{path}");
+        }
+        let answer = ask(
+            &spec(),
+            &Method::GET,
+            "/latest/user-data",
+            &HeaderMap::new(),
+            0,
+        );
+        assert_eq!(answer.response.body().as_ref(), b"#!/bin/sh\n\0\xff");
+    }
+
+    #[test]
+    fn every_listed_path_exists() {
+        let mut paths = vec![
+            "/latest/meta-data/".to_owned(),
+            "/latest/dynamic/".to_owned(),
+        ];
+        let mut values = 0;
+        while let Some(path) = paths.pop() {
+            for line in value(&path).lines() {
+                let name = line.split_once('=').map_or(line, |(index, _)| index);
+                let below = format!("{path}{name}");
+                if line.ends_with('/') || line.contains('=') {
+                    paths.push(format!("{}/", below.trim_end_matches('/')));
+                } else {
+                    value(&below);
+                    values += 1;
+                }
+            }
+        }
+        assert!(values > 30, "{values}");
+    }
+
+    #[test]
+    fn older_versions_have_what_they_had() {
+        for version in [
+            "2009-04-04",
+            "2016-09-02",
+            "2018-09-24",
+            "2021-03-23",
+            "latest",
+        ] {
+            let path = format!("/{version}/meta-data/instance-id");
+            assert_eq!(value(&path), "i-00000000000000001");
+        }
+        assert_eq!(get("/2009-04-04/meta-data/network/").0, 404);
+        assert_eq!(get("/2018-09-24/meta-data/tags/instance/").0, 404);
+        assert!(!value("/2009-04-04/meta-data/").contains("network/"));
+    }
+
+    #[test]
+    fn what_is_absent_is_not_found() {
+        let mut spec = spec();
+        let none = HeaderMap::new();
+        for path in [
+            "/nonsense",
+            "/latest/nonsense",
+            "/latest/meta-data/nonsense",
+            "/latest/meta-data/instance-id/more",
+            "/latest/meta-data/public-keys/1",
+            "/latest/meta-data/public-ipv4",
+            "/latest/meta-data/iam/security-credentials/",
+            "/latest/user-data/more",
+        ] {
+            assert_eq!(
+                ask(&spec, &Method::GET, path, &none, 0).response.status(),
+                404
+            );
+        }
+        spec.ports[0].metadata.user_data = None;
+        let answer = ask(&spec, &Method::GET, "/latest/user-data", &none, 0);
+        assert_eq!(answer.response.status(), 404);
+        assert!(answer.response.body().starts_with(b"<?xml"));
+        spec.ports[0].public_ip = Some(spec.ports[0].ip);
+        let answer = ask(
+            &spec,
+            &Method::GET,
+            "/latest/meta-data/public-hostname",
+            &none,
+            0,
+        );
+        let name = answer.response.body().as_ref();
+        assert_eq!(name, b"ec2-172-31-0-11.compute-1.amazonaws.com");
+    }
+
+    #[test]
+    fn tokens_are_asked_for_properly_or_not_given() {
+        let spec = spec();
+        let put = |pairs: &[(&'static str, &str)]| {
+            status(&spec, &Method::PUT, "/latest/api/token", pairs)
+        };
+        assert_eq!(put(&[(TTL, "1")]), 200);
+        assert_eq!(put(&[(TTL, "21600")]), 200);
+        for bad in ["0", "21601", "-1", "", "x", "99999999999999999999"] {
+            assert_eq!(put(&[(TTL, bad)]), 400, "{bad}");
+        }
+        assert_eq!(put(&[]), 400);
+        assert_eq!(put(&[(TTL, "60"), ("x-forwarded-for", "10.0.0.1")]), 403);
+        assert_eq!(
+            status(&spec, &Method::PUT, "/latest/user-data", &[(TTL, "60")]),
+            404
+        );
+        assert_eq!(
+            status(&spec, &Method::POST, "/latest/api/token", &[(TTL, "60")]),
+            405
+        );
+    }
+
+    #[test]
+    fn a_token_is_valid_for_its_time_and_its_instance() {
+        let mut spec = spec();
+        spec.ports[0].metadata.tokens_required = true;
+        let path = "/latest/meta-data/instance-id";
+        let token = put_token(&spec, "60", 1000);
+        let with = |spec: &VpcSpec, token: &str, now_s| {
+            let headers = headers(&[(TOKEN, token)]);
+            let answer = ask(spec, &Method::GET, path, &headers, now_s);
+            answer.response.status().as_u16()
+        };
+        assert_eq!(token.len(), 56);
+        assert_eq!(with(&spec, &token, 1000), 200);
+        assert_eq!(with(&spec, &token, 1059), 200);
+        assert_eq!(with(&spec, &token, 1060), 401);
+        assert_eq!(status(&spec, &Method::GET, path, &[]), 401);
+        let mut forged = token.clone().into_bytes();
+        for at in 0..forged.len() - 2 {
+            forged[at] ^= 1;
+            let text = String::from_utf8_lossy(&forged).into_owned();
+            assert_eq!(with(&spec, &text, 1000), 401, "{at}");
+            forged[at] ^= 1;
+        }
+        // A wrong token is refused even where none is needed.
+        spec.ports[0].metadata.tokens_required = false;
+        assert_eq!(with(&spec, "wrong", 1000), 401);
+        spec.ports[0].instance = "i-2".to_owned();
+        assert_eq!(with(&spec, &token, 1000), 401);
+        spec.ports[0].metadata.endpoint_enabled = false;
+        assert_eq!(status(&spec, &Method::GET, path, &[]), 403);
+        assert_eq!(
+            status(&spec, &Method::PUT, "/latest/api/token", &[(TTL, "60")]),
+            403
+        );
+    }
+
+    proptest! {
+        /// The fuzz target of the metadata server: whatever is asked, there is an answer.
+        #[test]
+        fn every_request_has_an_answer(
+            method in "GET|PUT|HEAD|POST|DELETE|X{1,9}",
+            path in "(/(latest|2009-04-04|1.0|api|token|meta-data|public-keys|network|\
+                     interfaces|macs|dynamic|tags|instance|0|..|%2e|\\PC{0,9})){0,7}/?",
+            token in proptest::option::of("[ -~]{0,80}"),
+            ttl in proptest::option::of("[ -~]{0,24}|[0-9]{1,6}"),
+            forwarded: bool,
+            required: bool,
+            now_s: u64,
+        ) {
+            let mut spec = spec();
+            spec.ports[0].metadata.tokens_required = required;
+            let mut pairs = Vec::new();
+            pairs.extend(token.as_deref().map(|token| (TOKEN, token)));
+            pairs.extend(ttl.as_deref().map(|ttl| (TTL, ttl)));
+            if forwarded {
+                pairs.push(("x-forwarded-for", "10.0.0.1"));
+            }
+            let method = Method::from_bytes(method.as_bytes()).expect("a method");
+            let answer = ask(&spec, &method, &path, &headers(&pairs), now_s);
+            let status = answer.response.status().as_u16();
+            prop_assert!([200, 400, 401, 403, 404, 405].contains(&status));
+            prop_assert!(!(required && status == 200 && method == Method::GET));
+        }
+    }
+}

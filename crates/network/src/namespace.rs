@@ -4,7 +4,6 @@
 //! `ip netns exec`. Only a thread made for the purpose ever enters one: a thread of a pool that
 //! stayed inside would do somebody else's work in the wrong network.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
@@ -46,7 +45,7 @@ impl Namespace {
     pub fn identity(&self) -> Option<u64> {
         let path = self.path();
         let kind = nix::sys::statfs::statfs(&path).ok()?.filesystem_type();
-        if i64::from(kind.0) != NSFS_MAGIC {
+        if kind.0 != NSFS_MAGIC {
             return None;
         }
         Some(fs::metadata(path).ok()?.ino())
@@ -167,7 +166,7 @@ pub fn run_tool(tool: &str, args: &[&str], input: &str) -> io::Result<()> {
 
 /// Where a tool is; the directories of system tools count even where PATH lacks them.
 pub fn find_tool(tool: &str) -> io::Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+    let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
         .map(|directory| directory.join(tool))

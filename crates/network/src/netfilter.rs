@@ -62,3 +62,23 @@ fn parse_generation(message: &[u8]) -> Option<u32> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_generation_is_found_among_other_attributes() {
+        let mut message = vec![0; HEADERS];
+        message.extend_from_slice(&5_u16.to_ne_bytes());
+        message.extend_from_slice(&2_u16.to_ne_bytes());
+        message.extend_from_slice(&[9, 0, 0, 0]);
+        message.extend_from_slice(&8_u16.to_ne_bytes());
+        message.extend_from_slice(&1_u16.to_ne_bytes());
+        message.extend_from_slice(&[0, 0, 1, 2]);
+        assert_eq!(parse_generation(&message), Some(258));
+        for length in 0..message.len() {
+            assert_eq!(parse_generation(&message[..length]), None);
+        }
+    }
+}

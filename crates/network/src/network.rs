@@ -6,6 +6,7 @@
 //! process, the connector to the outside) is found again, not started again.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -98,7 +99,36 @@ impl Network {
     pub async fn ensure(&self, spec: &VpcSpec) -> Result<Outcome, Error> {
         spec.check()?;
         let vpc = self.vpc(&spec.vpc);
-        let mut vpc = vpc.lock().await;
+        self.ensure_locked(&mut *vpc.lock().await, spec).await
+    }
+
+    /// Keeps the host's own addresses out of the guests' reach when they change. Runs until it
+    /// fails, beside everything else; without it a change counts from the next
+    /// [`Network::ensure`] on.
+    ///
+    /// # Errors
+    /// When the kernel doesn't tell of changes.
+    pub async fn watch_host_addresses(&self) -> Result<Infallible, Error> {
+        let watching = doing("watching the host's addresses");
+        let mut changes = host::AddressChanges::listen().map_err(watching)?;
+        loop {
+            let watching = doing("watching the host's addresses");
+            changes.next().await.map_err(watching)?;
+            for vpc in self.present().await {
+                let entry = self.vpc(&vpc);
+                let mut entry = entry.lock().await;
+                // Read under the lock: what the agent wants meanwhile must not be undone.
+                let Ok(spec) = self.services(&vpc).read_spec() else {
+                    continue;
+                };
+                if let Err(error) = self.ensure_locked(&mut entry, &spec).await {
+                    tracing::warn!(vpc, %error, "the host's new addresses can't be kept from guests");
+                }
+            }
+        }
+    }
+
+    async fn ensure_locked(&self, vpc: &mut Vpc, spec: &VpcSpec) -> Result<Outcome, Error> {
         let namespace = self.namespace(&spec.vpc);
         let directory = self.directory_of(&spec.vpc);
         let services = self.services(&spec.vpc);
@@ -118,7 +148,7 @@ impl Network {
             .map_err(doing("preparing the VPC's directory"))?;
 
         let before = vpc.applied.clone();
-        let (applied, links_changed) = apply(&namespace, spec, before.clone())
+        let (applied, seen) = apply(&namespace, spec, before.clone())
             .await
             .map_err(doing("configuring the namespace"))?;
         let rules_changed = before.as_ref() != Some(&applied);
@@ -127,10 +157,18 @@ impl Network {
         }
         let mut outcome = Outcome::default();
         outcome.lacks.extend(applied.arp_filter.clone());
+        let identity = applied.namespace;
         vpc.applied = Some(applied);
+        if !seen.way_out {
+            // One that lives is the connector of an earlier namespace of this name.
+            vpc.way_out = None;
+            way_out::stop(&namespace)
+                .await
+                .map_err(doing("stopping an old way out"))?;
+        }
 
         let (services, way_out) = tokio::join!(
-            services.ensure(spec, links_changed),
+            services.ensure(spec, identity, seen.links_changed),
             ensure_way_out(&mut vpc.way_out, &namespace, spec, &directory),
         );
         let services_changed = services.map_err(doing("starting the VPC's services"))?;
@@ -142,7 +180,7 @@ impl Network {
             }
         };
         outcome.changed =
-            made || links_changed || rules_changed || services_changed || way_out_changed;
+            made || seen.links_changed || rules_changed || services_changed || way_out_changed;
         Ok(outcome)
     }
 
@@ -297,13 +335,20 @@ impl Network {
     }
 }
 
-/// Makes devices and rules what they should be. Returns what is in force now and whether a device,
-/// an address or a route had to change.
+/// What was found while applying.
+struct Seen {
+    /// A device, an address or a route had to change.
+    links_changed: bool,
+    /// The connector to the outside has its device.
+    way_out: bool,
+}
+
+/// Makes devices and rules what they should be. Returns what is in force now.
 async fn apply(
     namespace: &Namespace,
     spec: &VpcSpec,
     before: Option<Applied>,
-) -> io::Result<(Applied, bool)> {
+) -> io::Result<(Applied, Seen)> {
     let host = host::addresses()?;
     let identity = namespace
         .identity()
@@ -332,7 +377,7 @@ async fn apply(
             };
             let settings = digest(format!("{:?}", links::tap_settings(&spec)).as_bytes());
             let same_settings = before.is_some_and(|before| before.settings == settings);
-            let links_changed = apply_links(&spec, same_settings)?;
+            let seen = apply_links(&spec, same_settings)?;
             let applied = Applied {
                 namespace: identity,
                 generation,
@@ -340,7 +385,7 @@ async fn apply(
                 settings,
                 arp_filter,
             };
-            Ok((applied, links_changed))
+            Ok((applied, seen))
         })
         .await
 }
@@ -359,7 +404,7 @@ fn apply_rules(inet: &str, arp: &str) -> io::Result<Option<String>> {
     }
 }
 
-fn apply_links(spec: &VpcSpec, same_settings: bool) -> io::Result<bool> {
+fn apply_links(spec: &VpcSpec, same_settings: bool) -> io::Result<Seen> {
     let observed = links::Observed::look()?;
     let missing = links::missing_taps(spec, &observed);
     for name in &missing {
@@ -374,7 +419,10 @@ fn apply_links(spec: &VpcSpec, same_settings: bool) -> io::Result<bool> {
     if !lines.is_empty() {
         run_tool("ip", &["-batch", "-"], &(lines.join("\n") + "\n"))?;
     }
-    Ok(!lines.is_empty())
+    Ok(Seen {
+        links_changed: !lines.is_empty(),
+        way_out: observed.way_out,
+    })
 }
 
 fn remove_taps() -> io::Result<()> {

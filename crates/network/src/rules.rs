@@ -312,3 +312,67 @@ fn chain(text: &mut String, name: &str, rules: impl Iterator<Item = String>) {
     }
     text.push_str("\t}\n");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::spec;
+
+    /// The text between `chain NAME {` and its end, without indentation.
+    fn chain_of<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
+        let start = format!("chain {name} {{");
+        let lines = text.lines().map(str::trim);
+        let lines = lines.skip_while(|line| *line != start).skip(1);
+        lines.take_while(|line| *line != "}").collect()
+    }
+
+    #[test]
+    fn the_whole_text_is_as_recorded() {
+        let host = BTreeSet::from([Ipv4Addr::new(192, 0, 2, 1)]);
+        let text = inet_table(&spec(), &host) + &arp_table(&spec());
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/rules.golden.nft");
+        if std::env::var_os("RECORD").is_some() {
+            std::fs::write(path, &text).expect("the recording can be written");
+        }
+        let recorded = std::fs::read_to_string(path).expect("there is a recording");
+        assert_eq!(text, recorded, "RECORD=1 records it anew");
+    }
+
+    #[test]
+    fn every_kind_of_rule_has_its_text() {
+        let text = inet_table(&spec(), &BTreeSet::new());
+        assert_eq!(
+            chain_of(&text, "in-sg-web"),
+            [
+                "tcp dport 80 counter accept",
+                "ip saddr 10.0.0.0/8 tcp dport 8000-8080 counter accept",
+                "ip saddr @members-sg-gone meta l4proto udp counter accept",
+                "meta l4proto icmp icmp type 3 icmp code 4 counter accept",
+                "ip saddr @members-sg-in meta l4proto icmp counter accept",
+                "ip saddr 192.0.2.1/32 meta l4proto 47 counter accept",
+            ]
+        );
+        assert_eq!(chain_of(&text, "out-sg-web"), ["counter accept"]);
+    }
+
+    #[test]
+    fn a_port_without_groups_lets_nothing_through() {
+        let mut spec = spec();
+        spec.ports[0].groups.clear();
+        let text = inet_table(&spec, &BTreeSet::new());
+        let eni = &spec.ports[0].eni;
+        assert_eq!(chain_of(&text, &format!("in-{eni}")), ["counter drop"]);
+        assert_eq!(chain_of(&text, &format!("out-{eni}")), ["counter drop"]);
+    }
+
+    #[test]
+    fn a_group_that_nobody_here_wears_has_members_but_no_chains() {
+        let mut spec = spec();
+        for port in &mut spec.ports {
+            port.groups = vec!["sg-in".to_owned()];
+        }
+        let text = inet_table(&spec, &BTreeSet::new());
+        assert!(text.contains("set members-sg-web {"));
+        assert_eq!(chain_of(&text, "in-sg-web"), Vec::<&str>::new());
+    }
+}

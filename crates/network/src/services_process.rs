@@ -55,23 +55,28 @@ impl ServicesProcess {
         fs::set_permissions(&self.directory, Permissions::from_mode(0o710))
     }
 
-    /// Makes it run and serve `spec`. Returns whether there was anything to do. `devices_changed`
-    /// makes it look at the devices again, even if the spec is the one that it has.
-    pub async fn ensure(&self, spec: &VpcSpec, devices_changed: bool) -> io::Result<bool> {
+    /// Makes it run and serve `spec` in the namespace with the given identity. Returns whether there
+    /// was anything to do. `devices_changed` makes it look at the devices again, even if the spec is
+    /// the one that it has.
+    pub async fn ensure(
+        &self,
+        spec: &VpcSpec,
+        namespace: u64,
+        devices_changed: bool,
+    ) -> io::Result<bool> {
         let wanted = self.write_spec(spec)?;
+        let serves = |answer: &ControlAnswer| {
+            answer.digest == wanted && answer.namespace == namespace && answer.error.is_none()
+        };
         if !devices_changed
             && let Ok(answer) = self.ask("state\n").await
-            && answer.digest == wanted
-            && answer.error.is_none()
+            && serves(&answer)
         {
             return Ok(false);
         }
         match self.ask("reload\n").await {
-            Ok(answer) => match answer.error {
-                Some(error) => return Err(io::Error::other(error)),
-                None if answer.digest == wanted => return Ok(true),
-                None => tracing::warn!("the services read another spec; starting them anew"),
-            },
+            Ok(answer) if serves(&answer) => return Ok(true),
+            Ok(answer) => tracing::warn!(?answer, "the services don't follow; starting them anew"),
             Err(error) if is_absence(&error) => {}
             Err(error) => tracing::warn!(%error, "the services don't answer; starting them anew"),
         }

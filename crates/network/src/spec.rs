@@ -416,3 +416,74 @@ mod base64_bytes {
             .transpose()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::spec;
+
+    /// Why the spec is refused after `change`.
+    fn refusal(change: impl FnOnce(&mut VpcSpec)) -> String {
+        let mut spec = spec();
+        change(&mut spec);
+        spec.check().expect_err("it should be refused").0
+    }
+
+    #[test]
+    fn a_good_spec_passes_and_survives_json() {
+        let spec = spec();
+        spec.check().expect("it is good");
+        let text = serde_json::to_string(&spec).expect("it is plain data");
+        assert_eq!(
+            serde_json::from_str::<VpcSpec>(&text).expect("it is plain data"),
+            spec
+        );
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        assert!(refusal(|s| s.ports[1].ip = s.ports[0].ip).contains("two ports"));
+        assert!(refusal(|s| s.ports[1].mac = s.ports[0].mac).contains("two ports"));
+        assert!(refusal(|s| s.ports[1].eni = s.ports[0].eni.clone()).contains("two ports"));
+        assert!(refusal(|s| s.ports[0].mac = GATEWAY_MAC).contains("MAC"));
+        assert!(refusal(|s| s.ports[0].mac = Mac([1, 0, 0, 0, 0, 1])).contains("MAC"));
+        assert!(refusal(|s| s.ports[0].ip = s.resolver()).contains("can't have"));
+        assert!(refusal(|s| s.ports[0].ip = s.subnets[0].gateway).contains("can't have"));
+        assert!(refusal(|s| s.ports[0].subnet = "subnet-2".to_owned()).contains("unknown"));
+        assert!(refusal(|s| s.groups.clear()).contains("unknown group"));
+        assert!(refusal(|s| s.subnets[0].gateway = Ipv4Addr::LOCALHOST).contains("outside"));
+        assert!(refusal(|s| s.cidr = "10.0.0.0/16".parse().expect("a net")).contains("outside"));
+        assert!(refusal(|s| s.mtu = 500).contains("MTU"));
+        let backwards = Protocol::Tcp { from: 2, to: 1 };
+        assert!(refusal(|s| s.groups[0].ingress[0].protocol = backwards).contains("backwards"));
+    }
+
+    #[test]
+    fn texts_that_mean_something_to_tools_are_refused() {
+        for text in [
+            "",
+            "-",
+            "x; flush ruleset",
+            "../..",
+            "a\nb",
+            "A",
+            "ä",
+            "\"",
+            "{",
+        ] {
+            assert!(!refusal(|s| s.vpc = format!("vpc-{text}")).is_empty());
+            assert!(!refusal(|s| s.ports[0].eni = format!("eni-{text}")).is_empty());
+            assert!(!refusal(|s| s.ports[0].instance = format!("i-{text}")).is_empty());
+            assert!(!refusal(|s| s.groups[0].id = format!("sg-{text}")).is_empty());
+        }
+        assert!(!refusal(|s| s.ports[0].hostname = "a b".to_owned()).is_empty());
+        assert!(!refusal(|s| s.domain = "a..b".to_owned()).is_empty());
+    }
+
+    #[test]
+    fn tap_names_fit_an_interface() {
+        assert_eq!(tap_name("eni-0123456789abcdef0"), "eni56789abcdef0");
+        assert_eq!(tap_name("eni-1"), "eni1");
+        assert!(tap_name("eni-0123456789abcdef0").len() <= 15);
+    }
+}

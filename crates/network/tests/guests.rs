@@ -3,8 +3,9 @@
 mod support;
 
 use std::fs;
+use std::net::UdpSocket;
 
-use boira_network::VpcSpec;
+use boira_network::{Peer, Protocol, Rule, VpcSpec};
 use support::*;
 
 /// Two ports: the first may be reached at 80 by anyone, the second by nobody.
@@ -79,5 +80,181 @@ fn an_allowed_port_answers_and_the_others_do_not() {
         assert_eq!(greeting.expect("80 is allowed"), "hello");
         assert!(cloud.dial(&spec.vpc, web.ip, 81, NEVER).is_err());
         assert!(cloud.dial(&spec.vpc, other.ip, 80, NEVER).is_err());
+    });
+}
+
+#[test]
+fn a_revoked_rule_stops_new_connections_and_lets_old_ones_end() {
+    on_a_host(|| {
+        let cloud = Cloud::new();
+        let mut spec = two_ports();
+        cloud.ensure(&spec);
+        let web = cloud.configured_guest(&spec, &eni(0));
+        let client = cloud.configured_guest(&spec, &eni(1));
+        web.echo(80);
+        let mut old = client.connect(web.ip, 80).expect("80 is allowed");
+        assert_eq!(say(&mut old, "before"), "before");
+
+        spec.groups[0].ingress.clear();
+        assert!(cloud.ensure(&spec).changed);
+
+        assert!(client.greeting_of(web.ip, 80, NEVER).is_err());
+        assert_eq!(say(&mut old, "after"), "after");
+
+        spec.groups[0].ingress.push(tcp_from(80, "10.0.0.0/16"));
+        cloud.ensure(&spec);
+        assert!(client.connect(web.ip, 80).is_ok());
+    });
+}
+
+#[test]
+fn a_group_reference_lets_in_its_members_and_nobody_else() {
+    on_a_host(|| {
+        let cloud = Cloud::new();
+        let mut spec = vpc(
+            vec![
+                open_out("sg-db", vec![all_from_group("sg-app")]),
+                open_out("sg-app", vec![]),
+                open_out("sg-other", vec![]),
+            ],
+            &[&["sg-db"], &["sg-app"], &["sg-other"]],
+        );
+        cloud.ensure(&spec);
+        let database = cloud.configured_guest(&spec, &eni(0));
+        let app = cloud.configured_guest(&spec, &eni(1));
+        let other = cloud.configured_guest(&spec, &eni(2));
+        database.greet(5432, "hello");
+        assert!(app.greeting_of(database.ip, 5432, SOON).is_ok());
+        assert!(other.greeting_of(database.ip, 5432, NEVER).is_err());
+
+        // Membership counts, not the rules' text: here somebody joins.
+        spec.ports[2].groups.push("sg-app".to_owned());
+        fill_members(&mut spec);
+        cloud.ensure(&spec);
+        assert!(other.greeting_of(database.ip, 5432, SOON).is_ok());
+    });
+}
+
+#[test]
+fn egress_rules_hold_the_sender() {
+    on_a_host(|| {
+        let cloud = Cloud::new();
+        let spec = vpc(
+            vec![
+                open_out("sg-all", vec![all_from("0.0.0.0/0")]),
+                group(
+                    "sg-tight",
+                    vec![all_from("0.0.0.0/0")],
+                    vec![tcp_from(80, "10.0.0.11/32")],
+                ),
+            ],
+            &[&["sg-all"], &["sg-tight"]],
+        );
+        cloud.ensure(&spec);
+        let server = cloud.configured_guest(&spec, &eni(0));
+        let tight = cloud.configured_guest(&spec, &eni(1));
+        server.greet(80, "hello");
+        server.greet(81, "hello");
+        tight.greet(22, "hello");
+        assert!(tight.greeting_of(server.ip, 80, SOON).is_ok());
+        assert!(tight.greeting_of(server.ip, 81, NEVER).is_err());
+        // What it answers is not what it starts.
+        assert!(server.greeting_of(tight.ip, 22, SOON).is_ok());
+    });
+}
+
+#[test]
+fn pings_follow_their_type() {
+    on_a_host(|| {
+        let cloud = Cloud::new();
+        let echo = Protocol::Icmp {
+            kind: Some(8),
+            code: None,
+        };
+        let everyone = Peer::Cidr("0.0.0.0/0".parse().expect("a network"));
+        let rule = Rule {
+            protocol: echo,
+            peer: everyone,
+        };
+        let spec = vpc(
+            vec![open_out("sg-ping", vec![rule]), open_out("sg-none", vec![])],
+            &[&["sg-ping"], &["sg-none"]],
+        );
+        cloud.ensure(&spec);
+        let one = cloud.configured_guest(&spec, &eni(0));
+        let other = cloud.configured_guest(&spec, &eni(1));
+        assert!(other.output("ping -c1 -W3 10.0.0.11").status.success());
+        assert!(!one.output("ping -c1 -W1 10.0.0.12").status.success());
+        assert!(one.output("ping -c1 -W3 10.0.0.1").status.success());
+        // Nobody has the address: it is said at once.
+        let absent = one.output("ping -c1 -W3 10.0.200.99");
+        let said = String::from_utf8_lossy(&absent.stdout).into_owned();
+        assert!(said.contains("Unreachable"), "{said}");
+    });
+}
+
+#[test]
+fn names_are_answered_and_the_rest_is_asked_outside() {
+    on_a_host(|| {
+        let cloud = Cloud::new();
+        let mut spec = two_ports();
+        // A resolver of the host that knows one answer.
+        let resolver = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        spec.resolvers = Some(vec![resolver.local_addr().expect("it is bound")]);
+        spec.ports[1].hostname = "db".to_owned();
+        cloud.ensure(&spec);
+        let guest = cloud.configured_guest(&spec, &eni(0));
+        std::thread::spawn(move || answer_everything_with(&resolver, [192, 0, 2, 80]));
+        let ask = |question: &str, server: &str| {
+            let asked = guest.output(&format!("busybox nslookup {question} {server}"));
+            String::from_utf8_lossy(&asked.stdout).into_owned()
+        };
+        let known = ask("-type=a ip-10-0-0-12.ec2.internal", "10.0.0.2");
+        assert!(known.contains("Address: 10.0.0.12"), "{known}");
+        let named = ask("-type=a db.ec2.internal", "169.254.169.253");
+        assert!(named.contains("Address: 10.0.0.12"), "{named}");
+        let reverse = ask("-type=ptr 12.0.0.10.in-addr.arpa", "10.0.0.2");
+        assert!(reverse.contains("ip-10-0-0-12.ec2.internal"), "{reverse}");
+        let absent = ask("-type=a nobody.ec2.internal", "10.0.0.2");
+        assert!(absent.contains("NXDOMAIN"), "{absent}");
+        let outside = ask("-type=a example.org", "10.0.0.2");
+        assert!(outside.contains("Address: 192.0.2.80"), "{outside}");
+
+        spec.resolvers = Some(Vec::new());
+        cloud.ensure(&spec);
+        let nobody = ask("-type=a example.org", "10.0.0.2");
+        assert!(nobody.contains("SERVFAIL"), "{nobody}");
+    });
+}
+
+/// Answers every question with one address, as a resolver with a single answer would.
+fn answer_everything_with(socket: &UdpSocket, address: [u8; 4]) {
+    let mut packet = [0; 512];
+    while let Ok((length, peer)) = socket.recv_from(&mut packet) {
+        let mut answer = packet[..length].to_vec();
+        answer[2] |= 0x80;
+        answer[6..8].copy_from_slice(&[0, 1]);
+        // The name of the question, A, IN, 60 s, four bytes.
+        answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        answer.extend_from_slice(&address);
+        let _ = socket.send_to(&answer, peer);
+    }
+}
+
+#[test]
+fn the_guest_answers_the_status_check_only_when_it_is_up() {
+    on_a_host(|| {
+        let cloud = Cloud::new();
+        let spec = two_ports();
+        cloud.ensure(&spec);
+        let answers = || {
+            let asking = cloud.network.answers_arp(&spec.vpc, &spec.ports[1].eni);
+            cloud.runtime.block_on(asking).expect("the port exists")
+        };
+        assert!(!answers());
+        let guest = cloud.configured_guest(&spec, &eni(1));
+        assert!(answers());
+        guest.sh("ip link set eth0 down");
+        assert!(!answers());
     });
 }

@@ -33,7 +33,7 @@ pub struct Way {
 }
 
 impl Datagrams {
-    fn new(socket: UdpSocket) -> io::Result<Self> {
+    pub fn new(socket: UdpSocket) -> io::Result<Self> {
         let socket = readable(socket)?;
         Ok(Datagrams { socket })
     }
@@ -94,18 +94,15 @@ fn receive_now(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, Way)
     Ok((message.bytes, way))
 }
 
-pub fn serve_dhcp(socket: UdpSocket, shared: Shared) -> io::Result<()> {
-    let datagrams = Datagrams::new(socket)?;
-    tokio::spawn(async move {
-        let mut buffer = [0; PACKET_SIZE_MAX];
-        loop {
-            match datagrams.receive(&mut buffer).await {
-                Ok((length, way)) => answer_dhcp(&datagrams, &buffer[..length], way, &shared),
-                Err(error) => tracing::debug!(%error, "receiving a DHCP packet failed"),
-            }
+/// Never ends.
+pub async fn serve_dhcp(datagrams: Datagrams, shared: Shared) {
+    let mut buffer = [0; PACKET_SIZE_MAX];
+    loop {
+        match datagrams.receive(&mut buffer).await {
+            Ok((length, way)) => answer_dhcp(&datagrams, &buffer[..length], way, &shared),
+            Err(error) => tracing::debug!(%error, "receiving a DHCP packet failed"),
         }
-    });
-    Ok(())
+    }
 }
 
 fn answer_dhcp(datagrams: &Datagrams, packet: &[u8], way: Way, shared: &Shared) {
@@ -127,18 +124,16 @@ fn answer_dhcp(datagrams: &Datagrams, packet: &[u8], way: Way, shared: &Shared) 
     datagrams.send(&answer.packet, back);
 }
 
-pub fn serve_dns(socket: UdpSocket, shared: Shared) -> io::Result<()> {
-    let datagrams = Arc::new(Datagrams::new(socket)?);
-    tokio::spawn(async move {
-        let mut buffer = [0; PACKET_SIZE_MAX];
-        loop {
-            match datagrams.receive(&mut buffer).await {
-                Ok((length, way)) => answer_dns(&datagrams, &buffer[..length], way, &shared),
-                Err(error) => tracing::debug!(%error, "receiving a DNS packet failed"),
-            }
+/// Never ends.
+pub async fn serve_dns(datagrams: Datagrams, shared: Shared) {
+    let datagrams = Arc::new(datagrams);
+    let mut buffer = [0; PACKET_SIZE_MAX];
+    loop {
+        match datagrams.receive(&mut buffer).await {
+            Ok((length, way)) => answer_dns(&datagrams, &buffer[..length], way, &shared),
+            Err(error) => tracing::debug!(%error, "receiving a DNS packet failed"),
         }
-    });
-    Ok(())
+    }
 }
 
 fn answer_dns(datagrams: &Arc<Datagrams>, packet: &[u8], way: Way, shared: &Shared) {

@@ -202,3 +202,39 @@ async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()>
     bytes.extend_from_slice(message);
     stream.write_all(&bytes).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A question for the name `a`, type A, class IN.
+    const QUESTION: [u8; 19] = [0, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 0, 0, 1, 0, 1];
+
+    fn answer_to(question: &[u8]) -> Vec<u8> {
+        let mut answer = question.to_vec();
+        answer[2] |= 0x80;
+        answer.extend_from_slice(&[0xc0, 12]);
+        answer
+    }
+
+    #[test]
+    fn an_answer_comes_back_under_the_guest_s_id() {
+        let (asked, id) = with_new_id(&QUESTION).expect("a question");
+        assert_eq!(id, [0, 9]);
+        let answer = accept(&answer_to(&asked), &asked, id).expect("it is the answer");
+        assert_eq!(answer[..2], [0, 9]);
+    }
+
+    #[test]
+    fn what_is_not_the_answer_is_not_taken_for_it() {
+        let asked = QUESTION;
+        let mut other_id = answer_to(&asked);
+        other_id[0] ^= 1;
+        let mut other_name = answer_to(&asked);
+        other_name[13] = b'b';
+        for wrong in [&other_id[..], &other_name, &asked, &[], &asked[..5]] {
+            assert_eq!(accept(wrong, &asked, [0, 9]), None);
+        }
+        assert!(with_new_id(&[1]).is_err());
+    }
+}

@@ -31,7 +31,9 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
+use self::datagrams::Datagrams;
 use self::opener::Opener;
 use self::ports::Ports;
 use crate::metadata::Tokens;
@@ -63,6 +65,8 @@ pub(crate) struct ServicesFile {
 pub(crate) struct ControlAnswer {
     /// The digest of the file that is in force.
     pub digest: String,
+    /// The identity of the namespace that is served: one of the same name may have replaced it.
+    pub namespace: u64,
     /// Why the last reload failed, if it did.
     pub error: Option<String>,
 }
@@ -95,11 +99,12 @@ impl Shared {
 }
 
 /// Serves one VPC until it is killed. Enters `directory` and gives up its privileges, so it needs a
-/// process for itself.
+/// process for itself, and a runtime of one thread is enough.
 ///
 /// # Errors
 /// When another process serves the directory, or the namespace or the spec isn't there.
 pub async fn serve(directory: &Path) -> io::Result<()> {
+    privileges::refuse_new()?;
     // From here on paths are relative: the user that we become may not be allowed to look into the
     // directories above.
     std::env::set_current_dir(directory)?;
@@ -118,7 +123,12 @@ pub async fn serve(directory: &Path) -> io::Result<()> {
     let mut server = Server::start(opener, file.spec, digest).await?;
     announce_ready()?;
     loop {
-        let (agent, _) = control.accept().await?;
+        let agent = tokio::select! {
+            accepted = control.accept() => accepted?.0,
+            ended = server.endless.join_next() => {
+                return Err(io::Error::other(format!("a service ended: {ended:?}")));
+            }
+        };
         let talk = tokio::time::timeout(CONTROL_DEADLINE, server.answer_agent(agent)).await;
         if let Ok(Err(error)) = talk {
             tracing::debug!(%error, "the agent went away");
@@ -163,6 +173,8 @@ struct Server {
     opener: Opener,
     state: watch::Sender<Arc<State>>,
     ports: Ports,
+    /// What must not end. Half a service is worse than none, which the agent notices.
+    endless: JoinSet<()>,
     digest: String,
 }
 
@@ -175,12 +187,16 @@ impl Server {
             tokens: Arc::new(Tokens::new(rand::random())),
             forwarder: Arc::default(),
         };
-        datagrams::serve_dhcp(opener.udp(67).await?, shared.clone())?;
-        datagrams::serve_dns(opener.udp(53).await?, shared.clone())?;
+        let dhcp = Datagrams::new(opener.udp(67).await?)?;
+        let dns = Datagrams::new(opener.udp(53).await?)?;
+        let mut endless = JoinSet::new();
+        endless.spawn(datagrams::serve_dhcp(dhcp, shared.clone()));
+        endless.spawn(datagrams::serve_dns(dns, shared.clone()));
         let mut server = Server {
             opener,
             state,
             ports: Ports::new(shared),
+            endless,
             digest,
         };
         server.open_ports(devices).await?;
@@ -198,6 +214,7 @@ impl Server {
         };
         let answer = ControlAnswer {
             digest: self.digest.clone(),
+            namespace: self.opener.namespace(),
             error: error.map(|error| error.to_string()),
         };
         let mut line = serde_json::to_vec(&answer)?;

@@ -18,18 +18,30 @@ type Work = Box<dyn FnOnce() + Send>;
 
 pub struct Opener {
     work: mpsc::Sender<Work>,
+    namespace: u64,
 }
 
 impl Opener {
     /// Needs root; what the thread does later needs nothing.
     pub fn start(namespace: &Namespace) -> io::Result<Self> {
+        let identity = namespace
+            .identity()
+            .ok_or_else(|| io::Error::other("the namespace is gone"))?;
         let (work, to_do) = mpsc::channel::<Work>();
         namespace.spawn(move || {
             for work in to_do {
                 work();
             }
         })?;
-        Ok(Opener { work })
+        Ok(Opener {
+            work,
+            namespace: identity,
+        })
+    }
+
+    /// The identity of the namespace.
+    pub fn namespace(&self) -> u64 {
+        self.namespace
     }
 
     async fn run<T: Send + 'static>(

@@ -9,6 +9,12 @@ use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 /// guests that a host can hold.
 const FILES_MAX: u64 = 16_384;
 
+/// Rules out for good that a program with more privileges can be started, by this thread and all
+/// that it starts; so it comes first.
+pub fn refuse_new() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_no_new_privs()?)
+}
+
 /// Becomes the user and group `id` in all threads, for good, without any capability. A process
 /// that isn't root stays who it is.
 pub fn drop_to(id: u32) -> io::Result<()> {
@@ -23,6 +29,5 @@ pub fn drop_to(id: u32) -> io::Result<()> {
         // Leaving root clears the capabilities of every thread.
         setresuid(uid, uid, uid)?;
     }
-    nix::sys::prctl::set_no_new_privs()?;
     Ok(())
 }

@@ -150,6 +150,37 @@ fn network(tag: &str, directory: &Path) -> Network {
     )
 }
 
+/// The process that serves a VPC.
+pub fn services_pid(cloud: &Cloud, vpc: &str) -> u32 {
+    let found = processes_with(&cloud.directory.path().join("network").join(vpc));
+    assert_eq!(found.len(), 1, "one process serves {vpc}");
+    found[0]
+}
+
+/// The processes whose last argument is `last`.
+pub fn processes_with(last: &Path) -> Vec<u32> {
+    let pids = std::fs::read_dir("/proc").expect("there is /proc");
+    let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = line.rsplit(|byte| *byte == 0).skip(1);
+        words.next() == Some(last.as_os_str().as_encoded_bytes())
+    })
+    .collect()
+}
+
+/// Says something to an echo and returns what comes back.
+pub fn say(stream: &mut TcpStream, text: &str) -> String {
+    stream
+        .write_all(text.as_bytes())
+        .expect("the connection stands");
+    let mut answer = vec![0; text.len()];
+    stream
+        .read_exact(&mut answer)
+        .expect("the connection stands");
+    String::from_utf8(answer).expect("an echo says what was said")
+}
+
 /// A namespace with an interface that is the other end of a port's tap.
 pub struct Guest {
     pub namespace: Namespace,
@@ -166,7 +197,7 @@ impl Guest {
         let namespace = Namespace::named(&name);
         namespace.create().expect("a namespace can be made");
         let guest_end = namespace.run_blocking(|| Ok(tap("eth0"))).expect("a tap");
-        let (stopped, stop) = nix::unistd::pipe().expect("a pipe");
+        let (stopped, stop) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).expect("a pipe");
         let wire = std::thread::spawn(move || carry(&hypervisor_end, &guest_end, &stopped));
         let guest = Guest {
             namespace,
@@ -214,6 +245,29 @@ impl Guest {
                 }
             });
         });
+    }
+
+    /// Repeats whatever connections to a port say, until the guest is dropped.
+    pub fn echo(&self, port: u16) {
+        self.inside(move || {
+            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a listener");
+            std::thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    std::thread::spawn(move || {
+                        let mut to = stream.try_clone().expect("a second handle");
+                        let _ = io::copy(&mut &stream, &mut to);
+                    });
+                }
+            });
+        });
+    }
+
+    pub fn connect(&self, ip: Ipv4Addr, port: u16) -> io::Result<TcpStream> {
+        self.inside(move || {
+            let stream = TcpStream::connect_timeout(&SocketAddr::from((ip, port)), SOON)?;
+            stream.set_read_timeout(Some(SOON))?;
+            Ok(stream)
+        })
     }
 
     /// What a greeter says to a connection from here.
