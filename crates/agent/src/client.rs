@@ -2,7 +2,7 @@
 //! listens to the controller and hosts behind NAT work.
 
 use anyhow::{Context, Result, bail};
-use boira_model::HostId;
+use boira_model::{CloudId, HostId};
 use boira_model::wire::{SyncAnswer, SyncRequest};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -32,6 +32,7 @@ const ANSWER_BYTES: usize = 64 << 20;
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Identity {
     pub host: HostId,
+    pub cloud: CloudId,
     pub certificate: String,
     pub key: String,
     pub authority: String,

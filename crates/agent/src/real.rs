@@ -48,7 +48,6 @@ pub struct Commands {
 
 pub struct RealHost {
     about: About,
-    region_domain: String,
     api: Option<SocketAddr>,
     guests: Arc<dyn Hypervisor>,
     network: Network,
@@ -63,7 +62,6 @@ pub struct Place<'a> {
     pub name: String,
     /// A short word that names this cloud's namespaces and control groups on the machine.
     pub cloud: String,
-    pub region: String,
     /// Where the API listens, to be relayed to guests.
     pub api: Option<SocketAddr>,
 }
@@ -102,7 +100,6 @@ impl RealHost {
                 cpu: CPU.into(),
                 overhead_bytes,
             },
-            region_domain: boira_network::default_domain(&place.region),
             api: place.api,
             network: Network::new(&place.cloud, &place.home.join("networks"), commands.services),
             blobs: Arc::new(
@@ -286,7 +283,7 @@ impl Host for RealHost {
     }
 
     async fn ensure_network(&self, vpc: &WantedVpc) -> Result<Vec<String>> {
-        let spec = translate::vpc(vpc, &self.region_domain, MTU, self.api)?;
+        let spec = translate::vpc(vpc, MTU, self.api)?;
         Ok(self.network.ensure(&spec).await.context("bring the network up")?.lacks)
     }
 

@@ -45,10 +45,10 @@ fn net(cidr: Cidr) -> Result<Ipv4Net> {
 
 pub fn vpc(
     wanted: &WantedVpc,
-    domain: &str,
     mtu: u16,
     api: Option<SocketAddr>,
 ) -> Result<network::VpcSpec> {
+    let region = wanted.ports.first().map_or("us-east-1", |port| port.metadata.region.as_str());
     Ok(network::VpcSpec {
         vpc: wanted.vpc.to_string(),
         cidr: net(wanted.cidr)?,
@@ -64,7 +64,7 @@ pub fn vpc(
             })
             .collect::<Result<_>>()?,
         mtu,
-        domain: domain.to_owned(),
+        domain: network::default_domain(region),
         ports: wanted.ports.iter().map(port).collect::<Result<_>>()?,
         groups: wanted
             .groups

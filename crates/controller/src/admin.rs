@@ -334,6 +334,7 @@ struct NewAccount {
 #[derive(Serialize)]
 struct IssuedKey {
     account: AccountId,
+    admin: bool,
     access_key_id: String,
     secret_access_key: String,
 }
@@ -354,7 +355,7 @@ async fn create_account(
         .cluster
         .decide(move |draft| account::create(draft, &ask.name, false, credentials))
         .await??;
-    Ok(Json(IssuedKey { account: account.id, access_key_id, secret_access_key }))
+    Ok(Json(IssuedKey { account: account.id, admin: false, access_key_id, secret_access_key }))
 }
 
 async fn rotate_keys(
@@ -368,7 +369,9 @@ async fn rotate_keys(
         .cluster
         .decide(move |draft| account::rotate_keys(draft, &name, credentials))
         .await??;
-    Ok(Json(IssuedKey { account, access_key_id, secret_access_key }))
+    let snapshot = controller.cluster.snapshot();
+    let admin = snapshot.state.accounts.get(&account).is_some_and(|row| row.admin);
+    Ok(Json(IssuedKey { account, admin, access_key_id, secret_access_key }))
 }
 
 async fn remove_account(

@@ -41,29 +41,52 @@ pub struct Controller {
     pub pki: Pki,
 }
 
-/// Runs a controller until the process ends. `ready` is called once both listeners are open.
-pub async fn run(options: Options, ready: impl FnOnce(&Controller)) -> Result<()> {
-    let listener = bind(options.listen).await?;
+/// A controller whose listeners are open and not yet served.
+pub struct Opened {
+    controller: Arc<Controller>,
+    api: TcpListener,
+    agents: TcpListener,
+}
+
+/// Opens the listeners and the home, and makes a new cloud's first rows.
+pub async fn open(options: Options) -> Result<Opened> {
+    let api = bind(options.listen).await?;
     let agents = bind(options.agents).await?;
     let options = Options {
-        listen: listener.local_addr().context("ask for the API's address")?,
+        listen: api.local_addr().context("ask for the API's address")?,
         agents: agents.local_addr().context("ask for the agents' address")?,
         ..options
     };
-    let controller = Arc::new(open(options)?);
+    let controller = Arc::new(open_home(options)?);
     bootstrap(&controller).await?;
-    let (api_tls, agents_tls) = tls(&controller)?;
-    let security = match controller.options.listen.ip().is_loopback() {
-        true => Security::PlainOrTls(api_tls),
-        false => Security::Tls(api_tls),
-    };
-    ready(&controller);
-    tokio::join!(
-        listen::serve(listener, security, http::router(controller.clone())),
-        listen::serve(agents, Security::Tls(agents_tls), agents::router(controller.clone())),
-        clockwork(controller.clone()),
-    );
-    Ok(())
+    Ok(Opened { controller, api, agents })
+}
+
+impl std::ops::Deref for Opened {
+    type Target = Controller;
+
+    fn deref(&self) -> &Controller {
+        &self.controller
+    }
+}
+
+impl Opened {
+    /// Serves until the process ends. `ready` runs when everything is set up.
+    pub async fn run(self, ready: impl FnOnce(&Controller) -> Result<()>) -> Result<()> {
+        let Self { controller, api, agents } = self;
+        let (api_tls, agents_tls) = tls(&controller)?;
+        let security = match controller.options.listen.ip().is_loopback() {
+            true => Security::PlainOrTls(api_tls),
+            false => Security::Tls(api_tls),
+        };
+        ready(&controller)?;
+        tokio::join!(
+            listen::serve(api, security, http::router(controller.clone())),
+            listen::serve(agents, Security::Tls(agents_tls), agents::router(controller.clone())),
+            clockwork(controller.clone()),
+        );
+        Ok(())
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener> {
@@ -72,7 +95,7 @@ async fn bind(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-fn open(options: Options) -> Result<Controller> {
+fn open_home(options: Options) -> Result<Controller> {
     let home = &options.home;
     let files = Files::of(home);
     files.create_missing()?;

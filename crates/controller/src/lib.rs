@@ -18,4 +18,4 @@ mod listen;
 pub mod pki;
 mod sts;
 
-pub use controller::{Controller, Options, run};
+pub use controller::{Controller, Opened, Options, open};

@@ -1,0 +1,192 @@
+//! The command line: what there is, and which function does it.
+
+use crate::commands::{account, doctor, env, host, image, instance, kind, ssh, status, up};
+use crate::home::{Home, agents_address};
+use crate::{node, output};
+use anyhow::Result;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "boira", version, about, propagate_version = true)]
+struct Cli {
+    /// The cloud's folder [default: $BOIRA_HOME, else /var/lib/boira]
+    #[arg(long, global = true, value_name = "FOLDER")]
+    home: Option<PathBuf>,
+    /// Tables for people or JSON for programs
+    #[arg(long, global = true, value_enum, default_value_t)]
+    output: output::Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Clone)]
+struct Listen {
+    /// Where the APIs are served; another address than loopback speaks TLS
+    #[arg(long, default_value = "127.0.0.1:8773", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// Where agents are served [default: one port above]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    agents: Option<SocketAddr>,
+}
+
+impl Listen {
+    fn agents(&self) -> SocketAddr {
+        self.agents.unwrap_or_else(|| agents_address(self.listen))
+    }
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a cloud on this machine: controller and one host
+    Up {
+        #[command(flatten)]
+        listen: Listen,
+        /// Return when it is up; `boira down` ends it
+        #[arg(long)]
+        detach: bool,
+        /// Build the default image and start an instance that answers on SSH
+        #[arg(long)]
+        demo: bool,
+    },
+    /// Switch guests off, keep their state, end the cloud
+    Down,
+    /// Run a controller alone
+    Controller {
+        #[command(flatten)]
+        listen: Listen,
+        /// Enroll this machine as a host
+        #[arg(long, hide = true)]
+        local_host: bool,
+    },
+    /// Run this host's agent alone
+    Agent {
+        /// The agent's folder, with the identity that the controller gave it
+        #[arg(long)]
+        directory: PathBuf,
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        controller: SocketAddr,
+        /// The cloud's API, to be relayed to guests
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        api: Option<SocketAddr>,
+    },
+    #[command(hide = true)]
+    Supervise {
+        #[command(flatten)]
+        listen: Listen,
+    },
+    #[command(hide = true, name = "vpc-services")]
+    VpcServices { directory: PathBuf },
+    #[command(hide = true)]
+    Proxy { name: String, port: u16 },
+    /// Print what points AWS's tools at this cloud: eval "$(boira env)"
+    Env,
+    /// What runs, and where
+    Status,
+    /// What this machine can and cannot do, each with the remedy
+    Doctor,
+    /// Images that instances are made from
+    #[command(subcommand)]
+    Image(image::Command),
+    /// Virtual machines
+    #[command(subcommand)]
+    Instance(instance::Command),
+    /// Log in to an instance, or run a command there
+    Ssh(ssh::Ssh),
+    /// Make a port of an instance reachable on this machine
+    Forward(ssh::Forward),
+    /// The machines that run instances
+    #[command(subcommand)]
+    Host(host::Command),
+    /// Accounts and their keys
+    #[command(subcommand)]
+    Account(account::Command),
+    /// Instance types
+    #[command(subcommand, name = "type")]
+    Kind(kind::Command),
+    /// Completions for a shell: source <(boira completion bash)
+    Completion { shell: clap_complete::Shell },
+}
+
+/// Parses, runs and turns the outcome into an exit code: 0 done, 1 failed, 2 wrong usage.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log();
+    let runtime = match runtime(&cli.command) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Processes that stay use little memory: one thread where one is enough.
+fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match command {
+        Command::Controller { .. } => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    builder.enable_all().build()
+}
+
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BOIRA_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,boira=info,boira_agent=info,boira_controller=info,boira_store=info,boira_network=info,boira_hypervisor=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+async fn run(cli: Cli) -> Result<ExitCode> {
+    let home = Home::find(cli.home.as_deref());
+    let format = cli.output;
+    match cli.command {
+        Command::Up { listen, detach, demo } => {
+            up::up(&home, listen.listen, listen.agents(), detach, demo).await?;
+        }
+        Command::Down => up::down(&home).await?,
+        Command::Controller { listen, local_host } => {
+            node::controller(&home, listen.listen, listen.agents(), local_host).await?;
+        }
+        Command::Agent { directory, controller, api } => {
+            node::agent(&directory, controller, api).await?;
+        }
+        Command::Supervise { listen } => {
+            node::supervise(&home, listen.listen, listen.agents()).await?;
+        }
+        Command::VpcServices { directory } => boira_network::serve(&directory).await?,
+        Command::Proxy { name, port } => ssh::proxy(&home, &name, port).await?,
+        Command::Env => env::env(&home)?,
+        Command::Status => status::status(&home, format).await?,
+        Command::Doctor => return doctor::doctor(&home, format).await,
+        Command::Image(command) => image::run(&home, format, command).await?,
+        Command::Instance(command) => instance::run(&home, format, command).await?,
+        Command::Ssh(ssh) => return ssh::ssh(&home, ssh).await,
+        Command::Forward(forward) => ssh::forward(&home, forward).await?,
+        Command::Host(command) => host::run(&home, format, command).await?,
+        Command::Account(command) => account::run(&home, format, command).await?,
+        Command::Kind(command) => kind::run(&home, format, command).await?,
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "boira", &mut std::io::stdout());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,96 @@
+//! `boira account`: accounts, each with its keys, its network and its own view.
+
+use crate::client::Client;
+use crate::home::Home;
+use crate::output::{self, Format, line_out};
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use hyper::Method;
+use serde_json::{Value, json};
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Create an account and print its key; the secret is shown only now
+    Create { name: String },
+    /// List the accounts
+    Ls,
+    /// Replace an account's keys; the old ones stop working at once
+    RotateKeys {
+        /// Name or number
+        name: String,
+    },
+    /// Remove an account that has nothing left
+    Rm {
+        /// Name or number
+        name: String,
+    },
+}
+
+pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
+    let client = Client::new(home.access()?)?;
+    match command {
+        Command::Create { name } => {
+            let body = json!({ "name": name });
+            let issued = client.json(Method::POST, "/accounts", Some(&body)).await?;
+            show_key(format, &client, &issued);
+        }
+        Command::RotateKeys { name } => {
+            let issued = client.json(Method::POST, &format!("/accounts/{name}/keys"), None).await?;
+            replace_own_key(home, &client, &issued)?;
+            show_key(format, &client, &issued);
+        }
+        Command::Rm { name } => {
+            client.json(Method::DELETE, &format!("/accounts/{name}"), None).await?;
+            line_out(&format!("account {name} is removed"));
+        }
+        Command::Ls => {
+            let answer = client.json(Method::GET, "/accounts", None).await?;
+            let accounts = answer["accounts"].as_array().context("the cloud answered no accounts")?;
+            let header = ["#", "ACCOUNT", "NAME", "ACCESS KEY", "INSTANCES", "ADMIN"];
+            output::rows(format, &header, accounts, |account| {
+                let text = |name: &str| account[name].as_str().unwrap_or_default().to_owned();
+                let keys: Vec<_> = account["access_keys"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Value::as_str)
+                    .collect();
+                vec![
+                    account["number"].to_string(),
+                    text("id"),
+                    text("name"),
+                    keys.join(" "),
+                    account["instances"].to_string(),
+                    if account["admin"] == true { "yes" } else { "" }.to_owned(),
+                ]
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The administrator's own file follows a rotation of the keys in it.
+fn replace_own_key(home: &Home, client: &Client, issued: &Value) -> Result<()> {
+    let Ok(mut access) = home.administrator() else { return Ok(()) };
+    let own = client.access.access_key_id == access.access_key_id && issued["admin"] == true;
+    if !own {
+        return Ok(());
+    }
+    let text = |name: &str| issued[name].as_str().unwrap_or_default().to_owned();
+    access.access_key_id = text("access_key_id");
+    access.secret_access_key = text("secret_access_key");
+    let bytes = serde_json::to_vec_pretty(&access).context("write the access file")?;
+    home.write_private(&home.access_path(), &bytes)
+}
+
+fn show_key(format: Format, client: &Client, issued: &Value) {
+    if format == Format::Json {
+        return output::json(issued);
+    }
+    let text = |name: &str| issued[name].as_str().unwrap_or_default().to_owned();
+    line_out(&format!("# account {}; keep the secret, it is not shown again", text("account")));
+    line_out(&format!("export AWS_ENDPOINT_URL={}", client.access.endpoint));
+    line_out(&format!("export AWS_ACCESS_KEY_ID={}", text("access_key_id")));
+    line_out(&format!("export AWS_SECRET_ACCESS_KEY={}", text("secret_access_key")));
+    line_out(&format!("export AWS_DEFAULT_REGION={}", client.access.region));
+}

@@ -1,0 +1,391 @@
+//! `boira instance`: launch, look, stop, start, and the serial console.
+
+use crate::client::Client;
+use crate::commands::image::{self, Xml};
+use crate::commands::ssh;
+use crate::home::Home;
+use crate::output::{self, Format, line_out};
+use crate::terminal::Progress;
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use clap::{Args, Subcommand};
+use hyper::Method;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[derive(Args)]
+pub struct Run {
+    /// Image id or name [default: the one tagged boira:default]
+    #[arg(long, default_value = "")]
+    image: String,
+    #[arg(long = "type", default_value = "m1.small")]
+    kind: String,
+    /// The Name tag
+    #[arg(long)]
+    name: Option<String>,
+    #[arg(long, default_value_t = 1)]
+    count: u32,
+    /// Key pair [default: this home's own, made when it is missing]
+    #[arg(long)]
+    key: Option<String>,
+    /// Security group id; may be repeated
+    #[arg(long = "group")]
+    groups: Vec<String>,
+    /// Zone
+    #[arg(long)]
+    zone: Option<String>,
+    /// Size of the root disk
+    #[arg(long, value_name = "GIB")]
+    disk_gib: Option<u64>,
+    /// A file with user data
+    #[arg(long)]
+    user_data: Option<PathBuf>,
+    /// Return at once instead of waiting until it runs
+    #[arg(long)]
+    no_wait: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Launch instances
+    Run(Run),
+    /// List instances
+    Ls {
+        /// Terminated ones too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Everything about one instance
+    Show { instance: String },
+    Start { instances: Vec<String> },
+    Stop {
+        instances: Vec<String>,
+        /// At once, without asking the guest
+        #[arg(long)]
+        force: bool,
+    },
+    Reboot { instances: Vec<String> },
+    Terminate { instances: Vec<String> },
+    /// The serial console, live and two-way; ctrl-] leaves it
+    Console { instance: String },
+    /// The instance's history: every state, every step of its host, and why
+    Log { instance: String },
+}
+
+pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
+    let client = Client::new(home.access()?)?;
+    match command {
+        Command::Run(ask) => launch(home, &client, format, ask).await,
+        Command::Ls { all } => {
+            let mut rows = list(&client, &[]).await?;
+            rows.retain(|row| all || row.state != "terminated");
+            show_rows(format, &rows);
+            Ok(())
+        }
+        Command::Show { instance } => show(&client, format, &instance).await,
+        Command::Start { instances } => {
+            change(&client, "StartInstances", &instances, &[], Some("running")).await
+        }
+        Command::Stop { instances, force } => {
+            let extra: &[_] = if force { &[("Force", "true")] } else { &[] };
+            change(&client, "StopInstances", &instances, extra, Some("stopped")).await
+        }
+        Command::Reboot { instances } => {
+            change(&client, "RebootInstances", &instances, &[], None).await
+        }
+        Command::Terminate { instances } => {
+            change(&client, "TerminateInstances", &instances, &[], Some("terminated")).await
+        }
+        Command::Console { instance } => console(&client, &instance).await,
+        Command::Log { instance } => log(&client, format, &instance).await,
+    }
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub id: String,
+    pub name: String,
+    pub state: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub image: String,
+    pub private_ip: String,
+    pub zone: String,
+    pub key: String,
+    pub launched: String,
+    pub reason: String,
+}
+
+pub async fn list(client: &Client, parameters: &[(&str, &str)]) -> Result<Vec<Row>> {
+    let text = client.ec2("DescribeInstances", parameters).await?;
+    let document = roxmltree::Document::parse(&text).context("read the list of instances")?;
+    let mut rows: Vec<Row> = document
+        .descendants()
+        .filter(|node| node.has_tag_name_local("instancesSet"))
+        .flat_map(|set| set.children().filter(|n| n.is_element()))
+        .map(row)
+        .collect();
+    rows.sort_by(|a, b| a.launched.cmp(&b.launched));
+    Ok(rows)
+}
+
+fn row(item: roxmltree::Node<'_, '_>) -> Row {
+    let text = |path: &str| item.child_text(path).unwrap_or_default();
+    Row {
+        id: text("instanceId"),
+        name: item.tags().into_iter().find(|(key, _)| key == "Name").map_or(String::new(), |t| t.1),
+        state: text("instanceState/name"),
+        kind: text("instanceType"),
+        image: text("imageId"),
+        private_ip: text("privateIpAddress"),
+        zone: text("placement/availabilityZone"),
+        key: text("keyName"),
+        launched: text("launchTime"),
+        reason: text("stateReason/message"),
+    }
+}
+
+fn show_rows(format: Format, rows: &[Row]) {
+    let header = ["INSTANCE", "NAME", "STATE", "TYPE", "ADDRESS", "ZONE", "LAUNCHED"];
+    output::rows(format, &header, rows, |row| {
+        vec![
+            row.id.clone(),
+            row.name.clone(),
+            row.state.clone(),
+            row.kind.clone(),
+            row.private_ip.clone(),
+            row.zone.clone(),
+            row.launched.replace('T', " ").chars().take(19).collect(),
+        ]
+    });
+}
+
+/// The instance of this id or `Name`; terminated ones only by id.
+pub async fn find(client: &Client, wanted: &str) -> Result<Row> {
+    let rows = list(client, &[]).await?;
+    if let Some(row) = rows.iter().find(|row| row.id == wanted) {
+        return Ok(row.clone());
+    }
+    let named: Vec<_> =
+        rows.iter().filter(|row| row.name == wanted && row.state != "terminated").collect();
+    match named[..] {
+        [row] => Ok(row.clone()),
+        [] => bail!("instance '{wanted}' does not exist; see `boira instance ls`"),
+        _ => bail!("{} instances are called '{wanted}'; give the id of one", named.len()),
+    }
+}
+
+async fn launch(home: &Home, client: &Client, format: Format, ask: Run) -> Result<()> {
+    let rows = launch_rows(home, client, &ask).await?;
+    let rows = match ask.no_wait {
+        true => rows,
+        false => {
+            let progress = Progress::new(format == Format::Json);
+            progress.step("waiting until it runs");
+            let ids: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
+            wait(client, &ids, "running").await?
+        }
+    };
+    show_rows(format, &rows);
+    Ok(())
+}
+
+async fn launch_rows(home: &Home, client: &Client, ask: &Run) -> Result<Vec<Row>> {
+    let image = image::find(client, &ask.image).await?;
+    let key = match &ask.key {
+        Some(key) => key.clone(),
+        None => ssh::ensure_key(home, client).await?,
+    };
+    let count = ask.count.to_string();
+    let mut parameters = vec![
+        ("ImageId", image.id.clone()),
+        ("InstanceType", ask.kind.clone()),
+        ("MinCount", count.clone()),
+        ("MaxCount", count),
+        ("KeyName", key),
+    ];
+    let names: Vec<String> =
+        (1..=ask.groups.len()).map(|index| format!("SecurityGroupId.{index}")).collect();
+    parameters.extend(names.iter().map(String::as_str).zip(ask.groups.iter().cloned()));
+    if let Some(zone) = &ask.zone {
+        parameters.push(("Placement.AvailabilityZone", zone.clone()));
+    }
+    if let Some(gib) = ask.disk_gib {
+        parameters.push(("BlockDeviceMapping.1.DeviceName", "/dev/vda".into()));
+        parameters.push(("BlockDeviceMapping.1.Ebs.VolumeSize", gib.to_string()));
+    }
+    if let Some(path) = &ask.user_data {
+        let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        let text = base64::engine::general_purpose::STANDARD.encode(bytes);
+        parameters.push(("UserData", text));
+    }
+    if let Some(name) = &ask.name {
+        parameters.push(("TagSpecification.1.ResourceType", "instance".into()));
+        parameters.push(("TagSpecification.1.Tag.1.Key", "Name".into()));
+        parameters.push(("TagSpecification.1.Tag.1.Value", name.clone()));
+    }
+    let parameters: Vec<_> =
+        parameters.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let text = client.ec2("RunInstances", &parameters).await?;
+    let document = roxmltree::Document::parse(&text).context("read the launched instances")?;
+    Ok(document
+        .descendants()
+        .filter(|node| node.has_tag_name_local("instancesSet"))
+        .flat_map(|set| set.children().filter(|n| n.is_element()))
+        .map(row)
+        .collect())
+}
+
+/// Launches the demo: one tiny instance of this name.
+pub async fn launch_demo(home: &Home, client: &Client, name: &str) -> Result<Row> {
+    let ask = Run {
+        image: String::new(),
+        kind: "m1.small".into(),
+        name: Some(name.into()),
+        count: 1,
+        key: None,
+        groups: Vec::new(),
+        zone: None,
+        disk_gib: None,
+        user_data: None,
+        no_wait: true,
+    };
+    launch_rows(home, client, &ask).await?.into_iter().next().context("nothing was launched")
+}
+
+/// Waits until all of these are in a state; an end that makes it impossible is an error.
+pub async fn wait(client: &Client, ids: &[String], state: &str) -> Result<Vec<Row>> {
+    let begun = Instant::now();
+    let names: Vec<String> = (1..=ids.len()).map(|index| format!("InstanceId.{index}")).collect();
+    let parameters: Vec<_> =
+        names.iter().map(String::as_str).zip(ids.iter().map(String::as_str)).collect();
+    loop {
+        let rows = list(client, &parameters).await?;
+        if rows.iter().all(|row| row.state == state) {
+            return Ok(rows);
+        }
+        let impossible = |row: &&Row| {
+            row.state == "terminated"
+                || (state == "running" && matches!(row.state.as_str(), "stopped" | "shutting-down"))
+        };
+        if let Some(row) = rows.iter().find(impossible) {
+            bail!("{} is {}: {}; see `boira instance log {}`", row.id, row.state, row.reason, row.id);
+        }
+        if begun.elapsed() > Duration::from_secs(300) {
+            bail!("not {state} after 5 minutes; see `boira instance log {}`", ids.join(" "));
+        }
+        // EC2's API has no way to wait but asking again.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn change(
+    client: &Client,
+    action: &str,
+    instances: &[String],
+    extra: &[(&str, &str)],
+    state: Option<&str>,
+) -> Result<()> {
+    if instances.is_empty() {
+        bail!("name one instance at least; see `boira instance ls`");
+    }
+    let mut ids = Vec::new();
+    for instance in instances {
+        ids.push(find(client, instance).await?.id);
+    }
+    let names: Vec<String> = (1..=ids.len()).map(|index| format!("InstanceId.{index}")).collect();
+    let mut parameters: Vec<_> =
+        names.iter().map(String::as_str).zip(ids.iter().map(String::as_str)).collect();
+    parameters.extend(extra);
+    client.ec2(action, &parameters).await?;
+    let Some(state) = state else { return Ok(()) };
+    let progress = Progress::new(false);
+    progress.step(format!("waiting until {} {state}", ids.join(", ")));
+    let rows = wait(client, &ids, state).await?;
+    drop(progress);
+    for row in rows {
+        line_out(&format!("{} {}", row.id, row.state));
+    }
+    Ok(())
+}
+
+async fn show(client: &Client, format: Format, wanted: &str) -> Result<()> {
+    let row = find(client, wanted).await?;
+    if format == Format::Json {
+        output::json(&row);
+        return Ok(());
+    }
+    for (name, value) in [
+        ("instance", &row.id),
+        ("name", &row.name),
+        ("state", &row.state),
+        ("reason", &row.reason),
+        ("type", &row.kind),
+        ("image", &row.image),
+        ("address", &row.private_ip),
+        ("zone", &row.zone),
+        ("key", &row.key),
+        ("launched", &row.launched),
+    ] {
+        if !value.is_empty() {
+            line_out(&format!("{name:<10}{value}"));
+        }
+    }
+    Ok(())
+}
+
+async fn log(client: &Client, format: Format, wanted: &str) -> Result<()> {
+    let answer = client.json(Method::GET, &format!("/instances/{wanted}/history"), None).await?;
+    if format == Format::Json {
+        output::json(&answer);
+        return Ok(());
+    }
+    for event in answer["events"].as_array().into_iter().flatten() {
+        let at = boira_api::time::format_ms(event["at"].as_i64().unwrap_or(0));
+        let took = match event["took_ms"].as_u64() {
+            Some(ms) => format!("  ({ms} ms)"),
+            None => String::new(),
+        };
+        let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
+        line_out(&format!("{at}  {:<6} {}{took}", text("cause"), text("what")));
+    }
+    Ok(())
+}
+
+/// The key that leaves a console, as in telnet: ctrl-].
+const LEAVE: u8 = 0x1d;
+
+async fn console(client: &Client, wanted: &str) -> Result<()> {
+    let row = find(client, wanted).await?;
+    let mut stream = client.stream(&format!("/instances/{}/console", row.id)).await?;
+    eprintln!("connected to {}; ctrl-] leaves", row.id);
+    let _raw = ssh::RawTerminal::enter();
+    let (mut stdin, mut stdout) = (tokio::io::stdin(), tokio::io::stdout());
+    let (mut typed, mut shown) = ([0; 1024], [0; 16 << 10]);
+    let mut open = true;
+    loop {
+        tokio::select! {
+            count = stdin.read(&mut typed), if open => {
+                let count = count.context("read the keyboard")?;
+                if count == 0 {
+                    open = false;
+                    continue;
+                }
+                if typed[..count].contains(&LEAVE) {
+                    return Ok(());
+                }
+                stream.write_all(&typed[..count]).await.context("write to the console")?;
+            }
+            count = stream.read(&mut shown) => {
+                let count = count.context("read the console")?;
+                if count == 0 {
+                    return Ok(());
+                }
+                stdout.write_all(&shown[..count]).await.context("show the console")?;
+                stdout.flush().await.context("show the console")?;
+            }
+        }
+    }
+}

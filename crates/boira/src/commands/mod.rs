@@ -1,0 +1,12 @@
+//! One file per noun or verb of the command line.
+
+pub mod account;
+pub mod doctor;
+pub mod env;
+pub mod host;
+pub mod image;
+pub mod instance;
+pub mod kind;
+pub mod ssh;
+pub mod status;
+pub mod up;

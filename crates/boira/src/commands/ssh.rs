@@ -1,0 +1,227 @@
+//! `boira ssh` and `boira forward`: the way in, over a stream that the instance's agent opens.
+
+use crate::client::Client;
+use crate::commands::{env::quote, image, instance};
+use crate::home::{Home, give_to_caller};
+use crate::output::line_out;
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use clap::Args;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+
+/// The key pair of this home.
+const KEY: &str = "boira";
+
+#[derive(Args)]
+pub struct Ssh {
+    /// Instance id or name, with or without USER@
+    name: String,
+    /// A command to run there instead of a shell
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+    /// Private key [default: this home's own]
+    #[arg(short, long)]
+    identity: Option<std::path::PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Forward {
+    /// Instance id or name
+    name: String,
+    /// [LOCAL:]REMOTE
+    ports: String,
+}
+
+/// Runs the system's ssh with this cloud's ProxyCommand, and answers its exit code.
+pub async fn ssh(home: &Home, ask: Ssh) -> Result<ExitCode> {
+    let client = Client::new(home.access()?)?;
+    let (user, name) = match ask.name.split_once('@') {
+        Some((user, name)) => (Some(user.to_owned()), name),
+        None => (None, ask.name.as_str()),
+    };
+    let row = instance::find(&client, name).await?;
+    if row.state != "running" {
+        bail!("{} is {}", row.id, row.state);
+    }
+    let user = match user {
+        Some(user) => user,
+        None => image::find(&client, &row.image).await.map_or("root".into(), |image| image.user),
+    };
+    let config = write_config(home)?;
+    let mut command = tokio::process::Command::new("ssh");
+    command.arg("-F").arg(&config).arg("-l").arg(user);
+    if let Some(identity) = &ask.identity {
+        command.arg("-i").arg(identity);
+    }
+    command.arg(&row.id).arg("--").args(&ask.command);
+    let status = command.status().await.context("run ssh; is the package openssh-client there?")?;
+    Ok(ExitCode::from(status.code().unwrap_or(255).clamp(0, 255) as u8))
+}
+
+/// `<home>/ssh_config`, also for `ssh -F`, scp, rsync and editors. Users without a home of their own
+/// in the cloud's folder get one beside their other configuration.
+pub fn write_config(home: &Home) -> Result<std::path::PathBuf> {
+    let text = config_text(home)?;
+    let path = home.path().join("ssh_config");
+    if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
+        return Ok(path);
+    }
+    match boira_controller::config::write_atomically(&path, text.as_bytes(), 0o644) {
+        Ok(()) => Ok(path),
+        // Another user's home: ssh reads the same text from a private file.
+        Err(_) => {
+            let path = std::env::temp_dir()
+                .join(format!("boira-ssh-config-{}", nix::unistd::geteuid()));
+            boira_controller::config::write_atomically(&path, text.as_bytes(), 0o600)?;
+            Ok(path)
+        }
+    }
+}
+
+fn config_text(home: &Home) -> Result<String> {
+    let program = std::env::current_exe().context("find this program's own file")?;
+    let word = |path: &Path| quote(&path.display().to_string());
+    Ok(format!(
+        "# Written by boira: ssh -F {home}/ssh_config NAME\n\
+         Host *\n\
+         \tUser root\n\
+         \tProxyCommand {program} proxy --home {home} %h %p\n\
+         \tIdentityFile \"{key}\"\n\
+         \tUserKnownHostsFile \"{hosts}\"\n\
+         \tStrictHostKeyChecking accept-new\n\
+         \tHashKnownHosts no\n\
+         \tServerAliveInterval 30\n\
+         \tLogLevel ERROR\n",
+        home = word(home.path()),
+        program = word(&program),
+        key = home.key().display(),
+        hosts = home.path().join("keys/known_hosts").display(),
+    ))
+}
+
+/// What ssh talks through: standard input and output joined with a port of the instance.
+pub async fn proxy(home: &Home, name: &str, port: u16) -> Result<()> {
+    let client = Client::new(home.access()?)?;
+    let mut far = client.stream(&format!("/instances/{name}/dial/{port}")).await?;
+    let mut near = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
+    // ssh reports what a broken connection means.
+    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+    Ok(())
+}
+
+pub async fn forward(home: &Home, ask: Forward) -> Result<()> {
+    let access = home.access()?;
+    let client = Client::new(access.clone())?;
+    let row = instance::find(&client, &ask.name).await?;
+    let parse = |text: &str| text.parse::<u16>().with_context(|| format!("{text} is no port"));
+    let (local, remote) = match ask.ports.split_once(':') {
+        Some((local, remote)) => (parse(local)?, parse(remote)?),
+        None => (parse(&ask.ports)?, parse(&ask.ports)?),
+    };
+    let listener = TcpListener::bind(("127.0.0.1", local))
+        .await
+        .with_context(|| format!("listen on port {local}"))?;
+    let address = listener.local_addr().context("ask for the port")?;
+    line_out(&format!("{address} leads to port {remote} of {}; ctrl-c ends it", row.id));
+    loop {
+        let (mut near, _) = listener.accept().await.context("accept a connection")?;
+        let client = Client::new(access.clone())?;
+        let path = format!("/instances/{}/dial/{remote}", row.id);
+        tokio::spawn(async move {
+            match client.stream(&path).await {
+                Ok(mut far) => drop(tokio::io::copy_bidirectional(&mut near, &mut far).await),
+                Err(error) => eprintln!("error: {error:#}"),
+            }
+        });
+    }
+}
+
+/// Makes this home's SSH key and imports it under the caller's account.
+pub async fn ensure_key(home: &Home, client: &Client) -> Result<String> {
+    let path = home.key();
+    if !path.exists() {
+        make_key(&path).await?;
+    }
+    let public = std::fs::read(path.with_extension("pub")).context("read the public key")?;
+    let material = base64::engine::general_purpose::STANDARD.encode(&public);
+    let parameters = [("KeyName", KEY), ("PublicKeyMaterial", material.as_str())];
+    match client.ec2("ImportKeyPair", &parameters).await {
+        Ok(_) => Ok(KEY.into()),
+        Err(error) => match error.downcast_ref::<crate::client::ServiceError>() {
+            Some(known) if known.code == "InvalidKeyPair.Duplicate" => Ok(KEY.into()),
+            _ => Err(error),
+        },
+    }
+}
+
+async fn make_key(path: &Path) -> Result<()> {
+    let output = tokio::process::Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "boira", "-f"])
+        .arg(path)
+        .output()
+        .await
+        .context("run ssh-keygen; is the package openssh-client there?")?;
+    if !output.status.success() {
+        bail!("ssh-keygen failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    give_to_caller(path)?;
+    give_to_caller(&path.with_extension("pub"))
+}
+
+/// Waits until the instance's SSH server says who it is.
+pub async fn wait_for_ssh(client: &Client, id: &str, limit: Duration) -> Result<()> {
+    let begun = Instant::now();
+    let mut last = String::from("no answer yet");
+    while begun.elapsed() < limit {
+        match greeting(client, id).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) => last = format!("{error:#}"),
+        }
+        // A refused connection is answered at once; the guest is still booting.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    bail!(
+        "{id} does not answer on SSH after {} s: {last}; see `boira instance console {id}`",
+        limit.as_secs()
+    )
+}
+
+async fn greeting(client: &Client, id: &str) -> Result<bool> {
+    let mut stream = client.stream(&format!("/instances/{id}/dial/22")).await?;
+    let mut first = [0; 4];
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut first)).await;
+    Ok(matches!(read, Ok(Ok(_)) if first == *b"SSH-"))
+}
+
+/// A terminal that hands every key on, until it is dropped.
+pub struct RawTerminal(Option<nix::sys::termios::Termios>);
+
+impl RawTerminal {
+    /// Does nothing where standard input is no terminal.
+    pub fn enter() -> Self {
+        use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+        let stdin = std::io::stdin();
+        let Ok(before) = tcgetattr(&stdin) else { return Self(None) };
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        match tcsetattr(&stdin, SetArg::TCSANOW, &raw) {
+            Ok(()) => Self(Some(before)),
+            Err(_) => Self(None),
+        }
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        use nix::sys::termios::{SetArg, tcsetattr};
+        if let Some(before) = &self.0 {
+            // There is nobody left to tell when this fails.
+            let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, before);
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! The long-running processes of one machine and who starts whom.
+//!
+//! ```text
+//!  up ──► supervise ──► controller        restarted when they end, ended with it
+//!                  └──► agent ──► guests, their consoles, networks   (outlive all of these)
+//! ```
+//! `up` is the terminal's end and may go; `supervise` holds the home's lock as long as the cloud is
+//! up. A supervisor that is told to end switches the guests off and keeps their state.
+
+use crate::home::{Access, Home};
+use anyhow::{Context, Result, bail};
+use boira_agent::{Commands, Controller as Line, Identity, Place, RealHost};
+use boira_controller::Options;
+use boira_hypervisor::{GuestState, Hypervisor};
+use boira_network::Network;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::ffi::OsString;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How long guests may take to switch themselves off when the cloud goes down.
+const DOWN_DEADLINE: Duration = Duration::from_secs(60);
+/// How long controller and agent may take to end.
+const END_DEADLINE: Duration = Duration::from_secs(5);
+
+pub fn require_root(what: &str) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "{what} needs root: guests get network namespaces and users of their own. Try `sudo`."
+        );
+    }
+    Ok(())
+}
+
+fn this_program() -> Result<PathBuf> {
+    std::env::current_exe().context("find this program's own file")
+}
+
+/// The name of this machine.
+fn host_name() -> String {
+    nix::unistd::gethostname().map_or("localhost".into(), |n| n.to_string_lossy().into_owned())
+}
+
+/// The controller's process. With `local` it enrolls this machine as the cloud's host.
+pub async fn controller(
+    home: &Home,
+    listen: SocketAddr,
+    agents: SocketAddr,
+    local: bool,
+) -> Result<()> {
+    home.create()?;
+    let options = Options { home: home.path().to_owned(), listen, agents };
+    let controller = boira_controller::open(options).await?;
+    if local {
+        enroll_local(home, &controller).await?;
+    }
+    controller.run(|controller| hand_out(home, controller)).await
+}
+
+/// Writes the administrator's access, and where agents are served.
+fn hand_out(home: &Home, controller: &boira_controller::Controller) -> Result<()> {
+    let snapshot = controller.cluster.snapshot();
+    let state = &snapshot.state;
+    let administrator =
+        state.accounts.values().find(|row| row.admin).context("the cloud has no administrator")?;
+    let key = state
+        .access_keys
+        .values()
+        .find(|key| key.owner == administrator.id)
+        .context("the administrator has no access key")?;
+    let endpoint = controller.facts.endpoint.clone();
+    let access = Access {
+        access_key_id: key.id.clone(),
+        secret_access_key: key.secret.clone(),
+        region: state.settings.region.clone(),
+        authority: endpoint.starts_with("https").then(|| controller.pki.authority_path()),
+        endpoint,
+    };
+    let agents = controller.options.agents.to_string();
+    boira_controller::config::write_atomically(&home.run("agents"), agents.as_bytes(), 0o600)?;
+    let text = serde_json::to_vec_pretty(&access).context("write the access file")?;
+    home.write_private(&home.access_path(), &text)
+}
+
+/// The agent's process.
+pub async fn agent(directory: &Path, controller: SocketAddr, api: Option<SocketAddr>) -> Result<()> {
+    require_root("An agent")?;
+    let identity = Identity::read(&directory.join("identity.json"))?;
+    let line = Arc::new(Line::new(&identity, controller)?);
+    let place = Place {
+        home: directory,
+        name: host_name(),
+        cloud: cloud_tag(&identity),
+        api,
+    };
+    let acceleration = crate::commands::doctor::acceleration(directory).await?;
+    let host = RealHost::open(&place, commands()?, acceleration, line.clone())?;
+    boira_agent::run(Arc::new(host), line, directory).await
+}
+
+/// A short word for namespaces and control groups, different for every cloud of a machine.
+fn cloud_tag(identity: &Identity) -> String {
+    let id = identity.cloud.as_str();
+    id[id.len().saturating_sub(8)..].to_owned()
+}
+
+fn commands() -> Result<Commands> {
+    // The program may be replaced while guests run; what is started later is the new one.
+    let program = this_program()?;
+    Ok(Commands {
+        console: (program.clone(), vec!["guest-console".into()]),
+        services: vec![program.into(), "vpc-services".into()],
+    })
+}
+
+/// Holds the home as long as the cloud is up.
+pub struct Lock(#[allow(dead_code, reason = "the lock lasts as long as the file is open")] Flock<File>);
+
+/// `None` when another supervisor has it.
+fn lock(home: &Home) -> Result<Option<Lock>> {
+    let path = home.run("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(Lock(lock))),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, error)) => Err(error).context("lock the home"),
+    }
+}
+
+/// Whether a supervisor holds this home.
+pub fn is_up(home: &Home) -> Result<bool> {
+    if !home.run("lock").exists() {
+        return Ok(false);
+    }
+    Ok(lock(home)?.is_none())
+}
+
+/// Starts a supervisor of its own session, with its log in the home.
+pub fn start_supervisor(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Result<()> {
+    let mut command = std::process::Command::new(this_program()?);
+    command
+        .args(["supervise".into(), "--home".into(), home.path().as_os_str().to_owned()])
+        .args(["--listen", &listen.to_string(), "--agents", &agents.to_string()])
+        .stdin(Stdio::null())
+        .stdout(log_file(home, "supervisor")?)
+        .stderr(log_file(home, "supervisor")?)
+        .current_dir("/")
+        .process_group(0);
+    // SAFETY: setsid is async-signal-safe and touches no memory of the parent.
+    unsafe {
+        command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into));
+    }
+    command.spawn().context("start the supervisor")?;
+    Ok(())
+}
+
+fn log_file(home: &Home, name: &str) -> Result<File> {
+    let path = home.run(&format!("{name}.log"));
+    // Logs of long-lived clouds must not fill the disk; one older one is kept.
+    if std::fs::metadata(&path).is_ok_and(|meta| meta.len() > 16 << 20) {
+        std::fs::rename(&path, home.run(&format!("{name}.log.1"))).context("turn the log over")?;
+    }
+    File::options()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))
+}
+
+/// The supervisor's process.
+pub async fn supervise(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Result<()> {
+    require_root("A cloud")?;
+    home.create()?;
+    let Some(_lock) = lock(home)? else {
+        bail!("another supervisor holds {}", home.path().display());
+    };
+    let pid = std::process::id().to_string();
+    boira_controller::config::write_atomically(&home.run("supervisor.pid"), pid.as_bytes(), 0o600)?;
+    if closing_marker(home).exists() {
+        tracing::info!("the last going down was interrupted; finishing it");
+        switch_off(home).await?;
+    }
+    let mut term = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut controller = Some(spawn_controller(home, listen, agents)?);
+    let mut agent: Option<Child> = None;
+    let mut restarts = Restarts::default();
+    loop {
+        if controller.is_none() {
+            controller = Some(spawn_controller(home, listen, agents)?);
+        }
+        if agent.is_none() && home.agent().join("identity.json").exists() {
+            agent = spawn_agent(home, listen)?;
+        }
+        tokio::select! {
+            _ = term.recv() => break,
+            _ = interrupt.recv() => break,
+            status = ended(&mut controller) => {
+                tracing::error!("the controller ended: {status}; starting it again");
+                controller = None;
+                restarts.pause().await;
+            }
+            status = ended(&mut agent) => {
+                tracing::error!("the agent ended: {status}; starting it again");
+                agent = None;
+                restarts.pause().await;
+            }
+            () = tokio::time::sleep(Duration::from_millis(50)), if agent.is_none() => {}
+        }
+    }
+    stop(agent).await;
+    switch_off(home).await?;
+    stop(controller).await;
+    // The file names a process that is about to be gone.
+    let _ = std::fs::remove_file(home.run("supervisor.pid"));
+    Ok(())
+}
+
+/// Keeps a process that can't start from being started in a tight loop.
+#[derive(Default)]
+struct Restarts {
+    recent: Vec<Instant>,
+}
+
+impl Restarts {
+    async fn pause(&mut self) {
+        self.recent.retain(|at| at.elapsed() < Duration::from_secs(30));
+        self.recent.push(Instant::now());
+        let wait_ms = match self.recent.len() {
+            0..=3 => 0,
+            4..=10 => 500,
+            _ => 5_000,
+        };
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+    }
+}
+
+/// Waits for a child; for ever where there is none.
+async fn ended(child: &mut Option<Child>) -> String {
+    match child {
+        Some(child) => match child.wait().await {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+async fn stop(child: Option<Child>) {
+    let Some(mut child) = child else { return };
+    if let Some(pid) = child.id() {
+        // The child may have ended just now.
+        let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
+    }
+    if tokio::time::timeout(END_DEADLINE, child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
+}
+
+fn spawn(home: &Home, name: &str, arguments: &[OsString]) -> Result<Child> {
+    let mut command = Command::new(this_program()?);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(log_file(home, name)?)
+        .stderr(log_file(home, name)?)
+        .current_dir("/");
+    // SAFETY: prctl is async-signal-safe. The supervisor's only thread is the one that forks, so the
+    // child ends with the supervisor and not before.
+    unsafe {
+        command.pre_exec(|| {
+            nix::sys::prctl::set_pdeathsig(Some(Signal::SIGTERM)).map_err(Into::into)
+        });
+    }
+    command.spawn().with_context(|| format!("start the {name}"))
+}
+
+fn spawn_controller(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Result<Child> {
+    let arguments = [
+        "controller".into(),
+        "--local-host".into(),
+        "--home".into(),
+        home.path().as_os_str().to_owned(),
+        "--listen".into(),
+        listen.to_string().into(),
+        "--agents".into(),
+        agents.to_string().into(),
+    ];
+    spawn(home, "controller", &arguments)
+}
+
+/// `None` while the controller hasn't said where it serves agents.
+fn spawn_agent(home: &Home, listen: SocketAddr) -> Result<Option<Child>> {
+    let Ok(address) = std::fs::read_to_string(home.run("agents")) else { return Ok(None) };
+    let mut address: SocketAddr = address.trim().parse().context("read the agents' address")?;
+    let mut api = listen;
+    for one in [&mut address, &mut api] {
+        if one.ip().is_unspecified() {
+            one.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+    }
+    let arguments = [
+        "agent".into(),
+        "--directory".into(),
+        home.agent().into_os_string(),
+        "--controller".into(),
+        address.to_string().into(),
+        "--api".into(),
+        api.to_string().into(),
+    ];
+    spawn(home, "agent", &arguments).map(Some)
+}
+
+/// Enrolls this machine, unless it has joined already.
+pub async fn enroll_local(home: &Home, controller: &boira_controller::Controller) -> Result<()> {
+    let path = home.agent().join("identity.json");
+    let name = host_name();
+    if let Ok(identity) = Identity::read(&path) {
+        let snapshot = controller.cluster.snapshot();
+        if snapshot.state.hosts.contains_key(&identity.host) {
+            return Ok(());
+        }
+    }
+    let (host, pair) = controller.enroll(&name).await?;
+    let identity = Identity {
+        host,
+        cloud: controller.cluster.cloud.clone(),
+        certificate: pair.certificate,
+        key: pair.key,
+        authority: controller.pki.authority()?,
+    };
+    let text = serde_json::to_vec(&identity).context("write this host's identity")?;
+    boira_controller::config::write_atomically(&path, &text, 0o600)
+}
+
+/// Ends a cloud: its supervisor if there is one, else what it left.
+pub async fn down(home: &Home, note: impl Fn(String)) -> Result<bool> {
+    require_root("`boira down`")?;
+    let text = std::fs::read_to_string(home.run("supervisor.pid"));
+    if !is_up(home)? {
+        let left = home.agent().join("guests").exists();
+        if left {
+            let _lock = lock(home)?;
+            switch_off(home).await?;
+        }
+        return Ok(false);
+    }
+    let pid: i32 =
+        text.context("find the supervisor")?.trim().parse().context("read the supervisor's pid")?;
+    kill(Pid::from_raw(pid), Signal::SIGTERM).context("tell the supervisor to end")?;
+    let begun = Instant::now();
+    while is_up(home)? {
+        note(format!("switching guests off ({} s)", begun.elapsed().as_secs()));
+        if begun.elapsed() > DOWN_DEADLINE + Duration::from_secs(30) {
+            bail!("the cloud did not go down; see {}", home.run("supervisor.log").display());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(true)
+}
+
+/// Exists while guests are being switched off because the cloud goes down, so that an interrupted
+/// going down isn't taken for guests that switched themselves off.
+fn closing_marker(home: &Home) -> PathBuf {
+    home.agent().join("closing")
+}
+
+/// Presses every guest's power button, waits, ends what remains, and removes the networks. What the
+/// guests should be stays as it is, so the next `up` starts them again.
+async fn switch_off(home: &Home) -> Result<()> {
+    let directory = home.agent();
+    let Ok(identity) = Identity::read(&directory.join("identity.json")) else { return Ok(()) };
+    File::create(closing_marker(home)).context("note that the cloud is going down")?;
+    let commands = commands()?;
+    let cloud = cloud_tag(&identity);
+    let guests = boira_hypervisor::open(boira_hypervisor::Settings {
+        dir: directory.join("guests"),
+        console_command: commands.console,
+        cgroup: Some(format!("boira-{cloud}")),
+        acceleration: crate::commands::doctor::without_probe(),
+    })
+    .context("open the hypervisor")?;
+    for guest in running(&*guests).await? {
+        if let Err(error) = guests.power_button(&guest).await {
+            tracing::warn!("{guest}: its power button: {error}");
+        }
+    }
+    let deadline = tokio::time::Instant::now() + DOWN_DEADLINE;
+    loop {
+        let left = running(&*guests).await?;
+        if left.is_empty() {
+            break;
+        }
+        if tokio::time::timeout_at(deadline, guests.changed()).await.is_err() {
+            for guest in left {
+                tracing::warn!("{guest} did not switch itself off in time; switching it off");
+                guests.kill(&guest).await.with_context(|| format!("end {guest}"))?;
+            }
+            break;
+        }
+    }
+    for guest in guests.observe().await.context("look at the guests")? {
+        guests.forget(&guest.guest).await.with_context(|| format!("remove {}", guest.guest))?;
+    }
+    let network = Network::new(&cloud, &directory.join("networks"), commands.services);
+    for vpc in network.present().await {
+        network.remove(&vpc).await.with_context(|| format!("remove the network {vpc}"))?;
+    }
+    std::fs::remove_file(closing_marker(home)).context("note that the cloud is down")
+}
+
+async fn running(guests: &dyn Hypervisor) -> Result<Vec<String>> {
+    let observed = guests.observe().await.context("look at the guests")?;
+    Ok(observed
+        .into_iter()
+        .filter(|guest| !matches!(guest.state, GuestState::Exited(_)))
+        .map(|guest| guest.guest)
+        .collect())
+}

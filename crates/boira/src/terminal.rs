@@ -1,0 +1,71 @@
+//! What people see while they wait: a line that says what is happening, gone when it is done.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::time::Duration;
+
+/// Progress of one long piece of work. Silent where standard error is no terminal, but for one line
+/// per step.
+pub struct Progress {
+    bar: ProgressBar,
+    terminal: bool,
+    quiet: bool,
+}
+
+impl Progress {
+    pub fn new(quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let bar = ProgressBar::with_draw_target(
+            None,
+            match terminal && !quiet {
+                true => ProgressDrawTarget::stderr(),
+                false => ProgressDrawTarget::hidden(),
+            },
+        );
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self { bar, terminal, quiet }
+    }
+
+    /// A step whose length nobody knows.
+    pub fn step(&self, what: impl Into<String>) {
+        let what = what.into();
+        if !self.terminal && !self.quiet && self.bar.message() != what {
+            eprintln!("{what}");
+        }
+        self.bar.unset_length();
+        self.bar.set_style(style("{spinner} {msg} {elapsed:>.dim}"));
+        self.bar.set_message(what);
+    }
+
+    /// A step of which `done` of `total` are done.
+    pub fn part(&self, what: impl Into<String>, done: u64, total: u64) {
+        let what = what.into();
+        if !self.terminal && !self.quiet && self.bar.message() != what {
+            eprintln!("{what}");
+        }
+        if total == 0 {
+            return self.step(what);
+        }
+        self.bar.set_style(style("{spinner} {msg} [{bar:30}] {percent:>3} % {elapsed:>.dim}"));
+        self.bar.set_length(total);
+        self.bar.set_position(done.min(total));
+        self.bar.set_message(what);
+    }
+
+    pub fn done(&self, what: impl Into<String>) {
+        let what = what.into();
+        if !self.quiet {
+            self.bar.suspend(|| eprintln!("{what}"));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+}

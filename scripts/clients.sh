@@ -1,0 +1,19 @@
+# Sourced by ./test: the real AWS clients, pinned, in a folder of the clone.
+
+AWSCLI_V1=1.46.3
+BOTO3=1.44.5
+
+# PyPI's AWS CLI v1 and boto3 in .venv; Debian's AWS CLI v2 as a package where apt has it.
+ensure_clients() {
+    stamp=".venv/boira-$AWSCLI_V1-$BOTO3"
+    if [ ! -e "$stamp" ]; then
+        rm -rf .venv
+        python3 -m venv .venv
+        .venv/bin/pip install --quiet --disable-pip-version-check "awscli==$AWSCLI_V1" "boto3==$BOTO3"
+        touch "$stamp"
+    fi
+    if [ ! -x /usr/bin/aws ] && command -v apt-get >/dev/null 2>&1; then
+        apt_quietly update
+        apt_quietly install awscli
+    fi
+}
