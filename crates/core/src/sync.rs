@@ -238,6 +238,8 @@ pub struct Outbox {
     /// be taken, so only the answer to the last one settles what the controller knows.
     sent: Option<(u64, String)>,
     settled: bool,
+    /// A report of this session was taken.
+    introduced: bool,
 }
 
 impl Outbox {
@@ -249,6 +251,7 @@ impl Outbox {
             seq: 0,
             sent: None,
             settled: false,
+            introduced: false,
         }
     }
 
@@ -268,6 +271,11 @@ impl Outbox {
         Some(request)
     }
 
+    /// Whether a poll would be answered: the controller has taken a report of this session.
+    pub fn may_poll(&self) -> bool {
+        self.introduced
+    }
+
     /// The request that waits for something new.
     pub fn poll(&mut self, have: [String; 4]) -> SyncRequest {
         self.request(have, None)
@@ -276,6 +284,7 @@ impl Outbox {
     /// The controller took the report with this number. True where that was the last one, so its
     /// steps need not be reported again.
     pub fn answered(&mut self, session: u32, seq: u64) -> bool {
+        self.introduced |= session == self.session;
         let last = session == self.session && self.sent.as_ref().is_some_and(|(n, _)| *n == seq);
         self.settled |= last;
         last

@@ -1,0 +1,297 @@
+//! The agent's process on a simulated PC: it does what `boira-agent` does around the shipped planner
+//! and the shipped rules of the protocol, with the event loop's clock.
+
+use crate::controller::{Envelope, Refused};
+use crate::host::{Host, Running};
+use crate::random::Random;
+use boira_core::memory::{self, Memories};
+use boira_core::plan::{self, Facts, Step};
+use boira_core::sync::{Accepted, Outbox};
+use boira_core::wanted::Wanted;
+use boira_model::wire::*;
+use boira_model::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+const REPORT_TIMEOUT_MS: u64 = 10_000;
+const POLL_TIMEOUT_MS: u64 = 25_000;
+const RETRY_MS: u64 = 1_000;
+
+pub struct Agent {
+    /// Counts this PC's processes.
+    pub process: u64,
+    accepted: Accepted,
+    outbox: Outbox,
+    memories: Memories,
+    busy: BTreeSet<InstanceId>,
+    leaving: BTreeSet<VolumeId>,
+    pub applied: BTreeMap<VpcId, WantedVpc>,
+    applying: BTreeSet<VpcId>,
+    asking: BTreeSet<InstanceId>,
+    steps: Vec<StepReport>,
+    /// Number of the report under way, how many steps it had, and when to give it up.
+    report: Option<(u64, usize, u64)>,
+    poll: Option<(u64, u64)>,
+    not_before_ms: u64,
+}
+
+/// What an agent sets in motion; the world decides when it is done.
+pub enum Motion {
+    Step(Step),
+    Network(WantedVpc),
+    RemoveVolume(VolumeId),
+    Ask(InstanceId, u64),
+    Send(SyncRequest),
+    WakeAt(u64),
+}
+
+impl Agent {
+    pub fn start(host: &mut Host, random: &mut Random) -> Self {
+        let accepted: Accepted = host
+            .accepted_file
+            .as_ref()
+            .map(|bytes| serde_json::from_slice(bytes).expect("the file is replaced atomically"))
+            .unwrap_or_default();
+        host.agents += 1;
+        Self {
+            process: host.agents,
+            memories: memory::recall(&accepted),
+            accepted,
+            outbox: Outbox::new(host.id.clone(), random.next() as u32),
+            busy: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            applied: BTreeMap::new(),
+            applying: BTreeSet::new(),
+            asking: BTreeSet::new(),
+            steps: Vec::new(),
+            report: None,
+            poll: None,
+            not_before_ms: 0,
+        }
+    }
+
+    /// Plans, and says what there is to say.
+    pub fn turn(&mut self, host: &Host, forged: Vec<GuestReport>, now_ms: u64) -> Vec<Motion> {
+        let mut motions = Vec::new();
+        let mut wake_ms = now_ms + 60_000;
+        let wanted = self.accepted.wanted();
+        if let Some(wanted) = &wanted {
+            wake_ms = wake_ms.min(self.act(host, wanted, now_ms, &mut motions));
+        }
+        self.say(
+            host,
+            &wanted.unwrap_or_default(),
+            forged,
+            now_ms,
+            &mut motions,
+        );
+        self.listen(now_ms, &mut motions);
+        let deadlines = [
+            self.report.map(|(_, _, until_ms)| until_ms),
+            self.poll.map(|(_, until_ms)| until_ms),
+            (self.not_before_ms > now_ms).then_some(self.not_before_ms),
+        ];
+        wake_ms = deadlines.into_iter().flatten().fold(wake_ms, u64::min);
+        motions.push(Motion::WakeAt(wake_ms.max(now_ms + 1)));
+        motions
+    }
+
+    fn act(&mut self, host: &Host, wanted: &Wanted, now_ms: u64, out: &mut Vec<Motion>) -> u64 {
+        let clock = host.boot_clock(now_ms);
+        let plan = plan::plan(wanted, &self.facts(host), crate::STOP_DEADLINE_MS, clock);
+        for step in plan.steps {
+            memory::begun(&mut self.memories, &step, wanted, clock);
+            self.busy.insert(step.instance().clone());
+            out.push(Motion::Step(step));
+        }
+        for volume in plan.remove_volumes {
+            if self.leaving.insert(volume.clone()) {
+                out.push(Motion::RemoveVolume(volume));
+            }
+        }
+        for vpc in &wanted.network {
+            let applied = self.applied.get(&vpc.vpc) == Some(vpc);
+            if !applied && self.applying.insert(vpc.vpc.clone()) {
+                out.push(Motion::Network(vpc.clone()));
+            }
+        }
+        self.applied
+            .retain(|id, _| wanted.network.iter().any(|vpc| vpc.vpc == *id));
+        self.ask_guests(host, wanted, out);
+        plan.wake_at.map_or(u64::MAX, |at| host.booted_ms + at.0)
+    }
+
+    fn ask_guests(&mut self, host: &Host, wanted: &Wanted, out: &mut Vec<Motion>) {
+        for row in wanted.instances.iter().filter(|row| row.power == Power::On) {
+            let runs = host
+                .guests
+                .get(&row.id)
+                .is_some_and(|g| g.generation == row.generation && g.state == GuestState::Running);
+            let memory = memory::of(&mut self.memories, &row.id, row.generation);
+            if runs && memory.reachable.is_none() && self.asking.insert(row.id.clone()) {
+                out.push(Motion::Ask(row.id.clone(), row.generation));
+            }
+        }
+    }
+
+    fn facts(&self, host: &Host) -> Facts {
+        Facts {
+            guests: host.seen_guests(),
+            volumes: host.volumes.keys().cloned().collect(),
+            blobs: host.blobs.clone(),
+            ports: self
+                .applied
+                .values()
+                .flat_map(|vpc| vpc.ports.iter().map(|port| port.interface.clone()))
+                .collect(),
+            memory: self.memories.clone(),
+            busy: self.busy.clone(),
+        }
+    }
+
+    fn say(
+        &mut self,
+        host: &Host,
+        wanted: &Wanted,
+        forged: Vec<GuestReport>,
+        now_ms: u64,
+        out: &mut Vec<Motion>,
+    ) {
+        if self.report.is_some_and(|(_, _, until)| until > now_ms) || self.not_before_ms > now_ms {
+            return;
+        }
+        self.report = None;
+        let mut guests = plan::guest_reports(wanted, &self.facts(host));
+        guests.extend(forged);
+        let report = Report {
+            boot_id: format!("boot-{}", host.boot),
+            name: host.name.clone(),
+            capacity: host.capacity,
+            acceleration: Acceleration {
+                hardware: false,
+                verdict: "simulated".into(),
+            },
+            machine: "pc-i440fx-9.2".into(),
+            cpu: "qemu64-v1".into(),
+            overhead_bytes: host.overhead_bytes,
+            guests,
+            volumes: host.volumes.keys().cloned().collect(),
+            troubles: Vec::new(),
+            steps: self.steps.clone(),
+        };
+        if let Some(request) = self.outbox.report(&report) {
+            self.report = Some((request.seq, self.steps.len(), now_ms + REPORT_TIMEOUT_MS));
+            out.push(Motion::Send(request));
+        }
+    }
+
+    fn listen(&mut self, now_ms: u64, out: &mut Vec<Motion>) {
+        let waits = self.poll.is_some_and(|(_, until)| until > now_ms);
+        if waits || self.not_before_ms > now_ms || !self.outbox.may_poll() {
+            return;
+        }
+        let request = self.outbox.poll(self.accepted.have());
+        self.poll = Some((request.seq, now_ms + POLL_TIMEOUT_MS));
+        out.push(Motion::Send(request));
+    }
+
+    /// Takes an answer of the controller.
+    pub fn hear(
+        &mut self,
+        host: &mut Host,
+        to: &Envelope,
+        outcome: Result<SyncAnswer, Refused>,
+        random: &mut Random,
+        now_ms: u64,
+    ) {
+        let current = to.session == self.outbox.session();
+        if current && self.report.is_some_and(|(seq, ..)| seq == to.seq) {
+            let (_, steps, _) = self.report.take().unwrap_or_default();
+            if outcome.is_ok() && self.outbox.answered(to.session, to.seq) {
+                self.steps.drain(..steps);
+            }
+        }
+        if current && self.poll.is_some_and(|(seq, _)| seq == to.seq) {
+            self.poll = None;
+        }
+        match outcome {
+            Ok(answer) => self.accept(host, answer, now_ms),
+            Err(Refused::Conflict) if current => {
+                self.outbox.renew(random.next() as u32);
+                self.report = None;
+                self.poll = None;
+                self.not_before_ms = now_ms + RETRY_MS;
+            }
+            Err(Refused::Conflict) => {}
+            Err(Refused::Unavailable) => self.not_before_ms = now_ms + RETRY_MS,
+        }
+    }
+
+    fn accept(&mut self, host: &mut Host, answer: SyncAnswer, now_ms: u64) {
+        let mut accepted = self.accepted.clone();
+        if !accepted.accept(answer) {
+            return;
+        }
+        if !write_down(host, &accepted) {
+            self.not_before_ms = now_ms + RETRY_MS;
+            return;
+        }
+        self.accepted = accepted;
+        if let Some(wanted) = self.accepted.wanted() {
+            memory::prune(&mut self.memories, &wanted);
+        }
+    }
+
+    /// A step ended.
+    pub fn finish(&mut self, host: &mut Host, ended: &Running, error: Option<&str>, now_ms: u64) {
+        self.busy.remove(ended.step.instance());
+        self.steps.push(StepReport {
+            instance: ended.step.instance().clone(),
+            at: Wall(now_ms as i64),
+            what: ended.step.name().into(),
+            took_ms: now_ms - ended.began_ms,
+            error: error.map(str::to_owned),
+        });
+        let Some(wanted) = self.accepted.wanted() else {
+            return;
+        };
+        let clock = host.boot_clock(now_ms);
+        memory::done(&mut self.memories, &ended.step, error, &wanted, clock);
+        let mut accepted = self.accepted.clone();
+        if accepted.remember(&self.memories) && write_down(host, &accepted) {
+            self.accepted = accepted;
+        }
+    }
+
+    pub fn network_done(&mut self, vpc: WantedVpc) {
+        self.applying.remove(&vpc.vpc);
+        self.applied.insert(vpc.vpc.clone(), vpc);
+    }
+
+    pub fn volume_gone(&mut self, volume: &VolumeId) {
+        self.leaving.remove(volume);
+    }
+
+    pub fn reached(&mut self, instance: &InstanceId, generation: u64) {
+        self.asking.remove(instance);
+        let memory = memory::of(&mut self.memories, instance, generation);
+        memory.reachable = Some(true);
+    }
+
+    /// What it has accepted, for those who look whether the cloud has settled.
+    pub fn accepted(&self) -> Option<Wanted> {
+        self.accepted.wanted()
+    }
+
+    pub fn is_busy(&self) -> bool {
+        !self.busy.is_empty() || !self.leaving.is_empty() || !self.applying.is_empty()
+    }
+}
+
+/// Writes the accepted state in place of the old one, all or nothing.
+fn write_down(host: &mut Host, accepted: &Accepted) -> bool {
+    if host.disk_full {
+        return false;
+    }
+    host.accepted_file = Some(serde_json::to_vec(accepted).expect("it has string keys only"));
+    true
+}

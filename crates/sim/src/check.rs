@@ -1,0 +1,212 @@
+//! What must hold at every step, over the published state and the PCs.
+
+use crate::host::Host;
+use boira_core::{State, schedule};
+use boira_model::*;
+use std::collections::BTreeMap;
+
+type Verdict = Result<(), String>;
+
+/// Facts of the state alone.
+pub fn state(state: &State) -> Verdict {
+    capacity_is_not_promised_twice(state)?;
+    addresses_are_leased_once(state)?;
+    volumes_are_attached_once(state)
+}
+
+fn capacity_is_not_promised_twice(state: &State) -> Verdict {
+    for (id, usage) in &state.usage {
+        let Some(host) = state.hosts.get(id) else {
+            continue;
+        };
+        let (vcpus, memory_bytes) = schedule::limits(state, host);
+        if usage.vcpus > vcpus
+            || usage.memory_bytes > memory_bytes
+            || usage.disk_bytes > host.capacity.disk_bytes
+        {
+            return Err(format!(
+                "{id} gives {vcpus} vCPUs, {memory_bytes} bytes of memory and {} of disk, and {usage:?} is promised",
+                host.capacity.disk_bytes
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn addresses_are_leased_once(state: &State) -> Verdict {
+    let mut owners = BTreeMap::new();
+    for port in state.interfaces.values() {
+        if let Some(other) = owners.insert((&port.vpc, port.ip), &port.id) {
+            return Err(format!(
+                "{} of {} is {other}'s and {}'s",
+                port.ip, port.vpc, port.id
+            ));
+        }
+    }
+    for row in state.instances.values() {
+        if let Some(lost) = row
+            .interfaces
+            .iter()
+            .find(|id| !state.interfaces.contains_key(*id))
+        {
+            return Err(format!(
+                "{} has the interface {lost}, which is not there",
+                row.id
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn volumes_are_attached_once(state: &State) -> Verdict {
+    let mut users = BTreeMap::new();
+    for row in state.instances.values() {
+        for disk in &row.disks {
+            if let Some(other) = users.insert(disk, &row.id) {
+                return Err(format!("{disk} is a disk of {other} and of {}", row.id));
+            }
+            let attached = state
+                .volumes
+                .get(disk)
+                .and_then(|volume| volume.attachment.as_ref());
+            if attached.is_none_or(|attached| attached.instance != row.id) {
+                return Err(format!("{disk} of {} is attached to {attached:?}", row.id));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Indices hold what follows from the rows.
+pub fn indices(state: &State) -> Verdict {
+    let mut fresh = State {
+        settings: state.settings.clone(),
+        types: state.types.clone(),
+        silent: state.silent.clone(),
+        ..State::default()
+    };
+    for row in state.rows() {
+        fresh.put(row);
+    }
+    let same = |name: &str, same: bool| match same {
+        true => Ok(()),
+        false => Err(format!(
+            "the index {name} differs from the one made from the rows"
+        )),
+    };
+    fn filled<K: Clone + Ord, V: Clone>(
+        map: &imbl::OrdMap<K, V>,
+        empty: impl Fn(&V) -> bool,
+    ) -> BTreeMap<K, V> {
+        let kept = map.iter().filter(|(_, value)| !empty(value));
+        kept.map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+    let usage = |state: &State| filled(&state.usage, |usage| *usage == Default::default());
+    same("usage", usage(&fresh) == usage(state))?;
+    let placed = |state: &State| filled(&state.placed, |ids| ids.is_empty());
+    same("placed", placed(&fresh) == placed(state))?;
+    let stored = |state: &State| filled(&state.stored, |ids| ids.is_empty());
+    same("stored", stored(&fresh) == stored(state))?;
+    let members = |state: &State| filled(&state.members, |ids| ids.is_empty());
+    same("members", members(&fresh) == members(state))?;
+    let vpc_hosts = |state: &State| filled(&state.vpc_hosts, |hosts| hosts.is_empty());
+    same("vpc_hosts", vpc_hosts(&fresh) == vpc_hosts(state))?;
+    let owned = |state: &State| filled(&state.owned, |ids| ids.is_empty());
+    same("owned", owned(&fresh) == owned(state))?;
+    same("leases", fresh.leases == state.leases)?;
+    same("key_names", fresh.key_names == state.key_names)?;
+    same("ended", fresh.ended == state.ended)?;
+    same("waiting", fresh.waiting == state.waiting)
+}
+
+/// Facts of the PCs, and of the state about what lives on them.
+pub fn hosts(state: &State, hosts: &[Host]) -> Verdict {
+    let mut copies: BTreeMap<&InstanceId, &HostId> = BTreeMap::new();
+    let mut addresses = BTreeMap::new();
+    let mut disks: BTreeMap<&VolumeId, &InstanceId> = BTreeMap::new();
+    for host in hosts {
+        let (mut vcpus, mut memory_bytes) = (0, 0);
+        for (id, guest) in host.live() {
+            vcpus += u64::from(guest.vcpus);
+            memory_bytes += guest.memory_bytes;
+            if let Some(other) = copies.insert(id, &host.id) {
+                return Err(format!(
+                    "two live copies of {id}: on {other} and on {}",
+                    host.id
+                ));
+            }
+            for disk in &guest.disks {
+                if let Some(other) = disks.insert(disk, id) {
+                    return Err(format!("{disk} is used by {other} and {id}"));
+                }
+                if !host.volumes.contains_key(disk) {
+                    return Err(format!("{id} runs on {disk}, whose file is gone"));
+                }
+            }
+            for port in &guest.ports {
+                if let Some(other) = addresses.insert((&port.vpc, port.ip), id) {
+                    return Err(format!("{} is used by {other} and {id}", port.ip));
+                }
+                let lease = state.leases.get(&(port.subnet.clone(), port.ip));
+                if lease != Some(&port.interface) {
+                    return Err(format!(
+                        "{id} uses {} through {}, and the lease is {lease:?}'s",
+                        port.ip, port.interface
+                    ));
+                }
+            }
+            placed_where_it_lives(state, host, id)?;
+        }
+        let row = state.hosts.get(&host.id);
+        let limits = row.map(|row| schedule::limits(state, row));
+        if limits.is_some_and(|(cpus, memory)| vcpus > cpus || memory_bytes > memory) {
+            return Err(format!(
+                "{} runs more than it can: {memory_bytes} bytes",
+                host.id
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn placed_where_it_lives(state: &State, host: &Host, id: &InstanceId) -> Verdict {
+    let guest = &host.guests[id];
+    let Some(row) = state.instances.get(id) else {
+        return Err(format!("{id} lives on {} and is forgotten", host.id));
+    };
+    let name = row.state();
+    if matches!(name, StateName::Terminated | StateName::Stopped) {
+        return Err(format!(
+            "{id} lives on {} and is {}",
+            host.id,
+            name.as_str()
+        ));
+    }
+    if row.placement.as_ref().is_none_or(|p| p.host != host.id) {
+        return Err(format!(
+            "{id} lives on {} and is placed on {:?}",
+            host.id, row.placement
+        ));
+    }
+    if guest.generation == row.generation() && guest.resets > row.resets {
+        return Err(format!(
+            "{id} was reset {} times and that was asked for {} times",
+            guest.resets, row.resets
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a volume's file may go.
+pub fn removal(state: &State, host: &Host, volume: &VolumeId) -> Verdict {
+    if let Some((id, _)) = host.live().find(|(_, guest)| guest.disks.contains(volume)) {
+        return Err(format!("{volume} is removed while {id} runs on it"));
+    }
+    match state.volumes.get(volume) {
+        Some(row) if !row.deleting && row.host.as_ref() == Some(&host.id) => {
+            Err(format!("{volume} is removed and its row lives"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,99 @@
+//! Clients: people and scripts that call the API, and call again when they hear nothing.
+
+use crate::ledger::Call;
+use crate::random::Random;
+use boira_core::State;
+use boira_core::launch::Launch;
+use boira_model::*;
+
+/// What a client waits for.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    pub number: u64,
+    pub call: Call,
+    pub retry_ms: u64,
+}
+
+pub struct Client {
+    pub account: AccountId,
+    pub image: ImageId,
+    pub calls_left: u64,
+    pub calls_made: u64,
+    pub pending: Option<Pending>,
+    pub next_ms: u64,
+}
+
+impl Client {
+    /// The next thing that this client wants.
+    pub fn next_call(&mut self, index: usize, state: &State, random: &mut Random) -> Call {
+        self.calls_made += 1;
+        let mine: Vec<_> = state
+            .instances_of(&self.account)
+            .filter(|row| row.desired != Desired::Terminated)
+            .map(|row| row.id.to_string())
+            .collect();
+        if mine.is_empty() || random.chance(350) {
+            return Call::Run(Box::new(self.launch(index, random)));
+        }
+        let count = random.between(1, 2.min(mine.len() as u64));
+        let ids: Vec<_> = (0..count).map(|_| random.pick(&mine).clone()).collect();
+        let owner = self.account.clone();
+        match random.below(10) {
+            0..=2 => Call::Start(owner, ids),
+            3..=4 => Call::Stop(owner, ids, StopHow::Clean),
+            5 => Call::Stop(owner, ids, StopHow::Force),
+            6 => Call::Reboot(owner, ids),
+            _ => Call::Terminate(owner, ids),
+        }
+    }
+
+    fn launch(&self, index: usize, random: &mut Random) -> Launch {
+        let min = random.between(1, 2) as u32;
+        let token = format!("token-{index}-{}", self.calls_made);
+        Launch {
+            owner: self.account.clone(),
+            image: self.image.to_string(),
+            instance_type: (*random.pick(&["m1.small", "c1.medium", "m1.large", "m1.xlarge"]))
+                .into(),
+            min,
+            max: min + random.below(2) as u32,
+            key_name: None,
+            groups: Vec::new(),
+            group_names: Vec::new(),
+            subnet: None,
+            zone: None,
+            private_ip: None,
+            user_data: None,
+            root_gib: None,
+            delete_root: random.chance(850),
+            delete_interface: random.chance(950),
+            interface_description: String::new(),
+            shutdown_behavior: match random.chance(300) {
+                true => ShutdownBehavior::Terminate,
+                false => ShutdownBehavior::Stop,
+            },
+            termination_protection: false,
+            stop_protection: false,
+            ebs_optimized: false,
+            monitoring: false,
+            cpu_credits: None,
+            auto_recovery: false,
+            metadata: MetadataOptions::default(),
+            tags: Tags::new(),
+            volume_tags: Tags::new(),
+            interface_tags: Tags::new(),
+            // Without a token a repetition would be a second launch, so such a client never repeats.
+            client_token: random.chance(900).then(|| (token.clone(), token)),
+        }
+    }
+}
+
+impl Pending {
+    /// Whether the call may be made again when its answer is lost.
+    pub fn may_repeat(&self) -> bool {
+        match &self.call {
+            Call::Run(ask) => ask.client_token.is_some(),
+            Call::Start(..) | Call::Stop(..) | Call::Reboot(..) | Call::Terminate(..) => true,
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! The controller's process around the shipped writer: it queues what arrives, commits in batches,
+//! parks polls, notices silent hosts, and loses all of that when it crashes.
+
+use crate::ledger::{Call, Done, Ledger, Outcome};
+use crate::random::Random;
+use crate::store::{Disk, Fate};
+use boira_core::sync::{self, Admit, Inbox};
+use boira_core::wanted::{self, Notary};
+use boira_core::{Ctx, Settings, State, launch, observe, power, reconcile, settings};
+use boira_model::wire::{SyncAnswer, SyncRequest};
+use boira_model::*;
+use boira_store::{Event, Listener, Snapshot, Writer};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+/// What the controller says to somebody.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    Call {
+        client: usize,
+        call: u64,
+        outcome: Outcome,
+    },
+    Sync {
+        request: Envelope,
+        outcome: Result<SyncAnswer, Refused>,
+    },
+}
+
+/// Which message of which agent process a reply belongs to.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    pub host: HostId,
+    /// The agent's process.
+    pub agent: u64,
+    pub session: u32,
+    pub seq: u64,
+    pub is_report: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// HTTP 409: begin a new session and report.
+    Conflict,
+    /// HTTP 503: try again.
+    Unavailable,
+}
+
+struct Parked {
+    request: Envelope,
+    have: [String; 4],
+    until_ms: u64,
+}
+
+/// Nobody checks signatures here.
+struct NoNotary;
+
+impl Notary for NoNotary {
+    fn sign(&self, _: &str) -> Option<(String, String)> {
+        None
+    }
+}
+
+#[derive(Clone, Default)]
+struct Woken(Arc<Mutex<Vec<HostId>>>);
+
+impl Listener for Woken {
+    fn hosts_changed(&self, hosts: &[HostId]) {
+        let mut woken = self.0.lock().expect("one thread per run");
+        woken.extend_from_slice(hosts);
+    }
+}
+
+pub struct Controller {
+    pub disk: Disk,
+    pub settings: Settings,
+    /// Counts processes; messages to an earlier one are lost with its connections.
+    pub process: u64,
+    writer: Option<Writer>,
+    last: Option<Arc<Snapshot>>,
+    queue: Vec<Event>,
+    said: Arc<Mutex<Vec<Reply>>>,
+    woken: Woken,
+    inboxes: BTreeMap<HostId, Inbox>,
+    heard_ms: BTreeMap<HostId, u64>,
+    parked: Vec<Parked>,
+    pub ledger: Arc<Mutex<Ledger>>,
+}
+
+impl Controller {
+    pub fn new(disk: Disk, settings: Settings) -> Self {
+        Self {
+            disk,
+            settings,
+            process: 0,
+            writer: None,
+            last: None,
+            queue: Vec::new(),
+            said: Arc::default(),
+            woken: Woken::default(),
+            inboxes: BTreeMap::new(),
+            heard_ms: BTreeMap::new(),
+            parked: Vec::new(),
+            ledger: Arc::default(),
+        }
+    }
+
+    /// Starts a process: the working state is rebuilt from the store and from nothing else.
+    pub fn start(&mut self, now_ms: u64) -> Result<(), String> {
+        self.process += 1;
+        *self.disk.crashed.lock().expect("one thread per run") = false;
+        let store = self.disk.open().map_err(|error| error.to_string())?;
+        let config = Arc::new(self.settings.clone());
+        let fill = |state: &mut State| {
+            state.settings = config;
+            state.types = Arc::new(settings::default_types());
+        };
+        self.woken = Woken::default();
+        let writer = Writer::open(store, fill, Box::new(self.woken.clone()))
+            .map_err(|error| error.to_string())?;
+        let snapshot = writer.snapshot();
+        // After a start every host has one grace period.
+        self.heard_ms = snapshot
+            .state
+            .hosts
+            .keys()
+            .map(|host| (host.clone(), now_ms))
+            .collect();
+        self.last = Some(snapshot);
+        self.writer = Some(writer);
+        Ok(())
+    }
+
+    pub fn crash(&mut self) {
+        self.writer = None;
+        self.queue.clear();
+        self.parked.clear();
+        self.inboxes.clear();
+        self.said = Arc::default();
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.writer.is_some()
+    }
+
+    /// The state as it was last published, also while no controller runs.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.last.clone().expect("a run begins with a start")
+    }
+
+    pub fn has_work(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Decides one event at once; for the run's set-up.
+    pub fn set_up(&mut self, event: Event, random: &mut Random, wall: Wall) {
+        self.queue.push(event);
+        self.commit(random, wall, Fate::Durable);
+        self.said.lock().expect("one thread per run").clear();
+    }
+
+    pub fn call(&mut self, client: usize, number: u64, call: Call) {
+        let (ledger, acknowledge, said) = (self.ledger.clone(), self.ledger.clone(), self.said());
+        let (decided, answered) = (call.clone(), call);
+        let event = Event::new(
+            move |draft| {
+                let turn = ledger.lock().expect("one thread per run").decided(&decided);
+                let done = match &decided {
+                    Call::Run(ask) => launch::launch(draft, ask).map(Done::Launched),
+                    Call::Start(owner, ids) => power::start(draft, owner, ids).map(Done::Moved),
+                    Call::Stop(owner, ids, how) => {
+                        power::stop(draft, owner, ids, *how).map(Done::Moved)
+                    }
+                    Call::Reboot(owner, ids) => power::reboot(draft, owner, ids).map(Done::Moved),
+                    Call::Terminate(owner, ids) => {
+                        power::terminate(draft, owner, ids).map(Done::Moved)
+                    }
+                };
+                done.map(|done| (turn, done))
+            },
+            move |outcome| {
+                let heard = said.say(|| {
+                    let outcome = match &outcome {
+                        Ok(Ok((_, done))) => Ok(Ok(done.clone())),
+                        Ok(Err(refusal)) => Ok(Err(refusal.clone())),
+                        Err(away) => Err(away.clone()),
+                    };
+                    Reply::Call {
+                        client,
+                        call: number,
+                        outcome,
+                    }
+                });
+                if let (true, Ok(Ok((turn, done)))) = (heard, &outcome) {
+                    let mut ledger = acknowledge.lock().expect("one thread per run");
+                    ledger.acknowledged(&answered, *turn, done);
+                }
+            },
+        );
+        self.queue.push(event);
+    }
+
+    /// Takes a message of an agent. Answers what can be said at once.
+    pub fn sync(&mut self, agent: u64, request: SyncRequest, now_ms: u64) -> Option<Reply> {
+        let envelope = Envelope {
+            host: request.host.clone(),
+            agent,
+            session: request.session,
+            seq: request.seq,
+            is_report: request.report.is_some(),
+        };
+        let admit = self
+            .inboxes
+            .entry(request.host.clone())
+            .or_default()
+            .admit(&request);
+        self.heard_of(&request.host, now_ms);
+        if admit != Admit::Fresh {
+            return Some(Reply::Sync {
+                request: envelope,
+                outcome: Err(Refused::Conflict),
+            });
+        }
+        let Some(report) = request.report else {
+            return self.poll(envelope, request.have, now_ms);
+        };
+        let (ledger, said) = (self.ledger.clone(), self.said());
+        let host = request.host;
+        self.queue.push(Event::new(
+            move |draft| {
+                let before = draft.state.clone();
+                observe::report(draft, &host, &report);
+                let mut ledger = ledger.lock().expect("one thread per run");
+                ledger.reported(&before, draft, &host, &report);
+                Ok::<_, Infallible>(())
+            },
+            move |outcome| {
+                let seq = envelope.seq;
+                said.say(|| Reply::Sync {
+                    request: envelope,
+                    outcome: match outcome {
+                        Ok(_) => Ok(SyncAnswer {
+                            seq,
+                            ..SyncAnswer::default()
+                        }),
+                        Err(_) => Err(Refused::Unavailable),
+                    },
+                });
+            },
+        ));
+        None
+    }
+
+    fn heard_of(&mut self, host: &HostId, now_ms: u64) {
+        self.heard_ms.insert(host.clone(), now_ms);
+        if self.snapshot().state.silent.contains(host) {
+            let host = host.clone();
+            self.decide(move |draft| {
+                draft.state.silent.remove(&host);
+            });
+        }
+    }
+
+    fn poll(&mut self, request: Envelope, have: [String; 4], now_ms: u64) -> Option<Reply> {
+        match self.answer(&request, &have) {
+            Some(reply) => Some(reply),
+            None => {
+                self.parked.push(Parked {
+                    request,
+                    have,
+                    until_ms: now_ms + self.patience_ms(),
+                });
+                None
+            }
+        }
+    }
+
+    fn patience_ms(&self) -> u64 {
+        (self.settings.host_silence_s * 1000 / 2).clamp(500, 20_000)
+    }
+
+    fn answer(&self, request: &Envelope, have: &[String; 4]) -> Option<Reply> {
+        let answer = self.derive(request, have);
+        (!sync::is_empty(&answer)).then(|| Reply::Sync {
+            request: request.clone(),
+            outcome: Ok(answer),
+        })
+    }
+
+    fn derive(&self, request: &Envelope, have: &[String; 4]) -> SyncAnswer {
+        let snapshot = self.snapshot();
+        let wanted = wanted::wanted(&snapshot.state, &request.host, &NoNotary);
+        SyncAnswer {
+            cloud: Some(self.disk.cloud.clone()),
+            seq: request.seq,
+            ..sync::parts(wanted, snapshot.seq, have)
+        }
+    }
+
+    /// The clockwork: silent hosts, and what time alone changes.
+    pub fn tick(&mut self, now_ms: u64) -> Vec<Reply> {
+        let limit_ms = self.settings.host_silence_s * 1000;
+        let snapshot = self.snapshot();
+        for host in snapshot.state.hosts.keys() {
+            let heard_ms = self.heard_ms.get(host).copied().unwrap_or(0);
+            if now_ms - heard_ms > limit_ms && !snapshot.state.silent.contains(host) {
+                let host = host.clone();
+                self.decide(move |draft| {
+                    draft.state.silent.insert(host);
+                });
+            }
+        }
+        self.decide(reconcile::tick);
+        let (due, parked) = std::mem::take(&mut self.parked)
+            .into_iter()
+            .partition(|poll| poll.until_ms <= now_ms);
+        self.parked = parked;
+        let idle = |poll: Parked| {
+            let outcome = Ok(self.derive(&poll.request, &poll.have));
+            Reply::Sync {
+                request: poll.request,
+                outcome,
+            }
+        };
+        due.into_iter().map(idle).collect()
+    }
+
+    fn decide(&mut self, act: impl FnOnce(&mut boira_core::Draft) + Send + 'static) {
+        self.queue.push(Event::new(
+            move |draft| {
+                act(draft);
+                Ok::<_, Infallible>(())
+            },
+            |_| {},
+        ));
+    }
+
+    /// The writer's turn: decides and commits what has queued up. `None` where the controller died
+    /// of it; what it had said before that was said.
+    pub fn commit(&mut self, random: &mut Random, wall: Wall, fate: Fate) -> Vec<Reply> {
+        let Some(writer) = &mut self.writer else {
+            return Vec::new();
+        };
+        *self.disk.fate.lock().expect("one thread per run") = fate;
+        let batch = std::mem::take(&mut self.queue);
+        writer.decide(batch.into_iter(), || Ctx::new(wall, random.next()));
+        let published = writer.snapshot();
+        // A batch that changed nothing committed nothing.
+        *self.disk.fate.lock().expect("one thread per run") = Fate::Durable;
+        let mut replies = std::mem::take(&mut *self.said.lock().expect("one thread per run"));
+        if self.has_crashed() {
+            return replies;
+        }
+        self.last = Some(published);
+        let woken = std::mem::take(&mut *self.woken.0.lock().expect("one thread per run"));
+        let (ask, parked): (Vec<_>, Vec<_>) = std::mem::take(&mut self.parked)
+            .into_iter()
+            .partition(|poll| woken.contains(&poll.request.host));
+        self.parked = parked;
+        for poll in ask {
+            match self.answer(&poll.request, &poll.have) {
+                Some(reply) => replies.push(reply),
+                None => self.parked.push(poll),
+            }
+        }
+        replies
+    }
+
+    /// Whether the last commit was the end of this process.
+    pub fn has_crashed(&self) -> bool {
+        *self.disk.crashed.lock().expect("one thread per run")
+    }
+
+    /// What the host should have accepted when nothing is under way.
+    pub fn wanted(&self, host: &HostId) -> wanted::Wanted {
+        wanted::wanted(&self.snapshot().state, host, &NoNotary)
+    }
+
+    fn said(&self) -> Mouth {
+        Mouth {
+            said: self.said.clone(),
+            crashed: self.disk.crashed.clone(),
+        }
+    }
+}
+
+/// Says something to the network, while the process lives.
+struct Mouth {
+    said: Arc<Mutex<Vec<Reply>>>,
+    crashed: Arc<Mutex<bool>>,
+}
+
+impl Mouth {
+    fn say(&self, reply: impl FnOnce() -> Reply) -> bool {
+        if *self.crashed.lock().expect("one thread per run") {
+            return false;
+        }
+        let mut said = self.said.lock().expect("one thread per run");
+        said.push(reply());
+        true
+    }
+}

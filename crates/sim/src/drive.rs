@@ -1,0 +1,273 @@
+//! What agents set in motion, and what the PCs and their guests make of it.
+
+use crate::agent::Motion;
+use crate::check;
+use crate::host::Running;
+use crate::world::{Event, World, note};
+use boira_core::plan::Step;
+use boira_model::wire::{GuestReport, GuestState, WantedVpc};
+use boira_model::*;
+use std::collections::BTreeMap;
+
+impl World {
+    pub fn agent_turn(&mut self, index: usize) {
+        let forged = self.forged(index);
+        let (now_ms, host) = (self.now_ms, &mut self.hosts[index]);
+        let Some(mut agent) = host.agent.take() else {
+            return;
+        };
+        let motions = agent.turn(host, forged, now_ms);
+        let process = agent.process;
+        host.agent = Some(agent);
+        for motion in motions {
+            self.move_on(index, process, motion);
+        }
+    }
+
+    fn move_on(&mut self, host: usize, process: u64, motion: Motion) {
+        match motion {
+            Motion::Step(step) => self.begin(host, process, step),
+            Motion::Network(vpc) => {
+                let after_ms = self.step_ms(5, 300);
+                self.schedule(after_ms, Event::NetworkEnds { host, process, vpc });
+            }
+            Motion::RemoveVolume(volume) => {
+                let after_ms = self.step_ms(1, 100);
+                let goes = Event::VolumeGoes {
+                    host,
+                    process,
+                    volume,
+                };
+                self.schedule(after_ms, goes);
+            }
+            Motion::Ask(instance, generation) => {
+                let after_ms = self.random.between(500, 3_000);
+                let reached = Event::Reached {
+                    host,
+                    process,
+                    instance,
+                    generation,
+                };
+                self.schedule(after_ms, reached);
+            }
+            Motion::Send(request) => self.send_sync(host, request),
+            Motion::WakeAt(at_ms) => self.wake_agent(host, at_ms),
+        }
+    }
+
+    fn step_ms(&mut self, least: u64, most: u64) -> u64 {
+        let ms = self.random.between(least, most);
+        match self.random.chance(self.mix.slow_step) {
+            true => ms * 100,
+            false => ms,
+        }
+    }
+
+    fn begin(&mut self, index: usize, process: u64, step: Step) {
+        let after_ms = match &step {
+            Step::Fetch { .. } => self.step_ms(20, 1_500),
+            Step::MakeVolume { .. } => self.step_ms(5, 200),
+            Step::Start { .. } => self.step_ms(20, 400),
+            _ => self.step_ms(1, 50),
+        };
+        let may_fail = !matches!(step, Step::Kill { .. } | Step::Forget { .. });
+        let fails = (may_fail && self.random.chance(self.mix.step_fails))
+            .then(|| "the driver failed".to_owned());
+        note!(
+            self,
+            "host {index} begins: {} {}",
+            step.name(),
+            step.instance()
+        );
+        let host = &mut self.hosts[index];
+        host.next_step += 1;
+        let (boot, number) = (host.boot, host.next_step);
+        let running = Running {
+            step,
+            agent: process,
+            began_ms: self.now_ms,
+            fails,
+        };
+        host.running.insert(number, running);
+        let ends = Event::StepEnds {
+            host: index,
+            boot,
+            step: number,
+        };
+        self.schedule(after_ms, ends);
+    }
+
+    pub fn step_ends(&mut self, index: usize, boot: u64, number: u64) {
+        if self.hosts[index].boot != boot {
+            return;
+        }
+        let Some(running) = self.hosts[index].running.remove(&number) else {
+            return;
+        };
+        if !self.agent_is(index, running.agent) {
+            return;
+        }
+        let outcome = self.take_effect(index, &running);
+        let error = outcome.err();
+        if let Some(error) = &error {
+            note!(
+                self,
+                "host {index} failed: {}: {error}",
+                running.step.name()
+            );
+        }
+        let now_ms = self.now_ms;
+        let host = &mut self.hosts[index];
+        if let Some(mut agent) = host.agent.take() {
+            agent.finish(host, &running, error.as_deref(), now_ms);
+            host.agent = Some(agent);
+        }
+        self.agent_turn(index);
+    }
+
+    /// What a step does; also called for a step whose agent dies while it is taken.
+    pub fn take_effect(&mut self, index: usize, running: &Running) -> Result<(), String> {
+        if let Some(why) = &running.fails {
+            return Err(why.clone());
+        }
+        let networks: BTreeMap<_, _> = self.hosts[index]
+            .agent
+            .as_ref()
+            .map(|agent| agent.applied.clone())
+            .unwrap_or_default();
+        let outcome = self.hosts[index].carry_out(&running.step, &networks);
+        self.hosts_changed = true;
+        note!(
+            self,
+            "host {index} did: {} {} {outcome:?}",
+            running.step.name(),
+            running.step.instance()
+        );
+        if outcome.is_ok() {
+            self.follow(index, &running.step);
+        }
+        outcome
+    }
+
+    fn follow(&mut self, index: usize, step: &Step) {
+        match step {
+            Step::PowerButton { instance } if !self.random.chance(self.mix.guest_hangs) => {
+                let after_ms = self.random.between(100, 8_000);
+                self.schedule_exit(index, instance, after_ms, Exit::Poweroff);
+            }
+            Step::Start { instance } if self.random.chance(self.mix.guest_acts) => {
+                let exits = [Exit::Poweroff, Exit::Panic, Exit::Killed, Exit::Killed];
+                let exit = self.random.pick(&exits).clone();
+                let after_ms = self.random.between(50, 60_000);
+                self.schedule_exit(index, &instance.id, after_ms, exit);
+            }
+            _ => {}
+        }
+    }
+
+    fn schedule_exit(&mut self, host: usize, instance: &InstanceId, after_ms: u64, exit: Exit) {
+        let Some(guest) = self.hosts[host].guests.get(instance) else {
+            return;
+        };
+        let event = Event::Guest {
+            host,
+            boot: self.hosts[host].boot,
+            instance: instance.clone(),
+            generation: guest.generation,
+            exit,
+        };
+        self.schedule(after_ms, event);
+    }
+
+    pub fn guest_exits(
+        &mut self,
+        index: usize,
+        boot: u64,
+        instance: &InstanceId,
+        generation: u64,
+        exit: Exit,
+    ) {
+        let host = &mut self.hosts[index];
+        if host.boot != boot {
+            return;
+        }
+        let Some(guest) = host.guests.get_mut(instance) else {
+            return;
+        };
+        if !guest.is_live() || guest.generation != generation {
+            return;
+        }
+        guest.state = GuestState::Exited(exit.clone());
+        self.hosts_changed = true;
+        note!(self, "host {index}: {instance} ends by itself: {exit:?}");
+        self.agent_turn(index);
+    }
+
+    pub fn network_ends(&mut self, index: usize, process: u64, vpc: WantedVpc) {
+        if !self.agent_is(index, process) {
+            return;
+        }
+        if let Some(agent) = &mut self.hosts[index].agent {
+            agent.network_done(vpc);
+        }
+        self.agent_turn(index);
+    }
+
+    pub fn volume_goes(&mut self, index: usize, process: u64, volume: &VolumeId) {
+        if !self.agent_is(index, process) {
+            return;
+        }
+        let snapshot = self.controller.snapshot();
+        if let Err(what) = check::removal(&snapshot.state, &self.hosts[index], volume) {
+            self.violation = Some(what);
+            return;
+        }
+        note!(self, "host {index} removes {volume}");
+        let host = &mut self.hosts[index];
+        host.volumes.remove(volume);
+        if let Some(agent) = &mut host.agent {
+            agent.volume_gone(volume);
+        }
+        self.hosts_changed = true;
+        self.agent_turn(index);
+    }
+
+    pub fn reached(&mut self, index: usize, process: u64, instance: &InstanceId, generation: u64) {
+        if !self.agent_is(index, process) {
+            return;
+        }
+        if let Some(agent) = &mut self.hosts[index].agent {
+            agent.reached(instance, generation);
+        }
+        self.agent_turn(index);
+    }
+
+    /// What a stolen key says about instances of other hosts.
+    fn forged(&mut self, index: usize) -> Vec<GuestReport> {
+        if self.mix.forger != Some(index) || !self.random.chance(200) {
+            return Vec::new();
+        }
+        let snapshot = self.controller.snapshot();
+        let id = self.hosts[index].id.clone();
+        snapshot
+            .state
+            .instances
+            .values()
+            .filter_map(|row| {
+                let placement = row.placement.as_ref().filter(|p| p.host != id)?;
+                let lies = [
+                    GuestState::Absent,
+                    GuestState::Exited(Exit::Poweroff),
+                    GuestState::Running,
+                ];
+                Some(GuestReport {
+                    instance: row.id.clone(),
+                    generation: placement.generation,
+                    state: self.random.pick(&lies).clone(),
+                    resets: 0,
+                    reachable: None,
+                })
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,200 @@
+//! A simulated PC: its guests, its disk and what a step of the planner does to them. Survives its
+//! agent; the agent survives nothing but what it wrote down.
+
+use crate::agent::Agent;
+use boira_core::plan::{Guest, Step};
+use boira_model::wire::{GuestState, WantedVpc};
+use boira_model::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+/// A port as it was when its guest started.
+#[derive(Clone, Debug)]
+pub struct Port {
+    pub interface: InterfaceId,
+    pub vpc: VpcId,
+    pub subnet: SubnetId,
+    pub ip: Ipv4Addr,
+}
+
+#[derive(Clone, Debug)]
+pub struct SimGuest {
+    pub generation: u64,
+    pub state: GuestState,
+    pub vcpus: u32,
+    /// With the hypervisor's own.
+    pub memory_bytes: u64,
+    pub disks: Vec<VolumeId>,
+    pub ports: Vec<Port>,
+    /// Hard resets that it saw in this generation.
+    pub resets: u64,
+}
+
+impl SimGuest {
+    /// Whether its virtual CPUs may run.
+    pub fn is_live(&self) -> bool {
+        match self.state {
+            GuestState::Preparing
+            | GuestState::Running
+            | GuestState::Paused
+            | GuestState::Stopping => true,
+            GuestState::Absent | GuestState::Exited(_) => false,
+        }
+    }
+}
+
+/// A step that is being taken.
+#[derive(Clone, Debug)]
+pub struct Running {
+    pub step: Step,
+    /// The process that takes it.
+    pub agent: u64,
+    pub began_ms: u64,
+    /// Decided when it began, so that a run can be repeated.
+    pub fails: Option<String>,
+}
+
+pub struct Host {
+    pub id: HostId,
+    pub name: String,
+    pub capacity: HostCapacity,
+    pub overhead_bytes: u64,
+    pub booted_ms: u64,
+    /// Counts boots; events of an earlier one are void.
+    pub boot: u64,
+    pub is_on: bool,
+    pub guests: BTreeMap<InstanceId, SimGuest>,
+    pub volumes: BTreeMap<VolumeId, u64>,
+    pub blobs: BTreeSet<String>,
+    /// The agent's file of accepted state.
+    pub accepted_file: Option<Vec<u8>>,
+    pub disk_full: bool,
+    /// Nothing gets through to the controller or back.
+    pub cut_off: bool,
+    pub running: BTreeMap<u64, Running>,
+    pub next_step: u64,
+    pub agents: u64,
+    pub agent: Option<Agent>,
+}
+
+impl Host {
+    pub fn boot_clock(&self, now_ms: u64) -> BootTime {
+        BootTime(now_ms - self.booted_ms)
+    }
+
+    pub fn seen_guests(&self) -> BTreeMap<InstanceId, Guest> {
+        self.guests
+            .iter()
+            .map(|(id, guest)| {
+                let seen = Guest {
+                    generation: guest.generation,
+                    state: guest.state.clone(),
+                };
+                (id.clone(), seen)
+            })
+            .collect()
+    }
+
+    pub fn live(&self) -> impl Iterator<Item = (&InstanceId, &SimGuest)> {
+        self.guests.iter().filter(|(_, guest)| guest.is_live())
+    }
+
+    /// What a step does to the PC. A power button and a reset act on the guest alone, so they are
+    /// the caller's.
+    pub fn carry_out(
+        &mut self,
+        step: &Step,
+        networks: &BTreeMap<VpcId, WantedVpc>,
+    ) -> Result<(), String> {
+        match step {
+            Step::Fetch { sha256, .. } => {
+                if self.cut_off {
+                    return Err("the controller can't be reached".into());
+                }
+                self.blobs.insert(sha256.clone());
+                Ok(())
+            }
+            Step::MakeVolume { volume, .. } => {
+                if self.disk_full && !self.volumes.contains_key(&volume.id) {
+                    return Err("no space left on device".into());
+                }
+                self.volumes.insert(volume.id.clone(), volume.size_bytes);
+                Ok(())
+            }
+            Step::Start { instance } => self.start(instance, networks),
+            Step::PowerButton { .. } => Ok(()),
+            Step::Reset {
+                instance,
+                generation,
+                ..
+            } => match self.guests.get_mut(instance) {
+                Some(guest) if guest.generation == *generation && guest.is_live() => {
+                    guest.resets += 1;
+                    Ok(())
+                }
+                _ => Err("there is no such guest".into()),
+            },
+            Step::Kill { instance } => {
+                if let Some(guest) = self.guests.get_mut(instance)
+                    && guest.is_live()
+                {
+                    guest.state = GuestState::Exited(Exit::Ordered);
+                }
+                Ok(())
+            }
+            Step::Forget { instance } => match self.guests.get(instance) {
+                Some(guest) if guest.is_live() => Err("the guest still runs".into()),
+                _ => {
+                    self.guests.remove(instance);
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    fn start(
+        &mut self,
+        wanted: &wire::WantedInstance,
+        networks: &BTreeMap<VpcId, WantedVpc>,
+    ) -> Result<(), String> {
+        match self.guests.get(&wanted.id) {
+            Some(guest) if guest.is_live() && guest.generation == wanted.generation => {
+                return Ok(());
+            }
+            Some(_) => return Err("another guest of this instance is there".into()),
+            None => {}
+        }
+        if let Some(missing) = wanted
+            .disks
+            .iter()
+            .find(|id| !self.volumes.contains_key(*id))
+        {
+            return Err(format!("{missing} is not there"));
+        }
+        let ports: Vec<Port> = networks
+            .values()
+            .flat_map(|network| network.ports.iter().map(move |port| (network, port)))
+            .filter(|(_, port)| wanted.interfaces.iter().any(|i| i.id == port.interface))
+            .map(|(network, port)| Port {
+                interface: port.interface.clone(),
+                vpc: network.vpc.clone(),
+                subnet: port.subnet.clone(),
+                ip: port.ip,
+            })
+            .collect();
+        if ports.len() < wanted.interfaces.len() {
+            return Err("a port is not there".into());
+        }
+        let guest = SimGuest {
+            generation: wanted.generation,
+            state: GuestState::Running,
+            vcpus: wanted.vcpus,
+            memory_bytes: wanted.memory_bytes + self.overhead_bytes,
+            disks: wanted.disks.clone(),
+            ports,
+            resets: 0,
+        };
+        self.guests.insert(wanted.id.clone(), guest);
+        Ok(())
+    }
+}
