@@ -6,7 +6,10 @@
 
 pub mod account;
 pub mod draft;
+pub mod group;
+pub mod key;
 pub mod image;
+pub mod interface;
 pub mod launch;
 pub mod memory;
 pub mod network;
@@ -21,6 +24,8 @@ pub mod schedule;
 pub mod settings;
 pub mod state;
 pub mod sync;
+pub mod tag;
+pub mod volume;
 pub mod wanted;
 
 pub use draft::{Ctx, Draft};

@@ -14,6 +14,8 @@ pub enum Thing {
     Instance,
     Interface,
     KeyPair,
+    /// Something with an id, of whatever kind the id's prefix says.
+    Resource,
     Subnet,
     Volume,
     Vpc,
@@ -60,4 +62,12 @@ pub enum Refusal {
     Conflict(String),
     #[error("limit of {0} exceeded")]
     Limit(String),
+    #[error("a resource has up to {} tags", crate::tag::MAX_TAGS)]
+    TooManyTags,
+    #[error("a security group has up to {} rules in each direction", crate::group::MAX_RULES)]
+    TooManyRules,
+    #[error("the group has no such rule")]
+    NoSuchRule,
+    #[error("the default group of a VPC stays as long as the VPC")]
+    DefaultGroup,
 }

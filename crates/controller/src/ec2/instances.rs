@@ -11,7 +11,7 @@ use boira_model::{Instance, StopHow};
 use boira_store::Snapshot;
 use std::sync::Arc;
 
-pub static INSTANCE_IDS: Ids =
+pub const INSTANCE_IDS: Ids =
     Ids { member: "InstanceIds", kind: &id::INSTANCE, set: Some("instancesSet") };
 
 static LISTING: Listing =

@@ -9,9 +9,15 @@ mod images;
 mod instance_filter;
 mod instance_value;
 mod instances;
+mod interfaces;
+mod key_material;
+mod keys;
+mod network;
 mod refusals;
 mod run_instances;
+mod tags;
 mod volumes;
+mod vpc_parts;
 #[cfg(test)]
 mod testing;
 
@@ -60,15 +66,39 @@ pub enum Act {
 
 /// What is served, by name; the documentation's coverage table is generated from it.
 pub static ACTIONS: &[(&str, Act)] = &[
+    ("CreateKeyPair", Act::Wait(keys::create)),
+    ("CreateTags", Act::Write(tags::create)),
+    ("DeleteKeyPair", Act::Write(keys::delete)),
+    ("DeleteTags", Act::Write(tags::delete)),
+    ("DeleteVolume", Act::Write(volumes::delete)),
     ("DeregisterImage", Act::Write(images::deregister)),
+    ("DescribeDhcpOptions", Act::Read(vpc_parts::describe_dhcp_options)),
     ("DescribeImageAttribute", Act::Read(images::describe_attribute)),
     ("DescribeImages", Act::Read(images::describe)),
     ("DescribeInstances", Act::Read(instances::describe)),
+    ("DescribeInternetGateways", Act::Read(vpc_parts::describe_internet_gateways)),
+    ("DescribeKeyPairs", Act::Read(keys::describe)),
+    ("DescribeNetworkAcls", Act::Read(vpc_parts::describe_network_acls)),
+    ("DescribeNetworkInterfaceAttribute", Act::Read(interfaces::describe_attribute)),
+    ("DescribeNetworkInterfaces", Act::Read(interfaces::describe)),
+    ("DescribeRouteTables", Act::Read(vpc_parts::describe_route_tables)),
+    ("DescribeSubnets", Act::Read(network::describe_subnets)),
+    ("DescribeTags", Act::Read(tags::describe)),
+    ("DescribeVolumeAttribute", Act::Read(volumes::describe_attribute)),
+    ("DescribeVolumeStatus", Act::Read(volumes::describe_status)),
+    ("DescribeVolumes", Act::Read(volumes::describe)),
+    ("DescribeVolumesModifications", Act::Read(volumes::describe_modifications)),
+    ("DescribeVpcAttribute", Act::Read(network::describe_vpc_attribute)),
+    ("DescribeVpcs", Act::Read(network::describe_vpcs)),
     ("DisableImageDeprecation", Act::Write(images::disable_deprecation)),
     ("DisableImageDeregistrationProtection", Act::Write(images::disable_protection)),
     ("EnableImageDeprecation", Act::Write(images::enable_deprecation)),
     ("EnableImageDeregistrationProtection", Act::Write(images::enable_protection)),
+    ("ImportKeyPair", Act::Write(keys::import)),
     ("ModifyImageAttribute", Act::Write(images::modify_attribute)),
+    ("ModifyNetworkInterfaceAttribute", Act::Write(interfaces::modify_attribute)),
+    ("ModifySubnetAttribute", Act::Write(network::modify_subnet_attribute)),
+    ("ModifyVpcAttribute", Act::Write(network::modify_vpc_attribute)),
     ("RebootInstances", Act::Write(instances::reboot)),
     ("ResetImageAttribute", Act::Write(images::reset_attribute)),
     ("RunInstances", Act::Write(run_instances::run)),
@@ -151,41 +181,6 @@ pub fn dry_run(act: &Act, call: &Call, state: &State, seed: u64) -> ApiError {
         Act::Read(_) | Act::Wait(_) => ApiError::dry_run(),
     }
 }
-
-/// Tags of a request, under EC2's rules ("Tag restrictions").
-pub fn tags(list: &[Value]) -> Result<boira_model::Tags, ApiError> {
-    let mut tags = boira_model::Tags::new();
-    for tag in list.iter().filter_map(Value::as_struct) {
-        let key = tag.str("Key").unwrap_or_default();
-        let value = tag.str("Value").unwrap_or_default();
-        if key.is_empty() || key.chars().count() > 127 {
-            return Err(ApiError::invalid_parameter_value(
-                "Tag keys have between 1 and 127 Unicode characters",
-            ));
-        }
-        if key.to_ascii_lowercase().starts_with("aws:") {
-            return Err(ApiError::invalid_parameter_value(
-                "Tag keys starting with 'aws:' are reserved for internal use",
-            ));
-        }
-        if value.chars().count() > 255 {
-            return Err(ApiError::invalid_parameter_value(
-                "Tag values have up to 255 Unicode characters",
-            ));
-        }
-        if tags.insert(key.to_owned(), value.to_owned()).is_some() {
-            return Err(ApiError::invalid_parameter_value(format!(
-                "Duplicate tag key '{key}' specified."
-            )));
-        }
-    }
-    match tags.len() > MAX_TAGS {
-        true => Err(ApiError::new("TagLimitExceeded", "A resource has up to 50 tags.")),
-        false => Ok(tags),
-    }
-}
-
-pub const MAX_TAGS: usize = 50;
 
 /// Feeds a value into a hash, members of structures in the order of their names.
 pub fn digest(hash: &mut sha2::Sha256, value: &Value) {

@@ -3,6 +3,7 @@
 use boira_api::ApiError;
 use boira_core::Refusal;
 use boira_core::refusal::Thing;
+use boira_core::tag::MAX_TAGS;
 
 pub fn error(refusal: Refusal) -> ApiError {
     match refusal {
@@ -69,6 +70,20 @@ pub fn error(refusal: Refusal) -> ApiError {
             "ResourceCountExceeded",
             format!("You have reached the limit of {what}."),
         ),
+        Refusal::TooManyTags => {
+            ApiError::new("TagLimitExceeded", format!("A resource has up to {MAX_TAGS} tags."))
+        }
+        Refusal::TooManyRules => ApiError::new(
+            "RulesPerSecurityGroupLimitExceeded",
+            "The maximum number of rules per security group has been reached.",
+        ),
+        Refusal::NoSuchRule => ApiError::new(
+            "InvalidPermission.NotFound",
+            "The specified rule does not exist in this security group.",
+        ),
+        Refusal::DefaultGroup => {
+            ApiError::new("CannotDelete", "the default security group cannot be deleted by a user")
+        }
     }
 }
 
@@ -101,6 +116,12 @@ fn not_found(thing: Thing, id: &str) -> ApiError {
         ),
         Thing::KeyPair => {
             ("InvalidKeyPair.NotFound", format!("The key pair '{id}' does not exist"))
+        }
+        Thing::Resource => {
+            return match boira_api::id::kind_of(id) {
+                Some(kind) => kind.not_found(&[id]),
+                None => boira_api::id::invalid_id(id),
+            };
         }
         Thing::Subnet if id == "default" => (
             "MissingInput",

@@ -1,11 +1,11 @@
 //! RunInstances: from the request's tree to the core's launch, and its answer.
 
-use super::{Answer, Call, Outcome, honours, instance_value, refusals, strings};
+use super::{Answer, Call, Outcome, honours, instance_value, refusals, strings, tags};
 use boira_api::ApiError;
 use boira_api::value::{Struct, Value};
 use boira_core::launch::{self, Launch};
 use boira_core::Draft;
-use boira_model::{InstanceId, MetadataOptions, ShutdownBehavior, Tags};
+use boira_model::{InstanceId, MetadataOptions, ShutdownBehavior};
 use sha2::{Digest, Sha256};
 use std::net::Ipv4Addr;
 
@@ -79,7 +79,8 @@ fn parse(call: &Call) -> Result<Ask, ApiError> {
     let (min, max) = counts(request)?;
     let network = network(request)?;
     let root = root_mapping(request)?;
-    let [tags, volume_tags, interface_tags] = tag_specifications(request)?;
+    let kinds = ["instance", "volume", "network-interface"];
+    let [tags, volume_tags, interface_tags] = tags::of_specifications_by(request, kinds)?;
     refuse_unhonoured_values(request)?;
     let image = request
         .str("ImageId")
@@ -375,25 +376,6 @@ pub fn apply_metadata_options(
         )?;
     }
     Ok(())
-}
-
-fn tag_specifications(request: &Struct) -> Result<[Tags; 3], ApiError> {
-    let mut all = [Tags::new(), Tags::new(), Tags::new()];
-    for specification in request.list("TagSpecifications").iter().filter_map(Value::as_struct) {
-        let kind = specification.str("ResourceType").unwrap_or_default();
-        let index = match kind {
-            "instance" => 0,
-            "volume" => 1,
-            "network-interface" => 2,
-            other => {
-                return Err(ApiError::invalid_parameter_value(format!(
-                    "'{other}' is not a valid taggable resource type for this operation."
-                )));
-            }
-        };
-        all[index].extend(super::tags(specification.list("Tags"))?);
-    }
-    Ok(all)
 }
 
 /// Values that ask for what happens anyway are fine; others are refused, never ignored.
