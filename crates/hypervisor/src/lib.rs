@@ -23,6 +23,7 @@ mod spec;
 pub mod cgroup;
 pub mod disk;
 mod qemu;
+pub mod simulated;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

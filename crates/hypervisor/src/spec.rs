@@ -5,6 +5,8 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Error, Result};
+
 /// Everything that a driver needs to start a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestSpec {
@@ -33,6 +35,25 @@ pub struct GuestSpec {
     pub cpu_shares: u32,
     /// The numeric user, and group, that the guest's process runs as. Not 0.
     pub uid: u32,
+}
+
+impl GuestSpec {
+    /// Every driver's answer to a start of a guest that is here already, as `self`.
+    pub(crate) fn already(&self, has_exited: bool, asked: &GuestSpec) -> Result<()> {
+        let guest = asked.guest.clone();
+        if self.generation != asked.generation {
+            let (present, asked) = (self.generation, asked.generation);
+            return Err(Error::OtherGeneration {
+                guest,
+                present,
+                asked,
+            });
+        }
+        if has_exited {
+            return Err(Error::Exited(guest));
+        }
+        Ok(())
+    }
 }
 
 /// What a guest runs first.

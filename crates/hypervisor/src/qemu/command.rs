@@ -59,7 +59,7 @@ pub fn validate(spec: &GuestSpec) -> Result<(), String> {
     )?;
     ensure(spec.memory_bytes >= 1 << 20, "the memory is too small")?;
     ensure(
-        spec.memory_bytes % 4096 == 0,
+        spec.memory_bytes.is_multiple_of(4096),
         "the memory is not a multiple of 4 KiB",
     )?;
     ensure(spec.uid != 0, "a guest can't run as root")?;

@@ -179,13 +179,13 @@ impl Hypervisor for Qemu {
             ));
         }
         match self.guest(&spec.guest).await {
-            Ok(present) => return already(&present, spec),
+            Ok(present) => return present.launch.spec.already(present.has_exited(), spec),
             Err(Error::Unknown(_)) => {}
             Err(error) => return Err(error),
         }
         let _turn = self.directories.lock().await;
         if let Some(present) = self.guests().get(&spec.guest) {
-            return already(present, spec);
+            return present.launch.spec.already(present.has_exited(), spec);
         }
         let plan = start::Plan {
             program: PROGRAM.into(),
@@ -300,21 +300,4 @@ impl Hypervisor for Qemu {
     fn acceleration(&self) -> Acceleration {
         self.settings.acceleration.clone()
     }
-}
-
-/// The answer to a start of a guest that is here.
-fn already(present: &Guest, asked: &GuestSpec) -> Result<()> {
-    let here = present.launch.spec.generation;
-    if here != asked.generation {
-        let guest = asked.guest.clone();
-        return Err(Error::OtherGeneration {
-            guest,
-            present: here,
-            asked: asked.generation,
-        });
-    }
-    if present.has_exited() {
-        return Err(Error::Exited(asked.guest.clone()));
-    }
-    Ok(())
 }

@@ -107,7 +107,7 @@ impl RunDir {
     /// A listening socket of that name, in place of an old one.
     pub fn listen(&self, name: &str) -> io::Result<UnixListener> {
         match fs::remove_file(self.at(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => UnixListener::bind(self.at(name)),
         }
     }

@@ -1,15 +1,13 @@
 //! Real guests: what the trait promises, kept by the real driver.
 
-mod common;
-
 use std::fs;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use boira_hypervisor::{Base, DiskFormat, Error, ExitReason, GuestState, InterfaceSpec, disk};
-use common::{
+use crate::common::{
     Console, Host, PATIENCE, UID, has_exited, is_running, kill_9, recorded, status, until,
 };
+use boira_hypervisor::{Base, DiskFormat, Error, ExitReason, GuestState, InterfaceSpec, disk};
 
 const GUEST: &str = "i-0123456789abcdef0";
 
@@ -38,7 +36,7 @@ async fn a_guest_starts_speaks_and_powers_itself_off() {
     let seen = until(&driver, GUEST, has_exited).await;
     assert_eq!(seen.state, exited(ExitReason::Poweroff));
     assert_eq!(seen.pid, None);
-    console.to_the_end().await;
+    console.hear_the_end().await;
 
     assert!(matches!(
         driver.start(&spec, Vec::new()).await,
@@ -131,7 +129,7 @@ async fn what_a_guest_does_while_nobody_watches_is_observed_later() {
     reset.say("r").await;
     reset.hear("READY").await;
     kill_9(recorded(&host, guests[3], "process")).await;
-    killed.to_the_end().await;
+    killed.hear_the_end().await;
 
     let driver = host.driver();
     let seen = until(&driver, guests[0], has_exited).await;
@@ -373,7 +371,7 @@ async fn an_overlay_takes_the_writes_and_keeps_them_for_the_next_start() {
         path: host.home.path().join("a base, shared.raw"),
         format: DiskFormat::Raw,
     };
-    fs::write(&base.path, common::payload::disk("from the base")).unwrap();
+    fs::write(&base.path, crate::payload::disk("from the base")).unwrap();
     let mut spec = host.spec(GUEST);
     spec.disks[0].path = host.home.path().join("overlay,file=x.qcow2");
     spec.disks[0].format = DiskFormat::Qcow2;
@@ -395,7 +393,7 @@ async fn an_overlay_takes_the_writes_and_keeps_them_for_the_next_start() {
         .await;
     assert_eq!(
         fs::read(&base.path).unwrap(),
-        common::payload::disk("from the base")
+        crate::payload::disk("from the base")
     );
 }
 

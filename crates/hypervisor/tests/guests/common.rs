@@ -1,7 +1,5 @@
 //! A driver in a temporary directory, and the certainty that none of its guests outlives the test.
 
-pub mod payload;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -55,7 +53,7 @@ impl Host {
     pub fn spec(&self, guest: &str) -> GuestSpec {
         let path = self.home.path().join(format!("{guest}.raw"));
         if !path.exists() {
-            fs::write(&path, payload::disk("unwritten")).unwrap();
+            fs::write(&path, crate::payload::disk("unwritten")).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         }
         spec(guest, &path)
@@ -245,7 +243,7 @@ impl Console {
     }
 
     /// Reads to the end of the stream.
-    pub async fn to_the_end(&mut self) {
+    pub async fn hear_the_end(&mut self) {
         let reading = self.stream.read_to_end(&mut self.heard);
         tokio::time::timeout(PATIENCE, reading)
             .await

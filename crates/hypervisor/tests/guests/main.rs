@@ -1,0 +1,6 @@
+//! Guests, real and simulated.
+
+mod common;
+mod contract;
+mod payload;
+mod real;
