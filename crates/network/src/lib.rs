@@ -30,6 +30,7 @@ use std::net::Ipv4Addr;
 mod arp;
 pub mod dhcp;
 pub mod dns;
+pub mod doctor;
 #[cfg(test)]
 mod fixture;
 mod host;

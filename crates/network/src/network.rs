@@ -62,7 +62,17 @@ pub struct Network {
 #[derive(Default)]
 struct Vpc {
     applied: Option<Applied>,
-    way_out: Option<Process>,
+    way_out: WayOut,
+}
+
+/// What is known of the connector to the outside.
+#[derive(Default)]
+enum WayOut {
+    /// An earlier agent may have started one.
+    #[default]
+    Unknown,
+    Absent,
+    Held(Process),
 }
 
 /// What was put in force, also on disk.
@@ -135,6 +145,9 @@ impl Network {
 
         let made = namespace.identity().is_none();
         if made {
+            // What an earlier namespace had says nothing of this one, even if the kernel gives it
+            // the same identity after a reboot.
+            forget_applied(&directory).map_err(doing("forgetting the old namespace"))?;
             let namespace = namespace.clone();
             off_thread(move || namespace.create())
                 .await
@@ -159,17 +172,9 @@ impl Network {
         outcome.lacks.extend(applied.arp_filter.clone());
         let identity = applied.namespace;
         vpc.applied = Some(applied);
-        if !seen.way_out {
-            // One that lives is the connector of an earlier namespace of this name.
-            vpc.way_out = None;
-            way_out::stop(&namespace)
-                .await
-                .map_err(doing("stopping an old way out"))?;
-        }
-
         let (services, way_out) = tokio::join!(
             services.ensure(spec, identity, seen.links_changed),
-            ensure_way_out(&mut vpc.way_out, &namespace, spec, &directory),
+            ensure_way_out(&mut vpc.way_out, seen.way_out, &namespace, spec, &directory),
         );
         let services_changed = services.map_err(doing("starting the VPC's services"))?;
         let way_out_changed = match way_out {
@@ -216,7 +221,7 @@ impl Network {
         })
         .await
         .map_err(doing("removing the namespace"))?;
-        self.vpcs().remove(vpc);
+        // The entry stays: whoever waits for its lock must wait for the same one as the next.
         Ok(())
     }
 
@@ -437,27 +442,42 @@ fn remove_taps() -> io::Result<()> {
     run_tool("ip", &["-batch", "-"], &lines.concat())
 }
 
-/// Whether the connector had to be started or stopped.
+/// Whether the connector had to be started or stopped. `seen` says whether it has its device: one
+/// that lives without is that of an earlier namespace of this name.
 async fn ensure_way_out(
-    held: &mut Option<Process>,
+    known: &mut WayOut,
+    seen: bool,
     namespace: &Namespace,
     spec: &VpcSpec,
     directory: &Path,
 ) -> io::Result<bool> {
-    if !spec.way_out {
-        *held = None;
-        return way_out::stop(namespace).await;
+    match known {
+        WayOut::Held(process) if spec.way_out && seen && process.is_alive() => return Ok(false),
+        WayOut::Absent if !spec.way_out => return Ok(false),
+        WayOut::Held(_) | WayOut::Absent | WayOut::Unknown => *known = WayOut::Unknown,
     }
-    if held.as_ref().is_some_and(Process::is_alive) {
-        return Ok(false);
+    let mut stopped = false;
+    if !(spec.way_out && seen) {
+        stopped = way_out::stop(namespace).await?;
+        *known = WayOut::Absent;
+    }
+    if !spec.way_out {
+        return Ok(stopped);
     }
     let (process, started) = way_out::ensure(namespace, spec.mtu, directory).await?;
-    *held = Some(process);
+    *known = WayOut::Held(process);
     Ok(started)
 }
 
 fn read_applied(directory: &Path) -> Option<Applied> {
     serde_json::from_slice(&fs::read(directory.join(APPLIED_FILE)).ok()?).ok()
+}
+
+fn forget_applied(directory: &Path) -> io::Result<()> {
+    match fs::remove_file(directory.join(APPLIED_FILE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn write_applied(directory: &Path, applied: &Applied) -> io::Result<()> {

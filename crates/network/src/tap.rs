@@ -10,13 +10,17 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
+/// Where the kernel makes taps.
+pub const TUN: &str = "/dev/net/tun";
+
 /// Attaches to the tap `name`, which is made if there is none: frames without a protocol header,
 /// with the offload header that hypervisors use.
 fn attach(name: &str) -> io::Result<File> {
     let device = OpenOptions::new()
         .read(true)
         .write(true)
-        .open("/dev/net/tun")?;
+        .open(TUN)
+        .map_err(|error| io::Error::new(error.kind(), format!("{TUN}: {error}")))?;
     let mut request = request_for(name)?;
     request.ifr_ifru.ifru_flags =
         (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;

@@ -196,6 +196,12 @@ fn ports_that_are_not_wanted_any_more_go() {
             .dial(&spec.vpc, gone.ip, 80, SOON)
             .expect_err("nobody is there");
         assert_eq!(error.kind(), io::ErrorKind::HostUnreachable);
+
+        // A VPC without a port is one, too.
+        drop(staying);
+        spec.ports.clear();
+        assert!(cloud.ensure(&spec).changed);
+        assert!(!cloud.ensure(&spec).changed);
     });
 }
 

@@ -3,7 +3,7 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
 use boira_network::{METADATA_ADDRESS, VpcSpec};
@@ -161,6 +161,37 @@ fn a_flood_of_one_guest_leaves_the_others_served() {
             .expect("it runs")
             .count();
         assert!(files < 300, "{files} files are open");
+    });
+}
+
+#[test]
+fn clients_that_are_slow_or_talk_too_much_are_cut_off() {
+    on_a_host(|| {
+        let cloud = Cloud::new();
+        let spec = two_ports();
+        cloud.ensure(&spec);
+        let guest = cloud.configured_guest(&spec, &eni(0));
+        let closed_after = |said: Vec<u8>| {
+            let mut stream = guest.connect(METADATA_ADDRESS, 80).expect("it listens");
+            stream.set_read_timeout(Some(SOON * 3)).expect("a timeout");
+            let _ = stream.write_all(&said);
+            let mut answer = Vec::new();
+            // The end may come as a reset, with what was said unread.
+            let ended = stream.read_to_end(&mut answer);
+            let timed_out = ended.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+            assert!(!timed_out, "the connection stands");
+            answer
+        };
+        closed_after(b"GET /latest/meta-data/ HTTP/1.1\r\nHost:".to_vec());
+        closed_after(Vec::new());
+        let mut long = b"GET / HTTP/1.1\r\nX: ".to_vec();
+        long.resize(100_000, b'x');
+        let answer = closed_after(long);
+        assert!(!answer.starts_with(b"HTTP/1.1 200"));
+        assert_eq!(
+            closed_after(b"\0\xff nonsense\r\n\r\n".to_vec())[..12],
+            *b"HTTP/1.1 400"
+        );
     });
 }
 

@@ -204,3 +204,19 @@ fn the_api_is_reached_at_its_own_address() {
         assert_eq!(answer.expect("the API answers"), "answer to call");
     });
 }
+
+#[test]
+fn without_a_connector_everything_else_works() {
+    on_a_host(|| {
+        // Here the program isn't installed.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("tests run as root");
+        sh("mount --make-rprivate /; mount --bind /dev/null $(command -v slirp4netns)");
+        let cloud = Cloud::new();
+        let spec = one_port();
+        let outcome = cloud.ensure(&spec);
+        assert_eq!(outcome.lacks, ["no way out: slirp4netns is not installed"]);
+        let guest = cloud.configured_guest(&spec, &eni(0));
+        assert_eq!(guest.get("/latest/meta-data/local-ipv4"), "10.0.0.11");
+        assert!(!cloud.ensure(&spec).changed);
+    });
+}

@@ -18,7 +18,7 @@ use crate::metadata;
 /// Request line and headers, in bytes.
 const REQUEST_SIZE_MAX: usize = 16 * 1024;
 /// How long a client may take to say its request, the wait for it included.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(15);
+const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 /// After this a connection ends, with the answer that it is at.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(5);

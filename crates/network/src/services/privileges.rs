@@ -7,7 +7,7 @@ use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 
 /// Files and sockets that the process may have open: the limits per port end well below it for the
 /// guests that a host can hold.
-const FILES_MAX: u64 = 16_384;
+const FILES_MAX: u64 = 65_536;
 
 /// Rules out for good that a program with more privileges can be started, by this thread and all
 /// that it starts; so it comes first.

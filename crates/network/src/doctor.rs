@@ -1,0 +1,42 @@
+//! What the networks of guests need of a host, for `boira doctor`.
+
+use std::path::Path;
+
+use crate::namespace::find_tool;
+use crate::tap;
+
+/// One thing that a host has or lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requirement {
+    pub what: &'static str,
+    pub present: bool,
+    /// Whether guests can run without it.
+    pub optional: bool,
+    /// What the administrator can do, in a sentence.
+    pub remedy: &'static str,
+}
+
+/// Looks for the tools and devices; changes nothing.
+pub fn requirements() -> Vec<Requirement> {
+    let tool = |what, optional, remedy| Requirement {
+        what,
+        present: find_tool(what).is_ok(),
+        optional,
+        remedy,
+    };
+    vec![
+        tool("ip", false, "install the package iproute2"),
+        tool("nft", false, "install the package nftables"),
+        tool(
+            "slirp4netns",
+            true,
+            "install the package slirp4netns, without which guests don't reach the outside",
+        ),
+        Requirement {
+            what: tap::TUN,
+            present: Path::new(tap::TUN).exists(),
+            optional: false,
+            remedy: "load the kernel module tun",
+        },
+    ]
+}
