@@ -39,6 +39,9 @@ pub struct Image {
     pub public: bool,
     pub launch_accounts: BTreeSet<AccountId>,
     pub deregistration_protection: bool,
+    /// From then on others than the owner find it only by its id.
+    #[serde(default)]
+    pub deprecated: Option<Wall>,
     /// Bytes that the image's blobs take in the cache.
     pub stored_bytes: u64,
     pub created: Wall,

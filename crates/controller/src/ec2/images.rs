@@ -1,7 +1,7 @@
 //! Images: who sees which, what their owners change, and how they go.
 
 use super::describe::{Ids, Listing, PAGE};
-use super::{Answer, Call, Outcome, honours, instances, refusals, volumes};
+use super::{Answer, Call, Outcome, honours, instance_value, refusals, volumes};
 use boira_api::ApiError;
 use boira_api::id::IMAGE;
 use boira_api::output::ec2 as out;
@@ -14,9 +14,6 @@ use boira_core::{Draft, Refusal, State};
 use boira_model::*;
 use boira_store::Snapshot;
 use std::sync::Arc;
-
-/// Images have no further sizes in EC2's answers than whole GiB.
-const GIB: u64 = 1 << 30;
 
 static LISTING: Listing = Listing {
     ids: Some(Ids { member: "ImageIds", kind: &IMAGE, set: Some("imagesSet") }),
@@ -63,7 +60,8 @@ static LISTING: Listing = Listing {
 
 pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let state = &snapshot.state;
-    let ask = LISTING.ask(call, state)?;
+    let more = ["ExecutableUsers", "IncludeDeprecated", "IncludeDisabled", "Owners"];
+    let ask = LISTING.ask_with(call, state, &more)?;
     let owners = call.strings("Owners");
     let owners = owners.iter().map(|text| Owner::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let users = call.strings("ExecutableUsers");
@@ -192,7 +190,7 @@ fn location(row: &Image) -> String {
 
 /// What a root volume of the image has at least.
 fn size_gib(row: &Image) -> i64 {
-    row.virtual_bytes.max(row.min_disk_bytes).div_ceil(GIB) as i64
+    volumes::gib(row.virtual_bytes.max(row.min_disk_bytes))
 }
 
 fn value(call: &Call, row: &Image) -> out::Image {
@@ -221,7 +219,7 @@ fn value(call: &Call, row: &Image) -> out::Image {
         .root_device_name(row.root_device.clone())
         .root_device_type("ebs")
         .state("available")
-        .tags((!tags.is_empty()).then(|| instances::tags(call, tags)))
+        .tags(instance_value::tags(tags))
         .usage_operation("RunInstances")
         .virtualization_type("hvm")
 }

@@ -1,0 +1,89 @@
+//! What owners change about their network interfaces. Hosts are told at once.
+
+use crate::refusal::Thing;
+use crate::{Draft, Refusal};
+use boira_model::*;
+
+pub fn describe(
+    draft: &mut Draft,
+    owner: &AccountId,
+    id: &str,
+    description: &str,
+) -> Result<(), Refusal> {
+    let mut row = find(draft, owner, id)?;
+    row.description = description.into();
+    put(draft, row);
+    Ok(())
+}
+
+/// Without the check the interface may send and receive what isn't addressed to it.
+pub fn check_source(
+    draft: &mut Draft,
+    owner: &AccountId,
+    id: &str,
+    on: bool,
+) -> Result<(), Refusal> {
+    let mut row = find(draft, owner, id)?;
+    row.source_dest_check = on;
+    put(draft, row);
+    Ok(())
+}
+
+/// Replaces the groups; each must be of the interface's own network.
+pub fn set_groups(
+    draft: &mut Draft,
+    owner: &AccountId,
+    id: &str,
+    groups: &[String],
+) -> Result<(), Refusal> {
+    let mut row = find(draft, owner, id)?;
+    let mut chosen: Vec<GroupId> = Vec::new();
+    for name in groups {
+        let group = draft
+            .state
+            .group(owner, name)
+            .ok_or_else(|| Refusal::NotFound(Thing::Group, name.clone()))?;
+        if group.vpc != row.vpc {
+            return Err(Refusal::Conflict(format!(
+                "Security group {name} and interface {id} belong to different networks."
+            )));
+        }
+        if !chosen.contains(&group.id) {
+            chosen.push(group.id.clone());
+        }
+    }
+    row.groups = chosen;
+    put(draft, row);
+    Ok(())
+}
+
+/// Whether the interface goes with its instance. `Ok(false)`: it has no such attachment.
+pub fn delete_on_termination(
+    draft: &mut Draft,
+    owner: &AccountId,
+    id: &str,
+    attachment: &str,
+    delete: bool,
+) -> Result<bool, Refusal> {
+    let mut row = find(draft, owner, id)?;
+    match &mut row.attachment {
+        Some(own) if own.id.as_str() == attachment => own.delete_on_termination = delete,
+        _ => return Ok(false),
+    }
+    put(draft, row);
+    Ok(true)
+}
+
+fn find(draft: &Draft, owner: &AccountId, id: &str) -> Result<Interface, Refusal> {
+    match draft.state.interface(owner, id) {
+        Some(row) => Ok(Interface::clone(row)),
+        None => Err(Refusal::NotFound(Thing::Interface, id.into())),
+    }
+}
+
+/// A change that changes nothing writes nothing.
+fn put(draft: &mut Draft, row: Interface) {
+    if draft.state.interfaces.get(&row.id).is_none_or(|old| **old != row) {
+        draft.put(row);
+    }
+}
