@@ -109,7 +109,7 @@ impl Client {
         &self,
         path: &Path,
         sha256: &str,
-        progress: impl Fn(u64) + Send + Sync + 'static,
+        progress: impl Fn(u64) + Send + Sync + Unpin + 'static,
     ) -> Result<()> {
         let target = format!("/boira/v1/blobs/{sha256}");
         let mut hash = [0; 32];

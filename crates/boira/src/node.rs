@@ -158,8 +158,7 @@ pub fn start_supervisor(home: &Home, listen: SocketAddr, agents: SocketAddr) -> 
         .stdin(Stdio::null())
         .stdout(log_file(home, "supervisor")?)
         .stderr(log_file(home, "supervisor")?)
-        .current_dir("/")
-        .process_group(0);
+        .current_dir("/");
     // SAFETY: setsid is async-signal-safe and touches no memory of the parent.
     unsafe {
         command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into));

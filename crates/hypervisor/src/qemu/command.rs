@@ -195,7 +195,8 @@ fn add_disk(
         "id": format!("device-{}", disk.id),
         "drive": format!("disk{index}"),
         "serial": disk.id.replace('-', ""),
-        "bootindex": index,
+        // An external kernel's boot ROM takes index 0.
+        "bootindex": index + 1,
     }));
 }
 
