@@ -109,3 +109,6 @@ fn moved(call: &Call, outcome: Result<Vec<Moved>, Refusal>, member: &'static str
         .collect();
     Ok(Answer::Done(call.answer().with(member, items)))
 }
+
+#[cfg(test)]
+mod tests;

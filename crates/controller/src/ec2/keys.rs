@@ -195,3 +195,104 @@ fn name(call: &Call) -> Result<String, ApiError> {
     }
     Ok(name.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ec2::testing::{Cloud, Reply};
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+
+    fn import(name: &str, line: &str) -> String {
+        let material = STANDARD.encode(line).replace('+', "%2B");
+        format!("Action=ImportKeyPair&KeyName={name}&PublicKeyMaterial={material}")
+    }
+
+    fn ed25519() -> &'static str {
+        include_str!("testdata/ed25519.pub")
+    }
+
+    /// What CreateKeyPair does after the key is made.
+    fn create(cloud: &mut Cloud, query: &str) -> Result<Reply, ApiError> {
+        cloud.write(&format!("Action=CreateKeyPair&{query}"), |call, draft| {
+            let ask = Ask::of(call)?;
+            let made = key_material::make(ask.kind, &ask.name).expect("made");
+            keep(call, draft, ask, made)
+        })
+    }
+
+    #[test]
+    fn a_created_key_gives_its_private_half_once_and_keeps_the_public_one() {
+        let mut cloud = Cloud::new();
+        let created = create(&mut cloud, "KeyName=k&KeyType=ed25519").expect("created");
+        assert!(created.one("keyMaterial").starts_with("-----BEGIN OPENSSH PRIVATE KEY-----\n"));
+        let plain = cloud.ok("Action=DescribeKeyPairs&KeyName.1=k");
+        assert_eq!(plain.one("keyFingerprint"), created.one("keyFingerprint"));
+        assert_eq!((plain.one("keyType"), plain.all("publicKey").len()), ("ed25519", 0));
+        let whole = cloud.ok("Action=DescribeKeyPairs&KeyName.1=k&IncludePublicKey=true");
+        assert!(whole.one("publicKey").starts_with("ssh-ed25519 AAAA"));
+        assert!(whole.one("publicKey").ends_with(" k"), "the comment is the name");
+        assert!(!whole.has("PRIVATE"));
+        let again = create(&mut cloud, "KeyName=k&KeyType=ed25519").err().expect("refused");
+        assert_eq!(again.code, "InvalidKeyPair.Duplicate");
+    }
+
+    #[test]
+    fn an_imported_key_is_found_by_name_id_and_filters() {
+        let mut cloud = Cloud::new();
+        let query = import("k", ed25519());
+        let id = cloud.ok(&query).one("keyPairId").to_owned();
+        assert_eq!(cloud.refusal(&query), "InvalidKeyPair.Duplicate");
+        for by in [
+            "KeyName.1=k".to_owned(),
+            format!("KeyPairId.1={id}"),
+            format!("Filter.1.Name=key-pair-id&Filter.1.Value.1={id}"),
+            "Filter.1.Name=key-name&Filter.1.Value.1=%2A".to_owned(),
+            "Filter.1.Name=fingerprint&Filter.1.Value.1=0B%2BG084B00xGlCb6t79V31gxSUHqzmtKO23dhkQfOBI=".to_owned(),
+        ] {
+            assert_eq!(cloud.ok(&format!("Action=DescribeKeyPairs&{by}")).one("keyName"), "k", "{by}");
+        }
+        for (by, code) in [
+            ("KeyName.1=nobody", "InvalidKeyPair.NotFound"),
+            ("KeyPairId.1=key-0123456789abcdef0", "InvalidKeyPair.NotFound"),
+            ("Filter.1.Name=colour&Filter.1.Value.1=red", "InvalidParameterValue"),
+        ] {
+            assert_eq!(cloud.refusal(&format!("Action=DescribeKeyPairs&{by}")), code);
+        }
+        let other = cloud.other.clone();
+        let theirs = cloud.call_as(&other, "Action=DescribeKeyPairs&KeyName.1=k");
+        assert_eq!(theirs.err().expect("refused").code, "InvalidKeyPair.NotFound");
+        assert!(cloud.call_as(&other, &query).is_ok(), "names are an account's own");
+    }
+
+    #[test]
+    fn deleting_an_unknown_name_succeeds_and_an_unknown_id_does_not() {
+        let mut cloud = Cloud::new();
+        assert_eq!(cloud.ok("Action=DeleteKeyPair&KeyName=nobody").one("return"), "true");
+        let id = cloud.ok(&import("a", ed25519())).one("keyPairId").to_owned();
+        cloud.ok(&import("b", ed25519()));
+        let other = cloud.other.clone();
+        let query = format!("Action=DeleteKeyPair&KeyPairId={id}");
+        let theirs = cloud.call_as(&other, &query).err().expect("refused");
+        assert_eq!(theirs.code, "InvalidKeyPair.NotFound");
+        assert_eq!(cloud.ok(&query).one("keyPairId"), id);
+        assert_eq!(cloud.refusal(&query), "InvalidKeyPair.NotFound");
+        cloud.ok("Action=DeleteKeyPair&KeyName=b");
+        assert_eq!(cloud.ok("Action=DescribeKeyPairs").all("keyName").len(), 0);
+        assert_eq!(cloud.refusal("Action=DeleteKeyPair"), "MissingParameter");
+    }
+
+    #[test]
+    fn bad_names_formats_and_material_are_refused() {
+        let mut cloud = Cloud::new();
+        let long = "k".repeat(256);
+        for name in ["", "%20k", "k%0A", "%C3%A9", &long] {
+            assert_eq!(cloud.refusal(&import(name, ed25519())), "InvalidParameterValue", "{name}");
+        }
+        assert_eq!(cloud.refusal(&import("k", "rubbish")), "InvalidKey.Format");
+        let ppk = create(&mut cloud, "KeyName=k&KeyFormat=ppk").err().expect("refused");
+        assert_eq!(ppk.code, "UnsupportedOperation");
+        let tags = "&TagSpecification.1.ResourceType=instance&TagSpecification.1.Tag.1.Key=a";
+        assert_eq!(cloud.refusal(&format!("{}{tags}", import("k", ed25519()))), "InvalidParameterValue");
+    }
+}

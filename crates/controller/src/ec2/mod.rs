@@ -5,6 +5,7 @@
 //! something else (a host, a slow computation) is [`Act::Wait`].
 
 mod describe;
+mod groups;
 mod images;
 mod instance_filter;
 mod instance_value;
@@ -13,9 +14,12 @@ mod interfaces;
 mod key_material;
 mod keys;
 mod network;
+mod permissions;
 mod refusals;
+mod regions;
 mod run_instances;
 mod tags;
+mod types;
 mod volumes;
 mod vpc_parts;
 #[cfg(test)]
@@ -66,22 +70,33 @@ pub enum Act {
 
 /// What is served, by name; the documentation's coverage table is generated from it.
 pub static ACTIONS: &[(&str, Act)] = &[
+    ("AuthorizeSecurityGroupEgress", Act::Write(groups::authorize_egress)),
+    ("AuthorizeSecurityGroupIngress", Act::Write(groups::authorize_ingress)),
     ("CreateKeyPair", Act::Wait(keys::create)),
+    ("CreateSecurityGroup", Act::Write(groups::create)),
     ("CreateTags", Act::Write(tags::create)),
     ("DeleteKeyPair", Act::Write(keys::delete)),
+    ("DeleteSecurityGroup", Act::Write(groups::delete)),
     ("DeleteTags", Act::Write(tags::delete)),
     ("DeleteVolume", Act::Write(volumes::delete)),
     ("DeregisterImage", Act::Write(images::deregister)),
+    ("DescribeAccountAttributes", Act::Read(regions::describe_account_attributes)),
+    ("DescribeAvailabilityZones", Act::Read(regions::describe_zones)),
     ("DescribeDhcpOptions", Act::Read(vpc_parts::describe_dhcp_options)),
     ("DescribeImageAttribute", Act::Read(images::describe_attribute)),
     ("DescribeImages", Act::Read(images::describe)),
+    ("DescribeInstanceTypeOfferings", Act::Read(types::describe_offerings)),
+    ("DescribeInstanceTypes", Act::Read(types::describe)),
     ("DescribeInstances", Act::Read(instances::describe)),
     ("DescribeInternetGateways", Act::Read(vpc_parts::describe_internet_gateways)),
     ("DescribeKeyPairs", Act::Read(keys::describe)),
     ("DescribeNetworkAcls", Act::Read(vpc_parts::describe_network_acls)),
     ("DescribeNetworkInterfaceAttribute", Act::Read(interfaces::describe_attribute)),
     ("DescribeNetworkInterfaces", Act::Read(interfaces::describe)),
+    ("DescribeRegions", Act::Read(regions::describe)),
     ("DescribeRouteTables", Act::Read(vpc_parts::describe_route_tables)),
+    ("DescribeSecurityGroupRules", Act::Read(groups::describe_rules)),
+    ("DescribeSecurityGroups", Act::Read(groups::describe)),
     ("DescribeSubnets", Act::Read(network::describe_subnets)),
     ("DescribeTags", Act::Read(tags::describe)),
     ("DescribeVolumeAttribute", Act::Read(volumes::describe_attribute)),
@@ -97,14 +112,19 @@ pub static ACTIONS: &[(&str, Act)] = &[
     ("ImportKeyPair", Act::Write(keys::import)),
     ("ModifyImageAttribute", Act::Write(images::modify_attribute)),
     ("ModifyNetworkInterfaceAttribute", Act::Write(interfaces::modify_attribute)),
+    ("ModifySecurityGroupRules", Act::Write(groups::modify_rules)),
     ("ModifySubnetAttribute", Act::Write(network::modify_subnet_attribute)),
     ("ModifyVpcAttribute", Act::Write(network::modify_vpc_attribute)),
     ("RebootInstances", Act::Write(instances::reboot)),
     ("ResetImageAttribute", Act::Write(images::reset_attribute)),
+    ("RevokeSecurityGroupEgress", Act::Write(groups::revoke_egress)),
+    ("RevokeSecurityGroupIngress", Act::Write(groups::revoke_ingress)),
     ("RunInstances", Act::Write(run_instances::run)),
     ("StartInstances", Act::Write(instances::start)),
     ("StopInstances", Act::Write(instances::stop)),
     ("TerminateInstances", Act::Write(instances::terminate)),
+    ("UpdateSecurityGroupRuleDescriptionsEgress", Act::Write(groups::describe_egress_rules)),
+    ("UpdateSecurityGroupRuleDescriptionsIngress", Act::Write(groups::describe_ingress_rules)),
 ];
 
 pub fn action(name: &str) -> Option<&'static Act> {

@@ -190,7 +190,9 @@ impl Reply {
                 response.begin_list(member);
                 items.for_each(|item| response.item(&item));
                 response.end_list();
-                response.member("NextToken", next);
+                if next.is_some() {
+                    response.member("NextToken", next);
+                }
             }
         }
         Self(String::from_utf8(response.finish()).expect("XML is UTF-8"))

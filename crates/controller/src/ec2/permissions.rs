@@ -1,0 +1,367 @@
+//! Rules of security groups on the wire: `IpPermissions`, the flat form of older clients, and one rule
+//! by itself.
+
+use super::{Call, honours};
+use boira_api::output::ec2::{IpPermission, IpRange, ReferencedSecurityGroup, UserIdGroupPair};
+use boira_api::output::ec2::{RevokedSecurityGroupRule, SecurityGroupRule};
+use boira_api::value::{Struct, Value};
+use boira_api::{ApiError, id};
+use boira_core::State;
+use boira_core::group::NewRule;
+use boira_model::*;
+
+/// Characters of a description, as AWS allows them (`a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*`).
+const DESCRIPTION_MARKS: &str = ". _-:/()#,@[]+=&;{}!$*";
+
+/// The members of the flat form.
+const FLAT: [&str; 6] = [
+    "CidrIp",
+    "FromPort",
+    "IpProtocol",
+    "SourceSecurityGroupName",
+    "SourceSecurityGroupOwnerId",
+    "ToPort",
+];
+
+/// Where names of peer groups are looked up.
+pub struct Scope<'a> {
+    pub state: &'a State,
+    pub account: &'a AccountId,
+    pub vpc: &'a VpcId,
+}
+
+impl Scope<'_> {
+    /// The account's group of this name in the same VPC.
+    pub fn named(&self, name: &str) -> Result<GroupId, ApiError> {
+        let group = self.state.groups.values().find(|row| {
+            row.owner == *self.account && row.vpc == *self.vpc && row.name == name
+        });
+        group.map(|row| row.id.clone()).ok_or_else(|| {
+            let message =
+                format!("The security group '{name}' does not exist in VPC '{}'", self.vpc);
+            ApiError::new("InvalidGroup.NotFound", message)
+        })
+    }
+
+    /// A group may be named with the account that owns it; another account's can't be reached.
+    fn refuse_foreign(&self, owner: Option<&str>, group: &str) -> Result<(), ApiError> {
+        match owner {
+            Some(owner) if owner != self.account.as_str() => {
+                Err(id::SECURITY_GROUP.not_found(&[group]))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The rules of a request in either form; empty where it has neither.
+///
+/// # Errors
+/// What is malformed, both forms at once, and peers that would have no effect (IPv6, prefix lists).
+pub fn rules(call: &Call, scope: &Scope<'_>) -> Result<Vec<NewRule>, ApiError> {
+    let request = &*call.request;
+    let list = request.list("IpPermissions");
+    let is_flat = FLAT.iter().any(|member| request.get(member).is_some());
+    if !list.is_empty() && is_flat {
+        return Err(ApiError::invalid_combination(
+            "The parameter ipPermissions cannot be used with the parameters of a single rule",
+        ));
+    }
+    if is_flat {
+        return flat(request, scope);
+    }
+    let mut rules = Vec::new();
+    for one in list.iter().filter_map(Value::as_struct) {
+        rules.extend(permission(one, scope)?);
+    }
+    Ok(rules)
+}
+
+fn permission(one: &Struct, scope: &Scope<'_>) -> Result<Vec<NewRule>, ApiError> {
+    for (member, what) in [("Ipv6Ranges", "IPv6"), ("PrefixListIds", "Prefix lists")] {
+        if !one.list(member).is_empty() {
+            return Err(no_effect(what));
+        }
+    }
+    let protocol = protocol(one)?;
+    let mut rules = Vec::new();
+    for range in one.list("IpRanges").iter().filter_map(Value::as_struct) {
+        let cidr = range.str("CidrIp").ok_or_else(|| ApiError::missing_parameter("CidrIp"))?;
+        rules.push(NewRule {
+            traffic: (protocol, cidr_peer(cidr)?),
+            description: description(range.str("Description"))?,
+        });
+    }
+    for pair in one.list("UserIdGroupPairs").iter().filter_map(Value::as_struct) {
+        rules.push(NewRule {
+            traffic: (protocol, Peer::Group(group_peer(pair, scope)?)),
+            description: description(pair.str("Description"))?,
+        });
+    }
+    match rules.is_empty() {
+        true => Err(ApiError::missing_parameter("cidrIp or sourceSecurityGroupId")),
+        false => Ok(rules),
+    }
+}
+
+fn group_peer(pair: &Struct, scope: &Scope<'_>) -> Result<GroupId, ApiError> {
+    honours(pair, &["Description", "GroupId", "GroupName", "UserId", "VpcId"])?;
+    if pair.str("VpcId").is_some_and(|vpc| vpc != scope.vpc.as_str()) {
+        return Err(ApiError::unsupported_parameter("VpcId"));
+    }
+    match (pair.str("GroupId"), pair.str("GroupName")) {
+        (Some(group), _) => {
+            id::SECURITY_GROUP.validate(group)?;
+            scope.refuse_foreign(pair.str("UserId"), group)?;
+            Ok(group.into())
+        }
+        (None, Some(name)) => {
+            scope.refuse_foreign(pair.str("UserId"), name)?;
+            scope.named(name)
+        }
+        (None, None) => Err(ApiError::missing_parameter("GroupId")),
+    }
+}
+
+/// `IpProtocol`, `FromPort`, `ToPort` and `CidrIp`; or a group, which then gets all of TCP, UDP and
+/// ICMP.
+fn flat(request: &Struct, scope: &Scope<'_>) -> Result<Vec<NewRule>, ApiError> {
+    let rule = |protocol, peer| NewRule { traffic: (protocol, peer), description: None };
+    let Some(name) = request.str("SourceSecurityGroupName") else {
+        let cidr = request.str("CidrIp").ok_or_else(|| ApiError::missing_parameter("CidrIp"))?;
+        return Ok(vec![rule(protocol(request)?, cidr_peer(cidr)?)]);
+    };
+    if ["CidrIp", "FromPort", "IpProtocol", "ToPort"].iter().any(|m| request.get(m).is_some()) {
+        return Err(ApiError::invalid_combination(
+            "The parameter sourceSecurityGroupName cannot be used with a CIDR block, a protocol or ports",
+        ));
+    }
+    scope.refuse_foreign(request.str("SourceSecurityGroupOwnerId"), name)?;
+    let peer = Peer::Group(scope.named(name)?);
+    let (from, to) = (0, u16::MAX);
+    let all = [
+        Protocol::Tcp { from, to },
+        Protocol::Udp { from, to },
+        Protocol::Icmp { kind: None, code: None },
+    ];
+    Ok(all.into_iter().map(|protocol| rule(protocol, peer.clone())).collect())
+}
+
+/// One rule of ModifySecurityGroupRules.
+pub fn rule(one: &Struct) -> Result<NewRule, ApiError> {
+    for (member, what) in [("CidrIpv6", "IPv6"), ("PrefixListId", "Prefix lists")] {
+        if one.get(member).is_some() {
+            return Err(no_effect(what));
+        }
+    }
+    let peer = match (one.str("CidrIpv4"), one.str("ReferencedGroupId")) {
+        (Some(cidr), None) => cidr_peer(cidr)?,
+        (None, Some(group)) => Peer::Group(id::SECURITY_GROUP.validate(group)?.into()),
+        (None, None) => {
+            return Err(ApiError::missing_parameter("CidrIpv4 or ReferencedGroupId"));
+        }
+        (Some(_), Some(_)) => {
+            return Err(ApiError::invalid_combination(
+                "A rule has either CidrIpv4 or ReferencedGroupId, not both",
+            ));
+        }
+    };
+    Ok(NewRule {
+        traffic: (protocol(one)?, peer),
+        description: description(one.str("Description"))?,
+    })
+}
+
+fn protocol(one: &Struct) -> Result<Protocol, ApiError> {
+    let name = one.str("IpProtocol").ok_or_else(|| ApiError::missing_parameter("IpProtocol"))?;
+    let (from, to) = (one.int("FromPort"), one.int("ToPort"));
+    match name.to_ascii_lowercase().as_str() {
+        "-1" => Ok(Protocol::All),
+        "tcp" | "6" => ports(from, to).map(|(from, to)| Protocol::Tcp { from, to }),
+        "udp" | "17" => ports(from, to).map(|(from, to)| Protocol::Udp { from, to }),
+        "icmp" | "1" => icmp(from, to),
+        "icmpv6" | "58" => Err(no_effect("IPv6")),
+        other => match other.parse::<u8>() {
+            Ok(number) => Ok(Protocol::Number(number)),
+            Err(_) => Err(ApiError::invalid_parameter_value(format!(
+                "Invalid value '{}' for IP protocol. Unknown protocol.",
+                name.chars().take(100).collect::<String>()
+            ))),
+        },
+    }
+}
+
+fn ports(from: Option<i64>, to: Option<i64>) -> Result<(u16, u16), ApiError> {
+    let (Some(from), Some(to)) = (from, to) else {
+        return Err(ApiError::invalid_parameter_value(
+            "Must specify both from and to ports with TCP/UDP.",
+        ));
+    };
+    match (u16::try_from(from), u16::try_from(to)) {
+        (Ok(low), Ok(high)) if low <= high => Ok((low, high)),
+        _ => Err(ApiError::invalid_parameter_value(format!(
+            "Invalid TCP/UDP port range ({from}:{to})"
+        ))),
+    }
+}
+
+/// Type and code come as ports; -1 stands for all, and all types have all codes.
+fn icmp(kind: Option<i64>, code: Option<i64>) -> Result<Protocol, ApiError> {
+    let (kind, code) = (kind.unwrap_or(-1), code.unwrap_or(-1));
+    let part = |number: i64| match number {
+        -1 => Ok(None),
+        _ => u8::try_from(number).map(Some),
+    };
+    match (part(kind), part(code)) {
+        (Ok(kind), Ok(code)) if kind.is_some() || code.is_none() => {
+            Ok(Protocol::Icmp { kind, code })
+        }
+        _ => Err(ApiError::invalid_parameter_value(format!(
+            "Invalid ICMP type and code ({kind}:{code})"
+        ))),
+    }
+}
+
+fn cidr_peer(text: &str) -> Result<Peer, ApiError> {
+    if text.contains(':') {
+        return Err(no_effect("IPv6"));
+    }
+    let short: String = text.chars().take(100).collect();
+    let cidr = Cidr::parse_lenient(text).map_err(|_| {
+        ApiError::invalid_parameter_value(format!("CIDR block {short} is malformed"))
+    })?;
+    Ok(Peer::Cidr(cidr))
+}
+
+/// An empty description is none.
+pub fn description(text: Option<&str>) -> Result<Option<String>, ApiError> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    check_description(text)?;
+    Ok(Some(text.to_owned()))
+}
+
+pub fn check_description(text: &str) -> Result<(), ApiError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || DESCRIPTION_MARKS.contains(c);
+    if text.chars().count() <= 255 && text.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(ApiError::invalid_parameter_value(format!(
+        "Invalid description. Valid descriptions have up to 255 characters from a-zA-Z0-9{DESCRIPTION_MARKS}"
+    )))
+}
+
+fn no_effect(what: &str) -> ApiError {
+    let message = format!("{what} would have no effect: this cloud's networks are IPv4 only.");
+    ApiError::new("UnsupportedOperation", message)
+}
+
+/// Protocol and ports as the wire has them; `-1` where a rule has no ports.
+pub fn wire(protocol: &Protocol) -> (String, i64, i64) {
+    let part = |number: &Option<u8>| number.map_or(-1, i64::from);
+    match protocol {
+        Protocol::All => ("-1".into(), -1, -1),
+        Protocol::Tcp { from, to } => ("tcp".into(), i64::from(*from), i64::from(*to)),
+        Protocol::Udp { from, to } => ("udp".into(), i64::from(*from), i64::from(*to)),
+        Protocol::Icmp { kind, code } => ("icmp".into(), part(kind), part(code)),
+        Protocol::Number(number) => (number.to_string(), -1, -1),
+    }
+}
+
+/// The rules of one direction as AWS lists them: those with the same protocol and ports together.
+pub fn permissions(group: &SecurityGroup, direction: Direction) -> Vec<IpPermission> {
+    let mut kinds: Vec<(Protocol, Vec<&Rule>)> = Vec::new();
+    for rule in group.rules.iter().filter(|rule| rule.direction == direction) {
+        match kinds.iter_mut().find(|(protocol, _)| *protocol == rule.protocol) {
+            Some((_, rules)) => rules.push(rule),
+            None => kinds.push((rule.protocol, vec![rule])),
+        }
+    }
+    kinds
+        .into_iter()
+        .map(|(protocol, rules)| {
+            let (name, from, to) = wire(&protocol);
+            let has_ports = !matches!(protocol, Protocol::All | Protocol::Number(_));
+            IpPermission::new()
+                .from_port(has_ports.then_some(from))
+                .ip_protocol(name)
+                .ip_ranges(rules.iter().filter_map(|rule| range(rule)).collect::<Vec<_>>())
+                .ipv6_ranges(Vec::<Value>::new())
+                .prefix_list_ids(Vec::<Value>::new())
+                .to_port(has_ports.then_some(to))
+                .user_id_group_pairs(
+                    rules.iter().filter_map(|rule| pair(group, rule)).collect::<Vec<_>>(),
+                )
+        })
+        .collect()
+}
+
+fn range(rule: &Rule) -> Option<IpRange> {
+    match &rule.peer {
+        Peer::Cidr(cidr) => {
+            Some(IpRange::new().cidr_ip(cidr.to_string()).description(rule.description.clone()))
+        }
+        Peer::Group(_) => None,
+    }
+}
+
+fn pair(group: &SecurityGroup, rule: &Rule) -> Option<UserIdGroupPair> {
+    match &rule.peer {
+        Peer::Group(id) => Some(
+            UserIdGroupPair::new()
+                .description(rule.description.clone())
+                .group_id(id.to_string())
+                .user_id(group.owner.as_str().to_owned()),
+        ),
+        Peer::Cidr(_) => None,
+    }
+}
+
+/// A rule as an object.
+pub fn rule_value(state: &State, group: &SecurityGroup, rule: &Rule) -> SecurityGroupRule {
+    let (protocol, from, to) = wire(&rule.protocol);
+    let (cidr, referenced) = match &rule.peer {
+        Peer::Cidr(cidr) => (Some(cidr.to_string()), None),
+        Peer::Group(id) => (None, Some(id)),
+    };
+    let (region, owner) = (&state.settings.region, &group.owner);
+    SecurityGroupRule::new()
+        .cidr_ipv4(cidr)
+        .description(rule.description.clone())
+        .from_port(from)
+        .group_id(group.id.to_string())
+        .group_owner_id(owner.as_str().to_owned())
+        .ip_protocol(protocol)
+        .is_egress(rule.direction == Direction::Egress)
+        .referenced_group_info(referenced.map(|id| {
+            ReferencedSecurityGroup::new()
+                .group_id(id.to_string())
+                .user_id(owner.as_str().to_owned())
+                .vpc_id(group.vpc.to_string())
+        }))
+        .security_group_rule_arn(format!(
+            "arn:aws:ec2:{region}:{owner}:security-group-rule/{}",
+            rule.id
+        ))
+        .security_group_rule_id(rule.id.to_string())
+        .tags(super::instance_value::tags(&rule.tags))
+        .to_port(to)
+}
+
+/// A rule that is gone.
+pub fn revoked_value(group: &str, rule: &Rule) -> RevokedSecurityGroupRule {
+    let (protocol, from, to) = wire(&rule.protocol);
+    let (cidr, referenced) = match &rule.peer {
+        Peer::Cidr(cidr) => (Some(cidr.to_string()), None),
+        Peer::Group(id) => (None, Some(id.to_string())),
+    };
+    RevokedSecurityGroupRule::new()
+        .cidr_ipv4(cidr)
+        .description(rule.description.clone())
+        .from_port(from)
+        .group_id(group.to_owned())
+        .ip_protocol(protocol)
+        .is_egress(rule.direction == Direction::Egress)
+        .referenced_group_id(referenced)
+        .security_group_rule_id(rule.id.to_string())
+        .to_port(to)
+}
