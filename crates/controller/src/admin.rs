@@ -38,7 +38,7 @@ pub fn router(controller: Arc<Controller>) -> Router<Arc<Controller>> {
         .route("/instances/{id}/console", get(console))
         .route("/instances/{id}/dial/{port}", get(dial));
     let administrators = Router::new()
-        .route("/hosts", get(hosts))
+        .route("/hosts", get(hosts).post(enroll_host))
         .route("/accounts", get(accounts).post(create_account))
         .route("/accounts/{name}", delete(remove_account))
         .route("/accounts/{name}/keys", post(rotate_keys))
@@ -222,6 +222,32 @@ async fn hosts(State(controller): State<Arc<Controller>>) -> Json<Value> {
         })
         .collect();
     Json(json!({ "hosts": rows }))
+}
+
+#[derive(Deserialize)]
+struct NewHost {
+    name: String,
+}
+
+/// Makes a host's row and answers the identity that its agent starts with: certificate and key.
+async fn enroll_host(
+    State(controller): State<Arc<Controller>>,
+    Json(ask): Json<NewHost>,
+) -> Reply {
+    let fine = (1..=63).contains(&ask.name.len())
+        && ask.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if !fine {
+        return Err(bad("a host's name has 1 to 63 letters, digits, -, _ or ."));
+    }
+    let failed = |error: anyhow::Error| Problem(StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}"));
+    let (host, pair) = controller.enroll(&ask.name).await.map_err(failed)?;
+    Ok(Json(json!({
+        "host": host,
+        "cloud": controller.cluster.cloud,
+        "certificate": pair.certificate,
+        "key": pair.key,
+        "authority": controller.pki.authority().map_err(failed)?,
+    })))
 }
 
 /// An instance of the caller, by id, small number or `Name` tag.
