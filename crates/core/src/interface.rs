@@ -4,6 +4,9 @@ use crate::refusal::Thing;
 use crate::{Draft, Refusal};
 use boira_model::*;
 
+/// Groups that an interface may be in, the most that AWS gives.
+pub const MAX_GROUPS: usize = 16;
+
 pub fn describe(
     draft: &mut Draft,
     owner: &AccountId,
@@ -51,6 +54,9 @@ pub fn set_groups(
         if !chosen.contains(&group.id) {
             chosen.push(group.id.clone());
         }
+    }
+    if chosen.len() > MAX_GROUPS {
+        return Err(Refusal::Limit(format!("{MAX_GROUPS} security groups per interface")));
     }
     row.groups = chosen;
     put(draft, row);

@@ -9,7 +9,7 @@ use boira_api::output::ec2 as out;
 use boira_api::time::format_ms;
 use boira_api::value::{Struct, Value};
 use boira_core::wanted::private_dns_name;
-use boira_core::{Draft, State, interface};
+use boira_core::{Draft, Refusal, State, interface};
 use boira_model::*;
 use boira_store::Snapshot;
 use std::sync::Arc;
@@ -229,7 +229,13 @@ pub fn modify_attribute(call: &Call, draft: &mut Draft) -> Outcome {
             ));
         }
     };
-    done.map_err(refusals::error)?;
+    done.map_err(|refusal| match refusal {
+        Refusal::Limit(what) => ApiError::new(
+            "SecurityGroupsPerInterfaceLimitExceeded",
+            format!("You have reached the limit of {what}."),
+        ),
+        other => refusals::error(other),
+    })?;
     call.done()
 }
 
