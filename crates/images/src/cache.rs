@@ -1,4 +1,4 @@
-//! A built `tiny` image that all tests of the workspace share.
+//! Built images that all tests of the workspace share.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,23 +8,28 @@ use sha2::{Digest, Sha256};
 
 use crate::build::{Built, Kind, build};
 use crate::error::{AtPath, ImageError, Result};
-use crate::tiny;
+use crate::{debian, tiny};
 
-/// The `tiny` image from `cache_directory`, built first when it isn't there.
-///
-/// The cache's key is a hash of the guest's scripts and of the builder, so a changed script is a new
-/// image; new package versions alone are not. Processes that ask at once wait for one build.
+/// The `tiny` image from `cache_directory`, built first when it isn't there: [`cached`].
 pub async fn cached_tiny(cache_directory: &Path) -> Result<Built> {
+    cached(Kind::Tiny, cache_directory).await
+}
+
+/// An image from `cache_directory`, built first when it isn't there.
+///
+/// The cache's key is a hash of the guest's scripts and of the builder, so a changed script is a
+/// new image; new package versions alone are not. Processes that ask at once wait for one build.
+pub async fn cached(kind: Kind, cache_directory: &Path) -> Result<Built> {
     fs::create_dir_all(cache_directory).at(cache_directory)?;
-    let directory = cache_directory.join(key());
-    let place = directory.join(Kind::Tiny.name());
-    let lock = lock(cache_directory.join("lock")).await?;
+    let directory = cache_directory.join(key(kind));
+    let place = directory.join(kind.name());
+    let lock = lock(cache_directory.join(format!("{}.lock", kind.name()))).await?;
     let built = match Built::load(&place) {
         Ok(built) => built,
         Err(_) => {
             build(
-                Kind::Tiny,
-                &cache_directory.join("work"),
+                kind,
+                &cache_directory.join(kind.name()),
                 &directory,
                 &|_| (),
             )
@@ -46,9 +51,13 @@ async fn lock(path: PathBuf) -> Result<Flock<fs::File>> {
     waiting.await.expect("locking does not panic")
 }
 
-fn key() -> String {
+fn key(kind: Kind) -> String {
     let mut hash = Sha256::new();
-    for input in tiny::inputs() {
+    let inputs = match kind {
+        Kind::Tiny => tiny::inputs(),
+        Kind::Debian => debian::inputs(),
+    };
+    for input in inputs {
         hash.update(input.len().to_le_bytes());
         hash.update(input);
     }

@@ -13,6 +13,7 @@ mod cache;
 mod cpio;
 mod debian;
 mod error;
+mod grub;
 mod import;
 mod inspect;
 mod modules;
@@ -22,7 +23,7 @@ mod tiny;
 mod tools;
 
 pub use build::{Built, Kind, Progress, Step, build};
-pub use cache::cached_tiny;
+pub use cache::{cached, cached_tiny};
 pub use error::{ImageError, Result};
 pub use import::import;
 pub use inspect::{Format, Info, MAX_VIRTUAL_SIZE_BYTES, inspect};

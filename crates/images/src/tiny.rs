@@ -149,11 +149,11 @@ const RAMDISK_APPLETS: &[&str] = &[
 
 /// What decides the content of the image beside the packages' versions, for caches: the guest's
 /// scripts, and this file with its lists and layout.
-pub(crate) fn inputs() -> impl Iterator<Item = &'static str> {
-    SCRIPTS
-        .iter()
-        .map(|(_, text, _)| *text)
+pub(crate) fn inputs() -> Vec<&'static str> {
+    let scripts = SCRIPTS.iter().map(|(_, text, _)| *text);
+    scripts
         .chain([RAMDISK_INIT, include_str!("tiny.rs")])
+        .collect()
 }
 
 /// Builds the image's files in `out`; the paths in the result are relative to it.

@@ -15,16 +15,14 @@ const PACKAGES: &[(&str, &str)] = &[
     ("gpgv", "gpgv"),
     ("dpkg-deb", "dpkg"),
     ("mke2fs", "e2fsprogs"),
-    ("e2fsck", "e2fsprogs"),
     ("qemu-img", "qemu-utils"),
+    ("dpkg-query", "dpkg"),
     ("mmdebstrap", "mmdebstrap"),
     ("sfdisk", "fdisk"),
-    ("grub-mkimage", "grub-common"),
     ("chroot", "coreutils"),
     ("tar", "tar"),
     ("xz", "xz-utils"),
     ("zstd", "zstd"),
-    ("setpriv", "util-linux"),
 ];
 
 /// Administrators' programs are not in every user's PATH.

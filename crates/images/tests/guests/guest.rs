@@ -1,19 +1,25 @@
-//! One emulated guest of the `tiny` image with everything around it: a network by QEMU itself,
+//! One emulated guest of an image with everything around it: a network by QEMU itself,
 //! a metadata service on files, the console, QMP and an SSH client.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use boira_images::Built;
+use boira_images::{Built, Kind};
 
 /// Generous, because other tests share the processors; a healthy guest needs a tenth.
 const PATIENCE: Duration = Duration::from_secs(50);
+/// cloud-init alone takes more than a minute under emulation.
+const PATIENCE_WITH_CLOUD_INIT: Duration = Duration::from_secs(400);
+/// By its firmware's tables cloud-init knows that it runs on something like EC2.
+const FIRMWARE: &str =
+    "type=1,serial=ec2f0000-0000-4000-8000-000000000001,uuid=ec2f0000-0000-4000-8000-000000000001";
 
 /// What outlives a boot: the disk, the key pair, what the metadata service says.
 pub struct Machine {
@@ -38,7 +44,7 @@ impl Machine {
             Command::new("qemu-img")
                 .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", backing])
                 .arg(disk)
-                .arg("1G"),
+                .arg("3G"),
         );
         succeed(
             Command::new("ssh-keygen")
@@ -52,6 +58,15 @@ impl Machine {
             "ip-172-31-0-5.ec2.internal",
         );
         machine.metadata("latest/meta-data/public-keys/index", "0=test");
+        machine.metadata("latest/meta-data/public-keys/0/index", "openssh-key");
+        machine.metadata(
+            "latest/meta-data/index",
+            "instance-id\nlocal-hostname\npublic-keys/",
+        );
+        machine.metadata("latest/dynamic/instance-identity/index", "document");
+        machine.metadata("latest/dynamic/instance-identity/document", "{}");
+        // cloud-init asks for the version that it knows.
+        symlink("latest", machine.path("metadata/2021-03-23")).unwrap();
         machine.metadata(
             "latest/meta-data/public-keys/0/openssh-key",
             fs::read_to_string(machine.path("key.pub")).unwrap().trim(),
@@ -80,7 +95,7 @@ impl Machine {
             "user,id=n,net=169.254.0.0/16,restrict=on,hostfwd=tcp:127.0.0.1:{}-:22",
             self.ssh_port
         );
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tiny/metadata.sh");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/metadata.sh");
         match self.with_metadata {
             true => format!(
                 "{base},guestfwd=tcp:169.254.169.254:80-cmd:sh {} {}",
@@ -106,31 +121,17 @@ impl<'a> Guest<'a> {
         let image = &machine.image;
         let _ = fs::remove_file(machine.path("qmp"));
         let mut qemu = Command::new("qemu-system-x86_64");
+        let memory = (image.min_memory_bytes >> 20).to_string();
         qemu.args([
-            "-accel",
-            "tcg",
-            "-M",
-            "pc",
-            "-m",
-            "128",
-            "-nodefaults",
-            "-display",
-            "none",
-            "-serial",
-            "stdio",
+            "-accel", "tcg", "-M", "pc", "-m", &memory, "-smbios", FIRMWARE,
         ]);
-        qemu.arg("-kernel")
-            .arg(image.kernel.as_ref().unwrap())
-            .arg("-initrd")
-            .arg(image.ramdisk.as_ref().unwrap());
-        qemu.args([
-            "-append",
-            &image.cmdline,
-            "-netdev",
-            &machine.network(),
-            "-device",
-            "virtio-net-pci,netdev=n,romfile=",
-        ]);
+        qemu.args(["-nodefaults", "-display", "none", "-serial", "stdio"]);
+        if let (Some(kernel), Some(ramdisk)) = (&image.kernel, &image.ramdisk) {
+            qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(ramdisk);
+            qemu.args(["-append", &image.cmdline]);
+        }
+        qemu.args(["-netdev", &machine.network()]);
+        qemu.args(["-device", "virtio-net-pci,netdev=n,romfile="]);
         qemu.arg("-drive").arg(format!(
             "file={},if=virtio,format=qcow2,cache=unsafe",
             machine.path("disk.qcow2").display()
@@ -164,7 +165,7 @@ impl<'a> Guest<'a> {
 
     /// Waits until the console has said `text` since the last wait, and gives what came up to it.
     pub fn wait_for(&mut self, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience();
         let mut seen = String::new();
         while !seen.contains(text) {
             match self
@@ -186,6 +187,13 @@ impl<'a> Guest<'a> {
         seen
     }
 
+    fn patience(&self) -> Duration {
+        match self.machine.image.kind {
+            Kind::Tiny => PATIENCE,
+            Kind::Debian => PATIENCE_WITH_CLOUD_INIT,
+        }
+    }
+
     /// Types on the serial console.
     pub fn type_text(&mut self, text: &str) {
         self.qemu
@@ -199,23 +207,16 @@ impl<'a> Guest<'a> {
     /// Runs a command over SSH; the host key must be the one that the console printed.
     pub fn ssh(&self, command: &str) -> String {
         let output = self.try_ssh(&[], command);
-        assert!(
-            output.status.success(),
-            "ssh {command:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "ssh {command:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
     pub fn try_ssh(&self, options: &[&str], command: &str) -> Output {
         let port = self.machine.ssh_port.to_string();
         let mut ssh = Command::new("ssh");
-        ssh.args(options).args(self.client_options()).args([
-            "-p",
-            &port,
-            "root@127.0.0.1",
-            command,
-        ]);
+        ssh.args(options)
+            .args(self.client_options())
+            .args(["-p", &port, &self.address(), command]);
         ssh.stdin(Stdio::null()).output().unwrap()
     }
 
@@ -227,8 +228,12 @@ impl<'a> Guest<'a> {
             scp.args(["-q", "-P", &port])
                 .args(self.client_options())
                 .arg(from)
-                .arg(format!("root@127.0.0.1:{to}")),
+                .arg(format!("{}:{to}", self.address())),
         );
+    }
+
+    fn address(&self) -> String {
+        format!("{}@127.0.0.1", self.machine.image.user)
     }
 
     fn client_options(&self) -> Vec<String> {
@@ -257,7 +262,7 @@ impl<'a> Guest<'a> {
             option("StrictHostKeyChecking=yes".to_owned()),
             option("BatchMode=yes".to_owned()),
             option("IdentitiesOnly=yes".to_owned()),
-            option("LogLevel=ERROR".to_owned()),
+            option("LogLevel=INFO".to_owned()),
             option("ConnectTimeout=20".to_owned()),
         ]
         .concat()
