@@ -43,6 +43,7 @@ mod network;
 mod process;
 mod readiness;
 pub mod rules;
+pub mod ruleset;
 mod services;
 mod services_process;
 mod spec;

@@ -21,6 +21,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::namespace::{Namespace, run_tool};
 use crate::process::Process;
+use crate::ruleset::Table;
 use crate::services::digest;
 use crate::services_process::ServicesProcess;
 use crate::spec::{SpecError, VpcSpec, check_id, tap_name};
@@ -82,10 +83,16 @@ struct Applied {
     namespace: u64,
     /// The kernel's number of the rules as we left them.
     generation: u32,
-    /// The digests of what made the rules, and of the settings of taps.
-    rules: String,
+    rules: Rules,
+    /// The digest of the settings of taps.
     settings: String,
     arp_filter: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Rules {
+    inet: Table,
+    arp: Table,
 }
 
 impl Network {
@@ -366,18 +373,19 @@ async fn apply(
                 links::set_namespace()?;
             }
             // Rules first: a tap that no rule names reaches nothing.
-            let inet = rules::inet_table(&spec, &host);
-            let arp = rules::arp_table(&spec);
-            let wanted = digest(format!("{inet}{arp}").as_bytes());
-            let in_force = before.as_ref().filter(|before| {
-                before.rules == wanted
-                    && netfilter::generation().is_ok_and(|now| now == before.generation)
-            });
-            let (generation, arp_filter) = match in_force {
-                Some(before) => (before.generation, before.arp_filter.clone()),
-                None => {
-                    let lacks = apply_rules(&inet, &arp)?;
-                    (netfilter::generation().unwrap_or(0), lacks)
+            let rules = Rules {
+                inet: rules::inet_table(&spec, &host),
+                arp: rules::arp_table(&spec),
+            };
+            // Rules that somebody else touched are not those that we know.
+            let known = before
+                .as_ref()
+                .filter(|before| netfilter::generation().is_ok_and(|now| now == before.generation));
+            let (generation, arp_filter) = match known {
+                Some(known) if known.rules == rules => (known.generation, known.arp_filter.clone()),
+                known => {
+                    let lacks = apply_rules(known.map(|known| &known.rules), &rules)?;
+                    (netfilter::generation()?, lacks)
                 }
             };
             let settings = digest(format!("{:?}", links::tap_settings(&spec)).as_bytes());
@@ -386,7 +394,7 @@ async fn apply(
             let applied = Applied {
                 namespace: identity,
                 generation,
-                rules: wanted,
+                rules,
                 settings,
                 arp_filter,
             };
@@ -395,13 +403,21 @@ async fn apply(
         .await
 }
 
-/// Says what is lacking where the kernel has no rules for ARP.
-fn apply_rules(inet: &str, arp: &str) -> io::Result<Option<String>> {
-    if netfilter::apply(&format!("{inet}{arp}")).is_ok() {
+/// Makes `before` `wanted`, or whatever there is. Says what is lacking where the kernel has no rules
+/// for ARP.
+fn apply_rules(before: Option<&Rules>, wanted: &Rules) -> io::Result<Option<String>> {
+    let text = match before {
+        Some(before) => {
+            wanted.inet.change_from(&before.inet) + &wanted.arp.change_from(&before.arp)
+        }
+        None => wanted.inet.replacement() + &wanted.arp.replacement(),
+    };
+    let Err(error) = netfilter::apply(&text) else {
         return Ok(None);
-    }
-    netfilter::apply(inet)?;
-    match netfilter::apply(arp) {
+    };
+    tracing::debug!(%error, "the rules don't apply as a whole; replacing each table");
+    netfilter::apply(&wanted.inet.replacement())?;
+    match netfilter::apply(&wanted.arp.replacement()) {
         Ok(()) => Ok(None),
         Err(error) => Ok(Some(format!(
             "no ARP filter, permanent neighbours alone keep guests from posing as others: {error}"

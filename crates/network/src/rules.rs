@@ -1,4 +1,4 @@
-//! The firewall of a VPC's namespace: a [`VpcSpec`] in, the text for `nft -f` out.
+//! The firewall of a VPC's namespace: a [`VpcSpec`] in, tables of nftables out.
 //!
 //! A frame's way through the tables, where every chain that decides drops what it doesn't know:
 //!
@@ -12,13 +12,13 @@
 //! ```
 //!
 //! Rules decide about new connections only; what is established goes on until it ends, as in AWS.
-//! The whole table is replaced in one transaction, so no packet ever meets half of it.
+//! All changes are made in one transaction, so no packet ever meets half of one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-use crate::spec::{GroupSpec, Peer, PortSpec, Protocol, Rule, VpcSpec, tap_name};
+use crate::ruleset::Table;
+use crate::spec::{Peer, PortSpec, Protocol, Rule, VpcSpec, tap_name};
 use crate::{API_ADDRESS, API_PORT, METADATA_ADDRESS, RESOLVER_ADDRESS};
 
 /// The interface that leads outside.
@@ -35,82 +35,79 @@ const NEVER_OUTSIDE: [&str; 5] = [
 ];
 
 /// The `inet` table of a VPC. `host` holds the addresses of this host, which guests must not reach.
-pub fn inet_table(spec: &VpcSpec, host: &BTreeSet<Ipv4Addr>) -> String {
-    let mut text = String::from("table inet boira\ndelete table inet boira\ntable inet boira {\n");
-    sets(&mut text, spec, host);
-    group_chains(&mut text, spec);
-    port_chains(&mut text, spec);
-    base_chains(&mut text, spec);
-    text.push_str("}\n");
-    text
+pub fn inet_table(spec: &VpcSpec, host: &BTreeSet<Ipv4Addr>) -> Table {
+    let mut table = Table::new("inet boira");
+    add_sets(&mut table, spec, host);
+    add_group_chains(&mut table, spec);
+    add_port_chains(&mut table, spec);
+    add_guard(&mut table);
+    add_forwarding(&mut table, spec);
+    add_own_traffic(&mut table, spec);
+    table
 }
 
 /// The `arp` table: a guest says only its own MAC and its own address (or none, when it probes).
 ///
 /// The permanent neighbours alone keep traffic from being drawn away; the filter also keeps a
 /// guest from filling the neighbour table, which all namespaces of a host share.
-pub fn arp_table(spec: &VpcSpec) -> String {
-    let mut text = String::from("table arp boira\ndelete table arp boira\ntable arp boira {\n");
+pub fn arp_table(spec: &VpcSpec) -> Table {
+    let mut table = Table::new("arp boira");
     let own = spec.ports.iter().flat_map(|port| {
-        let tap = tap_name(&port.eni);
-        [port.ip, Ipv4Addr::UNSPECIFIED].map(|ip| format!("\"{tap}\" . {} . {ip}", port.mac))
+        [port.ip, Ipv4Addr::UNSPECIFIED]
+            .map(|ip| format!("{} . {} . {ip}", quoted_tap(port), port.mac))
     });
-    set(&mut text, "own", "ifname . ether_addr . ipv4_addr", "", own);
-    text.push_str(&format!(
-        "\tchain input {{\n\
-         \t\ttype filter hook input priority 0; policy drop;\n\
-         \t\tiifname {{ \"lo\", \"{WAY_OUT_DEVICE}\" }} accept\n\
-         \t\tiifname . arp saddr ether . arp saddr ip @own accept\n\
-         \t\tcounter\n\t}}\n}}\n"
-    ));
-    text
+    table.set("own", "type ifname . ether_addr . ipv4_addr;", own);
+    table.base_chain(
+        "from_guests",
+        "type filter hook input priority 0; policy drop;",
+        &[
+            &format!("iifname {{ \"lo\", \"{WAY_OUT_DEVICE}\" }} accept"),
+            "iifname . arp saddr ether . arp saddr ip @own accept",
+            "counter",
+        ],
+    );
+    table
 }
 
-fn sets(text: &mut String, spec: &VpcSpec, host: &BTreeSet<Ipv4Addr>) {
-    let quoted = |port: &PortSpec| format!("\"{}\"", tap_name(&port.eni));
-    let checked = spec.ports.iter().filter(|port| port.source_dest_check);
-    let unchecked = spec.ports.iter().filter(|port| !port.source_dest_check);
-    set(text, "taps", "ifname", "", spec.ports.iter().map(quoted));
-    set(
-        text,
-        "own_address",
-        "ifname . ether_addr . ipv4_addr",
-        "",
-        checked.map(|port| format!("{} . {} . {}", quoted(port), port.mac, port.ip)),
-    );
-    set(
-        text,
-        "any_address",
-        "ifname . ether_addr",
-        "",
-        unchecked.map(|port| format!("{} . {}", quoted(port), port.mac)),
-    );
-    set(
-        text,
+fn quoted_tap(port: &PortSpec) -> String {
+    format!("\"{}\"", tap_name(&port.eni))
+}
+
+fn add_sets(table: &mut Table, spec: &VpcSpec, host: &BTreeSet<Ipv4Addr>) {
+    let ports = || spec.ports.iter();
+    let with_mac = |port: &PortSpec| format!("{} . {}", quoted_tap(port), port.mac);
+    let checked = ports().filter(|port| port.source_dest_check);
+    let unchecked = ports().filter(|port| !port.source_dest_check);
+    table.set("taps", "type ifname;", ports().map(quoted_tap));
+    table.set(
         "own_mac",
-        "ifname . ether_addr",
-        "",
-        spec.ports
-            .iter()
-            .map(|port| format!("{} . {}", quoted(port), port.mac)),
+        "type ifname . ether_addr;",
+        ports().map(with_mac),
     );
-    set(
-        text,
-        "host",
-        "ipv4_addr",
-        "",
-        host.iter().map(ToString::to_string),
+    table.set(
+        "own_address",
+        "type ifname . ether_addr . ipv4_addr;",
+        checked.map(|port| format!("{} . {}", with_mac(port), port.ip)),
     );
-    set(
-        text,
-        "never_outside",
-        "ipv4_addr",
-        "\t\tflags interval\n",
-        NEVER_OUTSIDE.iter().map(ToString::to_string),
+    table.set(
+        "any_address",
+        "type ifname . ether_addr;",
+        unchecked.map(with_mac),
     );
+    for direction in ["in", "out"] {
+        let chains = ports().map(|port| {
+            let chain = format!("goto {direction}-{}", port.eni);
+            (quoted_tap(port), chain)
+        });
+        table.map(&format!("{direction}_of"), "type ifname : verdict;", chains);
+    }
+    let host = host.iter().map(ToString::to_string);
+    table.set("host", "type ipv4_addr;", host);
+    let never = NEVER_OUTSIDE.iter().map(ToString::to_string);
+    table.set("never_outside", "type ipv4_addr; flags interval;", never);
     for (group, members) in members(spec) {
         let members = members.iter().map(ToString::to_string);
-        set(text, &members_set(group), "ipv4_addr", "", members);
+        table.set(&members_set(group), "type ipv4_addr;", members);
     }
 }
 
@@ -134,42 +131,28 @@ fn members_set(group: &str) -> String {
 }
 
 /// Only groups that a port of this host wears need chains.
-fn group_chains(text: &mut String, spec: &VpcSpec) {
+fn add_group_chains(table: &mut Table, spec: &VpcSpec) {
     let worn: BTreeSet<&str> = spec
         .ports
         .iter()
         .flat_map(|port| port.groups.iter().map(String::as_str))
         .collect();
     for group in spec.groups.iter().filter(|g| worn.contains(g.id.as_str())) {
-        let GroupSpec {
-            id,
-            ingress,
-            egress,
-            ..
-        } = group;
-        chain(
-            text,
-            &format!("in-{id}"),
-            ingress.iter().map(|rule| rule_text(rule, "saddr")),
-        );
-        chain(
-            text,
-            &format!("out-{id}"),
-            egress.iter().map(|rule| rule_text(rule, "daddr")),
-        );
+        let ingress = group.ingress.iter().map(|rule| rule_text(rule, "saddr"));
+        let egress = group.egress.iter().map(|rule| rule_text(rule, "daddr"));
+        table.chain(&format!("in-{}", group.id), ingress);
+        table.chain(&format!("out-{}", group.id), egress);
     }
 }
 
 /// A port lets through what any of its groups lets through.
-fn port_chains(text: &mut String, spec: &VpcSpec) {
+fn add_port_chains(table: &mut Table, spec: &VpcSpec) {
     for port in &spec.ports {
         for direction in ["in", "out"] {
-            let jumps = port
-                .groups
-                .iter()
-                .map(|group| format!("jump {direction}-{group}"));
+            let groups = port.groups.iter();
+            let jumps = groups.map(|group| format!("jump {direction}-{group}"));
             let end = std::iter::once("counter drop".to_owned());
-            chain(text, &format!("{direction}-{}", port.eni), jumps.chain(end));
+            table.chain(&format!("{direction}-{}", port.eni), jumps.chain(end));
         }
     }
 }
@@ -199,118 +182,100 @@ fn ports_text(protocol: &str, from: u16, to: u16) -> String {
 }
 
 fn icmp_text(kind: Option<u8>, code: Option<u8>) -> String {
-    let mut text = String::from("meta l4proto icmp ");
-    if let Some(kind) = kind {
-        let _ = write!(text, "icmp type {kind} ");
-    }
-    if let Some(code) = code {
-        let _ = write!(text, "icmp code {code} ");
-    }
-    text
+    let kind = kind.map(|kind| format!("icmp type {kind} "));
+    let code = code.map(|code| format!("icmp code {code} "));
+    format!(
+        "meta l4proto icmp {}{}",
+        kind.unwrap_or_default(),
+        code.unwrap_or_default()
+    )
 }
 
-fn base_chains(text: &mut String, spec: &VpcSpec) {
-    let to = |direction: &str| {
-        spec.ports
-            .iter()
-            .map(|port| {
-                format!(
-                    "\"{}\" : goto {direction}-{}",
-                    tap_name(&port.eni),
-                    port.eni
-                )
-            })
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    let (ingress, egress) = (to("in"), to("out"));
-    let verdict = |field: &str, map: &str| match map {
-        "" => String::new(),
-        map => format!("\t\t{field} vmap {{ {map} }}\n"),
-    };
-    let resolver = spec.resolver();
-    let _ = write!(
-        text,
-        "\tchain guard {{
-\t\ttype filter hook prerouting priority raw; policy drop;
-\t\tiifname {{ \"lo\", \"{WAY_OUT_DEVICE}\" }} accept
-\t\tmeta nfproto != ipv4 counter drop
-\t\tudp sport 67 udp dport 68 counter drop
-\t\tiifname . ether saddr . ip saddr @own_address accept
-\t\tip saddr 0.0.0.0 udp sport 68 udp dport 67 iifname . ether saddr @own_mac accept
-\t\tip saddr != {{ 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3 }} iifname . ether saddr @any_address accept
-\t\tcounter
-\t}}
-\tchain from_guests {{
-\t\ttype filter hook forward priority -10; policy drop;
-\t\tct state established,related accept
-\t\tct state invalid counter drop
-{}\t}}
-\tchain to_guests {{
-\t\ttype filter hook forward priority 0; policy drop;
-\t\tct state established,related accept
-\t\toifname \"{WAY_OUT_DEVICE}\" goto outside
-{}\t}}
-\tchain outside {{
-\t\tip daddr @never_outside counter drop
-\t\tip daddr @host counter drop
-\t\tip daddr {} counter drop
-\t\tcounter accept
-\t}}
-\tchain to_us {{
-\t\ttype filter hook input priority 0; policy drop;
-\t\tiifname \"lo\" accept
-\t\tct state established,related accept
-\t\tct state invalid counter drop
-\t\tiifname != @taps counter drop
-\t\tudp dport 67 accept
-\t\tip daddr {{ {resolver}, {RESOLVER_ADDRESS} }} meta l4proto {{ tcp, udp }} th dport 53 accept
-\t\tip daddr {METADATA_ADDRESS} tcp dport 80 accept
-\t\tip daddr {API_ADDRESS} tcp dport {API_PORT} accept
-\t\tip daddr {} icmp type echo-request accept
-\t\tcounter
-\t}}
-\tchain from_us {{
-\t\ttype filter hook output priority 0; policy drop;
-\t\toifname \"lo\" accept
-\t\tct state established,related accept
-\t\toifname @taps udp sport 67 udp dport 68 accept
-{}\t\tcounter
-\t}}
-\tchain borrow_address {{
-\t\ttype nat hook postrouting priority srcnat; policy accept;
-\t\toifname \"{WAY_OUT_DEVICE}\" masquerade
-\t}}
-",
-        verdict("iifname", &egress),
-        verdict("oifname", &ingress),
-        spec.cidr.trunc(),
-        spec.cidr.trunc(),
-        verdict("oifname", &ingress),
+/// Who a packet says it is from has to be true, before anything else looks at it.
+fn add_guard(table: &mut Table) {
+    table.base_chain(
+        "guard",
+        "type filter hook prerouting priority raw; policy drop;",
+        &[
+            &format!("iifname {{ \"lo\", \"{WAY_OUT_DEVICE}\" }} accept"),
+            "meta nfproto != ipv4 counter drop",
+            "udp sport 67 udp dport 68 counter drop",
+            "iifname . ether saddr . ip saddr @own_address accept",
+            "ip saddr 0.0.0.0 udp sport 68 udp dport 67 iifname . ether saddr @own_mac accept",
+            "ip saddr != { 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3 } \
+             iifname . ether saddr @any_address accept",
+            "counter",
+        ],
     );
 }
 
-fn set(
-    text: &mut String,
-    name: &str,
-    kind: &str,
-    flags: &str,
-    elements: impl Iterator<Item = String>,
-) {
-    let elements: Vec<String> = elements.collect();
-    let _ = write!(text, "\tset {name} {{\n\t\ttype {kind}\n{flags}");
-    if !elements.is_empty() {
-        let _ = writeln!(text, "\t\telements = {{ {} }}", elements.join(", "));
-    }
-    text.push_str("\t}\n");
+/// From guests to guests and to the outside: the sender's groups, then the receiver's.
+fn add_forwarding(table: &mut Table, spec: &VpcSpec) {
+    table.base_chain(
+        "from_guests",
+        "type filter hook forward priority -10; policy drop;",
+        &[
+            "ct state established,related accept",
+            "ct state invalid counter drop",
+            "iifname vmap @out_of",
+        ],
+    );
+    table.base_chain(
+        "to_guests",
+        "type filter hook forward priority 0; policy drop;",
+        &[
+            "ct state established,related accept",
+            &format!("oifname \"{WAY_OUT_DEVICE}\" goto outside"),
+            "oifname vmap @in_of",
+        ],
+    );
+    let outside = [
+        "ip daddr @never_outside counter drop".to_owned(),
+        "ip daddr @host counter drop".to_owned(),
+        format!("ip daddr {} counter drop", spec.cidr.trunc()),
+        "counter accept".to_owned(),
+    ];
+    table.chain("outside", outside.into_iter());
+    table.base_chain(
+        "borrow_address",
+        "type nat hook postrouting priority srcnat; policy accept;",
+        &[&format!("oifname \"{WAY_OUT_DEVICE}\" masquerade")],
+    );
 }
 
-fn chain(text: &mut String, name: &str, rules: impl Iterator<Item = String>) {
-    let _ = writeln!(text, "\tchain {name} {{");
-    for rule in rules {
-        let _ = writeln!(text, "\t\t{rule}");
-    }
-    text.push_str("\t}\n");
+/// From guests to our services, and from us to guests.
+fn add_own_traffic(table: &mut Table, spec: &VpcSpec) {
+    let resolvers = format!("{{ {}, {RESOLVER_ADDRESS} }}", spec.resolver());
+    table.base_chain(
+        "to_us",
+        "type filter hook input priority 0; policy drop;",
+        &[
+            "iifname \"lo\" accept",
+            "ct state established,related accept",
+            "ct state invalid counter drop",
+            "iifname != @taps counter drop",
+            "udp dport 67 accept",
+            &format!("ip daddr {resolvers} meta l4proto {{ tcp, udp }} th dport 53 accept"),
+            &format!("ip daddr {METADATA_ADDRESS} tcp dport 80 accept"),
+            &format!("ip daddr {API_ADDRESS} tcp dport {API_PORT} accept"),
+            &format!(
+                "ip daddr {} icmp type echo-request accept",
+                spec.cidr.trunc()
+            ),
+            "counter",
+        ],
+    );
+    table.base_chain(
+        "from_us",
+        "type filter hook output priority 0; policy drop;",
+        &[
+            "oifname \"lo\" accept",
+            "ct state established,related accept",
+            "oifname @taps udp sport 67 udp dport 68 accept",
+            "oifname vmap @in_of",
+            "counter",
+        ],
+    );
 }
 
 #[cfg(test)]
@@ -318,18 +283,14 @@ mod tests {
     use super::*;
     use crate::fixture::spec;
 
-    /// The text between `chain NAME {` and its end, without indentation.
-    fn chain_of<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
-        let start = format!("chain {name} {{");
-        let lines = text.lines().map(str::trim);
-        let lines = lines.skip_while(|line| *line != start).skip(1);
-        lines.take_while(|line| *line != "}").collect()
+    fn chain_of(table: &Table, name: &str) -> Vec<String> {
+        table.chains[name].rules.clone()
     }
 
     #[test]
     fn the_whole_text_is_as_recorded() {
         let host = BTreeSet::from([Ipv4Addr::new(192, 0, 2, 1)]);
-        let text = inet_table(&spec(), &host) + &arp_table(&spec());
+        let text = inet_table(&spec(), &host).replacement() + &arp_table(&spec()).replacement();
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/rules.golden.nft");
         if std::env::var_os("RECORD").is_some() {
             std::fs::write(path, &text).expect("the recording can be written");
@@ -340,9 +301,9 @@ mod tests {
 
     #[test]
     fn every_kind_of_rule_has_its_text() {
-        let text = inet_table(&spec(), &BTreeSet::new());
+        let table = inet_table(&spec(), &BTreeSet::new());
         assert_eq!(
-            chain_of(&text, "in-sg-web"),
+            chain_of(&table, "in-sg-web"),
             [
                 "tcp dport 80 counter accept",
                 "ip saddr 10.0.0.0/8 tcp dport 8000-8080 counter accept",
@@ -352,17 +313,17 @@ mod tests {
                 "ip saddr 192.0.2.1/32 meta l4proto 47 counter accept",
             ]
         );
-        assert_eq!(chain_of(&text, "out-sg-web"), ["counter accept"]);
+        assert_eq!(chain_of(&table, "out-sg-web"), ["counter accept"]);
     }
 
     #[test]
     fn a_port_without_groups_lets_nothing_through() {
         let mut spec = spec();
         spec.ports[0].groups.clear();
-        let text = inet_table(&spec, &BTreeSet::new());
+        let table = inet_table(&spec, &BTreeSet::new());
         let eni = &spec.ports[0].eni;
-        assert_eq!(chain_of(&text, &format!("in-{eni}")), ["counter drop"]);
-        assert_eq!(chain_of(&text, &format!("out-{eni}")), ["counter drop"]);
+        assert_eq!(chain_of(&table, &format!("in-{eni}")), ["counter drop"]);
+        assert_eq!(chain_of(&table, &format!("out-{eni}")), ["counter drop"]);
     }
 
     #[test]
@@ -371,8 +332,21 @@ mod tests {
         for port in &mut spec.ports {
             port.groups = vec!["sg-in".to_owned()];
         }
-        let text = inet_table(&spec, &BTreeSet::new());
-        assert!(text.contains("set members-sg-web {"));
-        assert_eq!(chain_of(&text, "in-sg-web"), Vec::<&str>::new());
+        let table = inet_table(&spec, &BTreeSet::new());
+        assert!(table.sets.contains_key("members-sg-web"));
+        assert!(!table.chains.contains_key("in-sg-web"));
+    }
+
+    #[test]
+    fn a_port_more_deletes_nothing() {
+        let with = spec();
+        let mut without = spec();
+        without.ports.pop();
+        let nobody = BTreeSet::new();
+        let (with, without) = (inet_table(&with, &nobody), inet_table(&without, &nobody));
+        let text = with.change_from(&without);
+        assert!(!text.is_empty());
+        assert!(text.lines().all(|line| line.starts_with("add ")), "{text}");
+        assert_eq!(with.change_from(&with), "");
     }
 }
