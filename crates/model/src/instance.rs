@@ -249,10 +249,14 @@ impl Instance {
         }
     }
 
-    /// Whether it holds capacity of the host where it is placed.
+    /// Whether it holds capacity of the host where it is placed: it is to run, or its guest may not
+    /// have ended yet. Terminating a stopped instance takes no capacity back.
     pub fn occupies(&self) -> bool {
-        self.placement.is_some()
-            && !matches!(self.state(), StateName::Stopped | StateName::Terminated)
+        let ended = matches!(
+            self.observed,
+            Observed::Absent | Observed::Saved | Observed::Exited(_)
+        );
+        self.placement.is_some() && (self.desired == Desired::Running || !ended)
     }
 
     pub fn generation(&self) -> u64 {
