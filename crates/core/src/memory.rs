@@ -1,6 +1,6 @@
 //! What an agent remembers about its instances, and how each step changes it.
 
-use crate::plan::{Memory, Step, back_off_ms};
+use crate::plan::{ATTEMPTS, Memory, Step, back_off_ms};
 use crate::sync::Accepted;
 use crate::wanted::Wanted;
 use boira_model::{BootTime, InstanceId};
@@ -8,18 +8,21 @@ use std::collections::BTreeMap;
 
 pub type Memories = BTreeMap<InstanceId, Memory>;
 
-/// The memory with which a new agent process starts: resets that were carried out are written down
-/// with the accepted state, so that an adopted guest isn't reset again.
+/// The memory with which a new agent process starts: what was written down with the accepted state.
 pub fn recall(accepted: &Accepted) -> Memories {
     accepted
-        .resets
+        .done
         .iter()
         .map(|(id, done)| {
-            let memory = Memory {
+            let mut memory = Memory {
                 generation: done.generation,
                 resets: done.resets,
                 ..Memory::default()
             };
+            if let Some(why) = &done.gave_up {
+                memory.failures = ATTEMPTS;
+                memory.last_error = why.clone();
+            }
             (id.clone(), memory)
         })
         .collect()

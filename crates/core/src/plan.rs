@@ -115,7 +115,7 @@ pub struct Plan {
 }
 
 /// Starts that fail this often in a row are reported as failed.
-const ATTEMPTS: u32 = 3;
+pub const ATTEMPTS: u32 = 3;
 
 pub fn plan(wanted: &Wanted, facts: &Facts, stop_deadline_ms: u64, now: BootTime) -> Plan {
     let mut plan = Plan::default();

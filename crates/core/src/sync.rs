@@ -9,6 +9,7 @@
 //! ```
 //! Nothing here waits or sends; agent, controller and simulator share it.
 
+use crate::plan::{ATTEMPTS, Memory};
 use crate::planted::{Bug, planted};
 use crate::wanted::Wanted;
 use boira_model::wire::*;
@@ -109,20 +110,23 @@ fn hash<T: Serialize>(body: &T) -> String {
     text
 }
 
-/// Hard resets that an agent has carried out for one generation of an instance.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Resets {
+/// What an agent has done for one generation of an instance and can't see on its host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
     pub generation: u64,
+    /// Hard resets that were carried out; a new process must not repeat them.
     pub resets: u64,
+    /// Why it stopped trying to start the guest. The controller has given away the capacity since,
+    /// so a new process must not try again.
+    pub gave_up: Option<String>,
 }
 
 /// The wanted state that an agent has accepted. It writes this down before it acts on it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Accepted {
     pub cloud: Option<CloudId>,
-    /// What was carried out and can't be seen on the host.
     #[serde(default)]
-    pub resets: BTreeMap<InstanceId, Resets>,
+    pub done: BTreeMap<InstanceId, Done>,
     instances: Versioned<Vec<WantedInstance>>,
     network: Versioned<Vec<WantedVpc>>,
     images: Versioned<Vec<WantedBlob>>,
@@ -145,23 +149,28 @@ impl Accepted {
         ];
         self.cloud = answer.cloud;
         let instances = &self.instances.body;
-        self.resets
+        self.done
             .retain(|id, _| instances.iter().any(|row| row.id == *id));
         changed.contains(&true)
     }
 
-    /// Notes the resets of every instance, after a step; true where that is to be written down.
-    pub fn remember(&mut self, memories: &BTreeMap<InstanceId, crate::plan::Memory>) -> bool {
+    /// Notes what steps have done; true where that must be written down before it is reported.
+    pub fn remember(&mut self, memories: &BTreeMap<InstanceId, Memory>) -> bool {
         let mut changed = false;
         for row in &self.instances.body {
-            let Some(memory) = memories.get(&row.id).filter(|memory| memory.resets > 0) else {
+            let Some(memory) = memories.get(&row.id) else {
                 continue;
             };
-            let done = Resets {
+            let done = Done {
                 generation: memory.generation,
                 resets: memory.resets,
+                gave_up: (memory.failures >= ATTEMPTS).then(|| memory.last_error.clone()),
             };
-            changed |= self.resets.insert(row.id.clone(), done) != Some(done);
+            if (done.resets > 0 || done.gave_up.is_some()) && self.done.get(&row.id) != Some(&done)
+            {
+                self.done.insert(row.id.clone(), done);
+                changed = true;
+            }
         }
         changed
     }

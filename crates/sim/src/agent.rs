@@ -70,7 +70,7 @@ impl Agent {
     }
 
     /// Plans, and says what there is to say.
-    pub fn turn(&mut self, host: &Host, forged: Vec<GuestReport>, now_ms: u64) -> Vec<Motion> {
+    pub fn turn(&mut self, host: &mut Host, forged: Vec<GuestReport>, now_ms: u64) -> Vec<Motion> {
         let mut motions = Vec::new();
         let mut wake_ms = now_ms + 60_000;
         let wanted = self.accepted.wanted();
@@ -150,7 +150,7 @@ impl Agent {
 
     fn say(
         &mut self,
-        host: &Host,
+        host: &mut Host,
         wanted: &Wanted,
         forged: Vec<GuestReport>,
         now_ms: u64,
@@ -160,6 +160,10 @@ impl Agent {
             return;
         }
         self.report = None;
+        if !self.save(host) {
+            self.not_before_ms = now_ms + RETRY_MS;
+            return;
+        }
         let mut guests = plan::guest_reports(wanted, &self.facts(host));
         guests.extend(forged);
         let report = Report {
@@ -256,10 +260,21 @@ impl Agent {
         };
         let clock = host.boot_clock(now_ms);
         memory::done(&mut self.memories, &ended.step, error, &wanted, clock);
+        // Where this fails, the next report waits for it.
+        self.save(host);
+    }
+
+    /// Writes down what was done; what isn't written down must not be reported.
+    fn save(&mut self, host: &mut Host) -> bool {
         let mut accepted = self.accepted.clone();
-        if accepted.remember(&self.memories) && write_down(host, &accepted) {
+        if !accepted.remember(&self.memories) {
+            return true;
+        }
+        let written = write_down(host, &accepted);
+        if written {
             self.accepted = accepted;
         }
+        written
     }
 
     pub fn network_done(&mut self, vpc: WantedVpc) {
@@ -282,8 +297,14 @@ impl Agent {
         self.accepted.wanted()
     }
 
+    /// Whether it does something, or has something to say.
     pub fn is_busy(&self) -> bool {
-        !self.busy.is_empty() || !self.leaving.is_empty() || !self.applying.is_empty()
+        !self.busy.is_empty()
+            || !self.leaving.is_empty()
+            || !self.applying.is_empty()
+            || !self.steps.is_empty()
+            || self.report.is_some()
+            || !self.outbox.may_poll()
     }
 }
 

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 
 /// What the controller says to somebody.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "lives in a queue of few")]
 pub enum Reply {
     Call {
         client: usize,
@@ -36,7 +37,6 @@ pub struct Envelope {
     pub agent: u64,
     pub session: u32,
     pub seq: u64,
-    pub is_report: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +177,10 @@ impl Controller {
                         power::terminate(draft, owner, ids).map(Done::Moved)
                     }
                 };
+                if let Ok(Done::Launched(ids)) = &done {
+                    let mut ledger = ledger.lock().expect("one thread per run");
+                    ledger.launched(ids, turn);
+                }
                 done.map(|done| (turn, done))
             },
             move |outcome| {
@@ -208,7 +212,6 @@ impl Controller {
             agent,
             session: request.session,
             seq: request.seq,
-            is_report: request.report.is_some(),
         };
         let admit = self
             .inboxes

@@ -121,6 +121,11 @@ impl World {
         if let Some(mut agent) = host.agent.take() {
             agent.finish(host, &running, error.as_deref(), now_ms);
             host.agent = Some(agent);
+            if let Step::Reset { instance, .. } = &running.step
+                && let Some(guest) = host.guests.get_mut(instance)
+            {
+                guest.resets += u64::from(error.is_none() && !host.disk_full);
+            }
         }
         self.agent_turn(index);
     }
@@ -153,19 +158,26 @@ impl World {
         match step {
             Step::PowerButton { instance } if !self.random.chance(self.mix.guest_hangs) => {
                 let after_ms = self.random.between(100, 8_000);
-                self.schedule_exit(index, instance, after_ms, Exit::Poweroff);
+                self.schedule_exit(index, instance, after_ms, Exit::Poweroff, false);
             }
             Step::Start { instance } if self.random.chance(self.mix.guest_acts) => {
                 let exits = [Exit::Poweroff, Exit::Panic, Exit::Killed, Exit::Killed];
                 let exit = self.random.pick(&exits).clone();
                 let after_ms = self.random.between(50, 60_000);
-                self.schedule_exit(index, &instance.id, after_ms, exit);
+                self.schedule_exit(index, &instance.id, after_ms, exit, true);
             }
             _ => {}
         }
     }
 
-    fn schedule_exit(&mut self, host: usize, instance: &InstanceId, after_ms: u64, exit: Exit) {
+    fn schedule_exit(
+        &mut self,
+        host: usize,
+        instance: &InstanceId,
+        after_ms: u64,
+        exit: Exit,
+        own_accord: bool,
+    ) {
         let Some(guest) = self.hosts[host].guests.get(instance) else {
             return;
         };
@@ -175,6 +187,7 @@ impl World {
             instance: instance.clone(),
             generation: guest.generation,
             exit,
+            own_accord,
         };
         self.schedule(after_ms, event);
     }

@@ -42,6 +42,8 @@ struct Marks {
 #[derive(Debug, Default)]
 pub struct Ledger {
     turn: u64,
+    /// When an instance was launched; a repeated call answers later with the same one.
+    born: BTreeMap<InstanceId, u64>,
     marks: BTreeMap<InstanceId, Marks>,
     /// Promised to run, since which turn.
     running: BTreeMap<InstanceId, u64>,
@@ -67,6 +69,13 @@ impl Ledger {
             *mark(self.marks.entry(InstanceId::from(id.as_str())).or_default()) = turn;
         }
         turn
+    }
+
+    /// A launch was decided, or an earlier one was found.
+    pub fn launched(&mut self, ids: &[InstanceId], turn: u64) {
+        for id in ids {
+            self.born.entry(id.clone()).or_insert(turn);
+        }
     }
 
     /// A report of `host` was decided: it may change what is placed there and nothing else.
@@ -121,7 +130,8 @@ impl Ledger {
         match (call, done) {
             (Call::Run(ask), Done::Launched(ids)) => {
                 for id in ids {
-                    self.running.entry(id.clone()).or_insert(turn);
+                    let born = self.born.get(id).copied().unwrap_or(turn);
+                    self.running.entry(id.clone()).or_insert(born);
                 }
                 if let Some((token, _)) = &ask.client_token {
                     let key = (ask.owner.clone(), token.clone());

@@ -11,8 +11,8 @@ pub fn pending(controller: &Controller, hosts: &[Host]) -> Vec<String> {
     let mut lines = Vec::new();
     let snapshot = controller.snapshot();
     let state = &snapshot.state;
-    if !controller.is_up() || controller.has_work() {
-        lines.push("the controller has work".into());
+    if !controller.is_up() {
+        lines.push("there is no controller".into());
     }
     for host in &state.silent {
         lines.push(format!("{host} counts as silent"));

@@ -73,6 +73,8 @@ pub enum Event {
         instance: InstanceId,
         generation: u64,
         exit: Exit,
+        /// Not as it was told.
+        own_accord: bool,
     },
     Fault,
     Undo(Undo),
@@ -199,6 +201,10 @@ impl World {
         }
         self.heal();
         let deadline_ms = self.now_ms + SETTLE_MS;
+        // What is under way may still bring work.
+        if !self.run_until(self.now_ms + self.mix.late_ms) {
+            return self.unsafe_end();
+        }
         loop {
             if !self.run_until(self.now_ms + 1_000) {
                 return self.unsafe_end();
@@ -333,7 +339,12 @@ impl World {
                 instance,
                 generation,
                 exit,
-            } => self.guest_exits(host, boot, &instance, generation, exit),
+                own_accord,
+            } => {
+                if !(own_accord && self.healing) {
+                    self.guest_exits(host, boot, &instance, generation, exit);
+                }
+            }
             Event::Fault => self.fault(),
             Event::Undo(undo) => self.undo(undo),
         }
