@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 use boira_model::{CloudId, HostId};
-use boira_model::wire::{SyncAnswer, SyncRequest};
+use boira_model::wire::{STREAM_ERROR, SyncAnswer, SyncRequest};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
@@ -123,22 +123,37 @@ impl Controller {
 
     /// Opens the stream that somebody waits for at the controller.
     pub async fn open_stream(&self, id: &str) -> Result<TokioIo<hyper::upgrade::Upgraded>> {
+        let answer = self
+            .ask_stream(id, |request| {
+                request.header("connection", "upgrade").header("upgrade", "boira-stream")
+            })
+            .await?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            bail!("the controller refused the stream: {}", answer.status());
+        }
+        Ok(TokioIo::new(hyper::upgrade::on(answer).await.context("switch to the stream")?))
+    }
+
+    /// Tells whoever waits why there will be no stream.
+    pub async fn refuse_stream(&self, id: &str, why: &str) -> Result<()> {
+        let why: String = why.chars().filter(|c| c.is_ascii() && !c.is_ascii_control()).collect();
+        self.ask_stream(id, |request| request.header(STREAM_ERROR, why)).await.map(drop)
+    }
+
+    async fn ask_stream(
+        &self,
+        id: &str,
+        headers: impl FnOnce(hyper::http::request::Builder) -> hyper::http::request::Builder,
+    ) -> Result<hyper::Response<hyper::body::Incoming>> {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(self.connect(&self.h1).await?))
                 .await
                 .context("speak HTTP to the controller")?;
         tokio::spawn(connection.with_upgrades());
-        let request = Request::get(format!("/v1/streams/{id}"))
-            .header("host", CONTROLLER_NAME)
-            .header("connection", "upgrade")
-            .header("upgrade", "boira-stream")
-            .body(Full::<Bytes>::default())
-            .context("build a stream request")?;
-        let answer = sender.send_request(request).await.context("open a stream")?;
-        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            bail!("the controller refused the stream: {}", answer.status());
-        }
-        Ok(TokioIo::new(hyper::upgrade::on(answer).await.context("switch to the stream")?))
+        let request = Request::get(format!("/v1/streams/{id}")).header("host", CONTROLLER_NAME);
+        let request =
+            headers(request).body(Full::<Bytes>::default()).context("build a stream request")?;
+        sender.send_request(request).await.context("open a stream")
     }
 
     async fn sender(&self) -> Result<http2::SendRequest<Full<Bytes>>> {

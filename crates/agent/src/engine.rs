@@ -411,7 +411,7 @@ impl Engine {
         let (host, controller) = (self.host.clone(), self.controller.clone());
         tokio::spawn(async move {
             if let Err(error) = relay(&*host, &controller, &request).await {
-                tracing::info!("a stream ended: {error:#}");
+                tracing::debug!("a stream was not opened: {error:#}");
             }
         });
     }
@@ -582,10 +582,15 @@ async fn watch_host(host: Arc<dyn Host>, events: mpsc::Sender<Event>) {
     }
 }
 
+/// Joins the guest's end with the stream that somebody waits for. How a joined stream ends concerns
+/// only its two ends.
 async fn relay(host: &dyn Host, controller: &Controller, request: &StreamRequest) -> Result<()> {
-    let mut near = host.open(&request.kind).await.context("open the guest's end")?;
+    let mut near = match host.open(&request.kind).await {
+        Ok(near) => near,
+        Err(error) => return controller.refuse_stream(&request.id, &format!("{error:#}")).await,
+    };
     let mut far = controller.open_stream(&request.id).await?;
-    tokio::io::copy_bidirectional(&mut near, &mut far).await.context("carry bytes")?;
+    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
     Ok(())
 }
 

@@ -24,9 +24,11 @@ use boira_model::{Boot, HostCapacity, InstanceId, InterfaceId, VolumeId, VolumeS
 use boira_network::Network;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
 
 /// The machine type and CPU model that guests launched here get for life; `docs/tcg.md` says why.
 const MACHINE: &str = "pc-i440fx-7.2";
@@ -36,6 +38,9 @@ const MTU: u16 = 1450;
 /// Guests run as user ids from here on, one each; no login or service has them.
 const FIRST_UID: u32 = 700_000_000;
 const UIDS: u64 = 100_000_000;
+/// How long one attempt to connect to a guest may take, and all of them.
+const DIAL_ATTEMPT: Duration = Duration::from_millis(500);
+const DIAL: Duration = Duration::from_secs(6);
 /// Bytes of images that a host caches.
 const BLOB_BYTES: u64 = 64 << 30;
 
@@ -165,6 +170,27 @@ impl RealHost {
             .collect::<Result<Vec<_>, _>>()
             .context("open the guest's network interface")?;
         self.guests.start(&spec, taps).await.context("start the guest")
+    }
+
+    /// Connects to a guest that may still be booting: a guest without an address loses the first
+    /// packet, and the kernel's next one comes a second later, so the attempts are short.
+    async fn dial(&self, vpc: &str, ip: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
+        let begun = tokio::time::Instant::now();
+        loop {
+            let attempt = self.network.dial(vpc, ip, port);
+            match tokio::time::timeout(DIAL_ATTEMPT, attempt).await {
+                Ok(outcome) => return outcome,
+                Err(_) if begun.elapsed() < DIAL => {}
+                Err(_) => {
+                    return Err(std::io::Error::new(
+                        std::io::ErrorKind::TimedOut,
+                        format!(
+                            "{ip} does not answer on port {port}: it is not up yet, or no security group lets this in"
+                        ),
+                    ));
+                }
+            }
+        }
     }
 
     fn guest_spec(&self, instance: &WantedInstance, wanted: &Wanted) -> Result<GuestSpec> {
@@ -302,7 +328,7 @@ impl Host for RealHost {
     async fn open(&self, kind: &StreamKind) -> Result<Box<dyn Stream>> {
         Ok(match kind {
             StreamKind::Dial { vpc, ip, port } => {
-                Box::new(self.network.dial(vpc.as_str(), *ip, *port).await.context("connect")?)
+                Box::new(self.dial(vpc.as_str(), *ip, *port).await.context("connect")?)
             }
             StreamKind::Console { instance } => {
                 let console = self.guests.console(instance.as_str()).await;

@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use boira_core::{observe, sync, wanted};
 use boira_model::HostId;
-use boira_model::wire::{PROTOCOL, SyncAnswer, SyncRequest};
+use boira_model::wire::{PROTOCOL, STREAM_ERROR, SyncAnswer, SyncRequest};
 use hyper_util::rt::TokioIo;
 use std::sync::Arc;
 use std::time::Duration;
@@ -143,10 +143,16 @@ async fn stream(
         .of(&host)
         .claim(&id)
         .ok_or_else(|| Refused(StatusCode::NOT_FOUND, "nobody waits for this stream".into()))?;
+    if let Some(why) = request.headers().get(STREAM_ERROR) {
+        let why = String::from_utf8_lossy(why.as_bytes()).into_owned();
+        // Whoever waited may have given up.
+        let _ = waiting.send(Err(why));
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
     tokio::spawn(async move {
         if let Ok(upgraded) = hyper::upgrade::on(request).await {
             // Whoever waited may have given up; then the stream just closes.
-            let _ = waiting.send(TokioIo::new(upgraded));
+            let _ = waiting.send(Ok(TokioIo::new(upgraded)));
         }
     });
     Ok(upgrade_answer())

@@ -27,7 +27,7 @@ struct Facts {
     seen: Instant,
     inbox: Inbox,
     /// Streams that the agent has not opened yet.
-    asked: HashMap<String, (StreamRequest, oneshot::Sender<Stream>)>,
+    asked: HashMap<String, (StreamRequest, oneshot::Sender<Result<Stream, String>>)>,
 }
 
 #[derive(Clone, Default)]
@@ -54,8 +54,8 @@ impl Links {
         let outcome = tokio::time::timeout(OPEN_DEADLINE, receiver).await;
         link.facts().asked.remove(&id);
         match outcome {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(_)) => Err("the host refused the stream".into()),
+            Ok(Ok(opened)) => opened,
+            Ok(Err(_)) => Err("the host's agent went away".into()),
             Err(_) => Err(format!(
                 "the host's agent did not open the stream within {} s",
                 OPEN_DEADLINE.as_secs()
@@ -102,7 +102,7 @@ impl Link {
     }
 
     /// Whoever waits for this stream.
-    pub fn claim(&self, id: &str) -> Option<oneshot::Sender<Stream>> {
+    pub fn claim(&self, id: &str) -> Option<oneshot::Sender<Result<Stream, String>>> {
         self.facts().asked.remove(id).map(|(_, sender)| sender)
     }
 

@@ -13,6 +13,9 @@ use std::net::Ipv4Addr;
 
 pub const PROTOCOL: u32 = 1;
 
+/// Header of a stream request that could not be met on the host, with the reason.
+pub const STREAM_ERROR: &str = "x-boira-error";
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SyncRequest {
     pub v: u32,

@@ -23,6 +23,9 @@ pub enum Command {
     Build {
         #[arg(value_parser = ["tiny", "debian"])]
         kind: String,
+        /// Take a finished build from this folder, such as another cloud's work/images/tiny
+        #[arg(long, value_name = "FOLDER")]
+        from: Option<PathBuf>,
     },
     /// Import a qcow2 or raw disk, whole or with an external kernel
     Import {
@@ -61,9 +64,12 @@ pub enum Command {
 pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
     let client = Client::new(home.access()?)?;
     match command {
-        Command::Build { kind } => {
+        Command::Build { kind, from } => {
             let progress = Arc::new(Progress::new(false));
-            let id = build(home, &client, &kind, progress.clone()).await?;
+            let id = match &from {
+                Some(folder) => register_finished(&client, &kind, folder, progress.clone()).await?,
+                None => build(home, &client, &kind, progress.clone()).await?,
+            };
             drop(progress);
             match format {
                 Format::Json => output::json(&json!({ "image": id })),
@@ -177,18 +183,42 @@ pub async fn build(
     })
     .await
     .context("build the image")?;
+    register_build(client, &built, &progress).await
+}
+
+/// Registers what an earlier build left in a folder.
+async fn register_finished(
+    client: &Client,
+    kind: &str,
+    folder: &Path,
+    progress: Arc<Progress>,
+) -> Result<String> {
+    let built = boira_images::Built::load(folder)
+        .with_context(|| format!("read the finished build in {}", folder.display()))?;
+    if built.kind.name() != kind {
+        bail!("{} has a build of {}, not of {kind}", folder.display(), built.kind.name());
+    }
+    register_build(client, &built, &progress).await
+}
+
+async fn register_build(
+    client: &Client,
+    built: &boira_images::Built,
+    progress: &Arc<Progress>,
+) -> Result<String> {
+    let kind = built.kind;
     let mut tags = vec![(USER_TAG.to_owned(), built.user.clone())];
     let has_default = list(client).await?.iter().any(|row| row.default);
     if kind == boira_images::Kind::Tiny && !has_default {
         tags.push((DEFAULT_TAG.to_owned(), "true".to_owned()));
     }
-    let disk = upload(client, &built.disk, &progress).await?;
+    let disk = upload(client, &built.disk, progress).await?;
     let boot = match &built.kernel {
         None => json!("Firmware"),
         Some(kernel) => {
-            let kernel = upload(client, kernel, &progress).await?;
+            let kernel = upload(client, kernel, progress).await?;
             let ramdisk = match &built.ramdisk {
-                Some(ramdisk) => Some(upload(client, ramdisk, &progress).await?),
+                Some(ramdisk) => Some(upload(client, ramdisk, progress).await?),
                 None => None,
             };
             json!({ "Kernel": { "kernel": kernel, "ramdisk": ramdisk, "cmdline": built.cmdline } })

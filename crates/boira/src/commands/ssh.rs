@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
+/// How long `boira ssh` waits for a machine that is booting.
+const BOOT: Duration = Duration::from_secs(60);
 /// The key pair of this home.
 const KEY: &str = "boira";
 
@@ -44,13 +46,17 @@ pub async fn ssh(home: &Home, ask: Ssh) -> Result<ExitCode> {
         None => (None, ask.name.as_str()),
     };
     let row = instance::find(&client, name).await?;
-    if row.state != "running" {
-        bail!("{} is {}", row.id, row.state);
+    match row.state.as_str() {
+        "running" => {}
+        "pending" => drop(instance::wait(&client, std::slice::from_ref(&row.id), "running").await?),
+        "stopped" => bail!("{0} is stopped; start it with `boira instance start {0}`", row.id),
+        other => bail!("{} is {other}", row.id),
     }
     let user = match user {
         Some(user) => user,
         None => image::find(&client, &row.image).await.map_or("root".into(), |image| image.user),
     };
+    wait_while_booting(&client, &row.id).await?;
     let config = write_config(home)?;
     let mut command = tokio::process::Command::new("ssh");
     command.arg("-F").arg(&config).arg("-l").arg(user);
@@ -60,6 +66,16 @@ pub async fn ssh(home: &Home, ask: Ssh) -> Result<ExitCode> {
     command.arg(&row.id).arg("--").args(&ask.command);
     let status = command.status().await.context("run ssh; is the package openssh-client there?")?;
     Ok(ExitCode::from(status.code().unwrap_or(255).clamp(0, 255) as u8))
+}
+
+/// A machine that was launched a moment ago is worth waiting for.
+async fn wait_while_booting(client: &Client, id: &str) -> Result<()> {
+    if matches!(greeting(client, id).await, Ok(true)) {
+        return Ok(());
+    }
+    let progress = crate::terminal::Progress::new(false);
+    progress.step(format!("waiting until {id} answers on SSH"));
+    wait_for_ssh(client, id, BOOT).await
 }
 
 /// `<home>/ssh_config`, also for `ssh -F`, scp, rsync and editors. Users without a home of their own

@@ -36,6 +36,7 @@ pub async fn up(
         node::start_supervisor(home, listen, agents)?;
     }
     let client = ready(home).await?;
+    ssh::write_config(home)?;
     let demo = match demo {
         true => Some(run_demo(home, &client, &progress).await?),
         false => None,
@@ -114,7 +115,6 @@ async fn run_demo(
     let rows = instance::wait(client, std::slice::from_ref(&row.id), "running").await?;
     progress.step(format!("waiting until {} answers on SSH", row.id));
     ssh::wait_for_ssh(client, &row.id, SSH).await?;
-    ssh::write_config(home)?;
     rows.into_iter().next().context("the demo instance is gone")
 }
 
