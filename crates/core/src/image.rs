@@ -92,7 +92,12 @@ fn find(draft: &Draft, id: &str) -> Result<Image, Refusal> {
 
 /// A change that changes nothing writes nothing.
 fn put(draft: &mut Draft, row: Image) {
-    if draft.state.images.get(&row.id).is_none_or(|old| **old != row) {
+    if draft
+        .state
+        .images
+        .get(&row.id)
+        .is_none_or(|old| **old != row)
+    {
         draft.put(row);
     }
 }

@@ -56,7 +56,9 @@ pub fn set_groups(
         }
     }
     if chosen.len() > MAX_GROUPS {
-        return Err(Refusal::Limit(format!("{MAX_GROUPS} security groups per interface")));
+        return Err(Refusal::Limit(format!(
+            "{MAX_GROUPS} security groups per interface"
+        )));
     }
     row.groups = chosen;
     put(draft, row);
@@ -89,7 +91,12 @@ fn find(draft: &Draft, owner: &AccountId, id: &str) -> Result<Interface, Refusal
 
 /// A change that changes nothing writes nothing.
 fn put(draft: &mut Draft, row: Interface) {
-    if draft.state.interfaces.get(&row.id).is_none_or(|old| **old != row) {
+    if draft
+        .state
+        .interfaces
+        .get(&row.id)
+        .is_none_or(|old| **old != row)
+    {
         draft.put(row);
     }
 }

@@ -67,18 +67,30 @@ pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let state = &snapshot.state;
     let ask = LISTING.ask(call, state)?;
     let rows = ask.select(
-        state.interfaces.values().filter(|row| row.owner == call.account).cloned(),
+        state
+            .interfaces
+            .values()
+            .filter(|row| row.owner == call.account)
+            .cloned(),
         |id| state.interface(&call.account, id).cloned(),
         |row| row.id.as_str(),
-        |row| ask.filters.matches(&row.tags, |name, test| matches(state, row, name, test)),
+        |row| {
+            ask.filters
+                .matches(&row.tags, |name, test| matches(state, row, name, test))
+        },
     )?;
     let snapshot = snapshot.clone();
-    ask.list("NetworkInterfaces", rows, move |_, row| Value::from(value(&snapshot.state, &row)))
+    ask.list("NetworkInterfaces", rows, move |_, row| {
+        Value::from(value(&snapshot.state, &row))
+    })
 }
 
 fn matches(state: &State, row: &Interface, name: &str, test: &dyn Fn(&str) -> bool) -> bool {
     if let Some(part) = name.strip_prefix("attachment.") {
-        return row.attachment.as_ref().is_some_and(|a| attachment_matches(row, a, part, test));
+        return row
+            .attachment
+            .as_ref()
+            .is_some_and(|a| attachment_matches(row, a, part, test));
     }
     match name {
         "addresses.primary" => test("true"),
@@ -87,9 +99,11 @@ fn matches(state: &State, row: &Interface, name: &str, test: &dyn Fn(&str) -> bo
         "availability-zone-id" => volumes::zone_id(state, &row.zone).is_some_and(|id| test(&id)),
         "description" => test(&row.description),
         "group-id" => row.groups.iter().any(|id| test(id.as_str())),
-        "group-name" => {
-            row.groups.iter().filter_map(|id| state.groups.get(id)).any(|group| test(&group.name))
-        }
+        "group-name" => row
+            .groups
+            .iter()
+            .filter_map(|id| state.groups.get(id))
+            .any(|group| test(&group.name)),
         "interface-type" => test("interface"),
         "mac-address" => test(&row.mac.to_string()),
         "network-interface-id" => test(row.id.as_str()),
@@ -124,7 +138,11 @@ fn attachment_matches(
 }
 
 fn status(row: &Interface) -> &'static str {
-    if row.attachment.is_some() { "in-use" } else { "available" }
+    if row.attachment.is_some() {
+        "in-use"
+    } else {
+        "available"
+    }
 }
 
 fn value(state: &State, row: &Interface) -> out::NetworkInterface {
@@ -172,20 +190,23 @@ fn attachment(row: &Interface) -> Option<out::NetworkInterfaceAttachment> {
 fn own<'a>(call: &Call, state: &'a State) -> Result<&'a Arc<Interface>, ApiError> {
     let id = call.request.str("NetworkInterfaceId").unwrap_or_default();
     let id = NETWORK_INTERFACE.validate(id)?;
-    state.interface(&call.account, id).ok_or_else(|| NETWORK_INTERFACE.not_found(&[id]))
+    state
+        .interface(&call.account, id)
+        .ok_or_else(|| NETWORK_INTERFACE.not_found(&[id]))
 }
 
 pub fn describe_attribute(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let row = own(call, &snapshot.state)?;
-    let answer =
-        out::DescribeNetworkInterfaceAttributeResult::new().network_interface_id(row.id.to_string());
+    let answer = out::DescribeNetworkInterfaceAttributeResult::new()
+        .network_interface_id(row.id.to_string());
     let answer = match call.request.str("Attribute") {
         Some("description") => {
             answer.description(out::AttributeValue::new().value(row.description.clone()))
         }
         Some("groupSet") => answer.groups(instance_value::groups(&snapshot.state, &row.groups)),
-        Some("sourceDestCheck") => answer
-            .source_dest_check(out::AttributeBooleanValue::new().value(row.source_dest_check)),
+        Some("sourceDestCheck") => {
+            answer.source_dest_check(out::AttributeBooleanValue::new().value(row.source_dest_check))
+        }
         Some("attachment") => answer.attachment(attachment(row)),
         Some("associatePublicIpAddress") => answer.associate_public_ip_address(false),
         _ => return Err(ApiError::missing_parameter("Attribute")),
@@ -194,14 +215,22 @@ pub fn describe_attribute(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
 }
 
 /// The attributes of which a call changes one.
-const ATTRIBUTES: [&str; 5] =
-    ["AssociatePublicIpAddress", "Attachment", "Description", "Groups", "SourceDestCheck"];
+const ATTRIBUTES: [&str; 5] = [
+    "AssociatePublicIpAddress",
+    "Attachment",
+    "Description",
+    "Groups",
+    "SourceDestCheck",
+];
 
 pub fn modify_attribute(call: &Call, draft: &mut Draft) -> Outcome {
     call.honours(&[&ATTRIBUTES[..], &["NetworkInterfaceId"]].concat())?;
     let id = own(call, &draft.state)?.id.to_string();
     let (request, owner) = (&call.request, &call.account);
-    let asked: Vec<&str> = ATTRIBUTES.into_iter().filter(|name| request.get(name).is_some()).collect();
+    let asked: Vec<&str> = ATTRIBUTES
+        .into_iter()
+        .filter(|name| request.get(name).is_some())
+        .collect();
     let done = match asked[..] {
         ["AssociatePublicIpAddress"] if request.bool("AssociatePublicIpAddress") == Some(true) => {
             return Err(ApiError::unsupported_parameter("AssociatePublicIpAddress"));
@@ -209,16 +238,22 @@ pub fn modify_attribute(call: &Call, draft: &mut Draft) -> Outcome {
         ["AssociatePublicIpAddress"] => Ok(()),
         ["Attachment"] => return modify_attachment(call, draft, &id),
         ["Description"] => {
-            let text = request.structure("Description").and_then(|value| value.str("Value"));
+            let text = request
+                .structure("Description")
+                .and_then(|value| value.str("Value"));
             interface::describe(draft, owner, &id, text.unwrap_or_default())
         }
         ["Groups"] => {
             let groups = call.strings("Groups");
-            groups.iter().try_for_each(|id| SECURITY_GROUP.validate(id).map(drop))?;
+            groups
+                .iter()
+                .try_for_each(|id| SECURITY_GROUP.validate(id).map(drop))?;
             interface::set_groups(draft, owner, &id, &groups)
         }
         ["SourceDestCheck"] => {
-            let on = request.structure("SourceDestCheck").and_then(|value| value.bool("Value"));
+            let on = request
+                .structure("SourceDestCheck")
+                .and_then(|value| value.bool("Value"));
             let on = on.ok_or_else(|| ApiError::missing_parameter("SourceDestCheck.Value"))?;
             interface::check_source(draft, owner, &id, on)
         }
@@ -243,8 +278,9 @@ fn modify_attachment(call: &Call, draft: &mut Draft, id: &str) -> Outcome {
     let empty = Struct::new(call.operation.input());
     let asked = call.request.structure("Attachment").unwrap_or(&empty);
     super::honours(asked, &["AttachmentId", "DeleteOnTermination"])?;
-    let attachment =
-        asked.str("AttachmentId").ok_or_else(|| ApiError::missing_parameter("Attachment.AttachmentId"))?;
+    let attachment = asked
+        .str("AttachmentId")
+        .ok_or_else(|| ApiError::missing_parameter("Attachment.AttachmentId"))?;
     let attachment = NETWORK_INTERFACE_ATTACHMENT.validate(attachment)?;
     let delete = asked
         .bool("DeleteOnTermination")
@@ -270,7 +306,10 @@ mod tests {
     }
 
     fn modify(row: &Interface, rest: &str) -> String {
-        format!("Action=ModifyNetworkInterfaceAttribute&NetworkInterfaceId={}{rest}", row.id)
+        format!(
+            "Action=ModifyNetworkInterfaceAttribute&NetworkInterfaceId={}{rest}",
+            row.id
+        )
     }
 
     #[test]
@@ -278,7 +317,10 @@ mod tests {
         let mut cloud = Cloud::new();
         let row = interface(&mut cloud);
         let attachment = row.attachment.clone().expect("attached");
-        let reply = cloud.ok(&format!("Action=DescribeNetworkInterfaces&NetworkInterfaceId.1={}", row.id));
+        let reply = cloud.ok(&format!(
+            "Action=DescribeNetworkInterfaces&NetworkInterfaceId.1={}",
+            row.id
+        ));
         assert_eq!(reply.one("instanceId"), attachment.instance.as_str());
         assert_eq!(reply.one("macAddress"), row.mac.to_string());
         assert_eq!(reply.one("groupName"), "default");
@@ -290,11 +332,22 @@ mod tests {
             ("status", "available", 0),
             ("association.public-ip", "*", 0),
         ] {
-            let query = format!("Action=DescribeNetworkInterfaces&Filter.1.Name={name}&Filter.1.Value.1={value}");
-            assert_eq!(cloud.ok(&query).all("macAddress").len(), found, "{name}={value}");
+            let query = format!(
+                "Action=DescribeNetworkInterfaces&Filter.1.Name={name}&Filter.1.Value.1={value}"
+            );
+            assert_eq!(
+                cloud.ok(&query).all("macAddress").len(),
+                found,
+                "{name}={value}"
+            );
         }
         let other = cloud.other.clone();
-        assert!(!cloud.call_as(&other, "Action=DescribeNetworkInterfaces").expect("none").has("<networkInterfaceId>"));
+        assert!(
+            !cloud
+                .call_as(&other, "Action=DescribeNetworkInterfaces")
+                .expect("none")
+                .has("<networkInterfaceId>")
+        );
     }
 
     #[test]
@@ -305,15 +358,35 @@ mod tests {
         cloud.ok(&modify(&row, "&Description.Value=front"));
         cloud.ok(&modify(&row, "&SourceDestCheck.Value=false"));
         cloud.ok(&modify(&row, "&AssociatePublicIpAddress=false"));
-        cloud.ok(&modify(&row, &format!("&Attachment.AttachmentId={attachment}&Attachment.DeleteOnTermination=false")));
+        cloud.ok(&modify(
+            &row,
+            &format!("&Attachment.AttachmentId={attachment}&Attachment.DeleteOnTermination=false"),
+        ));
         let now = cloud.state.interfaces[&row.id].clone();
-        assert_eq!((now.description.as_str(), now.source_dest_check), ("front", false));
-        assert!(!now.attachment.as_ref().expect("still attached").delete_on_termination);
+        assert_eq!(
+            (now.description.as_str(), now.source_dest_check),
+            ("front", false)
+        );
+        assert!(
+            !now.attachment
+                .as_ref()
+                .expect("still attached")
+                .delete_on_termination
+        );
         for (attribute, part) in [
-            ("description", "<description><value>front</value></description>"),
-            ("sourceDestCheck", "<sourceDestCheck><value>false</value></sourceDestCheck>"),
+            (
+                "description",
+                "<description><value>front</value></description>",
+            ),
+            (
+                "sourceDestCheck",
+                "<sourceDestCheck><value>false</value></sourceDestCheck>",
+            ),
             ("groupSet", "<groupName>default</groupName>"),
-            ("attachment", "<deleteOnTermination>false</deleteOnTermination>"),
+            (
+                "attachment",
+                "<deleteOnTermination>false</deleteOnTermination>",
+            ),
         ] {
             let reply = cloud.ok(&format!(
                 "Action=DescribeNetworkInterfaceAttribute&NetworkInterfaceId={}&Attribute={attribute}",
@@ -328,20 +401,39 @@ mod tests {
         let mut cloud = Cloud::new();
         let row = interface(&mut cloud);
         let other = cloud.other.clone();
-        let theirs = cloud.state.groups.values().find(|group| group.owner == other).expect("default").id.clone();
+        let theirs = cloud
+            .state
+            .groups
+            .values()
+            .find(|group| group.owner == other)
+            .expect("default")
+            .id
+            .clone();
         for (rest, code) in [
             ("", "InvalidParameterCombination"),
-            ("&Description.Value=a&SourceDestCheck.Value=true", "InvalidParameterCombination"),
+            (
+                "&Description.Value=a&SourceDestCheck.Value=true",
+                "InvalidParameterCombination",
+            ),
             ("&AssociatePublicIpAddress=true", "UnsupportedOperation"),
             ("&EnablePrimaryIpv6=true", "UnsupportedOperation"),
             ("&SecurityGroupId.1=web", "InvalidGroupId.Malformed"),
-            (&format!("&SecurityGroupId.1={theirs}"), "InvalidGroup.NotFound"),
-            ("&Attachment.AttachmentId=eni-attach-01234567&Attachment.DeleteOnTermination=true", "InvalidAttachmentID.NotFound"),
+            (
+                &format!("&SecurityGroupId.1={theirs}"),
+                "InvalidGroup.NotFound",
+            ),
+            (
+                "&Attachment.AttachmentId=eni-attach-01234567&Attachment.DeleteOnTermination=true",
+                "InvalidAttachmentID.NotFound",
+            ),
             ("&Attachment.DeleteOnTermination=true", "MissingParameter"),
         ] {
             assert_eq!(cloud.refusal(&modify(&row, rest)), code, "{rest}");
         }
-        let error = cloud.call_as(&other, &modify(&row, "&Description.Value=a")).err().expect("another's");
+        let error = cloud
+            .call_as(&other, &modify(&row, "&Description.Value=a"))
+            .err()
+            .expect("another's");
         assert_eq!(error.code, "InvalidNetworkInterfaceID.NotFound");
     }
 }

@@ -12,7 +12,11 @@ use boira_store::Snapshot;
 use std::sync::Arc;
 
 static VPCS: Listing = Listing {
-    ids: Some(Ids { member: "VpcIds", kind: &VPC, set: Some("vpcSet") }),
+    ids: Some(Ids {
+        member: "VpcIds",
+        kind: &VPC,
+        set: Some("vpcSet"),
+    }),
     filters: &[
         "cidr",
         "cidr-block-association.association-id",
@@ -39,10 +43,17 @@ pub fn describe_vpcs(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let state = &snapshot.state;
     let ask = VPCS.ask(call, state)?;
     let rows = ask.select(
-        state.vpcs.values().filter(|row| row.owner == call.account).cloned(),
+        state
+            .vpcs
+            .values()
+            .filter(|row| row.owner == call.account)
+            .cloned(),
         |id| state.vpc(&call.account, id).cloned(),
         |row| row.id.as_str(),
-        |row| ask.filters.matches(&row.tags, |name, test| vpc_matches(row, name, test)),
+        |row| {
+            ask.filters
+                .matches(&row.tags, |name, test| vpc_matches(row, name, test))
+        },
     )?;
     ask.list("Vpcs", rows, |_, row| Value::from(vpc_value(&row)))
 }
@@ -96,7 +107,11 @@ fn open_access() -> out::BlockPublicAccessStates {
 }
 
 static SUBNETS: Listing = Listing {
-    ids: Some(Ids { member: "SubnetIds", kind: &SUBNET, set: Some("subnetSet") }),
+    ids: Some(Ids {
+        member: "SubnetIds",
+        kind: &SUBNET,
+        set: Some("subnetSet"),
+    }),
     filters: &[
         "availability-zone",
         "availability-zone-id",
@@ -135,13 +150,23 @@ pub fn describe_subnets(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let state = &snapshot.state;
     let ask = SUBNETS.ask(call, state)?;
     let rows = ask.select(
-        state.subnets.values().filter(|row| row.owner == call.account).cloned(),
+        state
+            .subnets
+            .values()
+            .filter(|row| row.owner == call.account)
+            .cloned(),
         |id| state.subnet(&call.account, id).cloned(),
         |row| row.id.as_str(),
-        |row| ask.filters.matches(&row.tags, |name, test| subnet_matches(state, row, name, test)),
+        |row| {
+            ask.filters.matches(&row.tags, |name, test| {
+                subnet_matches(state, row, name, test)
+            })
+        },
     )?;
     let snapshot = snapshot.clone();
-    ask.list("Subnets", rows, move |_, row| Value::from(subnet_value(&snapshot.state, &row)))
+    ask.list("Subnets", rows, move |_, row| {
+        Value::from(subnet_value(&snapshot.state, &row))
+    })
 }
 
 fn subnet_matches(state: &State, row: &Subnet, name: &str, test: &dyn Fn(&str) -> bool) -> bool {
@@ -164,7 +189,9 @@ fn subnet_matches(state: &State, row: &Subnet, name: &str, test: &dyn Fn(&str) -
         | "ipv6-native"
         | "map-customer-owned-ip-on-launch"
         | "private-dns-name-options-on-launch.enable-resource-name-dns-a-record"
-        | "private-dns-name-options-on-launch.enable-resource-name-dns-aaaa-record" => test("false"),
+        | "private-dns-name-options-on-launch.enable-resource-name-dns-aaaa-record" => {
+            test("false")
+        }
         // No subnet has IPv6, an outpost or an address pool.
         _ => false,
     }
@@ -176,7 +203,10 @@ fn maps_public_addresses(state: &State) -> bool {
 }
 
 fn subnet_arn(state: &State, row: &Subnet) -> String {
-    format!("arn:aws:ec2:{}:{}:subnet/{}", state.settings.region, row.owner, row.id)
+    format!(
+        "arn:aws:ec2:{}:{}:subnet/{}",
+        state.settings.region, row.owner, row.id
+    )
 }
 
 fn subnet_value(state: &State, row: &Subnet) -> out::Subnet {
@@ -215,7 +245,9 @@ const VPC_ATTRIBUTES: [(&str, bool); 3] = [
 
 fn own_vpc<'a>(call: &Call, state: &'a State) -> Result<&'a Arc<Vpc>, ApiError> {
     let id = VPC.validate(call.request.str("VpcId").unwrap_or_default())?;
-    state.vpc(&call.account, id).ok_or_else(|| VPC.not_found(&[id]))
+    state
+        .vpc(&call.account, id)
+        .ok_or_else(|| VPC.not_found(&[id]))
 }
 
 pub fn describe_vpc_attribute(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
@@ -224,7 +256,10 @@ pub fn describe_vpc_attribute(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome 
     let mut answer = call.answer().with("VpcId", row.id.to_string());
     for (name, value) in VPC_ATTRIBUTES {
         if name.eq_ignore_ascii_case(asked) {
-            answer.set(name, call.shape("AttributeBooleanValue").with("Value", value));
+            answer.set(
+                name,
+                call.shape("AttributeBooleanValue").with("Value", value),
+            );
         }
     }
     Ok(Answer::Done(answer))
@@ -253,7 +288,9 @@ pub fn modify_subnet_attribute(call: &Call, draft: &mut Draft) -> Outcome {
     let request = &call.request;
     let id = SUBNET.validate(request.str("SubnetId").unwrap_or_default())?;
     let state = &draft.state;
-    state.subnet(&call.account, id).ok_or_else(|| SUBNET.not_found(&[id]))?;
+    state
+        .subnet(&call.account, id)
+        .ok_or_else(|| SUBNET.not_found(&[id]))?;
     super::run_instances::only(request, "PrivateDnsHostnameTypeOnLaunch", &["ip-name"])?;
     some_asked(vec![
         request.str("PrivateDnsHostnameTypeOnLaunch").is_some(),
@@ -269,7 +306,9 @@ pub fn modify_subnet_attribute(call: &Call, draft: &mut Draft) -> Outcome {
 
 /// Whether the attribute is asked for; another value than the one that holds is refused.
 fn agrees(request: &Struct, name: &str, holds: bool) -> Result<bool, ApiError> {
-    let Some(asked) = request.structure(name) else { return Ok(false) };
+    let Some(asked) = request.structure(name) else {
+        return Ok(false);
+    };
     match asked.bool("Value") {
         Some(value) if value == holds => Ok(true),
         Some(value) => Err(ApiError::new(
@@ -300,7 +339,9 @@ mod tests {
         let reply = cloud.ok("Action=DescribeVpcs&Filter.1.Name=isDefault&Filter.1.Value.1=true");
         assert_eq!(reply.one("vpcId"), vpc.id.as_str());
         assert_eq!(reply.all("cidrBlock"), ["172.31.0.0/16", "172.31.0.0/16"]);
-        let theirs = cloud.call_as(&other, "Action=DescribeVpcs").expect("their own");
+        let theirs = cloud
+            .call_as(&other, "Action=DescribeVpcs")
+            .expect("their own");
         assert_ne!(theirs.one("vpcId"), vpc.id.as_str());
         let error = cloud
             .call_as(&other, &format!("Action=DescribeVpcs&VpcId.1={}", vpc.id))
@@ -312,7 +353,12 @@ mod tests {
     #[test]
     fn a_subnet_counts_its_free_addresses() {
         let mut cloud = Cloud::new();
-        let free = |cloud: &mut Cloud| cloud.ok("Action=DescribeSubnets").one("availableIpAddressCount").to_owned();
+        let free = |cloud: &mut Cloud| {
+            cloud
+                .ok("Action=DescribeSubnets")
+                .one("availableIpAddressCount")
+                .to_owned()
+        };
         assert_eq!(free(&mut cloud), "4091");
         cloud.launch(3, "");
         assert_eq!(free(&mut cloud), "4088");
@@ -334,8 +380,13 @@ mod tests {
             ("vpc-id", vpc.as_str(), 1),
             ("ipv6-native", "true", 0),
         ] {
-            let query = format!("Action=DescribeSubnets&Filter.1.Name={name}&Filter.1.Value.1={value}");
-            assert_eq!(cloud.ok(&query).all("subnetId").len(), found, "{name}={value}");
+            let query =
+                format!("Action=DescribeSubnets&Filter.1.Name={name}&Filter.1.Value.1={value}");
+            assert_eq!(
+                cloud.ok(&query).all("subnetId").len(),
+                found,
+                "{name}={value}"
+            );
         }
     }
 
@@ -348,26 +399,51 @@ mod tests {
             ("enableDnsHostnames", "true"),
             ("enableNetworkAddressUsageMetrics", "false"),
         ] {
-            let reply = cloud.ok(&format!("Action=DescribeVpcAttribute&VpcId={vpc}&Attribute={attribute}"));
+            let reply = cloud.ok(&format!(
+                "Action=DescribeVpcAttribute&VpcId={vpc}&Attribute={attribute}"
+            ));
             assert_eq!(reply.one(attribute), format!("<value>{value}</value>"));
         }
         let modify = |rest: &str| format!("Action=ModifyVpcAttribute&VpcId={vpc}{rest}");
         cloud.ok(&modify("&EnableDnsSupport.Value=true"));
-        assert_eq!(cloud.refusal(&modify("&EnableDnsSupport.Value=false")), "UnsupportedOperation");
+        assert_eq!(
+            cloud.refusal(&modify("&EnableDnsSupport.Value=false")),
+            "UnsupportedOperation"
+        );
         assert_eq!(cloud.refusal(&modify("")), "InvalidParameterCombination");
     }
 
     #[test]
     fn a_subnet_maps_public_addresses_only_where_private_ones_stand_for_them() {
         let mut cloud = Cloud::new();
-        let subnet = cloud.state.subnets.values().find(|row| row.owner == cloud.account).expect("one").id.clone();
-        let modify = |value: bool| format!("Action=ModifySubnetAttribute&SubnetId={subnet}&MapPublicIpOnLaunch.Value={value}");
+        let subnet = cloud
+            .state
+            .subnets
+            .values()
+            .find(|row| row.owner == cloud.account)
+            .expect("one")
+            .id
+            .clone();
+        let modify = |value: bool| {
+            format!(
+                "Action=ModifySubnetAttribute&SubnetId={subnet}&MapPublicIpOnLaunch.Value={value}"
+            )
+        };
         cloud.ok(&modify(false));
         assert_eq!(cloud.refusal(&modify(true)), "UnsupportedOperation");
-        cloud.state.settings = Arc::new(Settings { private_address_as_public: true, ..Settings::default() });
+        cloud.state.settings = Arc::new(Settings {
+            private_address_as_public: true,
+            ..Settings::default()
+        });
         cloud.ok(&modify(true));
-        assert_eq!(cloud.ok("Action=DescribeSubnets").one("mapPublicIpOnLaunch"), "true");
-        let pool = format!("Action=ModifySubnetAttribute&SubnetId={subnet}&EnableLniAtDeviceIndex=1");
+        assert_eq!(
+            cloud
+                .ok("Action=DescribeSubnets")
+                .one("mapPublicIpOnLaunch"),
+            "true"
+        );
+        let pool =
+            format!("Action=ModifySubnetAttribute&SubnetId={subnet}&EnableLniAtDeviceIndex=1");
         assert_eq!(cloud.refusal(&pool), "UnsupportedOperation");
     }
 }

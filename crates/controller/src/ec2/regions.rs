@@ -29,24 +29,34 @@ pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let region = &state.settings.region;
     let names = call.strings("RegionNames");
     check(&names, "region names", |name| name == region)?;
-    let endpoint = call.facts.endpoint.split_once("://").map_or(&*call.facts.endpoint, |(_, at)| at);
-    let passes = ask.filters.match_resource(std::iter::empty, |name, test| match name {
-        "endpoint" => test(endpoint),
-        "opt-in-status" => test(OPT_IN),
-        _ => test(region),
-    });
+    let endpoint = call
+        .facts
+        .endpoint
+        .split_once("://")
+        .map_or(&*call.facts.endpoint, |(_, at)| at);
+    let passes = ask
+        .filters
+        .match_resource(std::iter::empty, |name, test| match name {
+            "endpoint" => test(endpoint),
+            "opt-in-status" => test(OPT_IN),
+            _ => test(region),
+        });
     let value = out::Region::new()
         .endpoint(endpoint.to_owned())
         .opt_in_status(OPT_IN)
         .region_name(region.clone());
     let regions: Vec<_> = passes.then_some(value).into_iter().collect();
-    Ok(Answer::Done(out::DescribeRegionsResult::new().regions(regions).into()))
+    Ok(Answer::Done(
+        out::DescribeRegionsResult::new().regions(regions).into(),
+    ))
 }
 
 /// Refuses names of what isn't there.
 fn check(names: &[String], what: &str, is_known: impl Fn(&str) -> bool) -> Result<(), ApiError> {
     let unknown = names.iter().filter(|name| !is_known(name));
-    let unknown: Vec<String> = unknown.map(|name| name.chars().take(100).collect()).collect();
+    let unknown: Vec<String> = unknown
+        .map(|name| name.chars().take(100).collect())
+        .collect();
     match unknown.is_empty() {
         true => Ok(()),
         false => Err(ApiError::invalid_parameter_value(format!(
@@ -78,10 +88,18 @@ static ZONES: Listing = Listing {
 
 pub fn describe_zones(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let state = &snapshot.state;
-    let ask = ZONES.ask_with(call, state, &["AllAvailabilityZones", "ZoneIds", "ZoneNames"])?;
+    let ask = ZONES.ask_with(
+        call,
+        state,
+        &["AllAvailabilityZones", "ZoneIds", "ZoneNames"],
+    )?;
     let (names, ids) = (call.strings("ZoneNames"), call.strings("ZoneIds"));
-    check(&names, "availability zones", |name| state.zones.contains_key(name))?;
-    check(&ids, "availability zone ids", |id| state.zones.values().any(|zone| zone.id == id))?;
+    check(&names, "availability zones", |name| {
+        state.zones.contains_key(name)
+    })?;
+    check(&ids, "availability zone ids", |id| {
+        state.zones.values().any(|zone| zone.id == id)
+    })?;
     let region = &state.settings.region;
     let zones: Vec<_> = state
         .zones
@@ -89,26 +107,35 @@ pub fn describe_zones(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
         .filter(|zone| names.is_empty() || names.contains(&zone.name))
         .filter(|zone| ids.is_empty() || ids.contains(&zone.id))
         .filter(|zone| {
-            ask.filters.match_resource(std::iter::empty, |name, test| match name {
-                "group-name" | "network-border-group" | "region-name" => test(region),
-                "message" => trouble(state, zone).is_some_and(test),
-                "opt-in-status" => test(OPT_IN),
-                "state" => test(zone_state(state, zone)),
-                "zone-id" => test(&zone.id),
-                "zone-name" => test(&zone.name),
-                "zone-type" => test("availability-zone"),
-                // Only Local Zones have parents and groups with long names.
-                _ => false,
-            })
+            ask.filters
+                .match_resource(std::iter::empty, |name, test| match name {
+                    "group-name" | "network-border-group" | "region-name" => test(region),
+                    "message" => trouble(state, zone).is_some_and(test),
+                    "opt-in-status" => test(OPT_IN),
+                    "state" => test(zone_state(state, zone)),
+                    "zone-id" => test(&zone.id),
+                    "zone-name" => test(&zone.name),
+                    "zone-type" => test("availability-zone"),
+                    // Only Local Zones have parents and groups with long names.
+                    _ => false,
+                })
         })
         .map(|zone| zone_value(state, zone))
         .collect();
-    Ok(Answer::Done(out::DescribeAvailabilityZonesResult::new().availability_zones(zones).into()))
+    Ok(Answer::Done(
+        out::DescribeAvailabilityZonesResult::new()
+            .availability_zones(zones)
+            .into(),
+    ))
 }
 
 /// Why nothing can be launched in the zone, if so.
 fn trouble(state: &State, zone: &Zone) -> Option<&'static str> {
-    let mut hosts = state.hosts.values().filter(|host| host.zone == zone.name).peekable();
+    let mut hosts = state
+        .hosts
+        .values()
+        .filter(|host| host.zone == zone.name)
+        .peekable();
     if hosts.peek().is_none() {
         return Some("The zone has no host yet.");
     }
@@ -117,7 +144,11 @@ fn trouble(state: &State, zone: &Zone) -> Option<&'static str> {
 }
 
 fn zone_state(state: &State, zone: &Zone) -> &'static str {
-    if trouble(state, zone).is_some() { "unavailable" } else { "available" }
+    if trouble(state, zone).is_some() {
+        "unavailable"
+    } else {
+        "available"
+    }
 }
 
 fn zone_value(state: &State, zone: &Zone) -> out::AvailabilityZone {
@@ -145,7 +176,11 @@ pub fn describe_account_attributes(call: &Call, snapshot: &Arc<Snapshot>) -> Out
         .filter(|(name, _)| names.is_empty() || names.iter().any(|asked| asked == name))
         .map(|(name, value)| {
             let value = out::AccountAttributeValue::new().attribute_value(value);
-            Value::from(out::AccountAttribute::new().attribute_name(name).attribute_values(vec![value]))
+            Value::from(
+                out::AccountAttribute::new()
+                    .attribute_name(name)
+                    .attribute_values(vec![value]),
+            )
         })
         .collect();
     let answer = out::DescribeAccountAttributesResult::new().account_attributes(attributes);
@@ -154,14 +189,22 @@ pub fn describe_account_attributes(call: &Call, snapshot: &Arc<Snapshot>) -> Out
 
 /// There are no public addresses yet, so that their limits are nought.
 fn account_attributes(state: &State, account: &AccountId) -> [(&'static str, String); 6] {
-    let vpc = state.default_vpc(account).map_or("none".to_owned(), |row| row.id.to_string());
+    let vpc = state
+        .default_vpc(account)
+        .map_or("none".to_owned(), |row| row.id.to_string());
     [
         ("supported-platforms", "VPC".to_owned()),
         ("default-vpc", vpc),
-        ("max-instances", state.settings.instances_per_account.to_string()),
+        (
+            "max-instances",
+            state.settings.instances_per_account.to_string(),
+        ),
         ("max-elastic-ips", "0".to_owned()),
         ("vpc-max-elastic-ips", "0".to_owned()),
-        ("vpc-max-security-groups-per-interface", MAX_GROUPS.to_string()),
+        (
+            "vpc-max-security-groups-per-interface",
+            MAX_GROUPS.to_string(),
+        ),
     ]
 }
 
@@ -172,13 +215,21 @@ mod tests {
     #[test]
     fn the_region_names_boiras_own_endpoint() {
         let mut cloud = Cloud::new();
-        for query in ["", "&AllRegions=true", "&RegionName.1=us-east-1", "&Filter.1.Name=endpoint&Filter.1.Value.1=127.*"] {
+        for query in [
+            "",
+            "&AllRegions=true",
+            "&RegionName.1=us-east-1",
+            "&Filter.1.Name=endpoint&Filter.1.Value.1=127.*",
+        ] {
             let reply = cloud.ok(&format!("Action=DescribeRegions{query}"));
             assert_eq!(reply.one("regionName"), "us-east-1");
             assert_eq!(reply.one("regionEndpoint"), "127.0.0.1:8773");
             assert_eq!(reply.one("optInStatus"), "opt-in-not-required");
         }
-        assert_eq!(cloud.refusal("Action=DescribeRegions&RegionName.1=eu-west-1"), "InvalidParameterValue");
+        assert_eq!(
+            cloud.refusal("Action=DescribeRegions&RegionName.1=eu-west-1"),
+            "InvalidParameterValue"
+        );
         let none = "Action=DescribeRegions&Filter.1.Name=region-name&Filter.1.Value.1=eu-*";
         assert!(!cloud.ok(none).has("<regionName>"));
     }
@@ -187,14 +238,22 @@ mod tests {
     fn a_zone_is_available_while_a_host_of_it_is() {
         let mut cloud = Cloud::new();
         let reply = cloud.ok("Action=DescribeAvailabilityZones&ZoneName.1=us-east-1a");
-        assert_eq!((reply.one("zoneState"), reply.one("zoneId")), ("available", "boz1-az1"));
+        assert_eq!(
+            (reply.one("zoneState"), reply.one("zoneId")),
+            ("available", "boz1-az1")
+        );
         cloud.state.silent.insert(cloud.host.clone());
         let reply = cloud.ok("Action=DescribeAvailabilityZones&ZoneId.1=boz1-az1");
         assert_eq!(reply.one("zoneState"), "unavailable");
         assert_eq!(reply.one("message"), "No host of the zone is in contact.");
-        let available = "Action=DescribeAvailabilityZones&Filter.1.Name=state&Filter.1.Value.1=available";
+        let available =
+            "Action=DescribeAvailabilityZones&Filter.1.Name=state&Filter.1.Value.1=available";
         assert!(!cloud.ok(available).has("<zoneName>"));
-        for unknown in ["ZoneName.1=us-east-1z", "ZoneName.1=verbose", "ZoneId.1=use1-az1"] {
+        for unknown in [
+            "ZoneName.1=us-east-1z",
+            "ZoneName.1=verbose",
+            "ZoneId.1=use1-az1",
+        ] {
             let query = format!("Action=DescribeAvailabilityZones&{unknown}");
             assert_eq!(cloud.refusal(&query), "InvalidParameterValue", "{unknown}");
         }
@@ -205,7 +264,16 @@ mod tests {
         let mut cloud = Cloud::new();
         let vpc = cloud.vpc().id;
         let reply = cloud.ok("Action=DescribeAccountAttributes&AttributeName.1=default-vpc");
-        assert_eq!((reply.one("attributeName"), reply.one("attributeValue")), ("default-vpc", vpc.as_str()));
-        assert_eq!(cloud.ok("Action=DescribeAccountAttributes").all("attributeName").len(), 6);
+        assert_eq!(
+            (reply.one("attributeName"), reply.one("attributeValue")),
+            ("default-vpc", vpc.as_str())
+        );
+        assert_eq!(
+            cloud
+                .ok("Action=DescribeAccountAttributes")
+                .all("attributeName")
+                .len(),
+            6
+        );
     }
 }

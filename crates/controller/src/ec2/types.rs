@@ -12,8 +12,9 @@ use boira_store::Snapshot;
 use std::sync::Arc;
 
 /// Families that AWS calls previous generations, of those that a table is likely to name.
-const PREVIOUS: [&str; 11] =
-    ["c1", "c3", "cc2", "cr1", "g2", "i2", "m1", "m2", "m3", "r3", "t1"];
+const PREVIOUS: [&str; 11] = [
+    "c1", "c3", "cc2", "cr1", "g2", "i2", "m1", "m2", "m3", "r3", "t1",
+];
 
 /// Types of AWS's free tier, which introductions look for.
 const FREE: [&str; 2] = ["t2.micro", "t3.micro"];
@@ -88,7 +89,11 @@ static LISTING: Listing = Listing {
 pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let state = &snapshot.state;
     // Every type of the table is supported here, so that both values list the same.
-    let ask = LISTING.ask_with(call, state, &["IncludeUnsupportedInRegion", "InstanceTypes"])?;
+    let ask = LISTING.ask_with(
+        call,
+        state,
+        &["IncludeUnsupportedInRegion", "InstanceTypes"],
+    )?;
     let names = call.strings("InstanceTypes");
     check_names(state, &names)?;
     let rows = ask.select(
@@ -99,20 +104,27 @@ pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
             .cloned(),
         |_| None,
         |row| row.name.as_str(),
-        |row| ask.filters.match_resource(std::iter::empty, |name, test| matches(row, name, test)),
+        |row| {
+            ask.filters
+                .match_resource(std::iter::empty, |name, test| matches(row, name, test))
+        },
     )?;
     ask.list("InstanceTypes", rows, |_, row| Value::from(value(&row)))
 }
 
 fn check_names(state: &State, names: &[String]) -> Result<(), ApiError> {
     let unknown = names.iter().filter(|name| !state.types.contains_key(*name));
-    let unknown: Vec<String> =
-        unknown.map(|name| name.chars().take(100).collect()).collect();
+    let unknown: Vec<String> = unknown
+        .map(|name| name.chars().take(100).collect())
+        .collect();
     match unknown.is_empty() {
         true => Ok(()),
         false => Err(ApiError::new(
             "InvalidInstanceType",
-            format!("The following supplied instance types do not exist: [{}]", unknown.join(", ")),
+            format!(
+                "The following supplied instance types do not exist: [{}]",
+                unknown.join(", ")
+            ),
         )),
     }
 }
@@ -191,7 +203,9 @@ fn value(row: &InstanceType) -> out::InstanceTypeInfo {
         .nitro_enclaves_support("unsupported")
         .nitro_tpm_support("unsupported")
         .phc_support("unsupported")
-        .placement_group_info(out::PlacementGroupInfo::new().supported_strategies(Vec::<Value>::new()))
+        .placement_group_info(
+            out::PlacementGroupInfo::new().supported_strategies(Vec::<Value>::new()),
+        )
         .processor_info(out::ProcessorInfo::new().supported_architectures(vec!["x86_64"]))
         .reboot_migration_support("unsupported")
         .supported_boot_modes(vec!["legacy-bios"])
@@ -233,8 +247,12 @@ fn network() -> out::NetworkInfo {
         .network_performance(PERFORMANCE)
 }
 
-static OFFERINGS: Listing =
-    Listing { ids: None, filters: &["instance-type", "location"], tagged: false, page: PAGE };
+static OFFERINGS: Listing = Listing {
+    ids: None,
+    filters: &["instance-type", "location"],
+    tagged: false,
+    page: PAGE,
+};
 
 /// A type at a place, with the name by which pages are cut.
 struct Offering {
@@ -247,7 +265,11 @@ struct Offering {
 pub fn describe_offerings(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let state = &snapshot.state;
     let ask = OFFERINGS.ask_with(call, state, &["LocationType"])?;
-    let kind = call.request.str("LocationType").unwrap_or("region").to_owned();
+    let kind = call
+        .request
+        .str("LocationType")
+        .unwrap_or("region")
+        .to_owned();
     let mut offerings = Vec::new();
     for location in locations(state, &kind) {
         offerings.extend(state.types.keys().map(|name| Offering {
@@ -257,12 +279,17 @@ pub fn describe_offerings(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
         }));
     }
     offerings.sort_by(|a, b| a.key.cmp(&b.key));
-    let rows = ask.select_from(offerings, |row| row.key.as_str(), |row| {
-        ask.filters.match_resource(std::iter::empty, |name, test| match name {
-            "instance-type" => test(&row.name),
-            _ => test(&row.location),
-        })
-    })?;
+    let rows = ask.select_from(
+        offerings,
+        |row| row.key.as_str(),
+        |row| {
+            ask.filters
+                .match_resource(std::iter::empty, |name, test| match name {
+                    "instance-type" => test(&row.name),
+                    _ => test(&row.location),
+                })
+        },
+    )?;
     ask.list("InstanceTypeOfferings", rows, move |_, row| {
         out::InstanceTypeOffering::new()
             .instance_type(row.name)
@@ -289,17 +316,27 @@ mod tests {
     #[test]
     fn the_thesis_types_and_amazons_are_there_with_their_figures() {
         let mut cloud = Cloud::new();
-        for (name, cpus, mib, current) in
-            [("m1.small", "1", "128", "false"), ("c1.xlarge", "4", "2048", "false"), ("t3.micro", "2", "1024", "true"), ("m5.large", "2", "8192", "true")]
-        {
-            let reply = cloud.ok(&format!("Action=DescribeInstanceTypes&InstanceType.1={name}"));
+        for (name, cpus, mib, current) in [
+            ("m1.small", "1", "128", "false"),
+            ("c1.xlarge", "4", "2048", "false"),
+            ("t3.micro", "2", "1024", "true"),
+            ("m5.large", "2", "8192", "true"),
+        ] {
+            let reply = cloud.ok(&format!(
+                "Action=DescribeInstanceTypes&InstanceType.1={name}"
+            ));
             assert_eq!(reply.one("instanceType"), name);
             assert_eq!(reply.one("defaultVCpus"), cpus, "{name}");
             assert_eq!(reply.one("sizeInMiB"), mib, "{name}");
             assert_eq!(reply.one("currentGeneration"), current, "{name}");
-            assert!(reply.has("<supportedArchitectures><item>x86_64</item></supportedArchitectures>"));
+            assert!(
+                reply.has("<supportedArchitectures><item>x86_64</item></supportedArchitectures>")
+            );
         }
-        assert_eq!(cloud.refusal("Action=DescribeInstanceTypes&InstanceType.1=x9.huge"), "InvalidInstanceType");
+        assert_eq!(
+            cloud.refusal("Action=DescribeInstanceTypes&InstanceType.1=x9.huge"),
+            "InvalidInstanceType"
+        );
     }
 
     #[test]
@@ -307,7 +344,9 @@ mod tests {
         let mut cloud = Cloud::new();
         let all = cloud.state.types.len();
         let mut found = |name: &str, value: &str| {
-            let query = format!("Action=DescribeInstanceTypes&Filter.1.Name={name}&Filter.1.Value.1={value}");
+            let query = format!(
+                "Action=DescribeInstanceTypes&Filter.1.Name={name}&Filter.1.Value.1={value}"
+            );
             cloud.ok(&query).all("instanceType").len()
         };
         assert_eq!(found("instance-type", "m1.*"), 3);
@@ -325,7 +364,9 @@ mod tests {
         let all = cloud.state.types.len();
         let (mut seen, mut token) = (Vec::new(), String::new());
         loop {
-            let reply = cloud.ok(&format!("Action=DescribeInstanceTypes&MaxResults=10&NextToken={token}"));
+            let reply = cloud.ok(&format!(
+                "Action=DescribeInstanceTypes&MaxResults=10&NextToken={token}"
+            ));
             seen.extend(reply.all("instanceType").into_iter().map(str::to_owned));
             match reply.all("nextToken")[..] {
                 [next] => token = next.to_owned(),
@@ -334,7 +375,10 @@ mod tests {
         }
         assert_eq!(seen.len(), all);
         assert!(seen.is_sorted());
-        assert_eq!(cloud.refusal("Action=DescribeInstanceTypes&MaxResults=101"), "InvalidParameterValue");
+        assert_eq!(
+            cloud.refusal("Action=DescribeInstanceTypes&MaxResults=101"),
+            "InvalidParameterValue"
+        );
     }
 
     #[test]
@@ -343,11 +387,20 @@ mod tests {
         let all = cloud.state.types.len();
         let offered = |cloud: &mut Cloud, query: &str| {
             let reply = cloud.ok(&format!("Action=DescribeInstanceTypeOfferings{query}"));
-            (reply.all("instanceType").len(), reply.all("location").first().map(|text| (*text).to_owned()))
+            (
+                reply.all("instanceType").len(),
+                reply.all("location").first().map(|text| (*text).to_owned()),
+            )
         };
         assert_eq!(offered(&mut cloud, ""), (all, Some("us-east-1".into())));
-        assert_eq!(offered(&mut cloud, "&LocationType=availability-zone"), (all, Some("us-east-1a".into())));
-        assert_eq!(offered(&mut cloud, "&LocationType=availability-zone-id"), (all, Some("boz1-az1".into())));
+        assert_eq!(
+            offered(&mut cloud, "&LocationType=availability-zone"),
+            (all, Some("us-east-1a".into()))
+        );
+        assert_eq!(
+            offered(&mut cloud, "&LocationType=availability-zone-id"),
+            (all, Some("boz1-az1".into()))
+        );
         assert_eq!(offered(&mut cloud, "&LocationType=outpost"), (0, None));
         let one = "&LocationType=availability-zone&Filter.1.Name=instance-type&Filter.1.Value.1=t2.micro&Filter.2.Name=location&Filter.2.Value.1=us-east-1a";
         assert_eq!(offered(&mut cloud, one).0, 1);

@@ -22,8 +22,11 @@ pub fn gib(bytes: u64) -> i64 {
     bytes.div_ceil(1 << 30) as i64
 }
 
-const IDS: Option<Ids> =
-    Some(Ids { member: "VolumeIds", kind: &VOLUME, set: Some("volumesSet") });
+const IDS: Option<Ids> = Some(Ids {
+    member: "VolumeIds",
+    kind: &VOLUME,
+    set: Some("volumesSet"),
+});
 
 static LISTING: Listing = Listing {
     ids: IDS,
@@ -58,14 +61,23 @@ pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
         own(state, &call.account),
         |id| state.volume(&call.account, id).cloned(),
         |row| row.id.as_str(),
-        |row| ask.filters.matches(&row.tags, |name, test| matches(state, row, name, test)),
+        |row| {
+            ask.filters
+                .matches(&row.tags, |name, test| matches(state, row, name, test))
+        },
     )?;
     let snapshot = snapshot.clone();
-    ask.list("Volumes", rows, move |_, row| Value::from(value(&snapshot.state, &row)))
+    ask.list("Volumes", rows, move |_, row| {
+        Value::from(value(&snapshot.state, &row))
+    })
 }
 
 fn own<'a>(state: &'a State, owner: &'a AccountId) -> impl Iterator<Item = Arc<Volume>> + 'a {
-    state.volumes.values().filter(move |row| row.owner == *owner).cloned()
+    state
+        .volumes
+        .values()
+        .filter(move |row| row.owner == *owner)
+        .cloned()
 }
 
 fn status(row: &Volume) -> &'static str {
@@ -85,16 +97,22 @@ fn matches(state: &State, row: &Volume, name: &str, test: &dyn Fn(&str) -> bool)
     let attached = attachment(row);
     match name {
         "attachment.attach-time" => attached.is_some_and(|a| test(&format_ms(a.since.0))),
-        "attachment.delete-on-termination" => {
-            attached.is_some_and(|a| test(if a.delete_on_termination { "true" } else { "false" }))
-        }
+        "attachment.delete-on-termination" => attached.is_some_and(|a| {
+            test(if a.delete_on_termination {
+                "true"
+            } else {
+                "false"
+            })
+        }),
         "attachment.device" => attached.is_some_and(|a| test(&a.device)),
         "attachment.instance-id" => attached.is_some_and(|a| test(a.instance.as_str())),
         "attachment.status" => attached.is_some() && test("attached"),
         "availability-zone" => test(&row.zone),
         "availability-zone-id" => zone_id(state, &row.zone).is_some_and(|id| test(&id)),
         "create-time" => test(&format_ms(row.created.0)),
-        "encrypted" | "fast-restored" | "multi-attach-enabled" | "operator.managed" => test("false"),
+        "encrypted" | "fast-restored" | "multi-attach-enabled" | "operator.managed" => {
+            test("false")
+        }
         "size" => test(&gib(row.size_bytes).to_string()),
         "status" => test(status(row)),
         "volume-id" => test(row.id.as_str()),
@@ -166,21 +184,35 @@ pub fn describe_status(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
         own(state, &call.account).filter(|row| !row.deleting),
         |id| state.volume(&call.account, id).cloned(),
         |row| row.id.as_str(),
-        |row| ask.filters.matches(&row.tags, |name, test| status_matches(state, row, name, test)),
+        |row| {
+            ask.filters.matches(&row.tags, |name, test| {
+                status_matches(state, row, name, test)
+            })
+        },
     )?;
     let snapshot = snapshot.clone();
-    ask.list("VolumeStatuses", rows, move |_, row| Value::from(status_value(&snapshot.state, &row)))
+    ask.list("VolumeStatuses", rows, move |_, row| {
+        Value::from(status_value(&snapshot.state, &row))
+    })
 }
 
 fn is_known(state: &State, row: &Volume) -> bool {
-    row.host.as_ref().is_some_and(|host| state.contact(host) == Contact::Live)
+    row.host
+        .as_ref()
+        .is_some_and(|host| state.contact(host) == Contact::Live)
 }
 
 /// Name and status of each check, as EC2 has them for types without provisioned performance.
 fn checks(known: bool) -> &'static [(&'static str, &'static str)] {
     match known {
-        true => &[("io-enabled", "passed"), ("io-performance", "not-applicable")],
-        false => &[("io-enabled", "insufficient-data"), ("io-performance", "not-applicable")],
+        true => &[
+            ("io-enabled", "passed"),
+            ("io-performance", "not-applicable"),
+        ],
+        false => &[
+            ("io-enabled", "insufficient-data"),
+            ("io-performance", "not-applicable"),
+        ],
     }
 }
 
@@ -222,12 +254,19 @@ fn status_value(state: &State, row: &Volume) -> out::VolumeStatusItem {
         .availability_zone_id(zone_id(state, &row.zone))
         .events(Vec::<Value>::new())
         .volume_id(row.id.to_string())
-        .volume_status(out::VolumeStatusInfo::new().details(details).status(overall(known)))
+        .volume_status(
+            out::VolumeStatusInfo::new()
+                .details(details)
+                .status(overall(known)),
+        )
 }
 
 pub fn describe_attribute(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let id = VOLUME.validate(call.request.str("VolumeId").unwrap_or_default())?;
-    let row = snapshot.state.volume(&call.account, id).ok_or_else(|| VOLUME.not_found(&[id]))?;
+    let row = snapshot
+        .state
+        .volume(&call.account, id)
+        .ok_or_else(|| VOLUME.not_found(&[id]))?;
     let answer = out::DescribeVolumeAttributeResult::new().volume_id(row.id.to_string());
     let answer = match call.request.str("Attribute") {
         Some("productCodes") => answer.product_codes(Vec::<Value>::new()),
@@ -260,7 +299,9 @@ pub fn describe_modifications(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome 
     let state = &snapshot.state;
     let ask = MODIFICATIONS.ask(call, state)?;
     for id in ask.ids() {
-        state.volume(&call.account, id).ok_or_else(|| VOLUME.not_found(&[id]))?;
+        state
+            .volume(&call.account, id)
+            .ok_or_else(|| VOLUME.not_found(&[id]))?;
     }
     if let Some(id) = ask.ids().first() {
         return Err(ApiError::new(
@@ -269,7 +310,9 @@ pub fn describe_modifications(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome 
         ));
     }
     let none = Vec::<Value>::new();
-    Ok(Answer::Done(call.answer().with("VolumesModifications", none)))
+    Ok(Answer::Done(
+        call.answer().with("VolumesModifications", none),
+    ))
 }
 
 pub fn delete(call: &Call, draft: &mut Draft) -> Outcome {
@@ -318,11 +361,21 @@ mod tests {
         assert_eq!(reply.one("key"), "a");
         let other = cloud.other.clone();
         let error = cloud
-            .call_as(&other, &format!("Action=DescribeVolumes&VolumeId.1={volume}"))
+            .call_as(
+                &other,
+                &format!("Action=DescribeVolumes&VolumeId.1={volume}"),
+            )
             .err()
             .expect("another's");
         assert_eq!(error.code, "InvalidVolume.NotFound");
-        assert_eq!(cloud.call_as(&other, "Action=DescribeVolumes").expect("own").all("volumeId").len(), 0);
+        assert_eq!(
+            cloud
+                .call_as(&other, "Action=DescribeVolumes")
+                .expect("own")
+                .all("volumeId")
+                .len(),
+            0
+        );
     }
 
     #[test]
@@ -330,7 +383,8 @@ mod tests {
         let mut cloud = Cloud::new();
         let first = cloud.launch(2, "").remove(0);
         let mut found = |name: &str, value: &str| {
-            let query = format!("Action=DescribeVolumes&Filter.1.Name={name}&Filter.1.Value.1={value}");
+            let query =
+                format!("Action=DescribeVolumes&Filter.1.Name={name}&Filter.1.Value.1={value}");
             cloud.ok(&query).all("createTime").len()
         };
         assert_eq!(found("attachment.instance-id", first.as_str()), 1);
@@ -354,7 +408,10 @@ mod tests {
         cloud.ok(&delete);
         assert_eq!(cloud.ok(&describe).one("status"), "deleting");
         assert_eq!(cloud.refusal(&delete), "InvalidVolume.NotFound");
-        assert_eq!(cloud.refusal("Action=DeleteVolume&VolumeId=vol-1"), "InvalidVolumeID.Malformed");
+        assert_eq!(
+            cloud.refusal("Action=DeleteVolume&VolumeId=vol-1"),
+            "InvalidVolumeID.Malformed"
+        );
     }
 
     #[test]
@@ -378,9 +435,21 @@ mod tests {
         let instance = cloud.instance();
         let volume = volume_of(&cloud, &instance);
         let attribute = format!("Action=DescribeVolumeAttribute&VolumeId={volume}&Attribute=");
-        assert!(cloud.ok(&format!("{attribute}autoEnableIO")).has("<autoEnableIO><value>false</value></autoEnableIO>"));
-        assert!(cloud.ok(&format!("{attribute}productCodes")).has("<productCodes></productCodes>"));
-        assert!(cloud.ok("Action=DescribeVolumesModifications").has("<volumeModificationSet></volumeModificationSet>"));
+        assert!(
+            cloud
+                .ok(&format!("{attribute}autoEnableIO"))
+                .has("<autoEnableIO><value>false</value></autoEnableIO>")
+        );
+        assert!(
+            cloud
+                .ok(&format!("{attribute}productCodes"))
+                .has("<productCodes></productCodes>")
+        );
+        assert!(
+            cloud
+                .ok("Action=DescribeVolumesModifications")
+                .has("<volumeModificationSet></volumeModificationSet>")
+        );
         let named = format!("Action=DescribeVolumesModifications&VolumeId.1={volume}");
         assert_eq!(cloud.refusal(&named), "InvalidVolumeModification.NotFound");
         let unknown = "Action=DescribeVolumesModifications&VolumeId.1=vol-01234567";
@@ -393,8 +462,13 @@ mod tests {
         let instances = cloud.launch(7, "");
         let first = cloud.ok("Action=DescribeVolumes&MaxResults=5");
         let token = first.one("nextToken");
-        let rest = cloud.ok(&format!("Action=DescribeVolumes&MaxResults=5&NextToken={token}"));
-        assert_eq!((first.all("createTime").len(), rest.all("createTime").len()), (5, 2));
+        let rest = cloud.ok(&format!(
+            "Action=DescribeVolumes&MaxResults=5&NextToken={token}"
+        ));
+        assert_eq!(
+            (first.all("createTime").len(), rest.all("createTime").len()),
+            (5, 2)
+        );
         let volume = volume_of(&cloud, &instances[0]);
         let both = format!("Action=DescribeVolumes&MaxResults=5&VolumeId.1={volume}");
         assert_eq!(cloud.refusal(&both), "InvalidParameterCombination");

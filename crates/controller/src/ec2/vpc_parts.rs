@@ -23,12 +23,22 @@ fn select(
     id: fn(&Vpc) -> &str,
     matches: impl Fn(&Vpc, &str, &dyn Fn(&str) -> bool) -> bool,
 ) -> Result<(Vec<Arc<Vpc>>, Option<String>), ApiError> {
-    let mut own: Vec<_> =
-        state.vpcs.values().filter(|row| row.owner == call.account).cloned().collect();
+    let mut own: Vec<_> = state
+        .vpcs
+        .values()
+        .filter(|row| row.owner == call.account)
+        .cloned()
+        .collect();
     own.sort_by(|a, b| id(a).cmp(id(b)));
-    ask.select_from(own, |row| id(row), |row| {
-        ask.filters.matches(part_tags(row, id(row)), |name, test| matches(row, name, test))
-    })
+    ask.select_from(
+        own,
+        |row| id(row),
+        |row| {
+            ask.filters.matches(part_tags(row, id(row)), |name, test| {
+                matches(row, name, test)
+            })
+        },
+    )
 }
 
 fn part_tags<'a>(row: &'a Vpc, id: &str) -> &'a Tags {
@@ -42,7 +52,11 @@ fn tags(row: &Vpc, id: &str) -> Vec<out::Tag> {
 }
 
 static ROUTE_TABLES: Listing = Listing {
-    ids: Some(Ids { member: "RouteTableIds", kind: &ROUTE_TABLE, set: Some("routeTableIdSet") }),
+    ids: Some(Ids {
+        member: "RouteTableIds",
+        kind: &ROUTE_TABLE,
+        set: Some("routeTableIdSet"),
+    }),
     filters: &[
         "association.gateway-id",
         "association.main",
@@ -96,7 +110,11 @@ pub fn describe_route_tables(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
 fn routes(row: &Vpc) -> [(String, String, &'static str); 2] {
     [
         (row.cidr.to_string(), "local".to_owned(), "CreateRouteTable"),
-        (Cidr::ANY.to_string(), row.gateway.to_string(), "CreateRoute"),
+        (
+            Cidr::ANY.to_string(),
+            row.gateway.to_string(),
+            "CreateRoute",
+        ),
     ]
 }
 
@@ -132,7 +150,12 @@ static GATEWAYS: Listing = Listing {
         kind: &INTERNET_GATEWAY,
         set: Some("internetGatewayIdSet"),
     }),
-    filters: &["attachment.state", "attachment.vpc-id", "internet-gateway-id", "owner-id"],
+    filters: &[
+        "attachment.state",
+        "attachment.vpc-id",
+        "internet-gateway-id",
+        "owner-id",
+    ],
     tagged: true,
     page: PAGE,
 };
@@ -153,8 +176,9 @@ pub fn describe_internet_gateways(call: &Call, snapshot: &Arc<Snapshot>) -> Outc
         },
     )?;
     ask.list("InternetGateways", rows, |_, row| {
-        let attachment =
-            out::InternetGatewayAttachment::new().state("available").vpc_id(row.id.to_string());
+        let attachment = out::InternetGatewayAttachment::new()
+            .state("available")
+            .vpc_id(row.id.to_string());
         out::InternetGateway::new()
             .attachments(vec![attachment])
             .internet_gateway_id(row.gateway.to_string())
@@ -165,7 +189,11 @@ pub fn describe_internet_gateways(call: &Call, snapshot: &Arc<Snapshot>) -> Outc
 }
 
 static ACLS: Listing = Listing {
-    ids: Some(Ids { member: "NetworkAclIds", kind: &NETWORK_ACL, set: Some("networkAclIdSet") }),
+    ids: Some(Ids {
+        member: "NetworkAclIds",
+        kind: &NETWORK_ACL,
+        set: Some("networkAclIdSet"),
+    }),
     filters: &[
         "association.association-id",
         "association.network-acl-id",
@@ -195,28 +223,36 @@ const ENTRIES: [(i64, &str); 2] = [(100, "allow"), (32767, "deny")];
 pub fn describe_network_acls(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let state = &snapshot.state;
     let ask = ACLS.ask(call, state)?;
-    let rows = select(&ask, call, state, |row| row.acl.as_str(), |row, name, test| match name {
-        "association.association-id" => {
-            subnets(state, row).any(|subnet| test(subnet.acl_association.as_str()))
-        }
-        "association.subnet-id" => subnets(state, row).any(|subnet| test(subnet.id.as_str())),
-        "association.network-acl-id" => {
-            subnets(state, row).next().is_some() && test(row.acl.as_str())
-        }
-        "default" => test("true"),
-        "entry.cidr" => test(&Cidr::ANY.to_string()),
-        "entry.egress" => test(truth(true)) || test(truth(false)),
-        "entry.protocol" => test("-1"),
-        "entry.rule-action" => ENTRIES.iter().any(|(_, action)| test(action)),
-        "entry.rule-number" => ENTRIES.iter().any(|(number, _)| test(&number.to_string())),
-        "network-acl-id" => test(row.acl.as_str()),
-        "owner-id" => test(row.owner.as_str()),
-        "vpc-id" => test(row.id.as_str()),
-        // Entries of every protocol name no ports and no ICMP types.
-        _ => false,
-    })?;
+    let rows = select(
+        &ask,
+        call,
+        state,
+        |row| row.acl.as_str(),
+        |row, name, test| match name {
+            "association.association-id" => {
+                subnets(state, row).any(|subnet| test(subnet.acl_association.as_str()))
+            }
+            "association.subnet-id" => subnets(state, row).any(|subnet| test(subnet.id.as_str())),
+            "association.network-acl-id" => {
+                subnets(state, row).next().is_some() && test(row.acl.as_str())
+            }
+            "default" => test("true"),
+            "entry.cidr" => test(&Cidr::ANY.to_string()),
+            "entry.egress" => test(truth(true)) || test(truth(false)),
+            "entry.protocol" => test("-1"),
+            "entry.rule-action" => ENTRIES.iter().any(|(_, action)| test(action)),
+            "entry.rule-number" => ENTRIES.iter().any(|(number, _)| test(&number.to_string())),
+            "network-acl-id" => test(row.acl.as_str()),
+            "owner-id" => test(row.owner.as_str()),
+            "vpc-id" => test(row.id.as_str()),
+            // Entries of every protocol name no ports and no ICMP types.
+            _ => false,
+        },
+    )?;
     let snapshot = snapshot.clone();
-    ask.list("NetworkAcls", rows, move |_, row| Value::from(acl(&snapshot.state, &row)))
+    ask.list("NetworkAcls", rows, move |_, row| {
+        Value::from(acl(&snapshot.state, &row))
+    })
 }
 
 fn subnets<'a>(state: &'a State, vpc: &'a Vpc) -> impl Iterator<Item = &'a Arc<Subnet>> {
@@ -255,7 +291,11 @@ fn acl(state: &State, row: &Vpc) -> out::NetworkAcl {
 }
 
 static DHCP: Listing = Listing {
-    ids: Some(Ids { member: "DhcpOptionsIds", kind: &DHCP_OPTIONS, set: Some("dhcpOptionsSet") }),
+    ids: Some(Ids {
+        member: "DhcpOptionsIds",
+        kind: &DHCP_OPTIONS,
+        set: Some("dhcpOptionsSet"),
+    }),
     filters: &["dhcp-options-id", "key", "owner-id", "value"],
     tagged: true,
     page: PAGE,
@@ -297,8 +337,14 @@ pub fn describe_dhcp_options(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
 /// What the VPC's DHCP server announces beside addresses.
 fn configuration(region: &str) -> [(&'static str, String); 2] {
     let name = private_dns_name(Ipv4Addr::UNSPECIFIED, region);
-    let domain = name.split_once('.').map(|(_, domain)| domain.to_owned()).unwrap_or_default();
-    [("domain-name", domain), ("domain-name-servers", "AmazonProvidedDNS".to_owned())]
+    let domain = name
+        .split_once('.')
+        .map(|(_, domain)| domain.to_owned())
+        .unwrap_or_default();
+    [
+        ("domain-name", domain),
+        ("domain-name-servers", "AmazonProvidedDNS".to_owned()),
+    ]
 }
 
 #[cfg(test)]
@@ -309,15 +355,23 @@ mod tests {
     fn the_main_route_table_leads_out_through_the_gateway() {
         let mut cloud = Cloud::new();
         let vpc = cloud.vpc();
-        let reply = cloud.ok("Action=DescribeRouteTables&Filter.1.Name=association.main&Filter.1.Value.1=true");
-        assert_eq!(reply.all("destinationCidrBlock"), ["172.31.0.0/16", "0.0.0.0/0"]);
+        let reply = cloud
+            .ok("Action=DescribeRouteTables&Filter.1.Name=association.main&Filter.1.Value.1=true");
+        assert_eq!(
+            reply.all("destinationCidrBlock"),
+            ["172.31.0.0/16", "0.0.0.0/0"]
+        );
         assert_eq!(reply.all("gatewayId"), ["local", vpc.gateway.as_str()]);
         assert_eq!(reply.one("main"), "true");
         let filter = |cloud: &mut Cloud, name: &str, value: &str| {
-            let query = format!("Action=DescribeRouteTables&Filter.1.Name={name}&Filter.1.Value.1={value}");
+            let query =
+                format!("Action=DescribeRouteTables&Filter.1.Name={name}&Filter.1.Value.1={value}");
             cloud.ok(&query).all("main").len()
         };
-        assert_eq!(filter(&mut cloud, "route.gateway-id", vpc.gateway.as_str()), 1);
+        assert_eq!(
+            filter(&mut cloud, "route.gateway-id", vpc.gateway.as_str()),
+            1
+        );
         // As in AWS, a subnet that is associated implicitly isn't found by its id.
         assert_eq!(filter(&mut cloud, "association.subnet-id", "*"), 0);
         assert_eq!(filter(&mut cloud, "route.nat-gateway-id", "*"), 0);
@@ -328,10 +382,30 @@ mod tests {
         let mut cloud = Cloud::new();
         let (vpc, other) = (cloud.vpc(), cloud.other.clone());
         for (query, id, element, missing) in [
-            ("DescribeRouteTables&RouteTableId.1", vpc.main_route_table.as_str(), "main", "InvalidRouteTableID.NotFound"),
-            ("DescribeInternetGateways&InternetGatewayId.1", vpc.gateway.as_str(), "internetGatewayId", "InvalidInternetGatewayID.NotFound"),
-            ("DescribeNetworkAcls&NetworkAclId.1", vpc.acl.as_str(), "default", "InvalidNetworkAclID.NotFound"),
-            ("DescribeDhcpOptions&DhcpOptionsId.1", vpc.dhcp_options.as_str(), "dhcpConfigurationSet", "InvalidDhcpOptionID.NotFound"),
+            (
+                "DescribeRouteTables&RouteTableId.1",
+                vpc.main_route_table.as_str(),
+                "main",
+                "InvalidRouteTableID.NotFound",
+            ),
+            (
+                "DescribeInternetGateways&InternetGatewayId.1",
+                vpc.gateway.as_str(),
+                "internetGatewayId",
+                "InvalidInternetGatewayID.NotFound",
+            ),
+            (
+                "DescribeNetworkAcls&NetworkAclId.1",
+                vpc.acl.as_str(),
+                "default",
+                "InvalidNetworkAclID.NotFound",
+            ),
+            (
+                "DescribeDhcpOptions&DhcpOptionsId.1",
+                vpc.dhcp_options.as_str(),
+                "dhcpConfigurationSet",
+                "InvalidDhcpOptionID.NotFound",
+            ),
         ] {
             let query = format!("Action={query}={id}");
             assert_eq!(cloud.ok(&query).all(element).len(), 1, "{query}");
@@ -348,10 +422,17 @@ mod tests {
     fn the_gateway_is_attached_and_the_acl_lets_everything_pass() {
         let mut cloud = Cloud::new();
         let vpc = cloud.vpc();
-        let gateway = format!("Action=DescribeInternetGateways&Filter.1.Name=attachment.vpc-id&Filter.1.Value.1={}", vpc.id);
+        let gateway = format!(
+            "Action=DescribeInternetGateways&Filter.1.Name=attachment.vpc-id&Filter.1.Value.1={}",
+            vpc.id
+        );
         let reply = cloud.ok(&gateway);
-        assert_eq!((reply.one("vpcId"), reply.one("state")), (vpc.id.as_str(), "available"));
-        let reply = cloud.ok("Action=DescribeNetworkAcls&Filter.1.Name=default&Filter.1.Value.1=true");
+        assert_eq!(
+            (reply.one("vpcId"), reply.one("state")),
+            (vpc.id.as_str(), "available")
+        );
+        let reply =
+            cloud.ok("Action=DescribeNetworkAcls&Filter.1.Name=default&Filter.1.Value.1=true");
         assert_eq!(reply.all("ruleAction"), ["allow", "deny", "allow", "deny"]);
         assert_eq!(reply.all("egress"), ["true", "true", "false", "false"]);
         assert_eq!(reply.all("subnetId").len(), 1);
@@ -371,10 +452,20 @@ mod tests {
         let mut cloud = Cloud::new();
         let mut vpc = cloud.vpc();
         let gateway = vpc.gateway.to_string();
-        vpc.part_tags.insert(gateway, [("a".to_owned(), "b".to_owned())].into());
+        vpc.part_tags
+            .insert(gateway, [("a".to_owned(), "b".to_owned())].into());
         cloud.edit(|draft| draft.put(vpc));
         let filter = "&Filter.1.Name=tag:a&Filter.1.Value.1=b";
-        assert_eq!(cloud.ok(&format!("Action=DescribeInternetGateways{filter}")).one("key"), "a");
-        assert!(!cloud.ok(&format!("Action=DescribeNetworkAcls{filter}")).has("networkAclId"));
+        assert_eq!(
+            cloud
+                .ok(&format!("Action=DescribeInternetGateways{filter}"))
+                .one("key"),
+            "a"
+        );
+        assert!(
+            !cloud
+                .ok(&format!("Action=DescribeNetworkAcls{filter}"))
+                .has("networkAclId")
+        );
     }
 }
