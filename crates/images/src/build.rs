@@ -107,10 +107,10 @@ pub struct Step<'a> {
 }
 
 /// Receives the progress of a build; called often, must return quickly.
-pub type Progress = dyn Fn(Step<'_>) + Send + Sync;
+pub type Progress<'a> = dyn Fn(Step<'_>) + Send + Sync + 'a;
 
 /// Tells the caller of a build where it is.
-pub(crate) struct Reporter<'a>(pub(crate) &'a Progress);
+pub(crate) struct Reporter<'a>(pub(crate) &'a Progress<'a>);
 
 impl Reporter<'_> {
     pub(crate) fn step(&self, name: &str, done: u64, total: u64) {
@@ -132,7 +132,7 @@ impl Reporter<'_> {
 /// # Errors
 /// [`ImageError::MissingTool`] and [`ImageError::Unsupported`] name what to install before
 /// anything is done; the other kinds say which program failed and with which words.
-pub async fn build(kind: Kind, work: &Path, out: &Path, progress: &Progress) -> Result<Built> {
+pub async fn build(kind: Kind, work: &Path, out: &Path, progress: &Progress<'_>) -> Result<Built> {
     require_root()?;
     require_architecture()?;
     for directory in [work, out] {
@@ -206,4 +206,46 @@ fn require_architecture() -> Result<()> {
         "images are built for x86_64 only, this machine is {}",
         std::env::consts::ARCH
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_published_image_replaces_the_earlier_one_whole() {
+        let out = tempfile::tempdir().unwrap();
+        let place = out.path().join("tiny");
+        for content in ["first", "second"] {
+            let staging = tempfile::tempdir_in(out.path()).unwrap();
+            fs::write(staging.path().join(content), content).unwrap();
+            publish(staging, &place).unwrap();
+            let files: Vec<_> = fs::read_dir(&place)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+                .collect();
+            assert_eq!(
+                files,
+                [content],
+                "nothing of another image is among the files"
+            );
+        }
+        assert_eq!(
+            fs::read_dir(out.path()).unwrap().count(),
+            1,
+            "nothing is left beside the image"
+        );
+    }
+
+    #[test]
+    fn only_known_images_can_be_built() {
+        assert_eq!("tiny".parse::<Kind>().unwrap(), Kind::Tiny);
+        assert!(
+            "arch"
+                .parse::<Kind>()
+                .unwrap_err()
+                .to_string()
+                .contains("tiny and debian")
+        );
+    }
 }

@@ -41,7 +41,7 @@ const BYTES_PER_SECOND: u64 = 10 << 20;
 /// # Errors
 /// [`ImageError::Refused`] says why the source may not be imported; the others name the program
 /// that failed or ran for too long. The source is never changed.
-pub async fn import(source: &Path, destination: &Path, progress: &Progress) -> Result<Info> {
+pub async fn import(source: &Path, destination: &Path, progress: &Progress<'_>) -> Result<Info> {
     tools::require(&["qemu-img"])?;
     let reporter = Reporter(progress);
     let parent = destination

@@ -27,3 +27,20 @@ pub use cache::{cached, cached_tiny};
 pub use error::{ImageError, Result};
 pub use import::import;
 pub use inspect::{Format, Info, MAX_VIRTUAL_SIZE_BYTES, inspect};
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn builds_and_imports_can_be_spawned() {
+        fn spawnable(_: impl Send) {}
+        let path = Path::new("/nowhere");
+        spawnable(build(Kind::Tiny, path, path, &|_| ()));
+        spawnable(build(Kind::Debian, path, path, &|_| ()));
+        spawnable(import(path, path, &|_| ()));
+        spawnable(cached_tiny(path));
+    }
+}

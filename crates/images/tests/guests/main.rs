@@ -4,7 +4,7 @@ mod guest;
 
 use std::path::PathBuf;
 
-use boira_images::{Built, Kind, cached};
+use boira_images::{Built, Kind, Step, build, cached};
 use guest::Machine;
 
 /// Where the tests of the workspace keep built images.
@@ -43,6 +43,19 @@ fn the_image_is_small_and_says_what_it_needs() {
         "{:?}",
         image.packages
     );
+}
+
+#[tokio::test]
+async fn a_build_that_is_stopped_leaves_nothing_that_looks_finished() {
+    let directory = tempfile::tempdir().unwrap();
+    let (work, out) = (directory.path().join("work"), directory.path().join("out"));
+    let started = tokio::sync::Notify::new();
+    let progress = |_: Step<'_>| started.notify_one();
+    tokio::select! {
+        built = build(Kind::Tiny, &work, &out, &progress) => panic!("built in no time: {built:?}"),
+        () = started.notified() => (),
+    }
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
 }
 
 #[test]
