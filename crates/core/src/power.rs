@@ -171,6 +171,7 @@ pub fn settle(draft: &mut Draft, row: &Instance, desired: Desired, reason: State
         for port in &row.interfaces {
             draft.delete(Kind::Interface, port.as_str());
         }
+        draft.edit_instance(&row.id, |row| row.interfaces.clear());
     }
     if desired == Desired::Terminated && unplaced {
         observe::release(draft, &row.id);

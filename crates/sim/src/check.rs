@@ -1,6 +1,6 @@
 //! What must hold at every step, over the published state and the PCs.
 
-use crate::host::Host;
+use crate::host::{Host, SimGuest};
 use boira_core::{State, schedule};
 use boira_model::*;
 use std::collections::BTreeMap;
@@ -122,50 +122,78 @@ pub fn indices(state: &State) -> Verdict {
 
 /// Facts of the PCs, and of the state about what lives on them.
 pub fn hosts(state: &State, hosts: &[Host]) -> Verdict {
-    let mut copies: BTreeMap<&InstanceId, &HostId> = BTreeMap::new();
-    let mut addresses = BTreeMap::new();
-    let mut disks: BTreeMap<&VolumeId, &InstanceId> = BTreeMap::new();
+    nothing_is_used_twice(hosts)?;
     for host in hosts {
-        let (mut vcpus, mut memory_bytes) = (0, 0);
         for (id, guest) in host.live() {
-            vcpus += u64::from(guest.vcpus);
-            memory_bytes += guest.memory_bytes;
-            if let Some(other) = copies.insert(id, &host.id) {
-                return Err(format!(
-                    "two live copies of {id}: on {other} and on {}",
-                    host.id
-                ));
-            }
-            for disk in &guest.disks {
-                if let Some(other) = disks.insert(disk, id) {
-                    return Err(format!("{disk} is used by {other} and {id}"));
-                }
-                if !host.volumes.contains_key(disk) {
-                    return Err(format!("{id} runs on {disk}, whose file is gone"));
-                }
-            }
-            for port in &guest.ports {
-                if let Some(other) = addresses.insert((&port.vpc, port.ip), id) {
-                    return Err(format!("{} is used by {other} and {id}", port.ip));
-                }
-                let lease = state.leases.get(&(port.subnet.clone(), port.ip));
-                if lease != Some(&port.interface) {
-                    return Err(format!(
-                        "{id} uses {} through {}, and the lease is {lease:?}'s",
-                        port.ip, port.interface
-                    ));
-                }
-            }
             placed_where_it_lives(state, host, id)?;
+            uses_what_is_its_own(state, host, id, guest)?;
         }
-        let row = state.hosts.get(&host.id);
-        let limits = row.map(|row| schedule::limits(state, row));
-        if limits.is_some_and(|(cpus, memory)| vcpus > cpus || memory_bytes > memory) {
+        runs_what_it_can(state, host)?;
+    }
+    Ok(())
+}
+
+/// One live copy of an instance, one user of a disk and of an address, in the whole cloud.
+fn nothing_is_used_twice(hosts: &[Host]) -> Verdict {
+    let mut copies = BTreeMap::new();
+    let mut disks = BTreeMap::new();
+    let mut addresses = BTreeMap::new();
+    let live = hosts
+        .iter()
+        .flat_map(|host| host.live().map(move |(id, guest)| (host, id, guest)));
+    for (host, id, guest) in live {
+        if let Some(other) = copies.insert(id, &host.id) {
             return Err(format!(
-                "{} runs more than it can: {memory_bytes} bytes",
+                "two live copies of {id}: on {other} and on {}",
                 host.id
             ));
         }
+        for disk in &guest.disks {
+            if let Some(other) = disks.insert(disk, id) {
+                return Err(format!("{disk} is used by {other} and {id}"));
+            }
+        }
+        for port in &guest.ports {
+            if let Some(other) = addresses.insert((&port.vpc, port.ip), id) {
+                return Err(format!("{} is used by {other} and {id}", port.ip));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn uses_what_is_its_own(state: &State, host: &Host, id: &InstanceId, guest: &SimGuest) -> Verdict {
+    if let Some(gone) = guest
+        .disks
+        .iter()
+        .find(|id| !host.volumes.contains_key(*id))
+    {
+        return Err(format!("{id} runs on {gone}, whose file is gone"));
+    }
+    for port in &guest.ports {
+        let lease = state.leases.get(&(port.subnet.clone(), port.ip));
+        if lease != Some(&port.interface) {
+            return Err(format!(
+                "{id} uses {} through {}, and the lease is {lease:?}'s",
+                port.ip, port.interface
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn runs_what_it_can(state: &State, host: &Host) -> Verdict {
+    let Some(row) = state.hosts.get(&host.id) else {
+        return Ok(());
+    };
+    let (most_vcpus, most_bytes) = schedule::limits(state, row);
+    let vcpus: u64 = host.live().map(|(_, guest)| u64::from(guest.vcpus)).sum();
+    let bytes: u64 = host.live().map(|(_, guest)| guest.memory_bytes).sum();
+    if vcpus > most_vcpus || bytes > most_bytes {
+        return Err(format!(
+            "{} can run {most_vcpus} vCPUs and {most_bytes} bytes and runs {vcpus} and {bytes}",
+            host.id
+        ));
     }
     Ok(())
 }

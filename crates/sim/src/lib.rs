@@ -28,6 +28,8 @@ mod soak;
 mod store;
 mod world;
 
+#[cfg(feature = "planted-bugs")]
+pub use run::run_planted;
 pub use run::{Failure, Summary, Weather, run};
 pub use soak::{Totals, seeds, soak};
 

@@ -73,6 +73,19 @@ pub fn run(seed: u64, weather: Weather) -> Result<Summary, Box<Failure>> {
     }
 }
 
+/// Runs one seed with a mistake planted into the decisions of this thread.
+#[cfg(feature = "planted-bugs")]
+pub fn run_planted(
+    seed: u64,
+    weather: Weather,
+    bug: boira_core::planted::Bug,
+) -> Result<Summary, Box<Failure>> {
+    boira_core::planted::plant(Some(bug));
+    let outcome = attempt(seed, weather, false);
+    boira_core::planted::plant(None);
+    outcome
+}
+
 fn attempt(seed: u64, weather: Weather, traced: bool) -> Result<Summary, Box<Failure>> {
     let mut random = Random::new(seed);
     let mix = match weather {
