@@ -23,10 +23,12 @@
 //!   there before.
 //! - [`serve`] is the services process of one VPC: DHCP, DNS, metadata, the relay to the API. Like
 //!   the connector to the outside it is a process of its own that outlives the agent.
-//! - `rules`, `links`, `dhcp`, `dns` and `metadata` decide and do nothing; the rest acts.
+//! - `rules`, `ruleset`, `links`, `dhcp`, `dns`, `metadata` and `spec` decide and do nothing; the
+//!   rest acts.
 
 use std::net::Ipv4Addr;
 
+mod applied;
 mod arp;
 pub mod dhcp;
 pub mod dns;

@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn listings_are_those_of_aws() {
         assert!(value("/").starts_with("1.0\n2007-01-19\n"));
-        assert!(value("/").ends_with("\n2021-03-23\n2021-07-15\nlatest"));
+        assert!(value("/").ends_with("\n2021-07-15\n2022-09-24\n2024-04-11\nlatest"));
         assert_eq!(value("/latest"), "dynamic\nmeta-data\nuser-data");
         assert_eq!(
             value("/latest/meta-data/"),

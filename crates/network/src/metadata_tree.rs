@@ -11,8 +11,8 @@ use bytes::Bytes;
 use crate::dns::address_name;
 use crate::spec::{PortSpec, VpcSpec};
 
-/// AWS's versions up to now, oldest first; `latest` follows them.
-const VERSIONS: [&str; 20] = [
+/// AWS's versions, oldest first; `latest` follows them.
+const VERSIONS: [&str; 29] = [
     "1.0",
     "2007-01-19",
     "2007-03-01",
@@ -32,15 +32,16 @@ const VERSIONS: [&str; 20] = [
     "2016-06-30",
     "2016-09-02",
     "2018-03-28",
+    "2018-08-17",
     "2018-09-24",
-];
-const LATER_VERSIONS: [&str; 6] = [
     "2019-10-01",
     "2020-08-24",
     "2020-10-27",
     "2021-01-03",
     "2021-03-23",
     "2021-07-15",
+    "2022-09-24",
+    "2024-04-11",
 ];
 const LATEST: &str = "latest";
 
@@ -72,7 +73,7 @@ pub fn find(spec: &VpcSpec, port: &PortSpec, path: &str) -> Option<Found> {
 }
 
 fn versions() -> impl Iterator<Item = &'static str> {
-    VERSIONS.into_iter().chain(LATER_VERSIONS).chain([LATEST])
+    VERSIONS.into_iter().chain([LATEST])
 }
 
 fn version_listing(port: &PortSpec) -> String {
@@ -148,9 +149,13 @@ impl Entry {
     }
 }
 
-/// A value that every version has.
+/// A value that every version has, or every one that has its directory.
 fn value(name: &str, value: impl ToString) -> Entry {
-    since("1.0", name, Node::Value(value.to_string()))
+    value_since("1.0", name, value)
+}
+
+fn value_since(version: &'static str, name: &str, value: impl ToString) -> Entry {
+    since(version, name, Node::Value(value.to_string()))
 }
 
 fn directory(name: &str, entries: Vec<Entry>) -> Entry {
@@ -176,27 +181,19 @@ fn meta_data(spec: &VpcSpec, asking: &PortSpec) -> Node {
         value("ami-launch-index", facts.ami_launch_index),
         value("ami-manifest-path", "(unknown)"),
         value("hostname", &hostname),
-        value("instance-action", "none"),
+        value_since("2008-09-01", "instance-action", "none"),
         value("instance-id", &port.instance),
-        since(
-            "2020-10-27",
-            "instance-life-cycle",
-            Node::Value("on-demand".to_owned()),
-        ),
-        value("instance-type", &facts.instance_type),
-        value("local-hostname", &hostname),
+        value_since("2019-10-01", "instance-life-cycle", "on-demand"),
+        value_since("2007-08-29", "instance-type", &facts.instance_type),
+        value_since("2007-01-19", "local-hostname", &hostname),
         value("local-ipv4", port.ip),
-        since("2011-01-01", "mac", Node::Value(port.mac.to_string())),
-        since(
-            "2008-09-01",
-            "profile",
-            Node::Value("default-hvm".to_owned()),
-        ),
+        value_since("2011-01-01", "mac", port.mac),
+        value_since("2007-12-15", "profile", "default-hvm"),
         value("reservation-id", &facts.reservation_id),
         value("security-groups", facts.security_groups.join("\n")),
         block_devices(port),
         placement(port),
-        services(port),
+        services(),
         events(),
         since(
             "2011-01-01",
@@ -214,8 +211,9 @@ fn meta_data(spec: &VpcSpec, asking: &PortSpec) -> Node {
         ),
     ];
     if let Some(public) = port.public_ip {
-        entries.push(value("public-ipv4", public));
-        entries.push(value("public-hostname", public_name(port, public)));
+        let name = public_name(port, public);
+        entries.push(value_since("2007-01-19", "public-ipv4", public));
+        entries.push(value_since("2007-01-19", "public-hostname", name));
     }
     if !facts.public_keys.is_empty() {
         entries.push(public_keys(port));
@@ -284,34 +282,32 @@ fn placement(port: &PortSpec) -> Entry {
     directory(
         "placement",
         vec![
-            value("availability-zone", &facts.availability_zone),
-            since(
+            value_since("2008-02-01", "availability-zone", &facts.availability_zone),
+            value_since(
                 "2019-10-01",
                 "availability-zone-id",
-                Node::Value(facts.availability_zone_id.clone()),
+                &facts.availability_zone_id,
             ),
-            since("2020-08-24", "region", Node::Value(facts.region.clone())),
+            value_since("2020-08-24", "region", &facts.region),
         ],
     )
 }
 
-fn services(port: &PortSpec) -> Entry {
-    // The partition's names are AWS's: clients derive host names from them that Boira's users
-    // override with the endpoint.
-    let _ = port;
+/// The partition's names are AWS's: what clients derive from them, the endpoint overrides.
+fn services() -> Entry {
     since(
         "2014-02-25",
         "services",
         Node::Directory(vec![
             value("domain", "amazonaws.com"),
-            since("2015-10-20", "partition", Node::Value("aws".to_owned())),
+            value_since("2015-10-20", "partition", "aws"),
         ]),
     )
 }
 
 fn events() -> Entry {
     since(
-        "2018-03-28",
+        "2018-08-17",
         "events",
         Node::Directory(vec![directory(
             "maintenance",

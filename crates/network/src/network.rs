@@ -16,22 +16,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::namespace::{Namespace, run_tool};
+use crate::applied::{Applied, apply, remove_taps};
+use crate::namespace::Namespace;
 use crate::process::Process;
-use crate::ruleset::Table;
-use crate::services::digest;
 use crate::services_process::ServicesProcess;
 use crate::spec::{SpecError, VpcSpec, check_id, tap_name};
-use crate::{arp, host, links, netfilter, rules, tap, way_out};
+use crate::{arp, host, tap, way_out};
 
 /// How long [`Network::dial`] waits for an answer. A group that lets nothing through drops, so
 /// the guest's silence is all that there is.
 const DIAL_DEADLINE: Duration = Duration::from_secs(15);
-
-const APPLIED_FILE: &str = "applied.json";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -74,25 +70,6 @@ enum WayOut {
     Unknown,
     Absent,
     Held(Process),
-}
-
-/// What was put in force, also on disk.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Applied {
-    /// The namespace's identity.
-    namespace: u64,
-    /// The kernel's number of the rules as we left them.
-    generation: u32,
-    rules: Rules,
-    /// The digest of the settings of taps.
-    settings: String,
-    arp_filter: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Rules {
-    inet: Table,
-    arp: Table,
 }
 
 impl Network {
@@ -154,14 +131,14 @@ impl Network {
         if made {
             // What an earlier namespace had says nothing of this one, even if the kernel gives it
             // the same identity after a reboot.
-            forget_applied(&directory).map_err(doing("forgetting the old namespace"))?;
+            Applied::forget(&directory).map_err(doing("forgetting the old namespace"))?;
             let namespace = namespace.clone();
             off_thread(move || namespace.create())
                 .await
                 .map_err(doing("making the namespace"))?;
             vpc.applied = None;
         } else if vpc.applied.is_none() {
-            vpc.applied = read_applied(&directory);
+            vpc.applied = Applied::read(&directory);
         }
         services
             .prepare_directory()
@@ -173,7 +150,9 @@ impl Network {
             .map_err(doing("configuring the namespace"))?;
         let rules_changed = before.as_ref() != Some(&applied);
         if rules_changed {
-            write_applied(&directory, &applied).map_err(doing("noting what was applied"))?;
+            applied
+                .write(&directory)
+                .map_err(doing("noting what was applied"))?;
         }
         let mut outcome = Outcome::default();
         outcome.lacks.extend(applied.arp_filter.clone());
@@ -347,117 +326,6 @@ impl Network {
     }
 }
 
-/// What was found while applying.
-struct Seen {
-    /// A device, an address or a route had to change.
-    links_changed: bool,
-    /// The connector to the outside has its device.
-    way_out: bool,
-}
-
-/// Makes devices and rules what they should be. Returns what is in force now.
-async fn apply(
-    namespace: &Namespace,
-    spec: &VpcSpec,
-    before: Option<Applied>,
-) -> io::Result<(Applied, Seen)> {
-    let host = host::addresses()?;
-    let identity = namespace
-        .identity()
-        .ok_or_else(|| io::Error::other("the namespace is gone"))?;
-    let spec = spec.clone();
-    namespace
-        .run(move || {
-            let before = before.filter(|before| before.namespace == identity);
-            if before.is_none() {
-                links::set_namespace()?;
-            }
-            // Rules first: a tap that no rule names reaches nothing.
-            let rules = Rules {
-                inet: rules::inet_table(&spec, &host),
-                arp: rules::arp_table(&spec),
-            };
-            // Rules that somebody else touched are not those that we know.
-            let known = before
-                .as_ref()
-                .filter(|before| netfilter::generation().is_ok_and(|now| now == before.generation));
-            let (generation, arp_filter) = match known {
-                Some(known) if known.rules == rules => (known.generation, known.arp_filter.clone()),
-                known => {
-                    let lacks = apply_rules(known.map(|known| &known.rules), &rules)?;
-                    (netfilter::generation()?, lacks)
-                }
-            };
-            let settings = digest(format!("{:?}", links::tap_settings(&spec)).as_bytes());
-            let same_settings = before.is_some_and(|before| before.settings == settings);
-            let seen = apply_links(&spec, same_settings)?;
-            let applied = Applied {
-                namespace: identity,
-                generation,
-                rules,
-                settings,
-                arp_filter,
-            };
-            Ok((applied, seen))
-        })
-        .await
-}
-
-/// Makes `before` `wanted`, or whatever there is. Says what is lacking where the kernel has no rules
-/// for ARP.
-fn apply_rules(before: Option<&Rules>, wanted: &Rules) -> io::Result<Option<String>> {
-    let text = match before {
-        Some(before) => {
-            wanted.inet.change_from(&before.inet) + &wanted.arp.change_from(&before.arp)
-        }
-        None => wanted.inet.replacement() + &wanted.arp.replacement(),
-    };
-    let Err(error) = netfilter::apply(&text) else {
-        return Ok(None);
-    };
-    tracing::debug!(%error, "the rules don't apply as a whole; replacing each table");
-    netfilter::apply(&wanted.inet.replacement())?;
-    match netfilter::apply(&wanted.arp.replacement()) {
-        Ok(()) => Ok(None),
-        Err(error) => Ok(Some(format!(
-            "no ARP filter, permanent neighbours alone keep guests from posing as others: {error}"
-        ))),
-    }
-}
-
-fn apply_links(spec: &VpcSpec, same_settings: bool) -> io::Result<Seen> {
-    let observed = links::Observed::look()?;
-    let missing = links::missing_taps(spec, &observed);
-    for name in &missing {
-        tap::create(name)?;
-    }
-    for (name, source_check) in links::tap_settings(spec) {
-        if !same_settings || missing.contains(&name) {
-            links::set_tap(&name, source_check)?;
-        }
-    }
-    let lines = links::plan(spec, &observed);
-    if !lines.is_empty() {
-        run_tool("ip", &["-batch", "-"], &(lines.join("\n") + "\n"))?;
-    }
-    Ok(Seen {
-        links_changed: !lines.is_empty(),
-        way_out: observed.way_out,
-    })
-}
-
-fn remove_taps() -> io::Result<()> {
-    let lines: Vec<String> = links::Observed::look()?
-        .taps
-        .keys()
-        .map(|tap| format!("link del dev {tap}\n"))
-        .collect();
-    if lines.is_empty() {
-        return Ok(());
-    }
-    run_tool("ip", &["-batch", "-"], &lines.concat())
-}
-
 /// Whether the connector had to be started or stopped. `seen` says whether it has its device: one
 /// that lives without is that of an earlier namespace of this name.
 async fn ensure_way_out(
@@ -483,23 +351,6 @@ async fn ensure_way_out(
     let (process, started) = way_out::ensure(namespace, spec.mtu, directory).await?;
     *known = WayOut::Held(process);
     Ok(started)
-}
-
-fn read_applied(directory: &Path) -> Option<Applied> {
-    serde_json::from_slice(&fs::read(directory.join(APPLIED_FILE)).ok()?).ok()
-}
-
-fn forget_applied(directory: &Path) -> io::Result<()> {
-    match fs::remove_file(directory.join(APPLIED_FILE)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-fn write_applied(directory: &Path, applied: &Applied) -> io::Result<()> {
-    let new = directory.join("applied.json.new");
-    fs::write(&new, serde_json::to_vec(applied)?)?;
-    fs::rename(new, directory.join(APPLIED_FILE))
 }
 
 async fn off_thread<T: Send + 'static>(

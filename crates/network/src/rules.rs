@@ -34,6 +34,10 @@ const NEVER_OUTSIDE: [&str; 5] = [
     "240.0.0.0/4",
 ];
 
+/// How many datagrams a port may send to our services in a second, as in AWS; more are dropped, so
+/// that one guest can't keep the services from the others.
+const SERVICE_DATAGRAMS_PER_S: u32 = 1024;
+
 /// The `inet` table of a VPC. `host` holds the addresses of this host, which guests must not reach.
 pub fn inet_table(spec: &VpcSpec, host: &BTreeSet<Ipv4Addr>) -> Table {
     let mut table = Table::new("inet boira");
@@ -101,6 +105,8 @@ fn add_sets(table: &mut Table, spec: &VpcSpec, host: &BTreeSet<Ipv4Addr>) {
         });
         table.map(&format!("{direction}_of"), "type ifname : verdict;", chains);
     }
+    let rates = "type ifname; size 65535; flags dynamic;";
+    table.set("service_rates", rates, std::iter::empty());
     let host = host.iter().map(ToString::to_string);
     table.set("host", "type ipv4_addr;", host);
     let never = NEVER_OUTSIDE.iter().map(ToString::to_string);
@@ -251,6 +257,11 @@ fn add_own_traffic(table: &mut Table, spec: &VpcSpec) {
         "type filter hook input priority 0; policy drop;",
         &[
             "iifname \"lo\" accept",
+            &format!(
+                "iifname @taps meta l4proto != tcp update @service_rates {{ iifname \
+                 limit rate over {SERVICE_DATAGRAMS_PER_S}/second \
+                 burst {SERVICE_DATAGRAMS_PER_S} packets }} counter drop"
+            ),
             "ct state established,related accept",
             "ct state invalid counter drop",
             "iifname != @taps counter drop",

@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{SocketAddrV4, UdpSocket};
 
 use boira_network::{Peer, Protocol, Rule, VpcSpec};
 use support::*;
@@ -256,5 +256,35 @@ fn the_guest_answers_the_status_check_only_when_it_is_up() {
         assert!(answers());
         guest.sh("ip link set eth0 down");
         assert!(!answers());
+    });
+}
+
+#[test]
+fn a_flood_of_questions_leaves_the_others_served() {
+    on_a_host(|| {
+        let cloud = Cloud::new();
+        let spec = two_ports();
+        cloud.ensure(&spec);
+        let flooding = cloud.configured_guest(&spec, &eni(0));
+        let other = cloud.configured_guest(&spec, &eni(1));
+        let resolver = SocketAddrV4::new(spec.resolver(), 53);
+        flooding.inside(move || {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+            for _ in 0..5000 {
+                let _ = socket.send_to(b"no question at all", resolver);
+            }
+        });
+        let asked = other.sh("busybox nslookup -type=a ip-10-0-0-11.ec2.internal 10.0.0.2");
+        assert!(asked.contains("Address: 10.0.0.11"), "{asked}");
+        let listing = cloud
+            .namespace(&spec.vpc)
+            .run_blocking(|| Ok(sh("nft list chain inet boira to_us")))
+            .expect("the chain is there");
+        let limit = listing.lines().find(|line| line.contains("@service_rates"));
+        let limit = limit.expect("there is a limit");
+        assert!(
+            !limit.contains("packets 0 "),
+            "it held something back: {limit}"
+        );
     });
 }
