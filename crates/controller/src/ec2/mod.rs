@@ -4,6 +4,7 @@
 //! snapshot; writes get a draft and run on the writer, so they are short and pure; what must wait for
 //! something else (a host, a slow computation) is [`Act::Wait`].
 
+pub mod coverage;
 mod describe;
 mod empty;
 mod empty_table;
