@@ -20,7 +20,7 @@ struct Outside {
 
 impl Outside {
     fn new() -> Self {
-        let name = format!("bo{}", std::process::id());
+        let name = unique_name("bo");
         let namespace = Namespace::named(&name);
         namespace.create().expect("a namespace can be made");
         sh(&format!(

@@ -27,6 +27,12 @@ use tokio::runtime::Runtime;
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
+/// A name that no other test has.
+pub fn unique_name(prefix: &str) -> String {
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    format!("{prefix}{}x{number}", std::process::id())
+}
+
 /// Long enough for a busy machine, short enough for a test that waits for nothing to come.
 pub const SOON: Duration = Duration::from_secs(5);
 pub const NEVER: Duration = Duration::from_millis(700);
@@ -65,8 +71,7 @@ pub struct Cloud {
 
 impl Cloud {
     pub fn new() -> Self {
-        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let tag = format!("t{}x{number}", std::process::id());
+        let tag = unique_name("t");
         let directory = tempfile::tempdir().expect("there is room for a directory");
         let network = network(&tag, directory.path());
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -192,9 +197,7 @@ pub struct Guest {
 
 impl Guest {
     fn new(hypervisor_end: OwnedFd, port: &PortSpec) -> Self {
-        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("bg{}x{number}", std::process::id());
-        let namespace = Namespace::named(&name);
+        let namespace = Namespace::named(&unique_name("bg"));
         namespace.create().expect("a namespace can be made");
         let guest_end = namespace.run_blocking(|| Ok(tap("eth0"))).expect("a tap");
         let (stopped, stop) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).expect("a pipe");
