@@ -38,7 +38,13 @@ pub fn create(
     description: String,
     tags: Tags,
 ) -> Result<SecurityGroup, Refusal> {
-    let owned = || draft.state.groups.values().filter(|row| row.owner == *owner);
+    let owned = || {
+        draft
+            .state
+            .groups
+            .values()
+            .filter(|row| row.owner == *owner)
+    };
     if owned().any(|row| row.vpc == *vpc && row.name.eq_ignore_ascii_case(&name)) {
         return Err(Refusal::Duplicate("security group", name));
     }
@@ -52,7 +58,9 @@ pub fn create(
         vpc: vpc.clone(),
         name,
         description,
-        rules: vec![network::everything_out(RuleId::from_entropy(draft.ctx.entropy()))],
+        rules: vec![network::everything_out(RuleId::from_entropy(
+            draft.ctx.entropy(),
+        ))],
         created: draft.now(),
         tags,
     };
@@ -64,7 +72,11 @@ pub fn create(
 pub fn delete(draft: &mut Draft, owner: &AccountId, id: &str) -> Result<GroupId, Refusal> {
     let row = find(&draft.state, owner, id)?.clone();
     let state = &draft.state;
-    if state.vpcs.get(&row.vpc).is_some_and(|vpc| vpc.default_group == row.id) {
+    if state
+        .vpcs
+        .get(&row.vpc)
+        .is_some_and(|vpc| vpc.default_group == row.id)
+    {
         return Err(Refusal::DefaultGroup);
     }
     if let Some(user) = user_of(state, &row) {
@@ -75,14 +87,21 @@ pub fn delete(draft: &mut Draft, owner: &AccountId, id: &str) -> Result<GroupId,
 }
 
 fn user_of(state: &State, group: &SecurityGroup) -> Option<String> {
-    let ports = state.members.get(&group.vpc).into_iter().flat_map(|ids| ids.iter());
+    let ports = state
+        .members
+        .get(&group.vpc)
+        .into_iter()
+        .flat_map(|ids| ids.iter());
     let port = ports
         .filter_map(|id| state.interfaces.get(id))
         .find(|port| port.groups.contains(&group.id));
     let names = |rule: &Rule| rule.peer == Peer::Group(group.id.clone());
     let referring = || {
         let others = state.groups.values().filter(|row| row.id != group.id);
-        others.into_iter().find(|row| row.rules.iter().any(names)).map(|row| row.id.to_string())
+        others
+            .into_iter()
+            .find(|row| row.rules.iter().any(names))
+            .map(|row| row.id.to_string())
     };
     port.map(|port| port.id.to_string()).or_else(referring)
 }
@@ -131,7 +150,11 @@ pub fn revoke(
         .map(|name| place(&row, direction, name))
         .collect::<Result<BTreeSet<_>, _>>()?;
     // From the end, so that the places before stay true.
-    let mut revoked: Vec<Rule> = places.iter().rev().map(|at| row.rules.remove(*at)).collect();
+    let mut revoked: Vec<Rule> = places
+        .iter()
+        .rev()
+        .map(|at| row.rules.remove(*at))
+        .collect();
     revoked.reverse();
     draft.put(row);
     Ok(revoked)
@@ -147,7 +170,10 @@ pub fn modify(
     let mut row = SecurityGroup::clone(find(&draft.state, owner, id)?);
     for (rule_id, new) in updates {
         check_peer(&draft.state, &row, &new.traffic.1)?;
-        let rule = row.rules.iter_mut().find(|rule| rule.id.as_str() == rule_id);
+        let rule = row
+            .rules
+            .iter_mut()
+            .find(|rule| rule.id.as_str() == rule_id);
         let rule = rule.ok_or(Refusal::NotFound(Thing::GroupRule, rule_id))?;
         (rule.protocol, rule.peer) = new.traffic;
         rule.description = new.description;
@@ -179,7 +205,9 @@ fn find<'a>(
     owner: &AccountId,
     id: &str,
 ) -> Result<&'a Arc<SecurityGroup>, Refusal> {
-    state.group(owner, id).ok_or_else(|| Refusal::NotFound(Thing::Group, id.to_owned()))
+    state
+        .group(owner, id)
+        .ok_or_else(|| Refusal::NotFound(Thing::Group, id.to_owned()))
 }
 
 fn place(row: &SecurityGroup, direction: Direction, name: &Named) -> Result<usize, Refusal> {
@@ -187,7 +215,9 @@ fn place(row: &SecurityGroup, direction: Direction, name: &Named) -> Result<usiz
         rule.direction == direction
             && match name {
                 Named::Id(id) => rule.id.as_str() == id,
-                Named::Traffic((protocol, peer)) => rule.protocol == *protocol && rule.peer == *peer,
+                Named::Traffic((protocol, peer)) => {
+                    rule.protocol == *protocol && rule.peer == *peer
+                }
             }
     });
     found.ok_or_else(|| match name {
@@ -210,11 +240,20 @@ fn check_rules(row: &SecurityGroup) -> Result<(), Refusal> {
     let mut seen = BTreeSet::new();
     for rule in &row.rules {
         if !seen.insert((rule.direction, &rule.protocol, &rule.peer)) {
-            return Err(Refusal::Duplicate("rule", traffic_text(&rule.protocol, &rule.peer)));
+            return Err(Refusal::Duplicate(
+                "rule",
+                traffic_text(&rule.protocol, &rule.peer),
+            ));
         }
     }
     for direction in [Direction::Ingress, Direction::Egress] {
-        if row.rules.iter().filter(|rule| rule.direction == direction).count() > MAX_RULES {
+        if row
+            .rules
+            .iter()
+            .filter(|rule| rule.direction == direction)
+            .count()
+            > MAX_RULES
+        {
             return Err(Refusal::TooManyRules);
         }
     }

@@ -23,7 +23,11 @@ pub fn add(draft: &mut Draft, owner: &AccountId, key: NewKey) -> Result<KeyPair,
         return Err(Refusal::Duplicate("key pair", key.name));
     }
     let first = (owner.clone(), String::new());
-    let owned = draft.state.key_names.range(first..).take_while(|((of, _), _)| of == owner);
+    let owned = draft
+        .state
+        .key_names
+        .range(first..)
+        .take_while(|((of, _), _)| of == owner);
     if owned.count() >= MAX_KEYS {
         return Err(Refusal::Limit(format!("{MAX_KEYS} key pairs")));
     }
@@ -51,8 +55,14 @@ pub fn delete_named(draft: &mut Draft, owner: &AccountId, name: &str) -> Option<
 }
 
 pub fn delete(draft: &mut Draft, owner: &AccountId, id: &str) -> Result<KeyPairId, Refusal> {
-    let row = draft.state.key_pairs.get(id).filter(|row| row.owner == *owner);
-    let id = row.map(|row| row.id.clone()).ok_or(Refusal::NotFound(Thing::KeyPair, id.into()))?;
+    let row = draft
+        .state
+        .key_pairs
+        .get(id)
+        .filter(|row| row.owner == *owner);
+    let id = row
+        .map(|row| row.id.clone())
+        .ok_or(Refusal::NotFound(Thing::KeyPair, id.into()))?;
     draft.delete(Kind::KeyPair, id.as_str());
     Ok(id)
 }

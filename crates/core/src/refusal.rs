@@ -66,6 +66,8 @@ pub enum Refusal {
     TooManyTags,
     #[error("a security group has up to {} rules in each direction", crate::group::MAX_RULES)]
     TooManyRules,
+    #[error("instance type {0} is not burstable")]
+    NotBurstable(String),
     #[error("the group has no such rule")]
     NoSuchRule,
     #[error("the default group of a VPC stays as long as the VPC")]

@@ -71,7 +71,7 @@ enum Found {
     /// A rule, by its place in its group.
     Rule(SecurityGroup, usize),
     Image(Image),
-    Instance(Instance),
+    Instance(Box<Instance>),
     Interface(Interface),
     KeyPair(KeyPair),
     Subnet(Subnet),
@@ -117,7 +117,7 @@ impl Found {
         match self {
             Self::Group(row) | Self::Rule(row, _) => row.into(),
             Self::Image(row) => row.into(),
-            Self::Instance(row) => row.into(),
+            Self::Instance(row) => (*row).into(),
             Self::Interface(row) => row.into(),
             Self::KeyPair(row) => row.into(),
             Self::Subnet(row) => row.into(),
@@ -139,7 +139,9 @@ fn find(state: &State, owner: &AccountId, id: &str) -> Option<Found> {
         ImageId::PREFIX => {
             copy(state.images.get(id).filter(|row| row.owner == *owner)).map(Found::Image)
         }
-        InstanceId::PREFIX => copy(state.instance(owner, id)).map(Found::Instance),
+        InstanceId::PREFIX => {
+            copy(state.instance(owner, id)).map(|row| Found::Instance(row.into()))
+        }
         InterfaceId::PREFIX => copy(state.interface(owner, id)).map(Found::Interface),
         KeyPairId::PREFIX => {
             copy(state.key_pairs.get(id).filter(|row| row.owner == *owner)).map(Found::KeyPair)

@@ -64,7 +64,13 @@ impl Listing {
     ) -> Result<Ask<'a>, ApiError> {
         let ids_member = self.ids.as_ref().map_or("", |ids| ids.member);
         // No resource here is managed by somebody else, so both values list the same.
-        let common = ["Filters", "IncludeManagedResources", "MaxResults", "NextToken", ids_member];
+        let common = [
+            "Filters",
+            "IncludeManagedResources",
+            "MaxResults",
+            "NextToken",
+            ids_member,
+        ];
         call.honours(&[&common, more].concat())?;
         let mut ids = Vec::new();
         if let Some(Ids { member, kind, set }) = &self.ids {
@@ -97,7 +103,10 @@ impl Listing {
 /// A token gives no rights, it only says where the caller's own list goes on; so the seal needs to
 /// outlive restarts more than it needs secrecy.
 fn seal_key<'a>(call: &Call, state: &'a State) -> &'a [u8] {
-    state.accounts.get(&call.account).map_or(b"", |row| row.default_vpc.as_str().as_bytes())
+    state
+        .accounts
+        .get(&call.account)
+        .map_or(b"", |row| row.default_vpc.as_str().as_bytes())
 }
 
 impl Ask<'_> {
@@ -174,6 +183,10 @@ impl Ask<'_> {
     ) -> Outcome {
         let call = self.call.clone();
         let items = rows.into_iter().map(move |row| item(&call, row));
-        Ok(Answer::List { member, items: Box::new(items), next })
+        Ok(Answer::List {
+            member,
+            items: Box::new(items),
+            next,
+        })
     }
 }

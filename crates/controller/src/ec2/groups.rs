@@ -17,7 +17,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 static GROUPS: Listing = Listing {
-    ids: Some(Ids { member: "GroupIds", kind: &id::SECURITY_GROUP, set: Some("groupIds") }),
+    ids: Some(Ids {
+        member: "GroupIds",
+        kind: &id::SECURITY_GROUP,
+        set: Some("groupIds"),
+    }),
     filters: &[
         "description",
         "egress.ip-permission.cidr",
@@ -70,11 +74,17 @@ pub fn create(call: &Call, draft: &mut Draft) -> Outcome {
     let vpc = match call.request.str("VpcId") {
         Some(vpc) => {
             id::VPC.validate(vpc)?;
-            draft.state.vpc(&call.account, vpc).ok_or_else(|| id::VPC.not_found(&[vpc]))?
+            draft
+                .state
+                .vpc(&call.account, vpc)
+                .ok_or_else(|| id::VPC.not_found(&[vpc]))?
         }
         None => default_vpc(&draft.state, &call.account)?,
     };
-    let (vpc, tags) = (vpc.id.clone(), tags::of_specifications(&call.request, "security-group")?);
+    let (vpc, tags) = (
+        vpc.id.clone(),
+        tags::of_specifications(&call.request, "security-group")?,
+    );
     let row = group::create(draft, &call.account, &vpc, name.into(), text.into(), tags)
         .map_err(refusals::error)?;
     let answer = CreateSecurityGroupResult::new()
@@ -100,7 +110,9 @@ pub fn delete(call: &Call, draft: &mut Draft) -> Outcome {
     call.honours(&["GroupId", "GroupName"])?;
     let id = named_group(call, &draft.state)?;
     let gone = group::delete(draft, &call.account, &id).map_err(refusals::error)?;
-    let answer = DeleteSecurityGroupResult::new().group_id(gone.to_string()).r#return(true);
+    let answer = DeleteSecurityGroupResult::new()
+        .group_id(gone.to_string())
+        .r#return(true);
     Ok(Answer::Done(answer.into()))
 }
 
@@ -127,10 +139,19 @@ fn authorize(call: &Call, draft: &mut Draft, direction: Direction) -> Outcome {
         seen.push(&rule.traffic);
     }
     let tags = tags::of_specifications(&call.request, "security-group-rule")?;
-    let added = group::authorize(draft, &call.account, group.as_str(), direction, rules, &tags)
-        .map_err(refusals::error)?;
+    let added = group::authorize(
+        draft,
+        &call.account,
+        group.as_str(),
+        direction,
+        rules,
+        &tags,
+    )
+    .map_err(refusals::error)?;
     let row = &draft.state.groups[&group];
-    let items = added.iter().map(|rule| permissions::rule_value(&draft.state, row, rule));
+    let items = added
+        .iter()
+        .map(|rule| permissions::rule_value(&draft.state, row, rule));
     let answer = AuthorizeSecurityGroupIngressResult::new()
         .r#return(true)
         .security_group_rules(items.collect::<Vec<_>>());
@@ -149,9 +170,13 @@ fn revoke(call: &Call, draft: &mut Draft, direction: Direction) -> Outcome {
     let (group, rules) = group_and_rules(call, &draft.state)?;
     let ids = strings(&call.request, "SecurityGroupRuleIds");
     let named: Vec<Named> = match (rules.is_empty(), ids.is_empty()) {
-        (false, true) => rules.into_iter().map(|rule| Named::Traffic(rule.traffic)).collect(),
+        (false, true) => rules
+            .into_iter()
+            .map(|rule| Named::Traffic(rule.traffic))
+            .collect(),
         (true, false) => {
-            ids.iter().try_for_each(|id| id::SECURITY_GROUP_RULE.validate(id).map(drop))?;
+            ids.iter()
+                .try_for_each(|id| id::SECURITY_GROUP_RULE.validate(id).map(drop))?;
             ids.into_iter().map(Named::Id).collect()
         }
         (true, true) => return Err(ApiError::missing_parameter("ipPermissions")),
@@ -163,7 +188,9 @@ fn revoke(call: &Call, draft: &mut Draft, direction: Direction) -> Outcome {
     };
     let revoked = group::revoke(draft, &call.account, group.as_str(), direction, &named)
         .map_err(refusals::error)?;
-    let items = revoked.iter().map(|rule| permissions::revoked_value(group.as_str(), rule));
+    let items = revoked
+        .iter()
+        .map(|rule| permissions::revoked_value(group.as_str(), rule));
     let answer = RevokeSecurityGroupIngressResult::new()
         .r#return(true)
         .revoked_security_group_rules(items.collect::<Vec<_>>());
@@ -174,12 +201,17 @@ pub fn modify_rules(call: &Call, draft: &mut Draft) -> Outcome {
     call.honours(&["GroupId", "SecurityGroupRules"])?;
     let group = named_group(call, &draft.state)?;
     let mut updates = Vec::new();
-    for one in call.request.list("SecurityGroupRules").iter().filter_map(Value::as_struct) {
+    for one in call
+        .request
+        .list("SecurityGroupRules")
+        .iter()
+        .filter_map(Value::as_struct)
+    {
         let rule = one.str("SecurityGroupRuleId").unwrap_or_default();
         id::SECURITY_GROUP_RULE.validate(rule)?;
-        let new = one.structure("SecurityGroupRule").ok_or_else(|| {
-            ApiError::missing_parameter("SecurityGroupRule.1.SecurityGroupRule")
-        })?;
+        let new = one
+            .structure("SecurityGroupRule")
+            .ok_or_else(|| ApiError::missing_parameter("SecurityGroupRule.1.SecurityGroupRule"))?;
         updates.push((rule.to_owned(), permissions::rule(new)?));
     }
     if updates.is_empty() {
@@ -222,21 +254,22 @@ fn update_descriptions(call: &Call, draft: &mut Draft, direction: Direction) -> 
 
 /// The answers for ingress and egress have the same members in shapes of two names.
 fn reshape(call: &Call, answer: Struct) -> Struct {
-    answer
-        .iter()
-        .fold(call.answer(), |other, (member, value)| other.with(member.name, value.clone()))
+    answer.iter().fold(call.answer(), |other, (member, value)| {
+        other.with(member.name, value.clone())
+    })
 }
 
 /// The group that a call changes, and the rules that it gives in either form.
-fn group_and_rules(
-    call: &Call,
-    state: &State,
-) -> Result<(GroupId, Vec<group::NewRule>), ApiError> {
+fn group_and_rules(call: &Call, state: &State) -> Result<(GroupId, Vec<group::NewRule>), ApiError> {
     let id = named_group(call, state)?;
     let row = state
         .group(&call.account, &id)
         .ok_or_else(|| id::SECURITY_GROUP.not_found(&[&id]))?;
-    let scope = Scope { state, account: &call.account, vpc: &row.vpc };
+    let scope = Scope {
+        state,
+        account: &call.account,
+        vpc: &row.vpc,
+    };
     Ok((row.id.clone(), permissions::rules(call, &scope)?))
 }
 
@@ -254,12 +287,20 @@ fn named_group(call: &Call, state: &State) -> Result<String, ApiError> {
 
 fn in_default_vpc(call: &Call, state: &State, name: &str) -> Result<GroupId, ApiError> {
     let vpc = &default_vpc(state, &call.account)?.id;
-    Scope { state, account: &call.account, vpc }.named(name)
+    Scope {
+        state,
+        account: &call.account,
+        vpc,
+    }
+    .named(name)
 }
 
 fn default_vpc<'a>(state: &'a State, account: &AccountId) -> Result<&'a Arc<Vpc>, ApiError> {
     state.default_vpc(account).ok_or_else(|| {
-        ApiError::new("VPCIdNotSpecified", "No default VPC for this user; name one with VpcId.")
+        ApiError::new(
+            "VPCIdNotSpecified",
+            "No default VPC for this user; name one with VpcId.",
+        )
     })
 }
 
@@ -272,12 +313,18 @@ pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
         .map(|name| in_default_vpc(call, state, name))
         .collect::<Result<BTreeSet<_>, _>>()?;
     let rows = ask.select(
-        state.groups.values().filter(|row| row.owner == call.account).cloned(),
+        state
+            .groups
+            .values()
+            .filter(|row| row.owner == call.account)
+            .cloned(),
         |id| state.group(&call.account, id).cloned(),
         |row| row.id.as_str(),
         |row| {
             (named.is_empty() || named.contains(&row.id))
-                && ask.filters.matches(&row.tags, |name, test| field(state, row, name, test))
+                && ask
+                    .filters
+                    .matches(&row.tags, |name, test| field(state, row, name, test))
         },
     )?;
     let snapshot = snapshot.clone();
@@ -297,7 +344,10 @@ pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
 }
 
 fn arn(state: &State, row: &SecurityGroup) -> String {
-    format!("arn:aws:ec2:{}:{}:security-group/{}", state.settings.region, row.owner, row.id)
+    format!(
+        "arn:aws:ec2:{}:{}:security-group/{}",
+        state.settings.region, row.owner, row.id
+    )
 }
 
 fn field(state: &State, row: &SecurityGroup, name: &str, test: &dyn Fn(&str) -> bool) -> bool {
@@ -345,7 +395,10 @@ fn rule_field(
 pub fn describe_rules(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let state = &snapshot.state;
     let ask = RULES.ask(call, state)?;
-    let own = state.groups.values().filter(|row| row.owner == call.account);
+    let own = state
+        .groups
+        .values()
+        .filter(|row| row.owner == call.account);
     let mut rules: Vec<(Arc<SecurityGroup>, Rule)> = own
         .flat_map(|row| row.rules.iter().map(|rule| (row.clone(), rule.clone())))
         .collect();

@@ -11,63 +11,142 @@ use boira_core::wanted::private_dns_name;
 use boira_model::*;
 
 pub static NAMES: &[&str] = &[
-    "affinity", "architecture", "availability-zone", "availability-zone-id",
-    "block-device-mapping.attach-time", "block-device-mapping.delete-on-termination",
-    "block-device-mapping.device-name", "block-device-mapping.status",
-    "block-device-mapping.volume-id", "boot-mode", "capacity-reservation-id",
+    "affinity",
+    "architecture",
+    "availability-zone",
+    "availability-zone-id",
+    "block-device-mapping.attach-time",
+    "block-device-mapping.delete-on-termination",
+    "block-device-mapping.device-name",
+    "block-device-mapping.status",
+    "block-device-mapping.volume-id",
+    "boot-mode",
+    "capacity-reservation-id",
     "capacity-reservation-specification.capacity-reservation-preference",
     "capacity-reservation-specification.capacity-reservation-target.capacity-reservation-id",
     "capacity-reservation-specification.capacity-reservation-target.capacity-reservation-resource-group-arn",
-    "client-token", "current-instance-boot-mode", "dns-name", "ebs-optimized", "ena-support",
-    "enclave-options.enabled", "group-id", "group-name", "hibernation-options.configured", "host-id",
-    "hypervisor", "iam-instance-profile.arn", "iam-instance-profile.id", "image-id", "instance-id",
-    "instance-lifecycle", "instance-state-code", "instance-state-name", "instance-type",
-    "instance.group-id", "instance.group-name", "ip-address", "ipv6-address", "kernel-id", "key-name",
-    "launch-index", "launch-time", "maintenance-options.auto-recovery",
-    "metadata-options.http-endpoint", "metadata-options.http-protocol-ipv4",
-    "metadata-options.http-protocol-ipv6", "metadata-options.http-put-response-hop-limit",
-    "metadata-options.http-tokens", "metadata-options.instance-metadata-tags",
-    "metadata-options.state", "monitoring-state",
+    "client-token",
+    "current-instance-boot-mode",
+    "dns-name",
+    "ebs-optimized",
+    "ena-support",
+    "enclave-options.enabled",
+    "group-id",
+    "group-name",
+    "hibernation-options.configured",
+    "host-id",
+    "hypervisor",
+    "iam-instance-profile.arn",
+    "iam-instance-profile.id",
+    "image-id",
+    "instance-id",
+    "instance-lifecycle",
+    "instance-state-code",
+    "instance-state-name",
+    "instance-type",
+    "instance.group-id",
+    "instance.group-name",
+    "ip-address",
+    "ipv6-address",
+    "kernel-id",
+    "key-name",
+    "launch-index",
+    "launch-time",
+    "maintenance-options.auto-recovery",
+    "metadata-options.http-endpoint",
+    "metadata-options.http-protocol-ipv4",
+    "metadata-options.http-protocol-ipv6",
+    "metadata-options.http-put-response-hop-limit",
+    "metadata-options.http-tokens",
+    "metadata-options.instance-metadata-tags",
+    "metadata-options.state",
+    "monitoring-state",
     "network-interface.addresses.association.allocation-id",
     "network-interface.addresses.association.association-id",
     "network-interface.addresses.association.carrier-ip",
     "network-interface.addresses.association.customer-owned-ip",
     "network-interface.addresses.association.ip-owner-id",
     "network-interface.addresses.association.public-dns-name",
-    "network-interface.addresses.association.public-ip", "network-interface.addresses.primary",
+    "network-interface.addresses.association.public-ip",
+    "network-interface.addresses.primary",
     "network-interface.addresses.private-dns-name",
-    "network-interface.addresses.private-ip-address", "network-interface.association.allocation-id",
-    "network-interface.association.association-id", "network-interface.association.carrier-ip",
-    "network-interface.association.customer-owned-ip", "network-interface.association.ip-owner-id",
-    "network-interface.association.public-dns-name", "network-interface.association.public-ip",
-    "network-interface.attachment.attach-time", "network-interface.attachment.attachment-id",
+    "network-interface.addresses.private-ip-address",
+    "network-interface.association.allocation-id",
+    "network-interface.association.association-id",
+    "network-interface.association.carrier-ip",
+    "network-interface.association.customer-owned-ip",
+    "network-interface.association.ip-owner-id",
+    "network-interface.association.public-dns-name",
+    "network-interface.association.public-ip",
+    "network-interface.attachment.attach-time",
+    "network-interface.attachment.attachment-id",
     "network-interface.attachment.delete-on-termination",
-    "network-interface.attachment.device-index", "network-interface.attachment.instance-id",
+    "network-interface.attachment.device-index",
+    "network-interface.attachment.instance-id",
     "network-interface.attachment.instance-owner-id",
-    "network-interface.attachment.network-card-index", "network-interface.attachment.status",
-    "network-interface.availability-zone", "network-interface.deny-all-igw-traffic",
-    "network-interface.description", "network-interface.group-id", "network-interface.group-name",
-    "network-interface.ipv4-prefixes.ipv4-prefix", "network-interface.ipv6-address",
+    "network-interface.attachment.network-card-index",
+    "network-interface.attachment.status",
+    "network-interface.availability-zone",
+    "network-interface.deny-all-igw-traffic",
+    "network-interface.description",
+    "network-interface.group-id",
+    "network-interface.group-name",
+    "network-interface.ipv4-prefixes.ipv4-prefix",
+    "network-interface.ipv6-address",
     "network-interface.ipv6-addresses.ipv6-address",
-    "network-interface.ipv6-addresses.is-primary-ipv6", "network-interface.ipv6-native",
-    "network-interface.ipv6-prefixes.ipv6-prefix", "network-interface.mac-address",
-    "network-interface.network-interface-id", "network-interface.operator.managed",
-    "network-interface.operator.principal", "network-interface.outpost-arn",
-    "network-interface.owner-id", "network-interface.private-dns-name",
-    "network-interface.private-ip-address", "network-interface.public-dns-name",
-    "network-interface.requester-id", "network-interface.requester-managed",
-    "network-interface.source-dest-check", "network-interface.status",
-    "network-interface.subnet-id", "network-interface.tag-key", "network-interface.tag-value",
-    "network-interface.vpc-id", "network-performance-options.bandwidth-weighting",
-    "operator.managed", "operator.principal", "outpost-arn", "owner-id", "placement-group-name",
-    "placement-partition-number", "platform", "platform-details", "private-dns-name",
+    "network-interface.ipv6-addresses.is-primary-ipv6",
+    "network-interface.ipv6-native",
+    "network-interface.ipv6-prefixes.ipv6-prefix",
+    "network-interface.mac-address",
+    "network-interface.network-interface-id",
+    "network-interface.operator.managed",
+    "network-interface.operator.principal",
+    "network-interface.outpost-arn",
+    "network-interface.owner-id",
+    "network-interface.private-dns-name",
+    "network-interface.private-ip-address",
+    "network-interface.public-dns-name",
+    "network-interface.requester-id",
+    "network-interface.requester-managed",
+    "network-interface.source-dest-check",
+    "network-interface.status",
+    "network-interface.subnet-id",
+    "network-interface.tag-key",
+    "network-interface.tag-value",
+    "network-interface.vpc-id",
+    "network-performance-options.bandwidth-weighting",
+    "operator.managed",
+    "operator.principal",
+    "outpost-arn",
+    "owner-id",
+    "placement-group-name",
+    "placement-partition-number",
+    "platform",
+    "platform-details",
+    "private-dns-name",
     "private-dns-name-options.enable-resource-name-dns-a-record",
     "private-dns-name-options.enable-resource-name-dns-aaaa-record",
-    "private-dns-name-options.hostname-type", "private-ip-address", "product-code",
-    "product-code.type", "ramdisk-id", "reason", "requester-id", "reservation-id",
-    "root-device-name", "root-device-type", "source-dest-check", "spot-instance-request-id",
-    "state-reason-code", "state-reason-message", "subnet-id", "tenancy", "tpm-support",
-    "usage-operation", "usage-operation-update-time", "virtualization-type", "vpc-id",
+    "private-dns-name-options.hostname-type",
+    "private-ip-address",
+    "product-code",
+    "product-code.type",
+    "ramdisk-id",
+    "reason",
+    "requester-id",
+    "reservation-id",
+    "root-device-name",
+    "root-device-type",
+    "source-dest-check",
+    "spot-instance-request-id",
+    "state-reason-code",
+    "state-reason-message",
+    "subnet-id",
+    "tenancy",
+    "tpm-support",
+    "usage-operation",
+    "usage-operation-update-time",
+    "virtualization-type",
+    "vpc-id",
 ];
 
 type Test<'a> = &'a dyn Fn(&str) -> bool;
@@ -78,7 +157,8 @@ pub fn passes(filters: &Filters, state: &State, row: &Instance) -> bool {
 
 fn field(state: &State, row: &Instance, name: &str, test: Test<'_>) -> bool {
     if let Some(name) = name.strip_prefix("block-device-mapping.") {
-        return attached(state, row).any(|(volume, attachment)| disk(volume, attachment, name, test));
+        return attached(state, row)
+            .any(|(volume, attachment)| disk(volume, attachment, name, test));
     }
     if let Some(name) = name.strip_prefix("network-interface.") {
         return ports(state, row).any(|port| interface(state, port, name, test));
@@ -86,18 +166,22 @@ fn field(state: &State, row: &Instance, name: &str, test: Test<'_>) -> bool {
     match name {
         "architecture" => test(&row.architecture),
         "availability-zone" => test(&row.zone),
-        "availability-zone-id" => state.zones.get(&row.zone).is_some_and(|zone| test(&zone.id)),
+        "availability-zone-id" => state
+            .zones
+            .get(&row.zone)
+            .is_some_and(|zone| test(&zone.id)),
         "capacity-reservation-specification.capacity-reservation-preference" => test("open"),
         "client-token" => row.client_token.as_deref().is_some_and(test),
         "current-instance-boot-mode" => test("legacy-bios"),
         "ebs-optimized" => test(yes(row.ebs_optimized)),
-        "ena-support" | "enclave-options.enabled" | "hibernation-options.configured" | "operator.managed" => {
-            test("false")
-        }
+        "ena-support"
+        | "enclave-options.enabled"
+        | "hibernation-options.configured"
+        | "operator.managed" => test("false"),
         "group-id" | "instance.group-id" => group_ids(state, row).any(|id| test(id.as_str())),
-        "group-name" | "instance.group-name" => {
-            group_ids(state, row).filter_map(|id| state.groups.get(id)).any(|group| test(&group.name))
-        }
+        "group-name" | "instance.group-name" => group_ids(state, row)
+            .filter_map(|id| state.groups.get(id))
+            .any(|group| test(&group.name)),
         "hypervisor" => test("xen"),
         "image-id" => test(row.image.as_str()),
         "instance-id" => test(row.id.as_str()),
@@ -126,8 +210,14 @@ fn field(state: &State, row: &Instance, name: &str, test: Test<'_>) -> bool {
         "reservation-id" => test(row.reservation.as_str()),
         "root-device-name" => test(&row.root_device),
         "root-device-type" => test("ebs"),
-        "state-reason-code" => row.state_reason.as_ref().is_some_and(|reason| test(&reason.code)),
-        "state-reason-message" => row.state_reason.as_ref().is_some_and(|reason| test(&reason.message)),
+        "state-reason-code" => row
+            .state_reason
+            .as_ref()
+            .is_some_and(|reason| test(&reason.code)),
+        "state-reason-message" => row
+            .state_reason
+            .as_ref()
+            .is_some_and(|reason| test(&reason.message)),
         "tenancy" => test("default"),
         "usage-operation" => test("RunInstances"),
         "virtualization-type" => test("hvm"),
@@ -162,7 +252,10 @@ fn disk(volume: &Volume, attachment: &Attachment, name: &str, test: Test<'_>) ->
 
 fn interface(state: &State, port: &Interface, name: &str, test: Test<'_>) -> bool {
     if let Some(name) = name.strip_prefix("attachment.") {
-        return port.attachment.as_ref().is_some_and(|a| attachment(port, a, name, test));
+        return port
+            .attachment
+            .as_ref()
+            .is_some_and(|a| attachment(port, a, name, test));
     }
     match name {
         "addresses.primary" => test("true"),
@@ -171,9 +264,11 @@ fn interface(state: &State, port: &Interface, name: &str, test: Test<'_>) -> boo
         "availability-zone" => test(&port.zone),
         "description" => test(&port.description),
         "group-id" => port.groups.iter().any(|id| test(id.as_str())),
-        "group-name" => {
-            port.groups.iter().filter_map(|id| state.groups.get(id)).any(|group| test(&group.name))
-        }
+        "group-name" => port
+            .groups
+            .iter()
+            .filter_map(|id| state.groups.get(id))
+            .any(|group| test(&group.name)),
         "mac-address" => test(&port.mac.to_string()),
         "network-interface-id" => test(port.id.as_str()),
         "operator.managed" | "requester-managed" => test("false"),
@@ -203,7 +298,10 @@ fn attachment(port: &Interface, row: &InterfaceAttachment, name: &str, test: Tes
 }
 
 fn ports<'a>(state: &'a State, row: &'a Instance) -> impl Iterator<Item = &'a Interface> {
-    row.interfaces.iter().filter_map(|id| state.interfaces.get(id)).map(|port| &**port)
+    row.interfaces
+        .iter()
+        .filter_map(|id| state.interfaces.get(id))
+        .map(|port| &**port)
 }
 
 fn first_port<'a>(state: &'a State, row: &'a Instance) -> Option<&'a Interface> {
@@ -211,7 +309,9 @@ fn first_port<'a>(state: &'a State, row: &'a Instance) -> Option<&'a Interface> 
 }
 
 fn group_ids<'a>(state: &'a State, row: &'a Instance) -> impl Iterator<Item = &'a GroupId> {
-    first_port(state, row).into_iter().flat_map(|port| port.groups.iter())
+    first_port(state, row)
+        .into_iter()
+        .flat_map(|port| port.groups.iter())
 }
 
 fn dns_name(state: &State, port: &Interface) -> String {

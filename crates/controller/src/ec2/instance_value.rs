@@ -13,9 +13,19 @@ use boira_core::wanted::{iso_seconds, private_dns_name};
 use boira_model::*;
 
 pub fn instance(state: &State, row: &Instance) -> InstanceValue {
-    let port = row.interfaces.first().and_then(|id| state.interfaces.get(id));
-    let private = port.map(|port| (port.ip.to_string(), private_dns_name(port.ip, &state.settings.region)));
-    let public = private.clone().filter(|_| state.settings.private_address_as_public);
+    let port = row
+        .interfaces
+        .first()
+        .and_then(|id| state.interfaces.get(id));
+    let private = port.map(|port| {
+        (
+            port.ip.to_string(),
+            private_dns_name(port.ip, &state.settings.region),
+        )
+    });
+    let public = private
+        .clone()
+        .filter(|_| state.settings.private_address_as_public);
     let (private_ip, private_name) = private.unzip();
     let (public_ip, public_name) = public.unzip();
     let value = InstanceValue::new()
@@ -26,7 +36,11 @@ pub fn instance(state: &State, row: &Instance) -> InstanceValue {
             CapacityReservationSpecificationResponse::new().capacity_reservation_preference("open"),
         )
         .client_token(row.client_token.clone().unwrap_or_default())
-        .cpu_options(CpuOptions::new().core_count(row.vcpus).threads_per_core(1i64))
+        .cpu_options(
+            CpuOptions::new()
+                .core_count(row.vcpus)
+                .threads_per_core(1i64),
+        )
         .current_instance_boot_mode("legacy-bios")
         .ebs_optimized(row.ebs_optimized)
         .ena_support(false)
@@ -39,7 +53,9 @@ pub fn instance(state: &State, row: &Instance) -> InstanceValue {
         .key_name(row.key_name.clone())
         .launch_time(row.launched.0)
         .maintenance_options(
-            InstanceMaintenanceOptions::new().auto_recovery(auto_recovery(row)).reboot_migration("default"),
+            InstanceMaintenanceOptions::new()
+                .auto_recovery(auto_recovery(row))
+                .reboot_migration("default"),
         )
         .metadata_options(metadata_options(&row.metadata))
         .monitoring(monitoring(row))
@@ -54,7 +70,9 @@ pub fn instance(state: &State, row: &Instance) -> InstanceValue {
         .root_device_type("ebs")
         .state(state_value(row.state()))
         .state_reason(row.state_reason.as_ref().map(|reason| {
-            StateReasonValue::new().code(reason.code.clone()).message(reason.message.clone())
+            StateReasonValue::new()
+                .code(reason.code.clone())
+                .message(reason.message.clone())
         }))
         .state_transition_reason(transition_reason(row))
         .tags(tags(&row.tags))
@@ -68,7 +86,12 @@ pub fn instance(state: &State, row: &Instance) -> InstanceValue {
 }
 
 /// What an instance has as long as it has an interface; a terminated one has none.
-fn networked(value: InstanceValue, state: &State, row: &Instance, port: &Interface) -> InstanceValue {
+fn networked(
+    value: InstanceValue,
+    state: &State,
+    row: &Instance,
+    port: &Interface,
+) -> InstanceValue {
     value
         .network_interfaces(vec![interface(state, port)])
         .private_dns_name_options(
@@ -107,7 +130,10 @@ fn placement(state: &State, row: &Instance) -> Placement {
 }
 
 /// The instance's volumes with their attachments.
-pub fn attached<'a>(state: &'a State, row: &'a Instance) -> impl Iterator<Item = (&'a Volume, &'a Attachment)> {
+pub fn attached<'a>(
+    state: &'a State,
+    row: &'a Instance,
+) -> impl Iterator<Item = (&'a Volume, &'a Attachment)> {
     row.disks
         .iter()
         .filter_map(|id| state.volumes.get(id))
@@ -117,13 +143,15 @@ pub fn attached<'a>(state: &'a State, row: &'a Instance) -> impl Iterator<Item =
 pub fn block_devices(state: &State, row: &Instance) -> Vec<InstanceBlockDeviceMapping> {
     attached(state, row)
         .map(|(volume, attachment)| {
-            InstanceBlockDeviceMapping::new().device_name(attachment.device.clone()).ebs(
-                EbsInstanceBlockDevice::new()
-                    .attach_time(attachment.since.0)
-                    .delete_on_termination(attachment.delete_on_termination)
-                    .status("attached")
-                    .volume_id(volume.id.to_string()),
-            )
+            InstanceBlockDeviceMapping::new()
+                .device_name(attachment.device.clone())
+                .ebs(
+                    EbsInstanceBlockDevice::new()
+                        .attach_time(attachment.since.0)
+                        .delete_on_termination(attachment.delete_on_termination)
+                        .status("attached")
+                        .volume_id(volume.id.to_string()),
+                )
         })
         .collect()
 }
@@ -165,14 +193,18 @@ pub fn groups(state: &State, ids: &[GroupId]) -> Vec<GroupIdentifier> {
     ids.iter()
         .filter_map(|id| state.groups.get(id))
         .map(|group| {
-            GroupIdentifier::new().group_id(group.id.to_string()).group_name(group.name.clone())
+            GroupIdentifier::new()
+                .group_id(group.id.to_string())
+                .group_name(group.name.clone())
         })
         .collect()
 }
 
 /// A `TagSet`; absent where there are none, as AWS leaves it out.
 pub fn tags(tags: &Tags) -> Option<Vec<Tag>> {
-    let items = tags.iter().map(|(key, value)| Tag::new().key(key.clone()).value(value.clone()));
+    let items = tags
+        .iter()
+        .map(|(key, value)| Tag::new().key(key.clone()).value(value.clone()));
     (!tags.is_empty()).then(|| items.collect())
 }
 
@@ -187,7 +219,11 @@ pub fn metadata_options(options: &MetadataOptions) -> InstanceMetadataOptionsRes
 }
 
 pub fn tokens(options: &MetadataOptions) -> &'static str {
-    if options.tokens_required { "required" } else { "optional" }
+    if options.tokens_required {
+        "required"
+    } else {
+        "optional"
+    }
 }
 
 pub fn enabled(on: bool) -> &'static str {
@@ -199,5 +235,9 @@ pub fn monitoring(row: &Instance) -> Monitoring {
 }
 
 pub fn auto_recovery(row: &Instance) -> &'static str {
-    if row.auto_recovery { "default" } else { "disabled" }
+    if row.auto_recovery {
+        "default"
+    } else {
+        "disabled"
+    }
 }

@@ -11,11 +11,18 @@ use boira_model::{Instance, StopHow};
 use boira_store::Snapshot;
 use std::sync::Arc;
 
-pub const INSTANCE_IDS: Ids =
-    Ids { member: "InstanceIds", kind: &id::INSTANCE, set: Some("instancesSet") };
+pub const INSTANCE_IDS: Ids = Ids {
+    member: "InstanceIds",
+    kind: &id::INSTANCE,
+    set: Some("instancesSet"),
+};
 
-static LISTING: Listing =
-    Listing { ids: Some(INSTANCE_IDS), filters: instance_filter::NAMES, tagged: true, page: PAGE };
+static LISTING: Listing = Listing {
+    ids: Some(INSTANCE_IDS),
+    filters: instance_filter::NAMES,
+    tagged: true,
+    page: PAGE,
+};
 
 pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let state = &snapshot.state;
@@ -27,9 +34,11 @@ pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
         |row| instance_filter::passes(&ask.filters, state, row),
     )?;
     let snapshot = snapshot.clone();
-    ask.list("Reservations", (reservations(rows), next), move |_, rows| {
-        reservation(&snapshot.state, &rows)
-    })
+    ask.list(
+        "Reservations",
+        (reservations(rows), next),
+        move |_, rows| reservation(&snapshot.state, &rows),
+    )
 }
 
 /// The instances of one reservation together, oldest first. One decision numbers the instances of a
@@ -44,7 +53,11 @@ fn reservation(state: &State, rows: &[Arc<Instance>]) -> Value {
     let first = rows.first().expect("chunk_by makes no empty chunks");
     Reservation::new()
         .groups(Vec::<Value>::new())
-        .instances(rows.iter().map(|row| instance(state, row)).collect::<Vec<_>>())
+        .instances(
+            rows.iter()
+                .map(|row| instance(state, row))
+                .collect::<Vec<_>>(),
+        )
         .owner_id(first.owner.as_str().to_owned())
         .reservation_id(first.reservation.to_string())
         .into()
@@ -53,7 +66,11 @@ fn reservation(state: &State, rows: &[Arc<Instance>]) -> Value {
 pub fn start(call: &Call, draft: &mut Draft) -> Outcome {
     call.honours(&["InstanceIds"])?;
     let ids = ids(call)?;
-    moved(call, power::start(draft, &call.account, &ids), "StartingInstances")
+    moved(
+        call,
+        power::start(draft, &call.account, &ids),
+        "StartingInstances",
+    )
 }
 
 pub fn stop(call: &Call, draft: &mut Draft) -> Outcome {
@@ -64,10 +81,20 @@ pub fn stop(call: &Call, draft: &mut Draft) -> Outcome {
             "Hibernation is not configured for these instances.",
         ));
     }
-    let at_once = ["Force", "SkipOsShutdown"].iter().any(|name| call.request.bool(name) == Some(true));
-    let how = if at_once { StopHow::Force } else { StopHow::Clean };
+    let at_once = ["Force", "SkipOsShutdown"]
+        .iter()
+        .any(|name| call.request.bool(name) == Some(true));
+    let how = if at_once {
+        StopHow::Force
+    } else {
+        StopHow::Clean
+    };
     let ids = ids(call)?;
-    moved(call, power::stop(draft, &call.account, &ids, how), "StoppingInstances")
+    moved(
+        call,
+        power::stop(draft, &call.account, &ids, how),
+        "StoppingInstances",
+    )
 }
 
 pub fn reboot(call: &Call, draft: &mut Draft) -> Outcome {
@@ -80,7 +107,11 @@ pub fn reboot(call: &Call, draft: &mut Draft) -> Outcome {
 pub fn terminate(call: &Call, draft: &mut Draft) -> Outcome {
     call.honours(&["InstanceIds"])?;
     let ids = ids(call)?;
-    moved(call, power::terminate(draft, &call.account, &ids), "TerminatingInstances")
+    moved(
+        call,
+        power::terminate(draft, &call.account, &ids),
+        "TerminatingInstances",
+    )
 }
 
 /// The instances that a call names; their form is checked, whether they exist isn't.

@@ -26,8 +26,9 @@ const RSA_BITS: usize = 2048;
 /// Bits of the RSA keys that may be imported.
 const IMPORTED_BITS: [usize; 3] = [1024, 2048, 4096];
 /// What stands before the 32 bytes of an ED25519 key in a SubjectPublicKeyInfo (RFC 8410).
-const ED25519_SPKI: [u8; 12] =
-    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+const ED25519_SPKI: [u8; 12] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
 
 /// A new pair. The private half goes to the caller and nowhere else.
 pub struct Made {
@@ -47,7 +48,11 @@ pub struct Public {
 impl Public {
     /// The line for `authorized_keys`.
     pub fn line(&self, comment: &str) -> String {
-        format!("{} {} {comment}", algorithm(self.kind), STANDARD.encode(&self.blob))
+        format!(
+            "{} {} {comment}",
+            algorithm(self.kind),
+            STANDARD.encode(&self.blob)
+        )
     }
 }
 
@@ -80,7 +85,10 @@ fn make_ed25519(comment: &str) -> Result<Made, String> {
         .map_err(|error| format!("the key could not be made: {error}"))?;
     let public = ed25519(pair.public_key().as_ref());
     let check: u32 = rand::rng().random();
-    Ok(Made { private_pem: openssh_private(&seed, &public, comment, check), public })
+    Ok(Made {
+        private_pem: openssh_private(&seed, &public, comment, check),
+        public,
+    })
 }
 
 /// OpenSSH's own format of private keys, unencrypted (PROTOCOL.key in OpenSSH's source).
@@ -126,7 +134,9 @@ pub fn read(material: &[u8]) -> Result<Public, ApiError> {
             return read_ssh2(text).and_then(|blob| of_blob(&blob));
         }
         if let Some(body) = text.strip_prefix("-----BEGIN PUBLIC KEY-----") {
-            let body = body.strip_suffix("-----END PUBLIC KEY-----").ok_or_else(bad_format)?;
+            let body = body
+                .strip_suffix("-----END PUBLIC KEY-----")
+                .ok_or_else(bad_format)?;
             return of_spki(&decode_base64(body).ok_or_else(bad_format)?);
         }
         if let Some(der) = decode_base64(text) {
@@ -142,7 +152,10 @@ fn read_line(text: &str) -> Result<Vec<u8>, ApiError> {
         return Err(bad_format());
     }
     let mut words = text.split_ascii_whitespace();
-    let (name, body) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let (name, body) = (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    );
     let blob = decode_base64(body).ok_or_else(bad_format)?;
     match fields(&blob).as_deref() {
         Some([inner, ..]) if *inner == name.as_bytes() => Ok(blob),
@@ -180,11 +193,18 @@ fn of_blob(blob: &[u8]) -> Result<Public, ApiError> {
         _ => return Err(bad_format()),
     };
     // A second way to write the same key would give it a second fingerprint elsewhere.
-    if public.blob == blob { Ok(public) } else { Err(bad_format()) }
+    if public.blob == blob {
+        Ok(public)
+    } else {
+        Err(bad_format())
+    }
 }
 
 fn of_spki(der: &[u8]) -> Result<Public, ApiError> {
-    if let Some(key) = der.strip_prefix(&ED25519_SPKI).filter(|key| key.len() == 32) {
+    if let Some(key) = der
+        .strip_prefix(&ED25519_SPKI)
+        .filter(|key| key.len() == 32)
+    {
         return Ok(ed25519(key));
     }
     imported_rsa(&RsaPublicKey::from_public_key_der(der).map_err(|_| bad_format())?)
@@ -207,7 +227,11 @@ fn ed25519(key: &[u8]) -> Public {
     push(&mut blob, b"ssh-ed25519");
     push(&mut blob, key);
     let fingerprint = STANDARD.encode(sha2::Sha256::digest(&blob));
-    Public { kind: KeyKind::Ed25519, fingerprint, blob }
+    Public {
+        kind: KeyKind::Ed25519,
+        fingerprint,
+        blob,
+    }
 }
 
 fn rsa_blob(key: &RsaPublicKey) -> Vec<u8> {
@@ -250,15 +274,25 @@ fn fields(mut blob: &[u8]) -> Option<Vec<&[u8]>> {
 }
 
 fn colons(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+    digest
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<Vec<_>>()
+        .join(":")
 }
 
 fn bad_format() -> ApiError {
-    ApiError::new("InvalidKey.Format", "Key is not in valid OpenSSH public key format")
+    ApiError::new(
+        "InvalidKey.Format",
+        "Key is not in valid OpenSSH public key format",
+    )
 }
 
 fn bad_length() -> ApiError {
-    ApiError::new("InvalidKey.Format", "RSA keys may have 1024, 2048 or 4096 bits")
+    ApiError::new(
+        "InvalidKey.Format",
+        "RSA keys may have 1024, 2048 or 4096 bits",
+    )
 }
 
 #[cfg(test)]
@@ -278,15 +312,26 @@ mod tests {
         let pem = include_str!("testdata/rsa.pem");
         let base64: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
         let der = STANDARD.decode(&base64).expect("PEM");
-        let formats: [&[u8]; 5] =
-            [RSA.as_bytes(), include_bytes!("testdata/rsa.rfc4716"), pem.as_bytes(), base64.as_bytes(), &der];
+        let formats: [&[u8]; 5] = [
+            RSA.as_bytes(),
+            include_bytes!("testdata/rsa.rfc4716"),
+            pem.as_bytes(),
+            base64.as_bytes(),
+            &der,
+        ];
         for format in formats {
             let key = read(format).expect("readable");
-            assert_eq!((key.kind, key.fingerprint.as_str()), (KeyKind::Rsa, RSA_FINGERPRINT));
+            assert_eq!(
+                (key.kind, key.fingerprint.as_str()),
+                (KeyKind::Rsa, RSA_FINGERPRINT)
+            );
             assert_eq!(key.line("fixture"), RSA.trim());
         }
         let key = read(ED25519.as_bytes()).expect("readable");
-        assert_eq!((key.kind, key.fingerprint.as_str()), (KeyKind::Ed25519, ED25519_FINGERPRINT));
+        assert_eq!(
+            (key.kind, key.fingerprint.as_str()),
+            (KeyKind::Ed25519, ED25519_FINGERPRINT)
+        );
         assert_eq!(key.line("fixture"), ED25519.trim());
     }
 
@@ -306,9 +351,15 @@ mod tests {
             include_str!("testdata/ecdsa.pub"),
             include_str!("testdata/rsa3072.pub"),
         ] {
-            assert_eq!(read(material.as_bytes()).expect_err(material).code, "InvalidKey.Format");
+            assert_eq!(
+                read(material.as_bytes()).expect_err(material).code,
+                "InvalidKey.Format"
+            );
         }
-        assert_eq!(read(&[0xff; 64]).expect_err("binary").code, "InvalidKey.Format");
+        assert_eq!(
+            read(&[0xff; 64]).expect_err("binary").code,
+            "InvalidKey.Format"
+        );
     }
 
     #[test]
@@ -318,7 +369,10 @@ mod tests {
         assert_eq!(private.n().bits(), RSA_BITS);
         assert_eq!(made.public.fingerprint.len(), 59);
         let line = made.public.line("k");
-        assert_eq!(read(line.as_bytes()).expect("readable").blob, rsa_blob(&private.to_public_key()));
+        assert_eq!(
+            read(line.as_bytes()).expect("readable").blob,
+            rsa_blob(&private.to_public_key())
+        );
     }
 
     #[test]

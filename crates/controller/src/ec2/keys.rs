@@ -20,7 +20,11 @@ use tokio::sync::Semaphore;
 static MAKING: Semaphore = Semaphore::const_new(2);
 
 static LISTING: Listing = Listing {
-    ids: Some(Ids { member: "KeyPairIds", kind: &id::KEY_PAIR, set: None }),
+    ids: Some(Ids {
+        member: "KeyPairIds",
+        kind: &id::KEY_PAIR,
+        set: None,
+    }),
     filters: &["fingerprint", "key-name", "key-pair-id"],
     tagged: true,
     page: PAGE,
@@ -30,7 +34,13 @@ pub fn create(call: Call, controller: Arc<Controller>) -> Waiting {
     Box::pin(async move {
         let ask = Ask::of(&call)?;
         // Before the costly part; the writer checks again.
-        if controller.cluster.snapshot().state.key_pair(&call.account, &ask.name).is_some() {
+        if controller
+            .cluster
+            .snapshot()
+            .state
+            .key_pair(&call.account, &ask.name)
+            .is_some()
+        {
             return Err(refusals::error(Refusal::Duplicate("key pair", ask.name)));
         }
         let made = make(ask.kind, &ask.name).await?;
@@ -46,7 +56,9 @@ async fn make(kind: KeyKind, name: &str) -> Result<Made, ApiError> {
     let _turn = MAKING.acquire().await.expect("nobody closes it");
     let comment = name.to_owned();
     let made = tokio::task::spawn_blocking(move || key_material::make(kind, &comment)).await;
-    made.map_err(|error| error.to_string()).flatten().map_err(ApiError::unavailable)
+    made.map_err(|error| error.to_string())
+        .flatten()
+        .map_err(ApiError::unavailable)
 }
 
 /// What CreateKeyPair asks for.
@@ -99,7 +111,10 @@ pub(super) fn keep(call: &Call, draft: &mut Draft, ask: Ask, made: Made) -> Outc
 pub fn import(call: &Call, draft: &mut Draft) -> Outcome {
     call.honours(&["KeyName", "PublicKeyMaterial", "TagSpecifications"])?;
     let name = name(call)?;
-    let material = call.request.get("PublicKeyMaterial").and_then(|value| value.as_blob());
+    let material = call
+        .request
+        .get("PublicKeyMaterial")
+        .and_then(|value| value.as_blob());
     let public = key_material::read(material.unwrap_or_default())?;
     let new = NewKey {
         public_key: public.line(&name),
@@ -134,7 +149,12 @@ pub fn delete(call: &Call, draft: &mut Draft) -> Outcome {
         }
     };
     let id = gone.map(|id| id.to_string());
-    Ok(Answer::Done(DeleteKeyPairResult::new().key_pair_id(id).r#return(true).into()))
+    Ok(Answer::Done(
+        DeleteKeyPairResult::new()
+            .key_pair_id(id)
+            .r#return(true)
+            .into(),
+    ))
 }
 
 pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
@@ -151,10 +171,20 @@ pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
         return Err(refusals::error(Refusal::NotFound(Thing::KeyPair, missing)));
     }
     let named = |row: &KeyPair| names.is_empty() || names.contains(&row.name);
-    let own = state.key_pairs.values().filter(|row| row.owner == call.account).cloned();
+    let own = state
+        .key_pairs
+        .values()
+        .filter(|row| row.owner == call.account)
+        .cloned();
     let rows = ask.select(
         own,
-        |id| state.key_pairs.get(id).filter(|row| row.owner == call.account).cloned(),
+        |id| {
+            state
+                .key_pairs
+                .get(id)
+                .filter(|row| row.owner == call.account)
+                .cloned()
+        },
         |row| row.id.as_str(),
         |row| {
             named(row)
@@ -225,15 +255,27 @@ mod tests {
     fn a_created_key_gives_its_private_half_once_and_keeps_the_public_one() {
         let mut cloud = Cloud::new();
         let created = create(&mut cloud, "KeyName=k&KeyType=ed25519").expect("created");
-        assert!(created.one("keyMaterial").starts_with("-----BEGIN OPENSSH PRIVATE KEY-----\n"));
+        assert!(
+            created
+                .one("keyMaterial")
+                .starts_with("-----BEGIN OPENSSH PRIVATE KEY-----\n")
+        );
         let plain = cloud.ok("Action=DescribeKeyPairs&KeyName.1=k");
         assert_eq!(plain.one("keyFingerprint"), created.one("keyFingerprint"));
-        assert_eq!((plain.one("keyType"), plain.all("publicKey").len()), ("ed25519", 0));
+        assert_eq!(
+            (plain.one("keyType"), plain.all("publicKey").len()),
+            ("ed25519", 0)
+        );
         let whole = cloud.ok("Action=DescribeKeyPairs&KeyName.1=k&IncludePublicKey=true");
         assert!(whole.one("publicKey").starts_with("ssh-ed25519 AAAA"));
-        assert!(whole.one("publicKey").ends_with(" k"), "the comment is the name");
+        assert!(
+            whole.one("publicKey").ends_with(" k"),
+            "the comment is the name"
+        );
         assert!(!whole.has("PRIVATE"));
-        let again = create(&mut cloud, "KeyName=k&KeyType=ed25519").err().expect("refused");
+        let again = create(&mut cloud, "KeyName=k&KeyType=ed25519")
+            .err()
+            .expect("refused");
         assert_eq!(again.code, "InvalidKeyPair.Duplicate");
     }
 
@@ -254,22 +296,45 @@ mod tests {
         }
         for (by, code) in [
             ("KeyName.1=nobody", "InvalidKeyPair.NotFound"),
-            ("KeyPairId.1=key-0123456789abcdef0", "InvalidKeyPair.NotFound"),
-            ("Filter.1.Name=colour&Filter.1.Value.1=red", "InvalidParameterValue"),
+            (
+                "KeyPairId.1=key-0123456789abcdef0",
+                "InvalidKeyPair.NotFound",
+            ),
+            (
+                "Filter.1.Name=colour&Filter.1.Value.1=red",
+                "InvalidParameterValue",
+            ),
         ] {
-            assert_eq!(cloud.refusal(&format!("Action=DescribeKeyPairs&{by}")), code);
+            assert_eq!(
+                cloud.refusal(&format!("Action=DescribeKeyPairs&{by}")),
+                code
+            );
         }
         let other = cloud.other.clone();
         let theirs = cloud.call_as(&other, "Action=DescribeKeyPairs&KeyName.1=k");
-        assert_eq!(theirs.err().expect("refused").code, "InvalidKeyPair.NotFound");
-        assert!(cloud.call_as(&other, &query).is_ok(), "names are an account's own");
+        assert_eq!(
+            theirs.err().expect("refused").code,
+            "InvalidKeyPair.NotFound"
+        );
+        assert!(
+            cloud.call_as(&other, &query).is_ok(),
+            "names are an account's own"
+        );
     }
 
     #[test]
     fn deleting_an_unknown_name_succeeds_and_an_unknown_id_does_not() {
         let mut cloud = Cloud::new();
-        assert_eq!(cloud.ok("Action=DeleteKeyPair&KeyName=nobody").one("return"), "true");
-        let id = cloud.ok(&import("a", ed25519())).one("keyPairId").to_owned();
+        assert_eq!(
+            cloud
+                .ok("Action=DeleteKeyPair&KeyName=nobody")
+                .one("return"),
+            "true"
+        );
+        let id = cloud
+            .ok(&import("a", ed25519()))
+            .one("keyPairId")
+            .to_owned();
         cloud.ok(&import("b", ed25519()));
         let other = cloud.other.clone();
         let query = format!("Action=DeleteKeyPair&KeyPairId={id}");
@@ -287,12 +352,21 @@ mod tests {
         let mut cloud = Cloud::new();
         let long = "k".repeat(256);
         for name in ["", "%20k", "k%0A", "%C3%A9", &long] {
-            assert_eq!(cloud.refusal(&import(name, ed25519())), "InvalidParameterValue", "{name}");
+            assert_eq!(
+                cloud.refusal(&import(name, ed25519())),
+                "InvalidParameterValue",
+                "{name}"
+            );
         }
         assert_eq!(cloud.refusal(&import("k", "rubbish")), "InvalidKey.Format");
-        let ppk = create(&mut cloud, "KeyName=k&KeyFormat=ppk").err().expect("refused");
+        let ppk = create(&mut cloud, "KeyName=k&KeyFormat=ppk")
+            .err()
+            .expect("refused");
         assert_eq!(ppk.code, "UnsupportedOperation");
         let tags = "&TagSpecification.1.ResourceType=instance&TagSpecification.1.Tag.1.Key=a";
-        assert_eq!(cloud.refusal(&format!("{}{tags}", import("k", ed25519()))), "InvalidParameterValue");
+        assert_eq!(
+            cloud.refusal(&format!("{}{tags}", import("k", ed25519()))),
+            "InvalidParameterValue"
+        );
     }
 }

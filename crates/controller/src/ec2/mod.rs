@@ -4,6 +4,8 @@
 //! snapshot; writes get a draft and run on the writer, so they are short and pure; what must wait for
 //! something else (a host, a slow computation) is [`Act::Wait`].
 
+mod attributes;
+mod console;
 pub mod coverage;
 mod describe;
 mod empty;
@@ -17,10 +19,12 @@ mod interfaces;
 mod key_material;
 mod keys;
 mod network;
+mod options;
 mod permissions;
 mod refusals;
 mod regions;
 mod run_instances;
+mod status;
 mod tags;
 mod types;
 mod volumes;
@@ -109,8 +113,11 @@ pub static ACTIONS: &[(&str, Act)] = &[
     ("DescribeImages", Act::Read(images::describe)),
     ("DescribeImportImageTasks", Act::Read(empty::describe)),
     ("DescribeImportSnapshotTasks", Act::Read(empty::describe)),
+    ("DescribeInstanceAttribute", Act::Read(attributes::describe)),
     ("DescribeInstanceConnectEndpoints", Act::Read(empty::describe)),
+    ("DescribeInstanceCreditSpecifications", Act::Read(options::describe_credits)),
     ("DescribeInstanceEventWindows", Act::Read(empty::describe)),
+    ("DescribeInstanceStatus", Act::Read(status::describe)),
     ("DescribeInstanceTypeOfferings", Act::Read(types::describe_offerings)),
     ("DescribeInstanceTypes", Act::Read(types::describe)),
     ("DescribeInstances", Act::Read(instances::describe)),
@@ -168,20 +175,30 @@ pub static ACTIONS: &[(&str, Act)] = &[
     ("DisableImageDeregistrationProtection", Act::Write(images::disable_protection)),
     ("EnableImageDeprecation", Act::Write(images::enable_deprecation)),
     ("EnableImageDeregistrationProtection", Act::Write(images::enable_protection)),
+    ("GetConsoleOutput", Act::Wait(console::output)),
+    ("GetPasswordData", Act::Read(console::password)),
     ("ImportKeyPair", Act::Write(keys::import)),
     ("ModifyImageAttribute", Act::Write(images::modify_attribute)),
+    ("ModifyInstanceAttribute", Act::Write(attributes::modify)),
+    ("ModifyInstanceCreditSpecification", Act::Write(options::modify_credits)),
+    ("ModifyInstanceMaintenanceOptions", Act::Write(options::modify_maintenance)),
+    ("ModifyInstanceMetadataOptions", Act::Write(options::modify_metadata)),
     ("ModifyNetworkInterfaceAttribute", Act::Write(interfaces::modify_attribute)),
+    ("ModifyPrivateDnsNameOptions", Act::Write(options::modify_private_names)),
     ("ModifySecurityGroupRules", Act::Write(groups::modify_rules)),
     ("ModifySubnetAttribute", Act::Write(network::modify_subnet_attribute)),
     ("ModifyVpcAttribute", Act::Write(network::modify_vpc_attribute)),
+    ("MonitorInstances", Act::Write(options::monitor)),
     ("RebootInstances", Act::Write(instances::reboot)),
     ("ResetImageAttribute", Act::Write(images::reset_attribute)),
+    ("ResetInstanceAttribute", Act::Write(attributes::reset)),
     ("RevokeSecurityGroupEgress", Act::Write(groups::revoke_egress)),
     ("RevokeSecurityGroupIngress", Act::Write(groups::revoke_ingress)),
     ("RunInstances", Act::Write(run_instances::run)),
     ("StartInstances", Act::Write(instances::start)),
     ("StopInstances", Act::Write(instances::stop)),
     ("TerminateInstances", Act::Write(instances::terminate)),
+    ("UnmonitorInstances", Act::Write(options::unmonitor)),
     ("UpdateSecurityGroupRuleDescriptionsEgress", Act::Write(groups::describe_egress_rules)),
     ("UpdateSecurityGroupRuleDescriptionsIngress", Act::Write(groups::describe_ingress_rules)),
 ];

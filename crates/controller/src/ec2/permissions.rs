@@ -33,12 +33,16 @@ pub struct Scope<'a> {
 impl Scope<'_> {
     /// The account's group of this name in the same VPC.
     pub fn named(&self, name: &str) -> Result<GroupId, ApiError> {
-        let group = self.state.groups.values().find(|row| {
-            row.owner == *self.account && row.vpc == *self.vpc && row.name == name
-        });
+        let group = self
+            .state
+            .groups
+            .values()
+            .find(|row| row.owner == *self.account && row.vpc == *self.vpc && row.name == name);
         group.map(|row| row.id.clone()).ok_or_else(|| {
-            let message =
-                format!("The security group '{name}' does not exist in VPC '{}'", self.vpc);
+            let message = format!(
+                "The security group '{name}' does not exist in VPC '{}'",
+                self.vpc
+            );
             ApiError::new("InvalidGroup.NotFound", message)
         })
     }
@@ -86,27 +90,41 @@ fn permission(one: &Struct, scope: &Scope<'_>) -> Result<Vec<NewRule>, ApiError>
     let protocol = protocol(one)?;
     let mut rules = Vec::new();
     for range in one.list("IpRanges").iter().filter_map(Value::as_struct) {
-        let cidr = range.str("CidrIp").ok_or_else(|| ApiError::missing_parameter("CidrIp"))?;
+        let cidr = range
+            .str("CidrIp")
+            .ok_or_else(|| ApiError::missing_parameter("CidrIp"))?;
         rules.push(NewRule {
             traffic: (protocol, cidr_peer(cidr)?),
             description: description(range.str("Description"))?,
         });
     }
-    for pair in one.list("UserIdGroupPairs").iter().filter_map(Value::as_struct) {
+    for pair in one
+        .list("UserIdGroupPairs")
+        .iter()
+        .filter_map(Value::as_struct)
+    {
         rules.push(NewRule {
             traffic: (protocol, Peer::Group(group_peer(pair, scope)?)),
             description: description(pair.str("Description"))?,
         });
     }
     match rules.is_empty() {
-        true => Err(ApiError::missing_parameter("cidrIp or sourceSecurityGroupId")),
+        true => Err(ApiError::missing_parameter(
+            "cidrIp or sourceSecurityGroupId",
+        )),
         false => Ok(rules),
     }
 }
 
 fn group_peer(pair: &Struct, scope: &Scope<'_>) -> Result<GroupId, ApiError> {
-    honours(pair, &["Description", "GroupId", "GroupName", "UserId", "VpcId"])?;
-    if pair.str("VpcId").is_some_and(|vpc| vpc != scope.vpc.as_str()) {
+    honours(
+        pair,
+        &["Description", "GroupId", "GroupName", "UserId", "VpcId"],
+    )?;
+    if pair
+        .str("VpcId")
+        .is_some_and(|vpc| vpc != scope.vpc.as_str())
+    {
         return Err(ApiError::unsupported_parameter("VpcId"));
     }
     match (pair.str("GroupId"), pair.str("GroupName")) {
@@ -126,12 +144,20 @@ fn group_peer(pair: &Struct, scope: &Scope<'_>) -> Result<GroupId, ApiError> {
 /// `IpProtocol`, `FromPort`, `ToPort` and `CidrIp`; or a group, which then gets all of TCP, UDP and
 /// ICMP.
 fn flat(request: &Struct, scope: &Scope<'_>) -> Result<Vec<NewRule>, ApiError> {
-    let rule = |protocol, peer| NewRule { traffic: (protocol, peer), description: None };
+    let rule = |protocol, peer| NewRule {
+        traffic: (protocol, peer),
+        description: None,
+    };
     let Some(name) = request.str("SourceSecurityGroupName") else {
-        let cidr = request.str("CidrIp").ok_or_else(|| ApiError::missing_parameter("CidrIp"))?;
+        let cidr = request
+            .str("CidrIp")
+            .ok_or_else(|| ApiError::missing_parameter("CidrIp"))?;
         return Ok(vec![rule(protocol(request)?, cidr_peer(cidr)?)]);
     };
-    if ["CidrIp", "FromPort", "IpProtocol", "ToPort"].iter().any(|m| request.get(m).is_some()) {
+    if ["CidrIp", "FromPort", "IpProtocol", "ToPort"]
+        .iter()
+        .any(|m| request.get(m).is_some())
+    {
         return Err(ApiError::invalid_combination(
             "The parameter sourceSecurityGroupName cannot be used with a CIDR block, a protocol or ports",
         ));
@@ -142,9 +168,15 @@ fn flat(request: &Struct, scope: &Scope<'_>) -> Result<Vec<NewRule>, ApiError> {
     let all = [
         Protocol::Tcp { from, to },
         Protocol::Udp { from, to },
-        Protocol::Icmp { kind: None, code: None },
+        Protocol::Icmp {
+            kind: None,
+            code: None,
+        },
     ];
-    Ok(all.into_iter().map(|protocol| rule(protocol, peer.clone())).collect())
+    Ok(all
+        .into_iter()
+        .map(|protocol| rule(protocol, peer.clone()))
+        .collect())
 }
 
 /// One rule of ModifySecurityGroupRules.
@@ -173,7 +205,9 @@ pub fn rule(one: &Struct) -> Result<NewRule, ApiError> {
 }
 
 fn protocol(one: &Struct) -> Result<Protocol, ApiError> {
-    let name = one.str("IpProtocol").ok_or_else(|| ApiError::missing_parameter("IpProtocol"))?;
+    let name = one
+        .str("IpProtocol")
+        .ok_or_else(|| ApiError::missing_parameter("IpProtocol"))?;
     let (from, to) = (one.int("FromPort"), one.int("ToPort"));
     match name.to_ascii_lowercase().as_str() {
         "-1" => Ok(Protocol::All),
@@ -235,7 +269,9 @@ fn cidr_peer(text: &str) -> Result<Peer, ApiError> {
 
 /// An empty description is none.
 pub fn description(text: Option<&str>) -> Result<Option<String>, ApiError> {
-    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
     check_description(text)?;
     Ok(Some(text.to_owned()))
 }
@@ -270,8 +306,15 @@ pub fn wire(protocol: &Protocol) -> (String, i64, i64) {
 /// The rules of one direction as AWS lists them: those with the same protocol and ports together.
 pub fn permissions(group: &SecurityGroup, direction: Direction) -> Vec<IpPermission> {
     let mut kinds: Vec<(Protocol, Vec<&Rule>)> = Vec::new();
-    for rule in group.rules.iter().filter(|rule| rule.direction == direction) {
-        match kinds.iter_mut().find(|(protocol, _)| *protocol == rule.protocol) {
+    for rule in group
+        .rules
+        .iter()
+        .filter(|rule| rule.direction == direction)
+    {
+        match kinds
+            .iter_mut()
+            .find(|(protocol, _)| *protocol == rule.protocol)
+        {
             Some((_, rules)) => rules.push(rule),
             None => kinds.push((rule.protocol, vec![rule])),
         }
@@ -284,12 +327,20 @@ pub fn permissions(group: &SecurityGroup, direction: Direction) -> Vec<IpPermiss
             IpPermission::new()
                 .from_port(has_ports.then_some(from))
                 .ip_protocol(name)
-                .ip_ranges(rules.iter().filter_map(|rule| range(rule)).collect::<Vec<_>>())
+                .ip_ranges(
+                    rules
+                        .iter()
+                        .filter_map(|rule| range(rule))
+                        .collect::<Vec<_>>(),
+                )
                 .ipv6_ranges(Vec::<Value>::new())
                 .prefix_list_ids(Vec::<Value>::new())
                 .to_port(has_ports.then_some(to))
                 .user_id_group_pairs(
-                    rules.iter().filter_map(|rule| pair(group, rule)).collect::<Vec<_>>(),
+                    rules
+                        .iter()
+                        .filter_map(|rule| pair(group, rule))
+                        .collect::<Vec<_>>(),
                 )
         })
         .collect()
@@ -297,9 +348,11 @@ pub fn permissions(group: &SecurityGroup, direction: Direction) -> Vec<IpPermiss
 
 fn range(rule: &Rule) -> Option<IpRange> {
     match &rule.peer {
-        Peer::Cidr(cidr) => {
-            Some(IpRange::new().cidr_ip(cidr.to_string()).description(rule.description.clone()))
-        }
+        Peer::Cidr(cidr) => Some(
+            IpRange::new()
+                .cidr_ip(cidr.to_string())
+                .description(rule.description.clone()),
+        ),
         Peer::Group(_) => None,
     }
 }

@@ -77,6 +77,10 @@ pub fn error(refusal: Refusal) -> ApiError {
             "RulesPerSecurityGroupLimitExceeded",
             "The maximum number of rules per security group has been reached.",
         ),
+        Refusal::NotBurstable(kind) => ApiError::new(
+            "InstanceCreditSpecification.NotSupported",
+            format!("The instance type {kind} is not burstable and has no CPU credits."),
+        ),
         Refusal::NoSuchRule => ApiError::new(
             "InvalidPermission.NotFound",
             "The specified rule does not exist in this security group.",

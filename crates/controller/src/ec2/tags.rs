@@ -52,7 +52,9 @@ fn resources(call: &Call) -> Result<Vec<String>, ApiError> {
         )));
     }
     for id in &ids {
-        id::kind_of(id).ok_or_else(|| id::invalid_id(id))?.validate(id)?;
+        id::kind_of(id)
+            .ok_or_else(|| id::invalid_id(id))?
+            .validate(id)?;
     }
     Ok(ids)
 }
@@ -133,15 +135,22 @@ pub fn of_specifications_by<const N: usize>(
 ) -> Result<[Tags; N], ApiError> {
     let mut all = [const { Tags::new() }; N];
     let mut seen = [false; N];
-    for one in request.list("TagSpecifications").iter().filter_map(Value::as_struct) {
+    for one in request
+        .list("TagSpecifications")
+        .iter()
+        .filter_map(Value::as_struct)
+    {
         let kind = one.str("ResourceType").ok_or_else(|| {
             ApiError::invalid_parameter_value("Tag specification resource type must have a value")
         })?;
-        let index = kinds.iter().position(|known| *known == kind).ok_or_else(|| {
-            ApiError::invalid_parameter_value(format!(
-                "'{kind}' is not a valid taggable resource type for this operation."
-            ))
-        })?;
+        let index = kinds
+            .iter()
+            .position(|known| *known == kind)
+            .ok_or_else(|| {
+                ApiError::invalid_parameter_value(format!(
+                    "'{kind}' is not a valid taggable resource type for this operation."
+                ))
+            })?;
         if std::mem::replace(&mut seen[index], true) {
             return Err(ApiError::invalid_parameter_value(format!(
                 "Duplicate resource type '{kind}' found in tag specifications"
@@ -182,7 +191,9 @@ pub fn read(list: &[Value]) -> Result<Tags, ApiError> {
 }
 
 fn refuse_reserved(key: &str) -> Result<(), ApiError> {
-    let reserved = key.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("aws:"));
+    let reserved = key
+        .get(..4)
+        .is_some_and(|start| start.eq_ignore_ascii_case("aws:"));
     match reserved {
         true => Err(ApiError::invalid_parameter_value(
             "Tag keys starting with 'aws:' are reserved for internal use",
@@ -201,7 +212,13 @@ mod tests {
         let instance = cloud.instance();
         let row = cloud.state.instances[&instance].clone();
         cloud.ok("Action=ImportKeyPair&KeyName=k&PublicKeyMaterial=c3NoLWVkMjU1MTkgQUFBQUMzTnphQzFsWkRJMU5URTVBQUFBSUJ1M0RrQ2JqSEI2cHI2cVJIVFpRSkZlMzlVMVRaZXpXQ1QzUTJRSXFGOWM=");
-        let key = cloud.state.key_pairs.keys().next().expect("imported").clone();
+        let key = cloud
+            .state
+            .key_pairs
+            .keys()
+            .next()
+            .expect("imported")
+            .clone();
         let vpc = cloud.vpc();
         let rule = cloud.state.groups[&vpc.default_group].rules[0].id.clone();
         let resources = [
@@ -224,17 +241,29 @@ mod tests {
             .enumerate()
             .map(|(n, (id, _))| format!("&ResourceId.{}={id}", n + 1))
             .collect();
-        cloud.ok(&format!("Action=CreateTags{list}&Tag.1.Key=a&Tag.1.Value=1&Tag.2.Key=b&Tag.2.Value="));
+        cloud.ok(&format!(
+            "Action=CreateTags{list}&Tag.1.Key=a&Tag.1.Value=1&Tag.2.Key=b&Tag.2.Value="
+        ));
         for (id, kind) in resources {
             let reply = cloud.ok(&format!(
                 "Action=DescribeTags&Filter.1.Name=resource-id&Filter.1.Value.1={id}"
             ));
-            let wanted = if kind == "image" { vec!["a", "b", "boira:default"] } else { vec!["a", "b"] };
+            let wanted = if kind == "image" {
+                vec!["a", "b", "boira:default"]
+            } else {
+                vec!["a", "b"]
+            };
             assert_eq!(reply.all("key"), wanted, "{id}");
-            assert!(reply.all("resourceType").iter().all(|found| *found == kind), "{id}");
+            assert!(
+                reply.all("resourceType").iter().all(|found| *found == kind),
+                "{id}"
+            );
         }
-        cloud.ok(&format!("Action=DeleteTags{list}&Tag.1.Key=a&Tag.2.Key=b&Tag.2.Value=other"));
-        let left = cloud.ok("Action=DescribeTags&Filter.1.Name=key&Filter.1.Value.1=a&Filter.1.Value.2=b");
+        cloud.ok(&format!(
+            "Action=DeleteTags{list}&Tag.1.Key=a&Tag.2.Key=b&Tag.2.Value=other"
+        ));
+        let left =
+            cloud.ok("Action=DescribeTags&Filter.1.Name=key&Filter.1.Value.1=a&Filter.1.Value.2=b");
         assert_eq!(left.all("key"), vec!["b"; resources.len()]);
         cloud.ok(&format!("Action=DeleteTags{list}"));
         assert_eq!(cloud.ok("Action=DescribeTags").all("key").len(), 0);
@@ -256,8 +285,14 @@ mod tests {
             assert_eq!(cloud.refusal(&query), code);
         }
         let other = cloud.other.clone();
-        let error = cloud.call_as(&other, &format!("Action=CreateTags&ResourceId.1={good}&{tag}"));
-        assert_eq!(error.err().expect("refused").code, "InvalidInstanceID.NotFound");
+        let error = cloud.call_as(
+            &other,
+            &format!("Action=CreateTags&ResourceId.1={good}&{tag}"),
+        );
+        assert_eq!(
+            error.err().expect("refused").code,
+            "InvalidInstanceID.NotFound"
+        );
     }
 
     #[test]
@@ -265,10 +300,24 @@ mod tests {
         let mut cloud = Cloud::new();
         let id = cloud.instance();
         let tags = |from: usize, to: usize| -> String {
-            (from..to).map(|n| format!("&Tag.{}.Key=k{n}&Tag.{}.Value=v", n - from + 1, n - from + 1)).collect()
+            (from..to)
+                .map(|n| {
+                    format!(
+                        "&Tag.{}.Key=k{n}&Tag.{}.Value=v",
+                        n - from + 1,
+                        n - from + 1
+                    )
+                })
+                .collect()
         };
-        cloud.ok(&format!("Action=CreateTags&ResourceId.1={id}{}", tags(0, 50)));
-        cloud.ok(&format!("Action=CreateTags&ResourceId.1={id}{}", tags(0, 5)));
+        cloud.ok(&format!(
+            "Action=CreateTags&ResourceId.1={id}{}",
+            tags(0, 50)
+        ));
+        cloud.ok(&format!(
+            "Action=CreateTags&ResourceId.1={id}{}",
+            tags(0, 5)
+        ));
         let more = format!("Action=CreateTags&ResourceId.1={id}{}", tags(50, 51));
         assert_eq!(cloud.refusal(&more), "TagLimitExceeded");
         let many = format!("Action=CreateTags&ResourceId.1={id}{}", tags(0, 51));
@@ -292,7 +341,9 @@ mod tests {
             assert_eq!(cloud.refusal(&query), "InvalidParameterValue", "{tag}");
         }
         assert_eq!(
-            cloud.refusal(&format!("Action=DeleteTags&ResourceId.1={id}&Tag.1.Key=aws:x")),
+            cloud.refusal(&format!(
+                "Action=DeleteTags&ResourceId.1={id}&Tag.1.Key=aws:x"
+            )),
             "InvalidParameterValue"
         );
     }
@@ -302,7 +353,9 @@ mod tests {
         let mut cloud = Cloud::new();
         let id = cloud.instance();
         let before = cloud.state.revision(&cloud.host);
-        cloud.ok(&format!("Action=CreateTags&ResourceId.1={id}&Tag.1.Key=a&Tag.1.Value=1"));
+        cloud.ok(&format!(
+            "Action=CreateTags&ResourceId.1={id}&Tag.1.Key=a&Tag.1.Value=1"
+        ));
         assert!(cloud.state.revision(&cloud.host) > before);
     }
 
@@ -310,17 +363,28 @@ mod tests {
     fn tags_are_filtered_and_paged() {
         let mut cloud = Cloud::new();
         let ids = cloud.launch(6, "&TagSpecification.1.ResourceType=instance&TagSpecification.1.Tag.1.Key=team&TagSpecification.1.Tag.1.Value=x");
-        cloud.ok(&format!("Action=CreateTags&ResourceId.1={}&Tag.1.Key=team&Tag.1.Value=y", ids[0]));
+        cloud.ok(&format!(
+            "Action=CreateTags&ResourceId.1={}&Tag.1.Key=team&Tag.1.Value=y",
+            ids[0]
+        ));
         let one = cloud.ok("Action=DescribeTags&Filter.1.Name=tag:team&Filter.1.Value.1=y");
         assert_eq!(one.one("resourceId"), ids[0].as_str());
         let all = "Action=DescribeTags&Filter.1.Name=resource-type&Filter.1.Value.1=instance&MaxResults=5";
         let first = cloud.ok(all);
         let rest = cloud.ok(&format!("{all}&NextToken={}", first.one("nextToken")));
-        assert_eq!((first.all("resourceId").len(), rest.all("resourceId").len()), (5, 1));
+        assert_eq!(
+            (first.all("resourceId").len(), rest.all("resourceId").len()),
+            (5, 1)
+        );
         assert!(!rest.has("nextToken"));
-        assert_eq!(cloud.refusal("Action=DescribeTags&Filter.1.Name=colour&Filter.1.Value.1=y"), "InvalidParameterValue");
+        assert_eq!(
+            cloud.refusal("Action=DescribeTags&Filter.1.Name=colour&Filter.1.Value.1=y"),
+            "InvalidParameterValue"
+        );
         let other = cloud.other.clone();
-        let reply = cloud.call_as(&other, "Action=DescribeTags").expect("allowed");
+        let reply = cloud
+            .call_as(&other, "Action=DescribeTags")
+            .expect("allowed");
         assert_eq!(reply.all("resourceId").len(), 0);
     }
 }

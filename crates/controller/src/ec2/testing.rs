@@ -28,8 +28,10 @@ pub struct Reply(pub String);
 
 impl Cloud {
     pub fn new() -> Self {
-        let mut state = State::default();
-        state.types = Arc::new(settings::default_types());
+        let state = State {
+            types: Arc::new(settings::default_types()),
+            ..State::default()
+        };
         let mut cloud = Self {
             state,
             now: Wall(1_795_000_000_000),
@@ -43,9 +45,13 @@ impl Cloud {
         (cloud.account, cloud.other) = cloud.edit(|draft| {
             network::create_zone(draft, "us-east-1a").expect("the first zone");
             let [account, other] = ["admin", "guest"].map(|name| {
-                let credentials =
-                    account::Credentials { access_key: format!("AK-{name}"), secret: name.into() };
-                account::create(draft, name, name == "admin", credentials).expect(name).id
+                let credentials = account::Credentials {
+                    access_key: format!("AK-{name}"),
+                    secret: name.into(),
+                };
+                account::create(draft, name, name == "admin", credentials)
+                    .expect(name)
+                    .id
             });
             draft.put(test_host(host, draft.now()));
             draft.put(test_image(image, &account, draft.now()));
@@ -78,20 +84,30 @@ impl Cloud {
     /// The answer of a call that must succeed.
     #[track_caller]
     pub fn ok(&mut self, query: &str) -> Reply {
-        self.call(query).unwrap_or_else(|error| panic!("{query}: {error}"))
+        self.call(query)
+            .unwrap_or_else(|error| panic!("{query}: {error}"))
     }
 
     /// The error's code of a call that must fail, and must leave everything as it was.
     #[track_caller]
     pub fn refusal(&mut self, query: &str) -> String {
         let before = self.state.rows();
-        let Err(error) = self.call(query) else { panic!("{query}: not refused") };
-        assert!(before == self.state.rows(), "{query}: refused, yet it changed something");
+        let Err(error) = self.call(query) else {
+            panic!("{query}: not refused")
+        };
+        assert!(
+            before == self.state.rows(),
+            "{query}: refused, yet it changed something"
+        );
         error.code.into_owned()
     }
 
     /// The write part of an action that waits for something first.
-    pub fn write(&mut self, query: &str, act: impl FnOnce(&Call, &mut Draft) -> Outcome) -> Result<Reply, ApiError> {
+    pub fn write(
+        &mut self,
+        query: &str,
+        act: impl FnOnce(&Call, &mut Draft) -> Outcome,
+    ) -> Result<Reply, ApiError> {
         let account = self.account.clone();
         let call = self.prepare(&account, query)?;
         let answer = self.try_edit(|draft| act(&call, draft))?;
@@ -107,12 +123,17 @@ impl Cloud {
             request: Arc::new(boira_api::decode(operation, &parameters)?),
             account: account.clone(),
             now: self.now,
-            facts: Arc::new(Facts { endpoint: "http://127.0.0.1:8773".into() }),
+            facts: Arc::new(Facts {
+                endpoint: "http://127.0.0.1:8773".into(),
+            }),
         })
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::new(Snapshot { state: self.state.clone(), seq: 1 })
+        Arc::new(Snapshot {
+            state: self.state.clone(),
+            seq: 1,
+        })
     }
 
     /// Changes the state as the writer would.
@@ -128,9 +149,21 @@ impl Cloud {
         let mut draft = Draft::new(self.state.clone(), Ctx::new(self.now, self.seed << 32));
         let done = edit(&mut draft)?;
         let mut stored = self.state.clone();
-        draft.change.puts.iter().cloned().for_each(|row| stored.put(row));
-        draft.change.deletes.iter().for_each(|(kind, key)| stored.delete(*kind, key));
-        assert!(stored.rows() == draft.state.rows(), "a change of the state would not be stored");
+        draft
+            .change
+            .puts
+            .iter()
+            .cloned()
+            .for_each(|row| stored.put(row));
+        draft
+            .change
+            .deletes
+            .iter()
+            .for_each(|(kind, key)| stored.delete(*kind, key));
+        assert!(
+            stored.rows() == draft.state.rows(),
+            "a change of the state would not be stored"
+        );
         self.state = draft.state;
         Ok(done)
     }
@@ -145,7 +178,11 @@ impl Cloud {
         let reply = self.ok(&format!(
             "Action=RunInstances&ImageId={image}&MinCount={count}&MaxCount={count}&InstanceType=m1.small{more}"
         ));
-        let ids: Vec<InstanceId> = reply.all("instanceId").into_iter().map(InstanceId::from).collect();
+        let ids: Vec<InstanceId> = reply
+            .all("instanceId")
+            .into_iter()
+            .map(InstanceId::from)
+            .collect();
         let mut ids_of_instances: Vec<InstanceId> = Vec::new();
         for id in ids {
             if !ids_of_instances.contains(&id) {
@@ -175,7 +212,11 @@ impl Cloud {
     }
 
     pub fn vpc(&self) -> Vpc {
-        Vpc::clone(self.state.default_vpc(&self.account).expect("every account has one"))
+        Vpc::clone(
+            self.state
+                .default_vpc(&self.account)
+                .expect("every account has one"),
+        )
     }
 }
 
@@ -186,7 +227,11 @@ impl Reply {
         match answer {
             Answer::Done(answer) if operation.output().is_some() => response.members(&answer),
             Answer::Done(_) => {}
-            Answer::List { member, items, next } => {
+            Answer::List {
+                member,
+                items,
+                next,
+            } => {
                 response.begin_list(member);
                 items.for_each(|item| response.item(&item));
                 response.end_list();
@@ -201,7 +246,11 @@ impl Reply {
     /// The texts of all elements of this name, in order.
     pub fn all(&self, element: &str) -> Vec<&str> {
         let (open, close) = (format!("<{element}>"), format!("</{element}>"));
-        self.0.split(&open).skip(1).map(|rest| rest.split(&close).next().unwrap_or(rest)).collect()
+        self.0
+            .split(&open)
+            .skip(1)
+            .map(|rest| rest.split(&close).next().unwrap_or(rest))
+            .collect()
     }
 
     /// The text of the only element of this name.
@@ -224,8 +273,15 @@ fn test_host(id: HostId, now: Wall) -> Host {
         number: 1,
         name: "pc1".into(),
         zone: "us-east-1a".into(),
-        capacity: HostCapacity { cpus: 10_000, memory_bytes: 1 << 50, disk_bytes: 1 << 60 },
-        acceleration: Acceleration { hardware: false, verdict: "simulated".into() },
+        capacity: HostCapacity {
+            cpus: 10_000,
+            memory_bytes: 1 << 50,
+            disk_bytes: 1 << 60,
+        },
+        acceleration: Acceleration {
+            hardware: false,
+            verdict: "simulated".into(),
+        },
         machine: "pc-i440fx-7.2".into(),
         cpu: "qemu64".into(),
         overhead_bytes: 0,

@@ -20,7 +20,11 @@ fn a_new_group_lets_everything_out_and_nothing_in() {
     let id = group(&mut cloud, "web");
     let reply = cloud.ok(&format!("Action=DescribeSecurityGroups&GroupId.1={id}"));
     assert_eq!(reply.one("ipPermissions"), "");
-    assert!(reply.one("ipPermissionsEgress").contains("<cidrIp>0.0.0.0/0</cidrIp>"));
+    assert!(
+        reply
+            .one("ipPermissionsEgress")
+            .contains("<cidrIp>0.0.0.0/0</cidrIp>")
+    );
     assert_eq!(reply.one("groupName"), "web");
     assert_eq!(reply.one("groupDescription"), "for tests");
     assert_eq!(reply.one("vpcId"), cloud.vpc().id.as_str());
@@ -43,7 +47,8 @@ fn names_are_unique_in_a_vpc_and_follow_the_rules() {
         let query = format!("Action=CreateSecurityGroup&GroupName={name}&GroupDescription={text}");
         assert_eq!(cloud.refusal(&query), refused, "{name} {text}");
     }
-    let elsewhere = "Action=CreateSecurityGroup&GroupName=web&GroupDescription=d&VpcId=vpc-0123456789abcdef0";
+    let elsewhere =
+        "Action=CreateSecurityGroup&GroupName=web&GroupDescription=d&VpcId=vpc-0123456789abcdef0";
     assert_eq!(cloud.refusal(elsewhere), "InvalidVpcID.NotFound");
     let other = cloud.other.clone();
     let query = "Action=CreateSecurityGroup&GroupName=web&GroupDescription=d";
@@ -65,15 +70,22 @@ fn rules_are_objects_with_ids_descriptions_and_tags() {
     assert_eq!((reply.one("fromPort"), reply.one("toPort")), ("22", "22"));
     assert_eq!(reply.one("isEgress"), "false");
 
-    let listed = cloud.ok(&format!("Action=DescribeSecurityGroupRules&SecurityGroupRuleId.1={rule}"));
+    let listed = cloud.ok(&format!(
+        "Action=DescribeSecurityGroupRules&SecurityGroupRuleId.1={rule}"
+    ));
     assert_eq!(listed.one("description"), "office");
     assert_eq!(listed.one("key"), "team");
-    let of_group = format!("Action=DescribeSecurityGroupRules&Filter.1.Name=group-id&Filter.1.Value.1={id}");
+    let of_group =
+        format!("Action=DescribeSecurityGroupRules&Filter.1.Name=group-id&Filter.1.Value.1={id}");
     assert_eq!(cloud.ok(&of_group).all("securityGroupRuleId").len(), 2);
-    let tagged = cloud.ok("Action=DescribeSecurityGroupRules&Filter.1.Name=tag:team&Filter.1.Value.1=x");
+    let tagged =
+        cloud.ok("Action=DescribeSecurityGroupRules&Filter.1.Name=tag:team&Filter.1.Value.1=x");
     assert_eq!(tagged.one("securityGroupRuleId"), rule);
     let unknown = "Action=DescribeSecurityGroupRules&SecurityGroupRuleId.1=sgr-0123456789abcdef0";
-    assert_eq!(cloud.refusal(unknown), "InvalidSecurityGroupRuleId.NotFound");
+    assert_eq!(
+        cloud.refusal(unknown),
+        "InvalidSecurityGroupRuleId.NotFound"
+    );
 }
 
 #[test]
@@ -88,7 +100,10 @@ fn rules_with_the_same_ports_are_listed_together() {
     let reply = cloud.ok(&format!("Action=DescribeSecurityGroups&GroupId.1={id}"));
     let ingress = reply.one("ipPermissions").to_owned();
     assert_eq!(ingress.matches("<ipProtocol>").count(), 1);
-    assert!(ingress.contains("<cidrIp>192.168.0.0/16</cidrIp>"), "host bits are cleared");
+    assert!(
+        ingress.contains("<cidrIp>192.168.0.0/16</cidrIp>"),
+        "host bits are cleared"
+    );
     assert!(ingress.contains(&format!("<groupId>{id}</groupId>")));
 }
 
@@ -98,12 +113,19 @@ fn the_flat_form_of_older_clients_works() {
     let web = group(&mut cloud, "web");
     group(&mut cloud, "db");
     cloud.ok("Action=AuthorizeSecurityGroupIngress&GroupName=web&IpProtocol=tcp&FromPort=80&ToPort=81&CidrIp=0.0.0.0/0");
-    let from_group = "Action=AuthorizeSecurityGroupIngress&GroupName=web&SourceSecurityGroupName=db";
-    let reply = cloud.ok(&format!("{from_group}&SourceSecurityGroupOwnerId={}", cloud.account.clone()));
+    let from_group =
+        "Action=AuthorizeSecurityGroupIngress&GroupName=web&SourceSecurityGroupName=db";
+    let reply = cloud.ok(&format!(
+        "{from_group}&SourceSecurityGroupOwnerId={}",
+        cloud.account.clone()
+    ));
     let mut protocols = reply.all("ipProtocol");
     protocols.sort_unstable();
     assert_eq!(protocols, ["icmp", "tcp", "udp"]);
-    assert_eq!(cloud.refusal(&format!("{from_group}&IpProtocol=tcp")), "InvalidParameterCombination");
+    assert_eq!(
+        cloud.refusal(&format!("{from_group}&IpProtocol=tcp")),
+        "InvalidParameterCombination"
+    );
     let foreign = format!("{from_group}&SourceSecurityGroupOwnerId=123456789012");
     assert_eq!(cloud.refusal(&foreign), "InvalidGroup.NotFound");
     let both = format!("Action=AuthorizeSecurityGroupIngress&GroupId={web}&CidrIp=0.0.0.0/0&{SSH}");
@@ -115,31 +137,85 @@ fn what_is_malformed_or_has_no_effect_is_refused() {
     let mut cloud = Cloud::new();
     let id = group(&mut cloud, "web");
     for (rule, refused) in [
-        ("IpProtocol=tcp&IpRanges.1.CidrIp=0.0.0.0/0", "InvalidParameterValue"),
-        ("IpProtocol=tcp&FromPort=9&ToPort=8&IpRanges.1.CidrIp=0.0.0.0/0", "InvalidParameterValue"),
-        ("IpProtocol=tcp&FromPort=0&ToPort=65536&IpRanges.1.CidrIp=0.0.0.0/0", "InvalidParameterValue"),
-        ("IpProtocol=tcp&FromPort=-1&ToPort=-1&IpRanges.1.CidrIp=0.0.0.0/0", "InvalidParameterValue"),
-        ("IpProtocol=icmp&FromPort=-1&ToPort=3&IpRanges.1.CidrIp=0.0.0.0/0", "InvalidParameterValue"),
-        ("IpProtocol=icmp&FromPort=300&ToPort=-1&IpRanges.1.CidrIp=0.0.0.0/0", "InvalidParameterValue"),
-        ("IpProtocol=all&IpRanges.1.CidrIp=0.0.0.0/0", "InvalidParameterValue"),
-        ("IpProtocol=256&IpRanges.1.CidrIp=0.0.0.0/0", "InvalidParameterValue"),
-        ("IpProtocol=-1&IpRanges.1.CidrIp=10.0.0.1", "InvalidParameterValue"),
-        ("IpProtocol=-1&IpRanges.1.CidrIp=10.0.0.0/33", "InvalidParameterValue"),
+        (
+            "IpProtocol=tcp&IpRanges.1.CidrIp=0.0.0.0/0",
+            "InvalidParameterValue",
+        ),
+        (
+            "IpProtocol=tcp&FromPort=9&ToPort=8&IpRanges.1.CidrIp=0.0.0.0/0",
+            "InvalidParameterValue",
+        ),
+        (
+            "IpProtocol=tcp&FromPort=0&ToPort=65536&IpRanges.1.CidrIp=0.0.0.0/0",
+            "InvalidParameterValue",
+        ),
+        (
+            "IpProtocol=tcp&FromPort=-1&ToPort=-1&IpRanges.1.CidrIp=0.0.0.0/0",
+            "InvalidParameterValue",
+        ),
+        (
+            "IpProtocol=icmp&FromPort=-1&ToPort=3&IpRanges.1.CidrIp=0.0.0.0/0",
+            "InvalidParameterValue",
+        ),
+        (
+            "IpProtocol=icmp&FromPort=300&ToPort=-1&IpRanges.1.CidrIp=0.0.0.0/0",
+            "InvalidParameterValue",
+        ),
+        (
+            "IpProtocol=all&IpRanges.1.CidrIp=0.0.0.0/0",
+            "InvalidParameterValue",
+        ),
+        (
+            "IpProtocol=256&IpRanges.1.CidrIp=0.0.0.0/0",
+            "InvalidParameterValue",
+        ),
+        (
+            "IpProtocol=-1&IpRanges.1.CidrIp=10.0.0.1",
+            "InvalidParameterValue",
+        ),
+        (
+            "IpProtocol=-1&IpRanges.1.CidrIp=10.0.0.0/33",
+            "InvalidParameterValue",
+        ),
         ("IpProtocol=-1", "MissingParameter"),
         ("IpRanges.1.CidrIp=0.0.0.0/0", "MissingParameter"),
-        ("IpProtocol=-1&Ipv6Ranges.1.CidrIpv6=::/0", "UnsupportedOperation"),
-        ("IpProtocol=icmpv6&IpRanges.1.CidrIp=0.0.0.0/0", "UnsupportedOperation"),
-        ("IpProtocol=-1&PrefixListIds.1.PrefixListId=pl-1", "UnsupportedOperation"),
-        ("IpProtocol=-1&Groups.1.GroupId=sg-0123456789abcdef0", "InvalidGroup.NotFound"),
-        ("IpProtocol=-1&Groups.1.GroupId=rubbish", "InvalidGroupId.Malformed"),
-        ("IpProtocol=-1&Groups.1.GroupName=nobody", "InvalidGroup.NotFound"),
-        ("IpProtocol=-1&IpRanges.1.CidrIp=0.0.0.0/0&IpRanges.1.Description=%3C", "InvalidParameterValue"),
+        (
+            "IpProtocol=-1&Ipv6Ranges.1.CidrIpv6=::/0",
+            "UnsupportedOperation",
+        ),
+        (
+            "IpProtocol=icmpv6&IpRanges.1.CidrIp=0.0.0.0/0",
+            "UnsupportedOperation",
+        ),
+        (
+            "IpProtocol=-1&PrefixListIds.1.PrefixListId=pl-1",
+            "UnsupportedOperation",
+        ),
+        (
+            "IpProtocol=-1&Groups.1.GroupId=sg-0123456789abcdef0",
+            "InvalidGroup.NotFound",
+        ),
+        (
+            "IpProtocol=-1&Groups.1.GroupId=rubbish",
+            "InvalidGroupId.Malformed",
+        ),
+        (
+            "IpProtocol=-1&Groups.1.GroupName=nobody",
+            "InvalidGroup.NotFound",
+        ),
+        (
+            "IpProtocol=-1&IpRanges.1.CidrIp=0.0.0.0/0&IpRanges.1.Description=%3C",
+            "InvalidParameterValue",
+        ),
         (
             "IpProtocol=-1&IpRanges.1.CidrIp=0.0.0.0/0&IpRanges.2.CidrIp=0.0.0.0/0",
             "InvalidParameterValue",
         ),
     ] {
-        let parts: String = rule.split('&').map(|part| format!("&IpPermissions.1.{part}")).collect();
+        let parts: String = rule
+            .split('&')
+            .map(|part| format!("&IpPermissions.1.{part}"))
+            .collect();
         let query = format!("Action=AuthorizeSecurityGroupIngress&GroupId={id}{parts}");
         assert_eq!(cloud.refusal(&query), refused, "{rule}");
     }
@@ -159,7 +235,9 @@ fn a_duplicate_is_refused_and_an_unknown_rule_can_not_be_revoked() {
     );
     // Ingress rules are none of egress.
     assert_eq!(
-        cloud.refusal(&authorize.replace("AuthorizeSecurityGroupIngress", "RevokeSecurityGroupEgress")),
+        cloud.refusal(
+            &authorize.replace("AuthorizeSecurityGroupIngress", "RevokeSecurityGroupEgress")
+        ),
         "InvalidPermission.NotFound"
     );
     let gone = cloud.ok(&authorize.replace("Authorize", "Revoke"));
@@ -178,9 +256,13 @@ fn rules_are_revoked_by_their_ids_all_or_none() {
         cloud.ok(&query).one("securityGroupRuleId").to_owned()
     };
     let (first, second) = (rule(&mut cloud, 22), rule(&mut cloud, 23));
-    let revoke = format!("Action=RevokeSecurityGroupIngress&GroupId={id}&SecurityGroupRuleId.1={first}");
+    let revoke =
+        format!("Action=RevokeSecurityGroupIngress&GroupId={id}&SecurityGroupRuleId.1={first}");
     let with_unknown = format!("{revoke}&SecurityGroupRuleId.2=sgr-0123456789abcdef0");
-    assert_eq!(cloud.refusal(&with_unknown), "InvalidSecurityGroupRuleId.NotFound");
+    assert_eq!(
+        cloud.refusal(&with_unknown),
+        "InvalidSecurityGroupRuleId.NotFound"
+    );
     cloud.ok(&format!("{revoke}&SecurityGroupRuleId.2={second}"));
     let reply = cloud.ok(&format!("Action=DescribeSecurityGroups&GroupId.1={id}"));
     assert_eq!(reply.one("ipPermissions"), "");
@@ -190,9 +272,13 @@ fn rules_are_revoked_by_their_ids_all_or_none() {
 fn rules_and_descriptions_are_modified_in_place() {
     let mut cloud = Cloud::new();
     let id = group(&mut cloud, "web");
-    let reply = cloud.ok(&format!("Action=AuthorizeSecurityGroupIngress&GroupId={id}&{SSH}"));
+    let reply = cloud.ok(&format!(
+        "Action=AuthorizeSecurityGroupIngress&GroupId={id}&{SSH}"
+    ));
     let rule = reply.one("securityGroupRuleId").to_owned();
-    let modify = format!("Action=ModifySecurityGroupRules&GroupId={id}&SecurityGroupRule.1.SecurityGroupRuleId={rule}");
+    let modify = format!(
+        "Action=ModifySecurityGroupRules&GroupId={id}&SecurityGroupRule.1.SecurityGroupRuleId={rule}"
+    );
     cloud.ok(&format!(
         "{modify}&SecurityGroupRule.1.SecurityGroupRule.IpProtocol=udp\
          &SecurityGroupRule.1.SecurityGroupRule.FromPort=53&SecurityGroupRule.1.SecurityGroupRule.ToPort=53\
@@ -200,7 +286,10 @@ fn rules_and_descriptions_are_modified_in_place() {
     ));
     let rules = format!("Action=DescribeSecurityGroupRules&SecurityGroupRuleId.1={rule}");
     let reply = cloud.ok(&rules);
-    assert_eq!((reply.one("ipProtocol"), reply.all("cidrIpv4").len()), ("udp", 0));
+    assert_eq!(
+        (reply.one("ipProtocol"), reply.all("cidrIpv4").len()),
+        ("udp", 0)
+    );
     assert!(reply.one("referencedGroupInfo").contains(&id));
 
     cloud.ok(&format!(
@@ -212,10 +301,16 @@ fn rules_and_descriptions_are_modified_in_place() {
         "Action=UpdateSecurityGroupRuleDescriptionsIngress&GroupId={id}&IpPermissions.1.IpProtocol=udp\
          &IpPermissions.1.FromPort=53&IpPermissions.1.ToPort=53&IpPermissions.1.Groups.1.GroupId={id}"
     ));
-    assert_eq!(cloud.ok(&rules).all("description").len(), 0, "left out, it is removed");
+    assert_eq!(
+        cloud.ok(&rules).all("description").len(),
+        0,
+        "left out, it is removed"
+    );
     let egress = "Action=UpdateSecurityGroupRuleDescriptionsEgress";
     assert_eq!(
-        cloud.refusal(&format!("{egress}&GroupId={id}&SecurityGroupRuleDescription.1.SecurityGroupRuleId={rule}")),
+        cloud.refusal(&format!(
+            "{egress}&GroupId={id}&SecurityGroupRuleDescription.1.SecurityGroupRuleId={rule}"
+        )),
         "InvalidSecurityGroupRuleId.NotFound"
     );
 }
@@ -224,20 +319,36 @@ fn rules_and_descriptions_are_modified_in_place() {
 fn a_group_in_use_stays() {
     let mut cloud = Cloud::new();
     let (web, db) = (group(&mut cloud, "web"), group(&mut cloud, "db"));
-    let instance = cloud.launch(1, &format!("&SecurityGroupId.1={web}")).remove(0);
-    assert_eq!(cloud.refusal(&format!("Action=DeleteSecurityGroup&GroupId={web}")), "DependencyViolation");
+    let instance = cloud
+        .launch(1, &format!("&SecurityGroupId.1={web}"))
+        .remove(0);
+    assert_eq!(
+        cloud.refusal(&format!("Action=DeleteSecurityGroup&GroupId={web}")),
+        "DependencyViolation"
+    );
     cloud.ok(&format!(
         "Action=AuthorizeSecurityGroupIngress&GroupId={web}&IpPermissions.1.IpProtocol=-1&IpPermissions.1.Groups.1.GroupId={db}"
     ));
-    assert_eq!(cloud.refusal("Action=DeleteSecurityGroup&GroupName=db"), "DependencyViolation");
+    assert_eq!(
+        cloud.refusal("Action=DeleteSecurityGroup&GroupName=db"),
+        "DependencyViolation"
+    );
     let default = cloud.vpc().default_group;
-    assert_eq!(cloud.refusal(&format!("Action=DeleteSecurityGroup&GroupId={default}")), "CannotDelete");
+    assert_eq!(
+        cloud.refusal(&format!("Action=DeleteSecurityGroup&GroupId={default}")),
+        "CannotDelete"
+    );
 
-    cloud.ok(&format!("Action=TerminateInstances&InstanceId.1={instance}"));
+    cloud.ok(&format!(
+        "Action=TerminateInstances&InstanceId.1={instance}"
+    ));
     cloud.edit(|draft| boira_core::observe::release(draft, &instance));
     cloud.ok(&format!("Action=DeleteSecurityGroup&GroupId={web}"));
     cloud.ok("Action=DeleteSecurityGroup&GroupName=db");
-    assert_eq!(cloud.refusal(&format!("Action=DeleteSecurityGroup&GroupId={web}")), "InvalidGroup.NotFound");
+    assert_eq!(
+        cloud.refusal(&format!("Action=DeleteSecurityGroup&GroupId={web}")),
+        "InvalidGroup.NotFound"
+    );
 }
 
 #[test]
@@ -245,13 +356,26 @@ fn a_group_has_up_to_sixty_rules_in_each_direction() {
     let mut cloud = Cloud::new();
     let id = group(&mut cloud, "web");
     let rules = |from: u8, to: u8| -> String {
-        let range = |n: u8| format!("&IpPermissions.1.IpRanges.{}.CidrIp=10.{n}.0.0/16", n - from + 1);
+        let range = |n: u8| {
+            format!(
+                "&IpPermissions.1.IpRanges.{}.CidrIp=10.{n}.0.0/16",
+                n - from + 1
+            )
+        };
         (from..to).map(range).collect()
     };
-    let authorize = format!("Action=AuthorizeSecurityGroupIngress&GroupId={id}&IpPermissions.1.IpProtocol=-1");
+    let authorize =
+        format!("Action=AuthorizeSecurityGroupIngress&GroupId={id}&IpPermissions.1.IpProtocol=-1");
     cloud.ok(&format!("{authorize}{}", rules(0, 60)));
-    assert_eq!(cloud.refusal(&format!("{authorize}{}", rules(60, 61))), "RulesPerSecurityGroupLimitExceeded");
-    cloud.ok(&format!("{}{}", authorize.replace("Ingress", "Egress"), rules(0, 59)));
+    assert_eq!(
+        cloud.refusal(&format!("{authorize}{}", rules(60, 61))),
+        "RulesPerSecurityGroupLimitExceeded"
+    );
+    cloud.ok(&format!(
+        "{}{}",
+        authorize.replace("Ingress", "Egress"),
+        rules(0, 59)
+    ));
 }
 
 #[test]
@@ -265,9 +389,15 @@ fn another_account_s_group_does_not_exist() {
         format!("Action=AuthorizeSecurityGroupIngress&GroupId={id}&{SSH}"),
         "Action=DescribeSecurityGroups&GroupName.1=web".to_owned(),
     ] {
-        assert_eq!(code(cloud.call_as(&other, &query)), "InvalidGroup.NotFound", "{query}");
+        assert_eq!(
+            code(cloud.call_as(&other, &query)),
+            "InvalidGroup.NotFound",
+            "{query}"
+        );
     }
-    let own = cloud.call_as(&other, "Action=DescribeSecurityGroups").expect("allowed");
+    let own = cloud
+        .call_as(&other, "Action=DescribeSecurityGroups")
+        .expect("allowed");
     assert_eq!(own.one("groupName"), "default");
 }
 
@@ -275,7 +405,9 @@ fn another_account_s_group_does_not_exist() {
 fn groups_are_found_by_their_rules() {
     let mut cloud = Cloud::new();
     let id = group(&mut cloud, "web");
-    cloud.ok(&format!("Action=AuthorizeSecurityGroupIngress&GroupId={id}&{SSH}"));
+    cloud.ok(&format!(
+        "Action=AuthorizeSecurityGroupIngress&GroupId={id}&{SSH}"
+    ));
     for (name, value) in [
         ("ip-permission.from-port", "22"),
         ("ip-permission.cidr", "10.*"),
@@ -283,7 +415,8 @@ fn groups_are_found_by_their_rules() {
         ("group-name", "w?b"),
         ("group-id", id.as_str()),
     ] {
-        let query = format!("Action=DescribeSecurityGroups&Filter.1.Name={name}&Filter.1.Value.1={value}");
+        let query =
+            format!("Action=DescribeSecurityGroups&Filter.1.Name={name}&Filter.1.Value.1={value}");
         assert_eq!(cloud.ok(&query).one("groupName"), "web", "{name}");
     }
     let none = "Action=DescribeSecurityGroups&Filter.1.Name=egress.ip-permission.from-port&Filter.1.Value.1=22";
@@ -304,10 +437,16 @@ fn a_new_rule_is_wanted_on_the_hosts_of_running_instances() {
     cloud.instance();
     let default = cloud.vpc().default_group;
     let before = cloud.state.revision(&cloud.host);
-    cloud.ok(&format!("Action=AuthorizeSecurityGroupIngress&GroupId={default}&{SSH}"));
+    cloud.ok(&format!(
+        "Action=AuthorizeSecurityGroupIngress&GroupId={default}&{SSH}"
+    ));
     assert!(cloud.state.revision(&cloud.host) > before);
     let wanted = wanted(&cloud.state, &cloud.host, &NoNotary);
-    let group = wanted.network[0].groups.iter().find(|row| row.id == default).expect("in use");
+    let group = wanted.network[0]
+        .groups
+        .iter()
+        .find(|row| row.id == default)
+        .expect("in use");
     let cidr = Peer::Cidr("10.0.0.0/8".parse().expect("a CIDR"));
     assert!(group.ingress.iter().any(|(_, peer)| *peer == cidr));
 }
@@ -318,5 +457,8 @@ fn a_dry_run_changes_nothing() {
     let create = "Action=CreateSecurityGroup&GroupName=web&GroupDescription=d&DryRun=true";
     assert_eq!(cloud.refusal(create), "DryRunOperation");
     let nobody = AccountId::from("000000000000");
-    assert_eq!(code(cloud.call_as(&nobody, &create.replace("&DryRun=true", ""))), "VPCIdNotSpecified");
+    assert_eq!(
+        code(cloud.call_as(&nobody, &create.replace("&DryRun=true", ""))),
+        "VPCIdNotSpecified"
+    );
 }

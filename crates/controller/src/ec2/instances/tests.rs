@@ -22,33 +22,70 @@ fn ids_are_checked_and_all_missing_ones_named() {
     let id = cloud.instance();
     let other = cloud.other.clone();
     for (query, code) in [
-        ("InstanceId.1=rubbish".to_owned(), "InvalidInstanceID.Malformed"),
-        (format!("InstanceId.1={id}&InstanceId.2=i-01234567"), "InvalidInstanceID.NotFound"),
-        (format!("InstanceId.1={id}&MaxResults=5"), "InvalidParameterCombination"),
+        (
+            "InstanceId.1=rubbish".to_owned(),
+            "InvalidInstanceID.Malformed",
+        ),
+        (
+            format!("InstanceId.1={id}&InstanceId.2=i-01234567"),
+            "InvalidInstanceID.NotFound",
+        ),
+        (
+            format!("InstanceId.1={id}&MaxResults=5"),
+            "InvalidParameterCombination",
+        ),
         ("MaxResults=4".to_owned(), "InvalidParameterValue"),
         ("MaxResults=1001".to_owned(), "InvalidParameterValue"),
         ("NextToken=made-up".to_owned(), "InvalidNextToken"),
-        ("Filter.1.Name=colour&Filter.1.Value.1=red".to_owned(), "InvalidParameterValue"),
+        (
+            "Filter.1.Name=colour&Filter.1.Value.1=red".to_owned(),
+            "InvalidParameterValue",
+        ),
     ] {
-        assert_eq!(cloud.refusal(&format!("Action=DescribeInstances&{query}")), code, "{query}");
+        assert_eq!(
+            cloud.refusal(&format!("Action=DescribeInstances&{query}")),
+            code,
+            "{query}"
+        );
     }
     let missing = "Action=DescribeInstances&InstanceId.1=i-01234567&InstanceId.2=i-89abcdef";
     let error = cloud.call(missing).err().expect("refused");
-    assert_eq!(error.message, "The instance IDs 'i-01234567, i-89abcdef' do not exist");
-    let theirs = cloud.call_as(&other, &format!("Action=DescribeInstances&InstanceId.1={id}"));
-    assert_eq!(theirs.err().expect("refused").code, "InvalidInstanceID.NotFound");
-    let twice = cloud.ok(&format!("Action=DescribeInstances&InstanceId.1={id}&InstanceId.2={id}"));
+    assert_eq!(
+        error.message,
+        "The instance IDs 'i-01234567, i-89abcdef' do not exist"
+    );
+    let theirs = cloud.call_as(
+        &other,
+        &format!("Action=DescribeInstances&InstanceId.1={id}"),
+    );
+    assert_eq!(
+        theirs.err().expect("refused").code,
+        "InvalidInstanceID.NotFound"
+    );
+    let twice = cloud.ok(&format!(
+        "Action=DescribeInstances&InstanceId.1={id}&InstanceId.2={id}"
+    ));
     assert_eq!(twice.all("instanceState").len(), 1);
 }
 
 #[test]
 fn pages_hold_every_instance_once() {
     let mut cloud = Cloud::new();
-    let mut all: Vec<String> = cloud.launch(12, "").iter().map(ToString::to_string).collect();
+    let mut all: Vec<String> = cloud
+        .launch(12, "")
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     let (mut seen, mut token) = (Vec::new(), String::new());
     loop {
-        let reply = cloud.ok(&format!("Action=DescribeInstances&MaxResults=5&NextToken={token}"));
-        let ids: Vec<_> = reply.all("instanceId").iter().map(ToString::to_string).collect();
+        let reply = cloud.ok(&format!(
+            "Action=DescribeInstances&MaxResults=5&NextToken={token}"
+        ));
+        let ids: Vec<_> = reply
+            .all("instanceId")
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert!(ids.len() <= 5);
         seen.extend(ids);
         match reply.all("nextToken")[..] {
@@ -75,7 +112,10 @@ fn filters_find_what_an_instance_has() {
         ("reservation-id", row.reservation.as_str()),
         ("block-device-mapping.volume-id", row.disks[0].as_str()),
         ("network-interface.network-interface-id", port.id.as_str()),
-        ("network-interface.attachment.attachment-id", port.attachment.as_ref().expect("attached").id.as_str()),
+        (
+            "network-interface.attachment.attachment-id",
+            port.attachment.as_ref().expect("attached").id.as_str(),
+        ),
         ("network-interface.mac-address", &port.mac.to_string()),
         ("private-ip-address", &port.ip.to_string()),
         ("private-dns-name", &name),
@@ -104,10 +144,21 @@ fn filters_find_what_an_instance_has() {
     ] {
         assert_eq!(found(&mut cloud, filter, value), 2, "{filter}");
     }
-    for (filter, value) in [("ip-address", "*"), ("instance-lifecycle", "spot"), ("reason", "Server*")] {
+    for (filter, value) in [
+        ("ip-address", "*"),
+        ("instance-lifecycle", "spot"),
+        ("reason", "Server*"),
+    ] {
         assert_eq!(found(&mut cloud, filter, value), 0, "{filter}");
     }
-    assert_eq!(found(&mut cloud, "state-reason-code", "Client.UserInitiatedShutdown"), 1);
+    assert_eq!(
+        found(
+            &mut cloud,
+            "state-reason-code",
+            "Client.UserInitiatedShutdown"
+        ),
+        1
+    );
 }
 
 #[test]
@@ -127,7 +178,9 @@ fn every_known_filter_is_accepted_and_the_list_has_no_doubles() {
 fn a_terminated_instance_stays_visible_without_addresses_and_with_its_reason() {
     let mut cloud = Cloud::new();
     let id = cloud.instance();
-    cloud.ok(&format!("Action=CreateTags&ResourceId.1={id}&Tag.1.Key=a&Tag.1.Value=1"));
+    cloud.ok(&format!(
+        "Action=CreateTags&ResourceId.1={id}&Tag.1.Key=a&Tag.1.Value=1"
+    ));
     cloud.ok(&format!("Action=TerminateInstances&InstanceId.1={id}"));
     cloud.edit(|draft| boira_core::observe::release(draft, &id));
     assert_eq!(cloud.state.instances[&id].state(), StateName::Terminated);
@@ -135,14 +188,21 @@ fn a_terminated_instance_stays_visible_without_addresses_and_with_its_reason() {
     assert_eq!(reply.all("privateIpAddress").len(), 0);
     assert_eq!(reply.one("key"), "a");
     assert!(reply.one("reason").starts_with("User initiated ("));
-    assert!(reply.one("stateReason").contains("Client.UserInitiatedShutdown"));
+    assert!(
+        reply
+            .one("stateReason")
+            .contains("Client.UserInitiatedShutdown")
+    );
 }
 
 #[test]
 fn public_fields_repeat_the_private_address_only_by_setting() {
     let mut cloud = Cloud::new();
     cloud.instance();
-    assert_eq!(cloud.ok("Action=DescribeInstances").all("ipAddress").len(), 0);
+    assert_eq!(
+        cloud.ok("Action=DescribeInstances").all("ipAddress").len(),
+        0
+    );
     let mut settings = boira_core::Settings::clone(&cloud.state.settings);
     settings.private_address_as_public = true;
     cloud.state.settings = settings.into();

@@ -1,0 +1,151 @@
+use crate::ec2::testing::Cloud;
+use boira_core::wanted::{Notary, wanted};
+
+struct NoNotary;
+
+impl Notary for NoNotary {
+    fn sign(&self, _: &str) -> Option<(String, String)> {
+        None
+    }
+}
+
+#[test]
+fn metadata_options_change_one_by_one_and_reach_the_host() {
+    let mut cloud = Cloud::new();
+    let id = cloud.instance();
+    let modify = format!("Action=ModifyInstanceMetadataOptions&InstanceId={id}");
+    let reply = cloud.ok(&format!("{modify}&HttpTokens=required"));
+    assert_eq!(
+        (reply.one("state"), reply.one("httpTokens")),
+        ("pending", "required")
+    );
+    let reply = cloud.ok(&format!("{modify}&HttpPutResponseHopLimit=3"));
+    assert_eq!(
+        (
+            reply.one("httpTokens"),
+            reply.one("httpPutResponseHopLimit")
+        ),
+        ("required", "3")
+    );
+    let wanted = wanted(&cloud.state, &cloud.host, &NoNotary);
+    let metadata = &wanted.network[0].ports[0].metadata;
+    assert_eq!((metadata.tokens_required, metadata.hop_limit), (true, 3));
+    for (what, code) in [
+        ("HttpPutResponseHopLimit=65", "InvalidParameterValue"),
+        ("HttpPutResponseHopLimit=0", "InvalidParameterValue"),
+        ("HttpProtocolIpv6=enabled", "UnsupportedOperation"),
+        ("HttpTokens=maybe", "InvalidParameterValue"),
+    ] {
+        assert_eq!(cloud.refusal(&format!("{modify}&{what}")), code, "{what}");
+    }
+}
+
+#[test]
+fn monitoring_is_recorded_for_all_or_none() {
+    let mut cloud = Cloud::new();
+    let ids = cloud.launch(2, "");
+    let both = format!("InstanceId.1={}&InstanceId.2={}", ids[0], ids[1]);
+    let reply = cloud.ok(&format!("Action=MonitorInstances&{both}"));
+    assert_eq!(reply.all("state"), ["enabled", "enabled"]);
+    let with_unknown = format!("Action=UnmonitorInstances&{both}&InstanceId.3=i-01234567");
+    assert_eq!(cloud.refusal(&with_unknown), "InvalidInstanceID.NotFound");
+    let reply = cloud.ok(&format!(
+        "Action=UnmonitorInstances&InstanceId.1={}",
+        ids[0]
+    ));
+    assert_eq!(reply.one("state"), "disabled");
+    assert!(cloud.state.instances[&ids[1]].monitoring);
+}
+
+#[test]
+fn credits_are_a_matter_of_burstable_types() {
+    let mut cloud = Cloud::new();
+    let plain = cloud.instance();
+    let burst = cloud
+        .launch(1, "&CreditSpecification.CpuCredits=standard")
+        .remove(0);
+    cloud.stop(&burst);
+    cloud.ok(&format!(
+        "Action=ModifyInstanceAttribute&InstanceId={burst}&InstanceType.Value=t3.micro"
+    ));
+    let describe = "Action=DescribeInstanceCreditSpecifications";
+    assert_eq!(
+        cloud.ok(describe).all("instanceId").len(),
+        0,
+        "standard ones are named by id only"
+    );
+    assert_eq!(
+        cloud
+            .ok(&format!("{describe}&InstanceId.1={burst}"))
+            .one("cpuCredits"),
+        "standard"
+    );
+    assert_eq!(
+        cloud.refusal(&format!("{describe}&InstanceId.1={plain}")),
+        "UnsupportedOperation"
+    );
+
+    let reply = cloud.ok(&format!(
+        "Action=ModifyInstanceCreditSpecification\
+         &InstanceCreditSpecification.1.InstanceId={burst}&InstanceCreditSpecification.1.CpuCredits=unlimited\
+         &InstanceCreditSpecification.2.InstanceId={plain}&InstanceCreditSpecification.2.CpuCredits=unlimited\
+         &InstanceCreditSpecification.3.InstanceId=i-01234567&InstanceCreditSpecification.3.CpuCredits=unlimited"
+    ));
+    assert!(
+        reply
+            .one("successfulInstanceCreditSpecificationSet")
+            .contains(burst.as_str())
+    );
+    let codes = reply.all("code");
+    assert_eq!(
+        codes,
+        [
+            "InstanceCreditSpecification.NotSupported",
+            "InvalidInstanceID.NotFound"
+        ]
+    );
+    assert_eq!(cloud.ok(describe).one("instanceId"), burst.as_str());
+    let bad = format!(
+        "Action=ModifyInstanceCreditSpecification&InstanceCreditSpecification.1.InstanceId={burst}\
+         &InstanceCreditSpecification.1.CpuCredits=lots"
+    );
+    assert_eq!(cloud.refusal(&bad), "InvalidParameterValue");
+}
+
+#[test]
+fn maintenance_and_host_names_take_what_holds() {
+    let mut cloud = Cloud::new();
+    let id = cloud.instance();
+    let maintenance = format!("Action=ModifyInstanceMaintenanceOptions&InstanceId={id}");
+    assert_eq!(
+        cloud
+            .ok(&format!("{maintenance}&AutoRecovery=disabled"))
+            .one("autoRecovery"),
+        "disabled"
+    );
+    let instance = cloud.ok("Action=DescribeInstances");
+    assert_eq!(instance.one("autoRecovery"), "disabled");
+    assert_eq!(cloud.ok(&maintenance).one("autoRecovery"), "disabled");
+    assert_eq!(
+        cloud.refusal(&format!("{maintenance}&RebootMigration=disabled")),
+        "UnsupportedOperation"
+    );
+
+    let names = format!("Action=ModifyPrivateDnsNameOptions&InstanceId={id}");
+    assert_eq!(
+        cloud
+            .ok(&format!("{names}&PrivateDnsHostnameType=ip-name"))
+            .one("return"),
+        "true"
+    );
+    for what in [
+        "PrivateDnsHostnameType=resource-name",
+        "EnableResourceNameDnsARecord=true",
+    ] {
+        assert_eq!(
+            cloud.refusal(&format!("{names}&{what}")),
+            "UnsupportedOperation",
+            "{what}"
+        );
+    }
+}
