@@ -9,6 +9,7 @@ mod guest;
 mod landlock;
 mod launch;
 mod log;
+mod probe;
 mod process;
 mod qmp;
 mod recorder;
@@ -37,6 +38,7 @@ use guest::Guest;
 use process::Process;
 use rundir::{Launch, RunDir};
 
+pub use probe::{Probe, find_acceleration};
 pub use recorder::main as guest_console;
 
 /// How the driver is set up.

@@ -15,6 +15,7 @@ use super::command::{self, Descriptors, Tuning};
 use super::guest::Guest;
 use super::landlock::{self, Access};
 use super::launch::{self, Confinement};
+use super::probe;
 use super::process::Process;
 use super::rundir::{self, Launch, RunDir};
 use crate::{Accelerator, Boot, GuestSpec};
@@ -70,7 +71,10 @@ fn launch(plan: &Plan, dir: &RunDir, taps: &[OwnedFd]) -> io::Result<Process> {
     };
     let confinement = Confinement {
         uid: spec.uid,
-        groups: Vec::new(),
+        groups: match plan.tuning.accelerator {
+            Accelerator::Kvm => probe::device_groups(),
+            Accelerator::Tcg => Vec::new(),
+        },
         landlock: sandbox(&plan.program, spec, plan.tuning.accelerator)?,
         cgroup: plan.cgroup.as_ref().map(File::try_clone).transpose()?,
         process: dir.file(rundir::PROCESS)?,
@@ -227,9 +231,7 @@ fn sandbox(
     spec: &GuestSpec,
     accelerator: Accelerator,
 ) -> io::Result<Option<OwnedFd>> {
-    let mut allowed = vec![(program, Access::Execute)];
-    allowed.extend(READABLE.map(|path| (Path::new(path), Access::Read)));
-    allowed.extend(EXECUTABLE.map(|path| (Path::new(path), Access::Execute)));
+    let mut allowed = program_files(program);
     if let Boot::Kernel {
         kernel, ramdisk, ..
     } = &spec.boot
@@ -241,4 +243,12 @@ fn sandbox(
         allowed.push((Path::new("/dev/kvm"), Access::Device));
     }
     landlock::ruleset(&allowed)
+}
+
+/// A program, firmware and everyone's libraries.
+pub fn program_files(program: &Path) -> Vec<(&Path, Access)> {
+    let mut allowed = vec![(program, Access::Execute)];
+    allowed.extend(READABLE.map(|path| (Path::new(path), Access::Read)));
+    allowed.extend(EXECUTABLE.map(|path| (Path::new(path), Access::Execute)));
+    allowed
 }

@@ -1,0 +1,416 @@
+//! Finding out whether KVM runs guests here, by running one.
+//!
+//! `/dev/kvm` opens on machines where no ordinary kernel gets far: nested or paravirtual KVM, where
+//! QEMU aborts on a register or the guest stops before its first word. A boot sector passes under
+//! such a KVM, so that nothing less than the distribution's kernel is asked, and it must say who
+//! it is. It gets the confinement of any guest, so that the verdict covers permissions too.
+//!
+//! The verdict is kept for this boot of the host, this QEMU and this kernel, because a KVM that
+//! hangs costs the whole deadline.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::landlock::{self, Access};
+use super::launch::{self, Confinement};
+use super::process::{self, Process};
+use super::{PROGRAM, start};
+use crate::error::Context;
+use crate::{Acceleration, Accelerator, Result};
+
+/// What every Linux kernel says first. Firmware and boot loaders don't.
+const FIRST_WORDS: &[u8] = b"Linux version ";
+/// How much of a console is looked at for them.
+const CONSOLE_BYTES_MAX: u64 = 64 * 1024;
+const DEVICE: &str = "/dev/kvm";
+const REMEDY: &str = "switch on virtualization (VT-x, AMD-V) in the firmware's setup, or load the kernel's module \
+    kvm_intel or kvm_amd; without it guests are emulated, which works and is slower";
+
+/// How to find out.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// The distribution's kernel, readable by everyone.
+    pub kernel: PathBuf,
+    /// Where the verdict is kept.
+    pub cache: PathBuf,
+    /// How long the kernel may take to its first console line; 10 s is plenty.
+    pub deadline: Duration,
+    /// The user that guests would run as.
+    pub uid: u32,
+}
+
+/// What a verdict depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Circumstances {
+    host_boot: String,
+    program: Version,
+    kernel: Version,
+    /// Mode, user and group of the device; nothing where there is none.
+    device: Option<(u32, u32, u32)>,
+}
+
+/// A file as it was: a package's update changes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Version {
+    path: PathBuf,
+    size_bytes: u64,
+    modified: SystemTime,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    circumstances: Circumstances,
+    acceleration: Acceleration,
+}
+
+/// How guests are to be executed on this host: the verdict that is kept, or a new one. Takes up to
+/// the deadline. Never fails for want of KVM; only if QEMU or the kernel aren't there.
+pub async fn find_acceleration(probe: &Probe) -> Result<Acceleration> {
+    let circumstances =
+        circumstances(probe).context("looking at what decides about acceleration")?;
+    if let Some(kept) = kept(&probe.cache).filter(|kept| kept.circumstances == circumstances) {
+        return Ok(kept.acceleration);
+    }
+    let acceleration = match unusable(circumstances.device) {
+        Some(why) => emulation(&why),
+        None => judge(boots(Accelerator::Kvm, probe).await),
+    };
+    let kept = Kept {
+        circumstances,
+        acceleration,
+    };
+    keep(&probe.cache, &kept)
+        .context(format!("keeping the verdict in {}", probe.cache.display()))?;
+    Ok(kept.acceleration)
+}
+
+/// The groups that a guest needs to open the device: its own, where only that may.
+pub fn device_groups() -> Vec<u32> {
+    match fs::metadata(DEVICE) {
+        Ok(device) if device.mode() & 0o006 != 0o006 && device.mode() & 0o060 == 0o060 => {
+            vec![device.gid()]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn circumstances(probe: &Probe) -> io::Result<Circumstances> {
+    let device = fs::metadata(DEVICE)
+        .ok()
+        .filter(|device| device.file_type().is_char_device());
+    Ok(Circumstances {
+        host_boot: process::host_boot()?,
+        program: version(Path::new(PROGRAM))?,
+        kernel: version(&probe.kernel)?,
+        device: device.map(|device| (device.mode(), device.uid(), device.gid())),
+    })
+}
+
+fn version(path: &Path) -> io::Result<Version> {
+    let with_path =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let metadata = fs::metadata(path).map_err(with_path)?;
+    Ok(Version {
+        path: path.to_owned(),
+        size_bytes: metadata.len(),
+        modified: metadata.modified()?,
+    })
+}
+
+/// Why there is no point in trying, if so.
+fn unusable(device: Option<(u32, u32, u32)>) -> Option<String> {
+    match device {
+        None => Some(format!("{DEVICE} is missing; {REMEDY}")),
+        Some((mode, ..)) if mode & 0o006 != 0o006 && mode & 0o060 != 0o060 => Some(format!(
+            "{DEVICE} is open to root alone (mode {:04o}) and guests don't run as root; \
+             let its group use it: chmod 0660 {DEVICE}",
+            mode & 0o7777
+        )),
+        Some(_) => None,
+    }
+}
+
+fn judge(outcome: Result<Duration, String>) -> Acceleration {
+    match outcome {
+        Ok(took) => Acceleration {
+            accelerator: Accelerator::Kvm,
+            verdict: format!(
+                "KVM runs guests: a kernel spoke after {} ms",
+                took.as_millis()
+            ),
+        },
+        Err(why) => emulation(&format!("{DEVICE} opens, but no guest runs on it: {why}")),
+    }
+}
+
+fn emulation(why: &str) -> Acceleration {
+    Acceleration {
+        accelerator: Accelerator::Tcg,
+        verdict: format!("guests are emulated: {why}"),
+    }
+}
+
+fn kept(cache: &Path) -> Option<Kept> {
+    // Whatever is wrong with the file, a new verdict replaces it.
+    serde_json::from_slice(&fs::read(cache).ok()?).ok()
+}
+
+fn keep(cache: &Path, kept: &Kept) -> io::Result<()> {
+    let partial = cache.with_extension("new");
+    fs::write(&partial, serde_json::to_vec_pretty(kept)?)?;
+    fs::rename(partial, cache)
+}
+
+/// Boots the kernel and waits for its first words. How long they took, or why they didn't come.
+async fn boots(accelerator: Accelerator, probe: &Probe) -> Result<Duration, String> {
+    let began = Instant::now();
+    let launched = launch_guest(accelerator, probe).map_err(|error| error.to_string())?;
+    let (process, console, errors) = launched;
+    let listening = listen(console);
+    let outcome = tokio::select! {
+        spoke = listening => match spoke {
+            Ok(true) => Ok(began.elapsed()),
+            // The console closed: the process is ending.
+            Ok(false) | Err(_) => {
+                process.gone().await;
+                Err(said(&errors))
+            }
+        },
+        () = tokio::time::sleep(probe.deadline) => {
+            Err(format!("a kernel said nothing within {} s", probe.deadline.as_secs_f32()))
+        }
+    };
+    process.kill().map_err(|error| error.to_string())?;
+    process.ended().await.map_err(|error| error.to_string())?;
+    outcome
+}
+
+/// Starts QEMU with the kernel, a console and nothing else.
+fn launch_guest(
+    accelerator: Accelerator,
+    probe: &Probe,
+) -> io::Result<(Process, UnixStream, File)> {
+    let kernel = File::open(&probe.kernel)?;
+    let (ours, console) = UnixStream::pair()?;
+    let (accelerator_name, groups) = match accelerator {
+        Accelerator::Kvm => ("kvm", device_groups()),
+        Accelerator::Tcg => ("tcg,tb-size=32", Vec::new()),
+    };
+    let kernel_path = format!("/proc/self/fd/{}", kernel.as_raw_fd());
+    let chardev = format!("socket,id=console,fd={}", console.as_raw_fd());
+    let arguments = [
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-machine",
+        "pc",
+        "-cpu",
+        "qemu64",
+        "-m",
+        "256M",
+        "-accel",
+        accelerator_name,
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        "-kernel",
+        &kernel_path,
+        "-append",
+        "earlyprintk=ttyS0 console=ttyS0 panic=-1",
+        "-chardev",
+        &chardev,
+        "-device",
+        "isa-serial,chardev=console",
+    ];
+    let mut allowed = start::program_files(Path::new(PROGRAM));
+    allowed.push((&probe.kernel, Access::Read));
+    allowed.push((Path::new(DEVICE), Access::Device));
+    let errors = unnamed_file()?;
+    let confinement = Confinement {
+        uid: probe.uid,
+        groups,
+        landlock: landlock::ruleset(&allowed)?,
+        cgroup: None,
+        process: unnamed_file()?,
+        keep: &[kernel.as_raw_fd(), console.as_raw_fd()],
+    };
+    let pid = launch::spawn(
+        Path::new(PROGRAM),
+        &arguments,
+        errors.try_clone()?,
+        confinement,
+    )?;
+    Ok((Process::of_child(pid)?, ours, errors))
+}
+
+/// Whether the first words come before the end of the stream.
+async fn listen(console: UnixStream) -> io::Result<bool> {
+    console.set_nonblocking(true)?;
+    let mut console = tokio::net::UnixStream::from_std(console)?;
+    let (mut heard, mut chunk) = (Vec::new(), [0; 1024]);
+    while (heard.len() as u64) < CONSOLE_BYTES_MAX {
+        match tokio::io::AsyncReadExt::read(&mut console, &mut chunk).await? {
+            0 => return Ok(false),
+            length => heard.extend_from_slice(&chunk[..length]),
+        }
+        if heard
+            .windows(FIRST_WORDS.len())
+            .any(|words| words == FIRST_WORDS)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What QEMU said last, in one line.
+fn said(errors: &File) -> String {
+    let mut errors = errors;
+    let mut text = String::new();
+    let read = errors
+        .rewind()
+        .and_then(|()| errors.take(4096).read_to_string(&mut text));
+    match (read, text.trim().lines().last()) {
+        (Ok(_), Some(line)) => line.to_owned(),
+        _ => "QEMU ended without a word".to_owned(),
+    }
+}
+
+/// A file in memory, for what a child writes.
+fn unnamed_file() -> io::Result<File> {
+    let fd = nix::sys::memfd::memfd_create(c"boira-probe", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
+    Ok(File::from(fd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel by Linux's boot protocol (its `Documentation/x86/boot.rst`) whose set-up code, in
+    /// real mode, writes `words` to the serial port and halts.
+    fn kernel(words: &str) -> Vec<u8> {
+        let mut image = vec![0; 0x400 + 16];
+        image[0x1f1] = 1; // one sector of set-up code
+        image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+        image[0x200..0x202].copy_from_slice(&[0xeb, 0x6e]); // jmp 0x270
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[0x206..0x208].copy_from_slice(&0x0200_u16.to_le_bytes());
+        let code = [
+            0xbe, 0x90, 0x02, // mov si, 0x290
+            0xba, 0xf8, 0x03, // mov dx, COM1
+            0xac, // lodsb
+            0x84, 0xc0, // test al, al
+            0x74, 0x03, // jz the end
+            0xee, // out dx, al
+            0xeb, 0xf8, // jmp to lodsb
+            0xfa, 0xf4, 0xeb, 0xfd, // cli; hlt, for ever
+        ];
+        image[0x270..0x270 + code.len()].copy_from_slice(&code);
+        image[0x290..0x290 + words.len()].copy_from_slice(words.as_bytes());
+        image
+    }
+
+    fn probe(dir: &Path, kernel: &[u8], deadline_ms: u64) -> Probe {
+        let path = dir.join("vmlinuz");
+        fs::write(&path, kernel).unwrap();
+        let cache = dir.join("acceleration.json");
+        Probe {
+            kernel: path,
+            cache,
+            deadline: Duration::from_millis(deadline_ms),
+            uid: 734_500,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kernel_that_says_who_it_is_passes() {
+        let dir = tempfile::tempdir().unwrap();
+        let probe = probe(dir.path(), &kernel("Linux version 0.0 (test)"), 60_000);
+        let outcome = boots(Accelerator::Tcg, &probe).await;
+        assert!(outcome.is_ok(), "{outcome:?}");
+        assert_eq!(judge(outcome).accelerator, Accelerator::Kvm);
+    }
+
+    #[tokio::test]
+    async fn firmware_that_speaks_before_a_silent_kernel_doesnt() {
+        let dir = tempfile::tempdir().unwrap();
+        let probe = probe(dir.path(), &kernel("Booting from ROM..."), 700);
+        let outcome = boots(Accelerator::Tcg, &probe).await;
+        assert_eq!(
+            outcome,
+            Err("a kernel said nothing within 0.7 s".to_owned())
+        );
+        let judged = judge(outcome);
+        assert_eq!(judged.accelerator, Accelerator::Tcg);
+        assert!(
+            judged.verdict.contains("said nothing"),
+            "{}",
+            judged.verdict
+        );
+    }
+
+    #[tokio::test]
+    async fn the_words_of_a_qemu_that_fails_are_in_the_verdict() {
+        let dir = tempfile::tempdir().unwrap();
+        let probe = probe(dir.path(), b"no kernel", 60_000);
+        let outcome = boots(Accelerator::Tcg, &probe).await;
+        let why = outcome.unwrap_err();
+        assert!(why.contains("invalid kernel header"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn a_verdict_is_kept_until_something_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        // Whatever this machine's KVM makes of it: a verdict comes within the deadline.
+        let mut probe = probe(dir.path(), &kernel("Linux version 0.0 (test)"), 2_000);
+        let first = find_acceleration(&probe).await.unwrap();
+        assert!(!first.verdict.is_empty());
+        let mut kept = kept(&probe.cache).expect("it was kept");
+        assert_eq!(kept.acceleration, first);
+
+        kept.acceleration.verdict = "from the file".to_owned();
+        keep(&probe.cache, &kept).unwrap();
+        assert_eq!(
+            find_acceleration(&probe).await.unwrap().verdict,
+            "from the file"
+        );
+        fs::write(&probe.kernel, kernel("Linux version 0.0 (another)")).unwrap();
+        assert_eq!(
+            find_acceleration(&probe).await.unwrap().accelerator,
+            first.accelerator
+        );
+        assert_ne!(
+            super::kept(&probe.cache).unwrap().circumstances,
+            kept.circumstances
+        );
+        fs::write(&probe.cache, b"{ torn").unwrap();
+        assert_eq!(
+            find_acceleration(&probe).await.unwrap().accelerator,
+            first.accelerator
+        );
+        probe.kernel = dir.path().join("missing");
+        assert!(
+            find_acceleration(&probe)
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("missing")
+        );
+    }
+
+    #[test]
+    fn a_device_that_guests_may_not_open_is_not_tried() {
+        assert!(unusable(None).is_some_and(|why| why.contains("VT-x")));
+        assert!(unusable(Some((0o020_600, 0, 0))).is_some_and(|why| why.contains("chmod 0660")));
+        assert_eq!(unusable(Some((0o020_660, 0, 104))), None);
+        assert_eq!(unusable(Some((0o020_666, 0, 0))), None);
+    }
+}
