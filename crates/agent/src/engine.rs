@@ -7,7 +7,8 @@
 use crate::client::Controller;
 use crate::host::{Host, Observed};
 use anyhow::{Context, Result};
-use boira_core::plan::{self, Facts, Memory, Step};
+use boira_core::memory::{self, Memories};
+use boira_core::plan::{self, Facts, Step};
 use boira_core::sync::{Accepted, Outbox};
 use boira_core::wanted::Wanted;
 use boira_model::wire::*;
@@ -56,10 +57,10 @@ pub async fn run(host: Arc<dyn Host>, controller: Arc<Controller>, home: &Path) 
         host,
         controller,
         wanted: accepted.wanted().map(Arc::new),
+        memory: memory::recall(&accepted),
         accepted,
         accepted_path,
         observed: Observed::default(),
-        memory: BTreeMap::new(),
         busy: BTreeSet::new(),
         networks: Networks::default(),
         leaving: BTreeSet::new(),
@@ -81,7 +82,7 @@ struct Engine {
     /// `None` until the controller has said what it wants; then nothing is done at all.
     wanted: Option<Arc<Wanted>>,
     observed: Observed,
-    memory: BTreeMap<InstanceId, Memory>,
+    memory: Memories,
     busy: BTreeSet<InstanceId>,
     networks: Networks,
     /// Volumes that are being removed.
@@ -154,7 +155,7 @@ impl Engine {
             }
             Event::Reachable { instance, generation, answer } => {
                 self.asked.insert(instance.clone(), (Instant::now(), false));
-                self.memory_of(&instance, generation).reachable = Some(answer);
+                memory::of(&mut self.memory, &instance, generation).reachable = Some(answer);
             }
         }
     }
@@ -183,8 +184,8 @@ impl Engine {
         self.have.send_replace(self.accepted.have());
         self.wanted = self.accepted.wanted().map(Arc::new);
         let Some(wanted) = self.wanted.clone() else { return };
+        memory::prune(&mut self.memory, &wanted);
         let known: BTreeSet<_> = wanted.instances.iter().map(|row| &row.id).collect();
-        self.memory.retain(|id, _| known.contains(id));
         self.asked.retain(|id, _| known.contains(id));
     }
 
@@ -228,11 +229,7 @@ impl Engine {
 
     fn start(&mut self, step: Step, wanted: &Arc<Wanted>) {
         let instance = step.instance().clone();
-        if let (Step::PowerButton { .. }, Some(row)) =
-            (&step, wanted.instances.iter().find(|row| row.id == instance))
-        {
-            self.memory_of(&instance, row.generation).pressed = Some(boot_now());
-        }
+        memory::begun(&mut self.memory, &step, wanted, boot_now());
         self.busy.insert(instance);
         let (host, events, wanted) = (self.host.clone(), self.events.clone(), wanted.clone());
         tokio::spawn(async move {
@@ -251,42 +248,40 @@ impl Engine {
         if let Some(error) = &error {
             tracing::warn!("{instance}: {}: {error}", step.name());
         }
-        self.steps.add(StepReport {
-            instance: instance.clone(),
-            at,
-            what: step.name().into(),
-            took_ms: took.as_millis() as u64,
-            error: error.clone(),
-        });
-        let row = self.wanted.as_ref().and_then(|w| w.instances.iter().find(|w| w.id == instance));
-        let Some(generation) = row.map(|row| row.generation) else { return };
-        let memory = self.memory_of(&instance, generation);
-        match (step, error) {
-            (Step::Reset { generation, resets, .. }, None) if generation == memory.generation => {
-                memory.resets = resets;
-                memory.reachable = None;
-            }
-            (Step::Start { .. } | Step::MakeVolume { .. } | Step::Fetch { .. }, Some(error)) => {
-                memory.failures += 1;
-                memory.last_error = error;
-                memory.retry_at = after(plan::back_off_ms(memory.failures));
-            }
-            // A guest that was killed from outside is started again, but not in a tight loop.
-            (Step::Forget { .. }, None) => {
-                memory.retry_at = after(plan::back_off_ms(0));
-                memory.reachable = None;
-            }
-            (_, Some(_)) => memory.retry_at = after(plan::back_off_ms(1)),
-            (_, None) => {}
+        // A button that is pressed again and again is one line of the history.
+        let again = matches!(step, Step::PowerButton { .. })
+            && error.is_none()
+            && self.memory.get(&instance).is_some_and(|m| m.pressed != Some(m.pressed_last));
+        if !again {
+            self.steps.add(StepReport {
+                instance,
+                at,
+                what: step.name().into(),
+                took_ms: took.as_millis() as u64,
+                error: error.clone(),
+            });
         }
+        let Some(wanted) = self.wanted.clone() else { return };
+        memory::done(&mut self.memory, &step, error.as_deref(), &wanted, boot_now());
+        self.write_down();
     }
 
-    fn memory_of(&mut self, instance: &InstanceId, generation: u64) -> &mut Memory {
-        let memory = self.memory.entry(instance.clone()).or_default();
-        if memory.generation != generation {
-            *memory = Memory { generation, ..Memory::default() };
+    /// Writes down what was done; what isn't written down is not reported.
+    fn write_down(&mut self) -> bool {
+        let mut accepted = self.accepted.clone();
+        if !accepted.remember(&self.memory) {
+            return true;
         }
-        memory
+        match write_accepted(&self.accepted_path, &accepted) {
+            Ok(()) => {
+                self.accepted = accepted;
+                true
+            }
+            Err(error) => {
+                tracing::error!("what was done can't be written down: {error:#}");
+                false
+            }
+        }
     }
 
     fn remove_volume(&mut self, volume: VolumeId) {
@@ -377,7 +372,7 @@ impl Engine {
                 guest.generation == row.generation && guest.state == GuestState::Running
             });
             let Some(port) = row.interfaces.first().filter(|_| running) else { continue };
-            let known = self.memory_of(&row.id, row.generation).reachable == Some(true);
+            let known = memory::of(&mut self.memory, &row.id, row.generation).reachable == Some(true);
             let interval = if known { ASK_RARELY } else { ASK_SOON };
             let (last, asking) = self.asked.get(&row.id).copied().unwrap_or((now, false));
             self.asked.entry(row.id.clone()).or_insert((now, false));
@@ -417,6 +412,9 @@ impl Engine {
     }
 
     fn report(&mut self) {
+        if !self.write_down() {
+            return;
+        }
         self.steps.forget_taken();
         let about = self.host.about();
         let report = Report {
@@ -618,10 +616,6 @@ fn write_accepted(path: &Path, accepted: &Accepted) -> Result<()> {
     file.write_all(&bytes).context("write")?;
     file.sync_data().context("sync")?;
     std::fs::rename(&temporary, path).context("rename")
-}
-
-fn after(ms: u64) -> BootTime {
-    BootTime(boot_now().0 + ms)
 }
 
 fn boot_now() -> BootTime {

@@ -48,7 +48,9 @@ pub fn prune(memories: &mut Memories, wanted: &Wanted) {
 /// A step begins.
 pub fn begun(memories: &mut Memories, step: &Step, wanted: &Wanted, now: BootTime) {
     if let (Step::PowerButton { instance }, Some(generation)) = (step, generation(step, wanted)) {
-        of(memories, instance, generation).pressed = Some(now);
+        let memory = of(memories, instance, generation);
+        memory.pressed.get_or_insert(now);
+        memory.pressed_last = now;
     }
 }
 
@@ -68,10 +70,14 @@ pub fn done(
     match (step, error) {
         (Step::Reset { resets, .. }, None) => {
             memory.resets = *resets;
+            memory.pressed = None;
             memory.reachable = None;
         }
         // A guest that starts has seen every reset that was asked for before.
-        (Step::Start { instance }, None) => memory.resets = instance.resets,
+        (Step::Start { instance }, None) => {
+            memory.resets = instance.resets;
+            memory.pressed = None;
+        }
         (Step::Start { .. } | Step::MakeVolume { .. } | Step::Fetch { .. }, Some(error)) => {
             memory.failures += 1;
             memory.last_error = error.to_owned();

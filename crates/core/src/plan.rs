@@ -27,8 +27,9 @@ pub struct Memory {
     /// Resets done in this generation.
     pub generation: u64,
     pub resets: u64,
-    /// When the power button was pressed.
+    /// When the power button was pressed first, and last.
     pub pressed: Option<BootTime>,
+    pub pressed_last: BootTime,
     /// Starts that failed in this generation, and when to try again.
     pub failures: u32,
     pub retry_at: BootTime,
@@ -113,6 +114,11 @@ pub struct Plan {
     /// When to plan again although nothing happened.
     pub wake_at: Option<BootTime>,
 }
+
+/// How long a reboot waits for the guest before it is reset. EC2 gives it four minutes.
+const REBOOT_DEADLINE_MS: u64 = 30_000;
+/// How long a guest may take to hear of the power button.
+const PRESS_AGAIN_MS: u64 = 1_000;
 
 /// Starts that fail this often in a row are reported as failed.
 pub const ATTEMPTS: u32 = 3;
@@ -200,13 +206,18 @@ fn next_step(
         };
     }
     match (instance.power, &guest.state) {
-        (Power::On, GuestState::Running | GuestState::Paused)
-            if memory.resets < instance.resets =>
-        {
-            step(Step::Reset {
+        (Power::On, GuestState::Running) if memory.resets < instance.resets => {
+            let hard = Step::Reset {
                 instance: id.clone(),
                 generation: instance.generation,
                 resets: instance.resets,
+            };
+            ask_to_end(id, &memory, REBOOT_DEADLINE_MS, hard, now)
+        }
+        // The guest has followed the power button of a reboot; its next start ends the reboot.
+        (Power::On, GuestState::Exited(Exit::Poweroff)) if memory.resets < instance.resets => {
+            step(Step::Forget {
+                instance: id.clone(),
             })
         }
         (Power::On, GuestState::Running | GuestState::Paused) => Next::Nothing,
@@ -222,15 +233,12 @@ fn next_step(
         (Power::On, GuestState::Absent | GuestState::Preparing | GuestState::Stopping) => {
             Next::Nothing
         }
-        (Power::Off(StopHow::Clean), GuestState::Running) => match memory.pressed {
-            None => step(Step::PowerButton {
+        (Power::Off(StopHow::Clean), GuestState::Running) => {
+            let hard = Step::Kill {
                 instance: id.clone(),
-            }),
-            Some(pressed) if now.since_ms(pressed) >= stop_deadline_ms => step(Step::Kill {
-                instance: id.clone(),
-            }),
-            Some(pressed) => Next::At(BootTime(pressed.0 + stop_deadline_ms)),
-        },
+            };
+            ask_to_end(id, &memory, stop_deadline_ms, hard, now)
+        }
         (Power::Off(_), GuestState::Exited(_) | GuestState::Absent) => Next::Nothing,
         (Power::Off(_), _) => step(Step::Kill {
             instance: id.clone(),
@@ -239,6 +247,31 @@ fn next_step(
             Some(next) => step(next),
             None => Next::Nothing,
         },
+    }
+}
+
+/// Presses the power button, again every second because a guest that is still booting doesn't listen
+/// yet, and does it the hard way at the deadline.
+fn ask_to_end(
+    id: &InstanceId,
+    memory: &Memory,
+    deadline_ms: u64,
+    hard: Step,
+    now: BootTime,
+) -> Next {
+    let press = Step::PowerButton {
+        instance: id.clone(),
+    };
+    let Some(first) = memory.pressed else {
+        return Next::Step(press);
+    };
+    let (hard_at, again_at) = (first.0 + deadline_ms, memory.pressed_last.0 + PRESS_AGAIN_MS);
+    if now.0 >= hard_at {
+        Next::Step(hard)
+    } else if now.0 >= again_at {
+        Next::Step(press)
+    } else {
+        Next::At(BootTime(hard_at.min(again_at)))
     }
 }
 
@@ -353,6 +386,8 @@ fn guest_report(instance: &WantedInstance, facts: &Facts) -> GuestReport {
         (Power::On, None) if memory.failures >= ATTEMPTS => {
             GuestState::Exited(Exit::StartFailed(memory.last_error.clone()))
         }
+        // In the middle of a reboot an instance runs, as in EC2.
+        (Power::On, None) if memory.pressed.is_some() => GuestState::Running,
         (Power::On, None) => GuestState::Preparing,
         (Power::Off(_) | Power::Gone, None) if facts.busy.contains(&instance.id) => {
             GuestState::Stopping
@@ -364,6 +399,9 @@ fn guest_report(instance: &WantedInstance, facts: &Facts) -> GuestReport {
         }
         (Power::On, Some(guest)) => match guest.state {
             GuestState::Exited(Exit::Killed | Exit::Ordered) => GuestState::Preparing,
+            GuestState::Exited(Exit::Poweroff) if memory.resets < instance.resets => {
+                GuestState::Running
+            }
             ref state => state.clone(),
         },
         (Power::Off(_) | Power::Gone, Some(guest)) => match (&guest.state, memory.pressed) {
