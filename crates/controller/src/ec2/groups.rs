@@ -125,7 +125,7 @@ pub fn authorize_egress(call: &Call, draft: &mut Draft) -> Outcome {
 }
 
 fn authorize(call: &Call, draft: &mut Draft, direction: Direction) -> Outcome {
-    let (group, rules) = group_and_rules(call, &draft.state)?;
+    let (group, rules) = group_and_rules(call, &draft.state, true)?;
     if rules.is_empty() {
         return Err(ApiError::missing_parameter("ipPermissions"));
     }
@@ -167,7 +167,7 @@ pub fn revoke_egress(call: &Call, draft: &mut Draft) -> Outcome {
 }
 
 fn revoke(call: &Call, draft: &mut Draft, direction: Direction) -> Outcome {
-    let (group, rules) = group_and_rules(call, &draft.state)?;
+    let (group, rules) = group_and_rules(call, &draft.state, false)?;
     let ids = strings(&call.request, "SecurityGroupRuleIds");
     let named: Vec<Named> = match (rules.is_empty(), ids.is_empty()) {
         (false, true) => rules
@@ -230,7 +230,7 @@ pub fn describe_egress_rules(call: &Call, draft: &mut Draft) -> Outcome {
 }
 
 fn update_descriptions(call: &Call, draft: &mut Draft, direction: Direction) -> Outcome {
-    let (group, rules) = group_and_rules(call, &draft.state)?;
+    let (group, rules) = group_and_rules(call, &draft.state, false)?;
     let mut texts: Vec<(Named, Option<String>)> = rules
         .into_iter()
         .map(|rule| (Named::Traffic(rule.traffic), rule.description))
@@ -260,7 +260,11 @@ fn reshape(call: &Call, answer: Struct) -> Struct {
 }
 
 /// The group that a call changes, and the rules that it gives in either form.
-fn group_and_rules(call: &Call, state: &State) -> Result<(GroupId, Vec<group::NewRule>), ApiError> {
+fn group_and_rules(
+    call: &Call,
+    state: &State,
+    adding: bool,
+) -> Result<(GroupId, Vec<group::NewRule>), ApiError> {
     let id = named_group(call, state)?;
     let row = state
         .group(&call.account, &id)
@@ -269,6 +273,7 @@ fn group_and_rules(call: &Call, state: &State) -> Result<(GroupId, Vec<group::Ne
         state,
         account: &call.account,
         vpc: &row.vpc,
+        adding,
     };
     Ok((row.id.clone(), permissions::rules(call, &scope)?))
 }
@@ -291,6 +296,7 @@ fn in_default_vpc(call: &Call, state: &State, name: &str) -> Result<GroupId, Api
         state,
         account: &call.account,
         vpc,
+        adding: false,
     }
     .named(name)
 }

@@ -1,13 +1,13 @@
 //! Rules of security groups on the wire: `IpPermissions`, the flat form of older clients, and one rule
 //! by itself.
 
-use super::{Call, honours};
+use super::{Call, honours, refusals};
 use boira_api::output::ec2::{IpPermission, IpRange, ReferencedSecurityGroup, UserIdGroupPair};
 use boira_api::output::ec2::{RevokedSecurityGroupRule, SecurityGroupRule};
 use boira_api::value::{Struct, Value};
 use boira_api::{ApiError, id};
-use boira_core::State;
 use boira_core::group::NewRule;
+use boira_core::{Refusal, State};
 use boira_model::*;
 
 /// Characters of a description, as AWS allows them (`a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*`).
@@ -23,11 +23,15 @@ const FLAT: [&str; 6] = [
     "ToPort",
 ];
 
-/// Where names of peer groups are looked up.
+/// Where names of peer groups are looked up, and what for.
 pub struct Scope<'a> {
     pub state: &'a State,
     pub account: &'a AccountId,
     pub vpc: &'a VpcId,
+    /// Whether the rules are to be added. Those that would have no effect are refused then; where
+    /// existing rules are named, there just are none of that kind. Terraform asks every new group
+    /// for its IPv6 rule.
+    pub adding: bool,
 }
 
 impl Scope<'_> {
@@ -45,6 +49,13 @@ impl Scope<'_> {
             );
             ApiError::new("InvalidGroup.NotFound", message)
         })
+    }
+
+    fn no_effect(&self, what: &str) -> ApiError {
+        match self.adding {
+            true => no_effect(what),
+            false => refusals::error(Refusal::NoSuchRule),
+        }
     }
 
     /// A group may be named with the account that owns it; another account's can't be reached.
@@ -84,7 +95,7 @@ pub fn rules(call: &Call, scope: &Scope<'_>) -> Result<Vec<NewRule>, ApiError> {
 fn permission(one: &Struct, scope: &Scope<'_>) -> Result<Vec<NewRule>, ApiError> {
     for (member, what) in [("Ipv6Ranges", "IPv6"), ("PrefixListIds", "Prefix lists")] {
         if !one.list(member).is_empty() {
-            return Err(no_effect(what));
+            return Err(scope.no_effect(what));
         }
     }
     let protocol = protocol(one)?;
@@ -257,9 +268,6 @@ fn icmp(kind: Option<i64>, code: Option<i64>) -> Result<Protocol, ApiError> {
 }
 
 fn cidr_peer(text: &str) -> Result<Peer, ApiError> {
-    if text.contains(':') {
-        return Err(no_effect("IPv6"));
-    }
     let short: String = text.chars().take(100).collect();
     let cidr = Cidr::parse_lenient(text).map_err(|_| {
         ApiError::invalid_parameter_value(format!("CIDR block {short} is malformed"))

@@ -462,3 +462,17 @@ fn a_dry_run_changes_nothing() {
         "VPCIdNotSpecified"
     );
 }
+
+#[test]
+fn terraform_takes_the_first_rules_of_a_new_group_away() {
+    let mut cloud = Cloud::new();
+    let id = group(&mut cloud, "web");
+    let revoke = format!(
+        "Action=RevokeSecurityGroupEgress&GroupId={id}&IpPermissions.1.IpProtocol=-1&IpPermissions.1.FromPort=0&IpPermissions.1.ToPort=0"
+    );
+    cloud.ok(&format!(
+        "{revoke}&IpPermissions.1.IpRanges.1.CidrIp=0.0.0.0/0"
+    ));
+    let ipv6 = format!("{revoke}&IpPermissions.1.Ipv6Ranges.1.CidrIpv6=::/0");
+    assert_eq!(cloud.refusal(&ipv6), "InvalidPermission.NotFound");
+}
