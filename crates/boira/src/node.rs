@@ -11,6 +11,7 @@ use crate::home::{Access, Home};
 use anyhow::{Context, Result, bail};
 use boira_agent::{Commands, Controller as Line, Identity, Place, RealHost};
 use boira_controller::Options;
+use boira_hypervisor::cgroup::Cgroups;
 use boira_hypervisor::{GuestState, Hypervisor};
 use boira_network::Network;
 use nix::fcntl::{Flock, FlockArg};
@@ -29,6 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// How long guests may take to switch themselves off when the cloud goes down.
 const DOWN_DEADLINE: Duration = Duration::from_secs(60);
+const PRESS_AGAIN: Duration = Duration::from_secs(1);
 /// How long controller and agent may take to end.
 const END_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -386,31 +388,34 @@ async fn switch_off(home: &Home) -> Result<()> {
     File::create(closing_marker(home)).context("note that the cloud is going down")?;
     let commands = commands()?;
     let cloud = cloud_tag(&identity);
+    let group = format!("boira-{cloud}");
     let guests = boira_hypervisor::open(boira_hypervisor::Settings {
         dir: directory.join("guests"),
         console_command: commands.console,
-        cgroup: Some(format!("boira-{cloud}")),
+        cgroup: Some(group.clone()),
         acceleration: crate::commands::doctor::without_probe(),
     })
     .context("open the hypervisor")?;
-    for guest in running(&*guests).await? {
-        if let Err(error) = guests.power_button(&guest).await {
-            tracing::warn!("{guest}: its power button: {error}");
-        }
-    }
     let deadline = tokio::time::Instant::now() + DOWN_DEADLINE;
     loop {
         let left = running(&*guests).await?;
         if left.is_empty() {
             break;
         }
-        if tokio::time::timeout_at(deadline, guests.changed()).await.is_err() {
+        if tokio::time::Instant::now() > deadline {
             for guest in left {
                 tracing::warn!("{guest} did not switch itself off in time; switching it off");
                 guests.kill(&guest).await.with_context(|| format!("end {guest}"))?;
             }
             break;
         }
+        for guest in left {
+            if let Err(error) = guests.power_button(&guest).await {
+                tracing::debug!("{guest}: its power button: {error}");
+            }
+        }
+        // A guest that is still booting doesn't listen yet, so the button is pressed again.
+        let _ = tokio::time::timeout(PRESS_AGAIN, guests.changed()).await;
     }
     for guest in guests.observe().await.context("look at the guests")? {
         guests.forget(&guest.guest).await.with_context(|| format!("remove {}", guest.guest))?;
@@ -418,6 +423,9 @@ async fn switch_off(home: &Home) -> Result<()> {
     let network = Network::new(&cloud, &directory.join("networks"), commands.services);
     for vpc in network.present().await {
         network.remove(&vpc).await.with_context(|| format!("remove the network {vpc}"))?;
+    }
+    if let Err(error) = Cgroups::open(&group).remove_all() {
+        tracing::warn!("the control group {group} stays: {error}");
     }
     std::fs::remove_file(closing_marker(home)).context("note that the cloud is down")
 }

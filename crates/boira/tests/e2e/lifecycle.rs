@@ -1,0 +1,106 @@
+//! Up, down and up again: guests are switched off cleanly, keep their disks and come back.
+
+use crate::support::{BOOT, Cloud, run, wait};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// What the product promises for a start.
+const START: Duration = Duration::from_secs(10);
+
+#[test]
+fn a_cloud_goes_down_and_comes_back_with_its_guests() {
+    let mut cloud = Cloud::start();
+    let api = cloud.api();
+    cloud.open_ssh(&api);
+    let ids = cloud.launch(2);
+    let boots: Vec<_> = ids.iter().map(|id| cloud.boot_id(id)).collect();
+    let addresses = cloud.json(&["instance", "ls"]);
+    // Not synced: a clean shutdown writes it.
+    cloud.ssh(&ids[0], "echo kept >/root/note").ok();
+    let stopped = cloud.launch(1).remove(0);
+    cloud.boot_id(&stopped);
+    cloud.boira(&["instance", "stop", &stopped]).ok();
+
+    up_is_quick(&mut cloud);
+    assert_eq!(cloud.boot_id(&ids[0]), boots[0], "a second up changes nothing");
+
+    let text = cloud.boira(&["down"]).ok();
+    assert!(text.contains("down"), "{text}");
+    cloud.left_nothing();
+    let refused = cloud.boira(&["instance", "ls"]).fails(1);
+    assert!(refused.contains("no cloud answers"), "{refused}");
+    assert!(cloud.boira(&["down"]).ok().contains("was not up"));
+
+    up_is_quick(&mut cloud);
+    for (id, boot) in ids.iter().zip(&boots) {
+        assert_ne!(&cloud.boot_id(id), boot, "{id} booted again");
+    }
+    assert_eq!(cloud.ssh(&ids[0], "cat /root/note").ok(), "kept");
+    assert_eq!(states(&cloud, &stopped), "stopped", "who was stopped stays stopped");
+    let now = cloud.json(&["instance", "ls"]);
+    for (before, after) in rows(&addresses).iter().zip(rows(&now)) {
+        assert_eq!(before["private_ip"], after["private_ip"]);
+        assert_eq!(before["id"], after["id"]);
+    }
+
+    cloud.boira(&["down"]).ok();
+    ctrl_c_is_down(&cloud, &ids);
+    cloud.never_panicked();
+}
+
+fn rows(value: &serde_json::Value) -> &Vec<serde_json::Value> {
+    value.as_array().expect("a list of rows")
+}
+
+fn states(cloud: &Cloud, id: &str) -> String {
+    cloud.json(&["instance", "show", id])["state"].as_str().expect("a state").to_owned()
+}
+
+fn up_is_quick(cloud: &mut Cloud) {
+    let begun = Instant::now();
+    cloud.up();
+    let took = begun.elapsed();
+    assert!(took < START, "up took {took:?}");
+}
+
+/// A foreground `up` that is interrupted switches its guests off and ends.
+fn ctrl_c_is_down(cloud: &Cloud, ids: &[String]) {
+    let mut up = cloud
+        .command(cloud.binary())
+        .arg("--home")
+        .arg(&cloud.home)
+        .args(["up", "--listen", &cloud.listen()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    wait("the guests are back", BOOT, || match cloud.guests() {
+        guests if guests.len() == ids.len() => Ok(()),
+        guests => Err(format!("{guests:?}")),
+    });
+    cloud.boot_id(&ids[0]);
+    kill(Pid::from_raw(up.id() as i32), Signal::SIGINT).expect("an own child can be interrupted");
+    let status = wait("up ends", Duration::from_secs(100), || match up.try_wait() {
+        Ok(Some(status)) => Ok(status),
+        other => Err(format!("{other:?}")),
+    });
+    assert!(status.success(), "{status}");
+    cloud.left_nothing();
+}
+
+#[test]
+fn a_home_that_guests_could_not_read_is_refused() {
+    let cloud = Cloud::new(None);
+    let closed = cloud.scratch().join("closed");
+    std::fs::create_dir(&closed).expect("a folder");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&closed, mode).expect("an own folder's mode can be set");
+    let mut up = cloud.command(cloud.binary());
+    up.arg("--home").arg(closed.join("home")).args(["up", "--detach", "--listen", &cloud.listen()]);
+    let refused = run(&mut up, Duration::from_secs(10)).fails(1);
+    assert!(refused.contains("closed to other users"), "{refused}");
+    assert!(cloud.processes().is_empty() , "{:?}", cloud.processes());
+}

@@ -1,0 +1,8 @@
+//! End to end: the shipped binary, real QEMU guests, the real AWS clients. Nothing is simulated.
+//!
+//! Every test has clouds of its own, below /var/tmp, and leaves nothing behind: not when it panics
+//! and not when it is killed. They need root, and what `./test` installs.
+
+mod support;
+
+mod lifecycle;
