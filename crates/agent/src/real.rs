@@ -55,7 +55,7 @@ pub struct RealHost {
     about: About,
     api: Option<SocketAddr>,
     guests: Arc<dyn Hypervisor>,
-    network: Network,
+    network: Arc<Network>,
     blobs: Arc<Blobs>,
     volumes: PathBuf,
     controller: Arc<Controller>,
@@ -87,6 +87,9 @@ impl RealHost {
             acceleration,
         })
         .context("open the hypervisor")?;
+        let network = Network::new(&place.cloud, &place.home.join("networks"), commands.services);
+        let network = Arc::new(network);
+        tokio::spawn(guard_host_addresses(network.clone()));
         let overhead_bytes = guests.overhead_bytes(&typical_guest());
         let verdict = guests.acceleration();
         Ok(Self {
@@ -106,7 +109,7 @@ impl RealHost {
                 overhead_bytes,
             },
             api: place.api,
-            network: Network::new(&place.cloud, &place.home.join("networks"), commands.services),
+            network,
             blobs: Arc::new(
                 Blobs::open(place.home.join("blobs"), BLOB_BYTES)
                     .context("open the image cache")?,
@@ -343,6 +346,15 @@ impl Host for RealHost {
                 Box::new(translate::read_only(log))
             }
         })
+    }
+}
+
+/// Keeps new addresses of the host out of the guests' reach.
+async fn guard_host_addresses(network: Arc<Network>) {
+    loop {
+        let Err(error) = network.watch_host_addresses().await;
+        tracing::warn!("new addresses of this host are kept from guests late: {error}");
+        tokio::time::sleep(Duration::from_secs(60)).await;
     }
 }
 

@@ -2,11 +2,17 @@
 
 use crate::home::Home;
 use crate::output::{self, Format, line_out};
-use anyhow::Result;
-use boira_hypervisor::{Acceleration, Accelerator};
+use anyhow::{Context, Result};
+use boira_hypervisor::{Acceleration, Accelerator, Probe, find_acceleration};
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long a kernel may take to its first line before KVM counts as unusable.
+const PROBE: Duration = Duration::from_secs(10);
+/// The user that the probe runs as: below those of guests.
+const PROBE_UID: u32 = 699_999_999;
 
 #[derive(Serialize)]
 struct Finding {
@@ -132,9 +138,38 @@ fn home_finding(home: &Home) -> Finding {
     }
 }
 
-/// How guests run here. Found out once per boot, kernel and hypervisor, and kept in `directory`.
-pub async fn acceleration(_directory: &Path) -> Result<Acceleration> {
-    Ok(without_probe())
+/// How guests run here. A device that opens proves nothing, so a kernel is booted to its first line;
+/// the verdict is kept in `directory` for this boot of the host, this kernel and this hypervisor.
+pub async fn acceleration(directory: &Path) -> Result<Acceleration> {
+    let Some(kernel) = kernel(directory) else {
+        return Ok(Acceleration {
+            verdict: "QEMU translates guests' instructions (TCG); KVM is tried at the next start, when there is a kernel to try it with (`boira image build tiny`)".into(),
+            ..without_probe()
+        });
+    };
+    let probe = Probe {
+        kernel,
+        cache: directory.join("acceleration.json"),
+        deadline: PROBE,
+        uid: PROBE_UID,
+    };
+    find_acceleration(&probe).await.context("find out how guests run here")
+}
+
+/// The kernel of the tiny image that was built here, else this system's own.
+fn kernel(directory: &Path) -> Option<PathBuf> {
+    let home = directory.parent()?;
+    let tiny = boira_images::Built::load(&home.join("work/images/tiny")).ok();
+    let of_the_host = || {
+        let mut kernels: Vec<PathBuf> = std::fs::read_dir("/boot")
+            .ok()?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz")))
+            .collect();
+        kernels.sort();
+        kernels.pop()
+    };
+    tiny.and_then(|built| built.kernel).filter(|path| path.exists()).or_else(of_the_host)
 }
 
 /// Translation works everywhere and needs no probe.
