@@ -1,6 +1,9 @@
-//! Developer tasks, run as `cargo xtask TASK`.
+//! Developer tasks, run as `cargo xtask TASK`. What needs Boira's own crates is done by `boira-bench`,
+//! so that this program stays quick to build.
 
+mod fresh;
 mod shapes;
+mod tasks;
 
 use clap::{Parser, Subcommand};
 
@@ -13,12 +16,27 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Take the figures of docs/performance.md beside their references
+    Bench(tasks::Bench),
+    /// What continuous integration runs
+    Ci,
+    /// Write the documentation that is generated from the code
+    Docs,
+    /// Try ./run and ./test in an empty Debian
+    Fresh(fresh::Arguments),
     /// Write the tables of AWS's services and the typed accessors from botocore's models
     Shapes(shapes::Arguments),
+    /// Simulate without limit
+    Soak(tasks::Soak),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
+        Task::Bench(arguments) => tasks::bench(&arguments),
+        Task::Ci => tasks::ci(),
+        Task::Docs => tasks::docs(),
+        Task::Fresh(arguments) => fresh::run(&arguments),
         Task::Shapes(arguments) => shapes::run(&arguments),
+        Task::Soak(arguments) => tasks::soak(&arguments),
     }
 }

@@ -1,0 +1,107 @@
+//! Tasks that call other programs of the workspace.
+
+use anyhow::{Context, Result, ensure};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[derive(clap::Args)]
+pub struct Bench {
+    /// One round of tiny sizes: tries the bench, says nothing about Boira
+    #[arg(long)]
+    quick: bool,
+    /// Only these: guests, durable, placing, describe, resident
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Rounds of each figure
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// The debug build, to try the bench itself
+    #[arg(long)]
+    debug: bool,
+}
+
+#[derive(clap::Args)]
+pub struct Soak {
+    /// How long; without it, until something fails or ctrl-c
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// The first seed; the next ones follow it
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Also build the debian image, boot it and check cloud-init
+    #[arg(long)]
+    debian: bool,
+}
+
+/// The workspace's folder.
+pub fn workspace() -> Result<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Ok(own.parent().context("no workspace")?.to_owned())
+}
+
+/// Runs a program in the workspace's folder; anything but success is an error.
+pub fn run(command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let status =
+        command.current_dir(workspace()?).status().with_context(|| format!("run {name}"))?;
+    ensure!(status.success(), "{name} ended with {status}");
+    Ok(())
+}
+
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Builds `boira` and `boira-bench` alike and answers where the latter is.
+fn build(debug: bool) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--locked", "--package", "boira", "--package", "boira-bench"]);
+    if !debug {
+        command.arg("--release");
+    }
+    run(&mut command)?;
+    let target = match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => workspace()?.join(folder),
+        None => workspace()?.join("target"),
+    };
+    Ok(target.join(if debug { "debug" } else { "release" }).join("boira-bench"))
+}
+
+pub fn bench(arguments: &Bench) -> Result<()> {
+    let mut command = Command::new(build(arguments.debug)?);
+    command.arg("figures").args(["--rounds", &arguments.rounds.to_string()]);
+    if arguments.quick {
+        command.arg("--quick");
+    }
+    for name in &arguments.only {
+        command.args(["--only", name]);
+    }
+    if !arguments.debug {
+        command.arg("--page").arg(workspace()?.join("docs/performance.md"));
+    }
+    run(&mut command)
+}
+
+pub fn soak(arguments: &Soak) -> Result<()> {
+    let mut command = Command::new(build(false)?);
+    command.arg("soak");
+    for (name, value) in [("--seconds", arguments.seconds), ("--seed", arguments.seed)] {
+        if let Some(value) = value {
+            command.args([name, &value.to_string()]);
+        }
+    }
+    if arguments.debian {
+        command.arg("--debian");
+    }
+    run(&mut command)
+}
+
+pub fn ci() -> Result<()> {
+    run(&mut Command::new(workspace()?.join(".ci/run")))
+}
+
+pub fn docs() -> Result<()> {
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--locked", "--package", "boira-bench", "--", "docs"]);
+    run(command.arg(workspace()?.join("docs")))
+}
