@@ -96,6 +96,13 @@ impl Sqlite {
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let mut seq = self.seq;
         {
+            // First of all, or a replaced leader would stumble over the new one's log.
+            let led = transaction
+                .prepare_cached("UPDATE meta SET seq = ?1 WHERE epoch = ?2")?
+                .execute(params![seq + changes.len() as u64, self.epoch])?;
+            if led != 1 {
+                return Err(StoreError::Fenced);
+            }
             let mut put = transaction.prepare_cached(
                 "INSERT INTO rows (kind, key, body) VALUES (?1, ?2, ?3)
                  ON CONFLICT (kind, key) DO UPDATE SET body = excluded.body",
@@ -139,12 +146,6 @@ impl Sqlite {
                         event.took_ms
                     ])?;
                 }
-            }
-            let led = transaction
-                .prepare_cached("UPDATE meta SET seq = ?1 WHERE epoch = ?2")?
-                .execute(params![seq, self.epoch])?;
-            if led != 1 {
-                return Err(StoreError::Fenced);
             }
             if seq - self.log_starts > 2 * LOG_KEEPS {
                 transaction.execute("DELETE FROM log WHERE seq < ?1", [seq - LOG_KEEPS])?;

@@ -53,7 +53,7 @@ impl Journal {
         };
         let mut change = Change::default();
         // Every few changes one of several pages.
-        let filler = if number % 5 == 0 { 9_000 } else { 40 };
+        let filler = if number.is_multiple_of(5) { 9_000 } else { 40 };
         change.puts.push(Row::from(zone(number % 7, filler)));
         change.puts.push(Row::from(zone(100 + number, 10)));
         if number > 3 {

@@ -1,0 +1,205 @@
+//! Two controllers over one store, and a controller that is killed.
+
+use boira_core::{Change, Row};
+use boira_model::{CloudId, HostId, Zone};
+use boira_store::{Cluster, Listener, Sqlite, Store, StoreError};
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+fn open(path: &Path) -> Sqlite {
+    Sqlite::open(path, &CloudId::from("cloud-1")).expect("the store opens")
+}
+
+fn zone(name: &str) -> Zone {
+    Zone {
+        name: name.into(),
+        id: "id".into(),
+        number: 1,
+    }
+}
+
+fn put(name: &str) -> [Change; 1] {
+    [Change {
+        puts: vec![Row::from(zone(name))],
+        ..Change::default()
+    }]
+}
+
+fn keys(store: &mut impl Store) -> BTreeSet<String> {
+    let loaded = store.load().expect("the store loads");
+    loaded.rows.iter().map(Row::key).collect()
+}
+
+fn set<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
+    names.map(str::to_owned).into()
+}
+
+#[test]
+fn a_leader_that_was_replaced_can_commit_nothing() {
+    let home = tempfile::tempdir().expect("a directory");
+    let path = home.path().join("boira.db");
+    let mut old = open(&path);
+    old.commit(&put("a")).expect("it leads");
+    let mut new = open(&path);
+    assert_eq!(
+        keys(&mut new),
+        set(["a"]),
+        "the new leader has what the old one did"
+    );
+    assert!(matches!(old.commit(&put("b")), Err(StoreError::Fenced)));
+    assert_eq!(
+        keys(&mut new),
+        set(["a"]),
+        "nothing of a refused commit is kept"
+    );
+}
+
+#[test]
+fn a_replaced_leader_is_told_so_also_after_the_new_one_has_committed() {
+    let home = tempfile::tempdir().expect("a directory");
+    let path = home.path().join("boira.db");
+    let mut old = open(&path);
+    old.commit(&put("a")).expect("it leads");
+    let mut new = open(&path);
+    new.commit(&put("b")).expect("it leads now");
+    drop(new);
+    assert!(matches!(old.commit(&put("c")), Err(StoreError::Fenced)));
+    assert_eq!(keys(&mut open(&path)), set(["a", "b"]));
+}
+
+#[test]
+fn sequence_numbers_go_on_where_they_were() {
+    let home = tempfile::tempdir().expect("a directory");
+    let path = home.path().join("boira.db");
+    assert_eq!(open(&path).commit(&put("a")).expect("it leads"), 1);
+    let mut store = open(&path);
+    assert_eq!(store.load().expect("it loads").seq, 1);
+    let two = [put("b"), put("c")].concat();
+    assert_eq!(store.commit(&two).expect("it leads"), 3);
+}
+
+#[test]
+fn a_full_disk_keeps_nothing_of_the_batch_and_harms_nothing() {
+    let home = tempfile::tempdir().expect("a directory");
+    let path = home.path().join("boira.db");
+    let uri = format!("file:{}?cache=shared", path.display());
+    let mut store = open(uri.as_ref());
+    store.commit(&put("a")).expect("there is room");
+    // In a shared cache the limit of one connection holds for all.
+    let limiter = rusqlite::Connection::open(&uri).expect("a second connection");
+    let limit = |pages: u32| {
+        limiter
+            .pragma_update(None, "max_page_count", pages)
+            .expect("a limit can be set");
+    };
+    limit(1);
+    let big = Row::from(Zone {
+        id: "x".repeat(1 << 20),
+        ..zone("big")
+    });
+    let batch = [
+        put("b"),
+        [Change {
+            puts: vec![big],
+            ..Change::default()
+        }],
+    ]
+    .concat();
+    assert!(matches!(store.commit(&batch), Err(StoreError::Full)));
+    assert_eq!(keys(&mut store), set(["a"]));
+    limit(1 << 20);
+    store.commit(&put("c")).expect("there is room again");
+    assert_eq!(keys(&mut store), set(["a", "c"]));
+}
+
+struct Nobody;
+
+impl Listener for Nobody {
+    fn hosts_changed(&self, _: &[HostId]) {}
+}
+
+const CHILD: &str = "BOIRA_STORE_CHILD";
+
+/// Commits from many tasks at once and prints what is acknowledged, until it is killed. Runs in the
+/// process that the next test starts, and does nothing elsewhere.
+#[test]
+fn child_that_is_to_be_killed() {
+    let Ok(path) = std::env::var(CHILD) else {
+        return;
+    };
+    let store = Box::new(open(path.as_ref()));
+    let cluster = Cluster::start(store, |_| {}, Box::new(Nobody)).expect("the store loads");
+    let run = std::process::id();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    let client = async |number: u64| {
+        for count in 0.. {
+            let name = format!("zone-{run}-{number}-{count}");
+            let row = zone(&name);
+            let outcome = cluster
+                .decide(move |draft| {
+                    draft.put(row);
+                    Ok::<_, Infallible>(())
+                })
+                .await;
+            outcome
+                .expect("the store takes it")
+                .unwrap_or_else(|never| match never {});
+            // Past the buffer of `println!`, which a kill would lose.
+            use std::io::Write;
+            let line = format!("acknowledged {name}\n");
+            std::io::stderr()
+                .write_all(line.as_bytes())
+                .expect("the parent reads");
+        }
+    };
+    runtime.block_on(async {
+        tokio::join!(
+            client(1),
+            client(2),
+            client(3),
+            client(4),
+            client(5),
+            client(6)
+        );
+    });
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill_under_group_commit() {
+    let home = tempfile::tempdir().expect("a directory");
+    let path = home.path().join("boira.db");
+    let mut acknowledged = BTreeSet::new();
+    for round in 1..=8 {
+        let mut child = Command::new(std::env::current_exe().expect("this test's file"))
+            .args(["--exact", "child_that_is_to_be_killed", "--nocapture"])
+            .env(CHILD, &path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("this test runs again");
+        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        // Killed after a number of answers and not of milliseconds, so that it is never too early.
+        let enough = acknowledged.len() + 5 * round * round;
+        while let Some(Ok(line)) = lines.next() {
+            if let Some(name) = line.strip_prefix("acknowledged ") {
+                acknowledged.insert(name.to_owned());
+            }
+            if acknowledged.len() == enough {
+                child.kill().expect("it runs");
+            }
+        }
+        child.wait().expect("it ends");
+        assert!(
+            acknowledged.len() >= enough,
+            "the child committed until it was killed"
+        );
+        let held = keys(&mut open(&path));
+        let lost: Vec<_> = acknowledged.difference(&held).collect();
+        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    }
+}
