@@ -16,8 +16,6 @@ pub struct Settings {
     pub memory_overcommit: f64,
     /// Repeats the private address in the public fields, for tools that read only those.
     pub private_address_as_public: bool,
-    /// How long a clean stop may take before it becomes a hard one.
-    pub stop_deadline_s: u64,
     /// How long terminated instances stay visible.
     pub terminated_visible_s: u64,
     /// How long a host may be silent before it counts as unknown.
@@ -33,7 +31,6 @@ impl Default for Settings {
             cpu_overcommit: 4.0,
             memory_overcommit: 1.0,
             private_address_as_public: false,
-            stop_deadline_s: 60,
             terminated_visible_s: 3600,
             host_silence_s: 30,
             instances_per_account: 10_000,
