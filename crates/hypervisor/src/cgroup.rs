@@ -71,7 +71,7 @@ impl Cgroups {
         }
     }
 
-    /// Makes a guest's cgroup and opens what a process writes `0` to, to join it.
+    /// Makes a guest's cgroup and opens its `cgroup.procs`: a process whose id is written there joins.
     pub fn add(&self, guest: &str, cpu_shares: u32) -> io::Result<Option<File>> {
         let Ok(place) = &self.place else {
             return Ok(None);

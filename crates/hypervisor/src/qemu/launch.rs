@@ -1,9 +1,9 @@
 //! Starting a process that may do next to nothing but compute on what it was handed.
 //!
-//! Between fork and exec the child gives up, in this order: its session, its place in the agent's
-//! cgroup, core dumps, the host's network, its groups and user id, the gain of privileges by exec,
-//! files (Landlock), and every descriptor that isn't named. QEMU itself then adds its seccomp
-//! filter. The uid is dropped here because QEMU's own `-runas` doesn't go together with that filter.
+//! Between fork and exec the child gives up, in this order: its session, core dumps, the host's
+//! network, its groups and user id, the gain of privileges by exec, files (Landlock), and every
+//! descriptor that isn't named. QEMU itself then adds its seccomp filter. The uid is dropped here
+//! because QEMU's own `-runas` doesn't go together with that filter.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -23,8 +23,6 @@ pub struct Confinement<'a> {
     pub groups: Vec<u32>,
     /// The files that it may open; everything its uid may where the kernel has no Landlock.
     pub landlock: Option<OwnedFd>,
-    /// `cgroup.procs` of its own cgroup, if there is one.
-    pub cgroup: Option<File>,
     /// Where it leaves its `/proc/self/stat`, by which it is found again.
     pub process: File,
     /// The descriptors that it keeps, under their numbers.
@@ -48,7 +46,6 @@ pub fn spawn(
         uid,
         groups,
         landlock,
-        cgroup,
         process,
         keep,
     } = confinement;
@@ -62,9 +59,6 @@ pub fn spawn(
             die_with(parent)?;
             record(&process)?;
             check(libc::prctl(libc::PR_SET_PDEATHSIG, 0))?;
-            if let Some(cgroup) = &cgroup {
-                check(libc::write(cgroup.as_raw_fd(), c"0".as_ptr().cast(), 1) as i32)?;
-            }
             let none = libc::rlimit {
                 rlim_cur: 0,
                 rlim_max: 0,

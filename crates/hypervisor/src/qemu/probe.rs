@@ -238,7 +238,6 @@ fn launch_guest(
         uid: probe.uid,
         groups,
         landlock: landlock::ruleset(&allowed)?,
-        cgroup: None,
         process: unnamed_file()?,
         keep: &[kernel.as_raw_fd(), console.as_raw_fd()],
     };

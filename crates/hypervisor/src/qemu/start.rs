@@ -2,7 +2,7 @@
 //! first instruction is as far away as it is from a shell.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -76,7 +76,6 @@ fn launch(plan: &Plan, dir: &RunDir, taps: &[OwnedFd]) -> io::Result<Process> {
             Accelerator::Tcg => Vec::new(),
         },
         landlock: sandbox(&plan.program, spec, plan.tuning.accelerator)?,
-        cgroup: plan.cgroup.as_ref().map(File::try_clone).transpose()?,
         process: dir.file(rundir::PROCESS)?,
         keep: &all(&descriptors),
     };
@@ -91,6 +90,13 @@ fn launch(plan: &Plan, dir: &RunDir, taps: &[OwnedFd]) -> io::Result<Process> {
     if let Err(error) = recorder.spawn(&plan.console_command, spec, dir) {
         process.kill()?;
         return Err(error);
+    }
+    if let Some(mut cgroup) = plan.cgroup.as_ref() {
+        // The parent moves it, because the kernel takes 20 ms for that and the guest needn't wait.
+        // Nobody has reaped the child yet, so that the number is its own.
+        if let Err(error) = cgroup.write_all(process.pid().to_string().as_bytes()) {
+            tracing::warn!(guest = spec.guest, %error, "no CPU shares");
+        }
     }
     Ok(process)
 }
@@ -138,7 +144,6 @@ impl Recorder {
             uid: spec.uid,
             groups: Vec::new(),
             landlock: landlock::ruleset(&allowed)?,
-            cgroup: None,
             process: dir.file("recorder")?,
             keep: &keep,
         };

@@ -37,10 +37,15 @@ impl Host {
 
     /// A driver; a second one plays the agent after a restart.
     pub fn driver(&self) -> Arc<dyn Hypervisor> {
+        self.driver_in(None)
+    }
+
+    /// A driver that gives its guests CPU shares.
+    pub fn driver_in(&self, cgroup: Option<&str>) -> Arc<dyn Hypervisor> {
         let settings = Settings {
             dir: self.guests(),
             console_command: (env!("CARGO_BIN_EXE_guest-console").into(), Vec::new()),
-            cgroup: None,
+            cgroup: cgroup.map(str::to_owned),
             acceleration: Acceleration {
                 accelerator: Accelerator::Tcg,
                 verdict: "tests".to_owned(),

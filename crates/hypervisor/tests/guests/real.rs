@@ -561,3 +561,20 @@ async fn a_process_that_inherited_the_number_is_not_touched() {
     other.wait().unwrap();
     assert!(alive, "a stranger was killed");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_has_its_cpu_shares_in_a_cgroup_that_goes_with_it() {
+    let host = Host::new();
+    let name = format!("boira-test-{}", std::process::id());
+    let cgroups = boira_hypervisor::cgroup::Cgroups::open(&name);
+    let driver = host.driver_in(Some(&name));
+    driver.start(&host.spec(GUEST), Vec::new()).await.unwrap();
+    let seen = until(&driver, GUEST, is_running).await;
+    let membership = fs::read_to_string(format!("/proc/{}/cgroup", seen.pid.unwrap())).unwrap();
+    let place = format!("/{name}/{GUEST}");
+    let has_shares = cgroups.verdict().starts_with("CPU ");
+    assert_eq!(membership.contains(&place), has_shares, "{membership}");
+    driver.kill(GUEST).await.unwrap();
+    driver.forget(GUEST).await.unwrap();
+    cgroups.remove_all().expect("nothing is left in it");
+}
