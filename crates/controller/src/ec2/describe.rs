@@ -174,7 +174,8 @@ impl Ask<'_> {
         Ok(self.paged.cut(&self.page, own, id))
     }
 
-    /// The answer whose list `member` has an item per row; items are made while they are written.
+    /// The answer whose list `member` has an item per row. Items are made while they are written;
+    /// actions without pages answer short lists, which are made at once.
     pub fn list<T: Send + 'static>(
         &self,
         member: &'static str,
@@ -183,6 +184,10 @@ impl Ask<'_> {
     ) -> Outcome {
         let call = self.call.clone();
         let items = rows.into_iter().map(move |row| item(&call, row));
+        let answer = self.call.answer();
+        if answer.shape().member_index("NextToken").is_none() {
+            return Ok(Answer::Done(answer.with(member, items.collect::<Vec<_>>())));
+        }
         Ok(Answer::List {
             member,
             items: Box::new(items),

@@ -235,9 +235,7 @@ impl Reply {
                 response.begin_list(member);
                 items.for_each(|item| response.item(&item));
                 response.end_list();
-                if next.is_some() {
-                    response.member("NextToken", next);
-                }
+                response.member("NextToken", next);
             }
         }
         Self(String::from_utf8(response.finish()).expect("XML is UTF-8"))
