@@ -124,7 +124,6 @@ fn attempt(seed: u64, weather: Weather, traced: bool) -> Result<Summary, Box<Fai
 
 fn build(mut random: Random, mix: Mix, traced: bool) -> World {
     let settings = Settings {
-        stop_deadline_s: crate::STOP_DEADLINE_MS / 1000,
         terminated_visible_s: mix.terminated_visible_s,
         host_silence_s: 20,
         ..Settings::default()
@@ -199,6 +198,7 @@ fn put_image(controller: &mut Controller, random: &mut Random) -> ImageId {
         public: true,
         launch_accounts: Default::default(),
         deregistration_protection: false,
+        deprecated: None,
         stored_bytes: 0,
         created: START,
         tags: Tags::new(),
