@@ -6,6 +6,7 @@
 
 mod command;
 mod guest;
+mod kernel;
 mod landlock;
 mod launch;
 mod log;
@@ -35,6 +36,7 @@ use crate::{
     ObservedGuest, Result,
 };
 use guest::Guest;
+use kernel::Kernels;
 use process::Process;
 use rundir::{Launch, RunDir};
 
@@ -67,8 +69,8 @@ pub struct Qemu {
 
 /// The program that runs guests.
 const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
-/// Size of the cache of translated code; `docs/tcg.md` says why.
-const TRANSLATION_CACHE_MIB: u32 = 64;
+/// Where unpacked kernels are kept, among the guests: no guest's name begins with a dot.
+const KERNELS: &str = ".kernels";
 /// What QEMU and the recorder need beside the guest's memory and the translation cache.
 const PROCESS_BYTES: u64 = 48 << 20;
 
@@ -117,7 +119,7 @@ impl Qemu {
             let Ok(name) = entry.file_name().into_string() else {
                 continue;
             };
-            if self.guests().contains_key(&name) {
+            if name == KERNELS || self.guests().contains_key(&name) {
                 continue;
             }
             match self.take_up(&name) {
@@ -153,6 +155,13 @@ impl Qemu {
             start::recorder(&self.settings.console_command, &launch.spec, &dir)?;
         }
         Ok(Some(Guest::follow(launch, dir, process, changed)))
+    }
+
+    /// A cgroup that stays is an empty directory, which the guest's next start takes up again.
+    fn remove_cgroup(&self, guest: &str) {
+        if let Err(error) = self.cgroups.remove(guest) {
+            tracing::warn!(guest, %error, "can't remove a guest's cgroup");
+        }
     }
 
     async fn command(&self, guest: &str, command: &'static str) -> Result<()> {
@@ -199,8 +208,9 @@ impl Hypervisor for Qemu {
             },
             tuning: command::Tuning {
                 accelerator: self.settings.acceleration.accelerator,
-                translation_cache_mib: TRANSLATION_CACHE_MIB,
+                translation_cache_mib: translation_cache_mib(spec.memory_bytes),
             },
+            kernels: Kernels::new(self.settings.dir.join(KERNELS)),
             console_command: self.settings.console_command.clone(),
             cgroup: self
                 .cgroups
@@ -212,7 +222,8 @@ impl Hypervisor for Qemu {
             .await
             .map_err(io::Error::other)
             .and_then(|started| started)
-            .context(format!("starting guest {}", spec.guest))?;
+            .context(format!("starting guest {}", spec.guest))
+            .inspect_err(|_| self.remove_cgroup(&spec.guest))?;
         self.guests().insert(spec.guest.clone(), guest);
         self.changed.notify_one();
         Ok(())
@@ -251,7 +262,10 @@ impl Hypervisor for Qemu {
 
     async fn forget(&self, guest: &str) -> Result<()> {
         let present = match self.guest(guest).await {
-            Err(Error::Unknown(_)) => return Ok(()),
+            Err(Error::Unknown(_)) => {
+                self.remove_cgroup(guest);
+                return Ok(());
+            }
             present => present?,
         };
         if !present.has_exited() {
@@ -263,9 +277,7 @@ impl Hypervisor for Qemu {
             .remove()
             .context(format!("removing what is kept of {guest}"))?;
         self.guests().remove(guest);
-        if let Err(error) = self.cgroups.remove(guest) {
-            tracing::warn!(guest, %error, "can't remove a guest's cgroup");
-        }
+        self.remove_cgroup(guest);
         Ok(())
     }
 
@@ -292,14 +304,26 @@ impl Hypervisor for Qemu {
             .context(format!("reading the console log of {guest}"))
     }
 
-    fn overhead_bytes(&self, _spec: &GuestSpec) -> u64 {
+    fn overhead_bytes(&self, spec: &GuestSpec) -> u64 {
         match self.settings.acceleration.accelerator {
             Accelerator::Kvm => PROCESS_BYTES,
-            Accelerator::Tcg => PROCESS_BYTES + (u64::from(TRANSLATION_CACHE_MIB) << 20),
+            Accelerator::Tcg => {
+                PROCESS_BYTES + (u64::from(translation_cache_mib(spec.memory_bytes)) << 20)
+            }
         }
     }
 
     fn acceleration(&self) -> Acceleration {
         self.settings.acceleration.clone()
+    }
+}
+
+/// How much translated code is kept before QEMU drops all of it and begins again. A kernel's boot
+/// fills 40 MiB; halving that costs nothing measurable, and small guests are for small hosts.
+fn translation_cache_mib(memory_bytes: u64) -> u32 {
+    match memory_bytes >> 20 {
+        ..512 => 32,
+        512..2048 => 64,
+        2048.. => 128,
     }
 }
