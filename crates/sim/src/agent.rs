@@ -297,6 +297,20 @@ impl Agent {
         self.accepted.wanted()
     }
 
+    /// Instances whose reboot was asked for and not done.
+    pub fn owes_reboots(&self) -> Vec<InstanceId> {
+        let wanted = self.accepted.wanted().unwrap_or_default();
+        let owes = |row: &&WantedInstance| {
+            let memory = self.memories.get(&row.id);
+            let done = memory
+                .filter(|memory| memory.generation == row.generation)
+                .map_or(0, |memory| memory.resets);
+            row.power == Power::On && done < row.resets
+        };
+        let rows = wanted.instances.iter().filter(owes);
+        rows.map(|row| row.id.clone()).collect()
+    }
+
     /// Whether it does something, or has something to say.
     pub fn is_busy(&self) -> bool {
         !self.busy.is_empty()

@@ -65,6 +65,7 @@ impl Client {
             private_ip: None,
             user_data: None,
             root_gib: None,
+            root_type: boira_model::volume::default_type(),
             delete_root: random.chance(850),
             delete_interface: random.chance(950),
             interface_description: String::new(),

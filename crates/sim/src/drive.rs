@@ -185,7 +185,7 @@ impl World {
             host,
             boot: self.hosts[host].boot,
             instance: instance.clone(),
-            generation: guest.generation,
+            process: guest.process,
             exit,
             own_accord,
         };
@@ -197,7 +197,7 @@ impl World {
         index: usize,
         boot: u64,
         instance: &InstanceId,
-        generation: u64,
+        process: u64,
         exit: Exit,
     ) {
         let host = &mut self.hosts[index];
@@ -207,7 +207,7 @@ impl World {
         let Some(guest) = host.guests.get_mut(instance) else {
             return;
         };
-        if !guest.is_live() || guest.generation != generation {
+        if !guest.is_live() || guest.process != process {
             return;
         }
         guest.state = GuestState::Exited(exit.clone());

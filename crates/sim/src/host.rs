@@ -20,6 +20,8 @@ pub struct Port {
 #[derive(Clone, Debug)]
 pub struct SimGuest {
     pub generation: u64,
+    /// Tells one process of this guest from the next.
+    pub process: u64,
     pub state: GuestState,
     pub vcpus: u32,
     /// With the hypervisor's own.
@@ -73,6 +75,8 @@ pub struct Host {
     pub cut_off: bool,
     pub running: BTreeMap<u64, Running>,
     pub next_step: u64,
+    /// Guests' processes so far.
+    pub processes: u64,
     pub agents: u64,
     pub agent: Option<Agent>,
 }
@@ -182,8 +186,10 @@ impl Host {
         if ports.len() < wanted.interfaces.len() {
             return Err("a port is not there".into());
         }
+        self.processes += 1;
         let guest = SimGuest {
             generation: wanted.generation,
+            process: self.processes,
             state: GuestState::Running,
             vcpus: wanted.vcpus,
             memory_bytes: wanted.memory_bytes + self.overhead_bytes,

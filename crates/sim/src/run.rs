@@ -260,6 +260,7 @@ fn pc(number: u64, random: &mut Random) -> Host {
         cut_off: false,
         running: Default::default(),
         next_step: 0,
+        processes: 0,
         agents: 0,
         agent: None,
     }

@@ -40,6 +40,9 @@ fn host_pending(controller: &Controller, host: &Host, lines: &mut Vec<String>) {
         Some(_) => {}
         None => lines.push(format!("{} has no agent", host.id)),
     }
+    for id in host.agent.iter().flat_map(|agent| agent.owes_reboots()) {
+        lines.push(format!("{id} was not rebooted"));
+    }
     for id in host.guests.keys() {
         let here = snapshot
             .state

@@ -71,7 +71,7 @@ pub enum Event {
         host: usize,
         boot: u64,
         instance: InstanceId,
-        generation: u64,
+        process: u64,
         exit: Exit,
         /// Not as it was told.
         own_accord: bool,
@@ -337,12 +337,12 @@ impl World {
                 host,
                 boot,
                 instance,
-                generation,
+                process,
                 exit,
                 own_accord,
             } => {
                 if !(own_accord && self.healing) {
-                    self.guest_exits(host, boot, &instance, generation, exit);
+                    self.guest_exits(host, boot, &instance, process, exit);
                 }
             }
             Event::Fault => self.fault(),
