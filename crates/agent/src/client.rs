@@ -2,8 +2,8 @@
 //! listens to the controller and hosts behind NAT work.
 
 use anyhow::{Context, Result, bail};
-use boira_model::{CloudId, HostId};
 use boira_model::wire::{STREAM_ERROR, SyncAnswer, SyncRequest};
+use boira_model::{CloudId, HostId};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
@@ -75,7 +75,10 @@ impl Controller {
             .context("build a sync request")?;
         let mut sender = self.sender().await?;
         let answer = tokio::time::timeout(ANSWER, async {
-            let answer = sender.send_request(request).await.context("ask the controller")?;
+            let answer = sender
+                .send_request(request)
+                .await
+                .context("ask the controller")?;
             let status = answer.status();
             let body = http_body_util::Limited::new(answer.into_body(), ANSWER_BYTES)
                 .collect()
@@ -94,16 +97,22 @@ impl Controller {
             }
         };
         match status {
-            StatusCode::OK => {
-                Ok(Some(serde_json::from_slice(&body).context("parse the controller's answer")?))
-            }
+            StatusCode::OK => Ok(Some(
+                serde_json::from_slice(&body).context("parse the controller's answer")?,
+            )),
             StatusCode::CONFLICT => Ok(None),
-            other => bail!("the controller answered {other}: {}", String::from_utf8_lossy(&body)),
+            other => bail!(
+                "the controller answered {other}: {}",
+                String::from_utf8_lossy(&body)
+            ),
         }
     }
 
     /// Fetches a blob; the reader ends where the blob does.
-    pub async fn blob(&self, sha256: &str) -> Result<impl tokio::io::AsyncRead + Send + Unpin + use<>> {
+    pub async fn blob(
+        &self,
+        sha256: &str,
+    ) -> Result<impl tokio::io::AsyncRead + Send + Unpin + use<>> {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(self.connect(&self.h1).await?))
                 .await
@@ -113,7 +122,10 @@ impl Controller {
             .header("host", CONTROLLER_NAME)
             .body(Full::<Bytes>::default())
             .context("build a blob request")?;
-        let answer = sender.send_request(request).await.context("ask for a blob")?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .context("ask for a blob")?;
         if answer.status() != StatusCode::OK {
             bail!("the controller has no blob {sha256}: {}", answer.status());
         }
@@ -125,19 +137,30 @@ impl Controller {
     pub async fn open_stream(&self, id: &str) -> Result<TokioIo<hyper::upgrade::Upgraded>> {
         let answer = self
             .ask_stream(id, |request| {
-                request.header("connection", "upgrade").header("upgrade", "boira-stream")
+                request
+                    .header("connection", "upgrade")
+                    .header("upgrade", "boira-stream")
             })
             .await?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             bail!("the controller refused the stream: {}", answer.status());
         }
-        Ok(TokioIo::new(hyper::upgrade::on(answer).await.context("switch to the stream")?))
+        Ok(TokioIo::new(
+            hyper::upgrade::on(answer)
+                .await
+                .context("switch to the stream")?,
+        ))
     }
 
     /// Tells whoever waits why there will be no stream.
     pub async fn refuse_stream(&self, id: &str, why: &str) -> Result<()> {
-        let why: String = why.chars().filter(|c| c.is_ascii() && !c.is_ascii_control()).collect();
-        self.ask_stream(id, |request| request.header(STREAM_ERROR, why)).await.map(drop)
+        let why: String = why
+            .chars()
+            .filter(|c| c.is_ascii() && !c.is_ascii_control())
+            .collect();
+        self.ask_stream(id, |request| request.header(STREAM_ERROR, why))
+            .await
+            .map(drop)
     }
 
     async fn ask_stream(
@@ -151,8 +174,9 @@ impl Controller {
                 .context("speak HTTP to the controller")?;
         tokio::spawn(connection.with_upgrades());
         let request = Request::get(format!("/v1/streams/{id}")).header("host", CONTROLLER_NAME);
-        let request =
-            headers(request).body(Full::<Bytes>::default()).context("build a stream request")?;
+        let request = headers(request)
+            .body(Full::<Bytes>::default())
+            .context("build a stream request")?;
         sender.send_request(request).await.context("open a stream")
     }
 
@@ -179,9 +203,13 @@ impl Controller {
             let stream = TcpStream::connect(self.address)
                 .await
                 .with_context(|| format!("connect to the controller at {}", self.address))?;
-            stream.set_nodelay(true).context("send small messages at once")?;
+            stream
+                .set_nodelay(true)
+                .context("send small messages at once")?;
             let name = ServerName::try_from(CONTROLLER_NAME).context("name the controller")?;
-            tls.connect(name, stream).await.context("shake hands with the controller")
+            tls.connect(name, stream)
+                .await
+                .context("shake hands with the controller")
         };
         tokio::time::timeout(CONNECT, open)
             .await
@@ -192,7 +220,9 @@ impl Controller {
 fn tls(identity: &Identity, protocol: &[u8]) -> Result<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in rustls_pemfile::certs(&mut identity.authority.as_bytes()) {
-        roots.add(certificate.context("read the cloud's CA")?).context("trust the cloud's CA")?;
+        roots
+            .add(certificate.context("read the cloud's CA")?)
+            .context("trust the cloud's CA")?;
     }
     let chain = rustls_pemfile::certs(&mut identity.certificate.as_bytes())
         .collect::<Result<Vec<_>, _>>()

@@ -28,11 +28,23 @@ const ASK_RARELY: Duration = Duration::from_secs(30);
 /// Something that happened.
 enum Event {
     Answer(Box<SyncAnswer>),
-    StepDone { step: Step, outcome: Result<()>, took: Duration, at: Wall },
-    NetworkDone { vpc: WantedVpc, outcome: Result<Vec<String>> },
+    StepDone {
+        step: Step,
+        outcome: Result<()>,
+        took: Duration,
+        at: Wall,
+    },
+    NetworkDone {
+        vpc: WantedVpc,
+        outcome: Result<Vec<String>>,
+    },
     NetworkGone,
     VolumeGone(VolumeId),
-    Reachable { instance: InstanceId, generation: u64, answer: bool },
+    Reachable {
+        instance: InstanceId,
+        generation: u64,
+        answer: bool,
+    },
     HostChanged,
 }
 
@@ -66,7 +78,11 @@ pub async fn run(host: Arc<dyn Host>, controller: Arc<Controller>, home: &Path) 
         leaving: BTreeSet::new(),
         asked: BTreeMap::new(),
         streams: HashSet::new(),
-        steps: Steps { taken: taken_seen, unsent: Vec::new(), number: 0 },
+        steps: Steps {
+            taken: taken_seen,
+            unsent: Vec::new(),
+            number: 0,
+        },
         events,
         have,
         reports,
@@ -143,7 +159,12 @@ impl Engine {
         match event {
             Event::Answer(answer) => self.accept(*answer),
             Event::HostChanged => self.observe().await,
-            Event::StepDone { step, outcome, took, at } => {
+            Event::StepDone {
+                step,
+                outcome,
+                took,
+                at,
+            } => {
                 self.finish(step, outcome, took, at);
                 self.observe().await;
             }
@@ -153,7 +174,11 @@ impl Engine {
                 self.leaving.remove(&volume);
                 self.observe().await;
             }
-            Event::Reachable { instance, generation, answer } => {
+            Event::Reachable {
+                instance,
+                generation,
+                answer,
+            } => {
                 self.asked.insert(instance.clone(), (Instant::now(), false));
                 memory::of(&mut self.memory, &instance, generation).reachable = Some(answer);
             }
@@ -183,7 +208,9 @@ impl Engine {
         self.accepted = accepted;
         self.have.send_replace(self.accepted.have());
         self.wanted = self.accepted.wanted().map(Arc::new);
-        let Some(wanted) = self.wanted.clone() else { return };
+        let Some(wanted) = self.wanted.clone() else {
+            return;
+        };
         memory::prune(&mut self.memory, &wanted);
         let known: BTreeSet<_> = wanted.instances.iter().map(|row| &row.id).collect();
         self.asked.retain(|id, _| known.contains(id));
@@ -237,7 +264,14 @@ impl Engine {
             let outcome = host.carry_out(&step, &wanted).await;
             let took = begun.elapsed();
             // The engine lives as long as the process.
-            let _ = events.send(Event::StepDone { step, outcome, took, at }).await;
+            let _ = events
+                .send(Event::StepDone {
+                    step,
+                    outcome,
+                    took,
+                    at,
+                })
+                .await;
         });
     }
 
@@ -251,7 +285,10 @@ impl Engine {
         // A button that is pressed again and again is one line of the history.
         let again = matches!(step, Step::PowerButton { .. })
             && error.is_none()
-            && self.memory.get(&instance).is_some_and(|m| m.pressed != Some(m.pressed_last));
+            && self
+                .memory
+                .get(&instance)
+                .is_some_and(|m| m.pressed != Some(m.pressed_last));
         if !again {
             self.steps.add(StepReport {
                 instance,
@@ -261,8 +298,16 @@ impl Engine {
                 error: error.clone(),
             });
         }
-        let Some(wanted) = self.wanted.clone() else { return };
-        memory::done(&mut self.memory, &step, error.as_deref(), &wanted, boot_now());
+        let Some(wanted) = self.wanted.clone() else {
+            return;
+        };
+        memory::done(
+            &mut self.memory,
+            &step,
+            error.as_deref(),
+            &wanted,
+            boot_now(),
+        );
         self.write_down();
     }
 
@@ -303,7 +348,10 @@ impl Engine {
         for vpc in &wanted.network {
             let applied = self.networks.applied.get(&vpc.vpc) == Some(vpc);
             let held = self.networks.lacks.contains_key(&vpc.vpc) && !due;
-            if applied || held || self.networks.sweeping || !self.networks.busy.insert(vpc.vpc.clone())
+            if applied
+                || held
+                || self.networks.sweeping
+                || !self.networks.busy.insert(vpc.vpc.clone())
             {
                 continue;
             }
@@ -320,23 +368,42 @@ impl Engine {
     }
 
     fn sweep_networks(&mut self, wanted: &Wanted) {
-        let kept: BTreeSet<String> =
-            wanted.network.iter().map(|vpc| vpc.vpc.to_string()).collect();
+        let kept: BTreeSet<String> = wanted
+            .network
+            .iter()
+            .map(|vpc| vpc.vpc.to_string())
+            .collect();
         let stale = !self.networks.swept
-            || self.networks.applied.keys().any(|vpc| !kept.contains(vpc.as_str()));
-        let guests_may_use_one =
-            self.observed.guests.keys().any(|id| !wanted.instances.iter().any(|w| w.id == *id));
+            || self
+                .networks
+                .applied
+                .keys()
+                .any(|vpc| !kept.contains(vpc.as_str()));
+        let guests_may_use_one = self
+            .observed
+            .guests
+            .keys()
+            .any(|id| !wanted.instances.iter().any(|w| w.id == *id));
         let idle = self.networks.busy.is_empty() && !self.networks.sweeping;
         if !stale || guests_may_use_one || !idle {
             return;
         }
         self.networks.swept = true;
         self.networks.sweeping = true;
-        self.networks.applied.retain(|vpc, _| kept.contains(vpc.as_str()));
-        self.networks.lacks.retain(|vpc, _| kept.contains(vpc.as_str()));
+        self.networks
+            .applied
+            .retain(|vpc, _| kept.contains(vpc.as_str()));
+        self.networks
+            .lacks
+            .retain(|vpc, _| kept.contains(vpc.as_str()));
         let (host, events) = (self.host.clone(), self.events.clone());
         tokio::spawn(async move {
-            for vpc in host.networks().await.into_iter().filter(|vpc| !kept.contains(vpc)) {
+            for vpc in host
+                .networks()
+                .await
+                .into_iter()
+                .filter(|vpc| !kept.contains(vpc))
+            {
                 if let Err(error) = host.remove_network(&vpc).await {
                     tracing::error!("the network {vpc} can't be removed: {error:#}");
                 }
@@ -357,7 +424,9 @@ impl Engine {
             }
             Err(error) => {
                 tracing::error!("the network {} can't be brought up: {error:#}", vpc.vpc);
-                self.networks.lacks.insert(vpc.vpc, vec![format!("{error:#}")]);
+                self.networks
+                    .lacks
+                    .insert(vpc.vpc, vec![format!("{error:#}")]);
                 self.networks.retry_at = Some(Instant::now() + Duration::from_secs(2));
             }
         }
@@ -371,8 +440,11 @@ impl Engine {
             let running = self.observed.guests.get(&row.id).is_some_and(|guest| {
                 guest.generation == row.generation && guest.state == GuestState::Running
             });
-            let Some(port) = row.interfaces.first().filter(|_| running) else { continue };
-            let known = memory::of(&mut self.memory, &row.id, row.generation).reachable == Some(true);
+            let Some(port) = row.interfaces.first().filter(|_| running) else {
+                continue;
+            };
+            let known =
+                memory::of(&mut self.memory, &row.id, row.generation).reachable == Some(true);
             let interval = if known { ASK_RARELY } else { ASK_SOON };
             let (last, asking) = self.asked.get(&row.id).copied().unwrap_or((now, false));
             self.asked.entry(row.id.clone()).or_insert((now, false));
@@ -389,7 +461,13 @@ impl Engine {
             let (vpc, port) = (port.vpc.to_string(), port.id.clone());
             tokio::spawn(async move {
                 let answer = host.reachable(&vpc, &port).await.unwrap_or(false);
-                let _ = events.send(Event::Reachable { instance, generation, answer }).await;
+                let _ = events
+                    .send(Event::Reachable {
+                        instance,
+                        generation,
+                        answer,
+                    })
+                    .await;
             });
         }
         next
@@ -425,19 +503,27 @@ impl Engine {
             machine: about.machine,
             cpu: about.cpu,
             overhead_bytes: about.overhead_bytes,
-            guests: self
-                .wanted
-                .as_ref()
-                .map_or_else(Vec::new, |wanted| plan::guest_reports(wanted, &self.facts())),
+            guests: self.wanted.as_ref().map_or_else(Vec::new, |wanted| {
+                plan::guest_reports(wanted, &self.facts())
+            }),
             volumes: self.observed.volumes.iter().cloned().collect(),
             troubles: self.networks.lacks.values().flatten().cloned().collect(),
-            steps: self.steps.unsent.iter().map(|(_, step)| step.clone()).collect(),
+            steps: self
+                .steps
+                .unsent
+                .iter()
+                .map(|(_, step)| step.clone())
+                .collect(),
         };
         let last_step = self.steps.number;
         self.reports.send_if_modified(|latest| {
             let same = latest.as_ref().is_some_and(|sent| {
                 sent.last_step == last_step
-                    && sent.report == Report { steps: sent.report.steps.clone(), ..report.clone() }
+                    && sent.report
+                        == Report {
+                            steps: sent.report.steps.clone(),
+                            ..report.clone()
+                        }
             });
             if !same {
                 *latest = Some(Outgoing { report, last_step });
@@ -545,8 +631,12 @@ async fn send_reports(
             () = line.renewed.notified() => {}
         }
         loop {
-            let Some(outgoing) = latest.borrow_and_update().clone() else { break };
-            let Some(request) = line.outbox().report(&outgoing.report) else { break };
+            let Some(outgoing) = latest.borrow_and_update().clone() else {
+                break;
+            };
+            let Some(request) = line.outbox().report(&outgoing.report) else {
+                break;
+            };
             match line.controller.sync(&request).await {
                 Ok(Some(answer)) => {
                     failures = 0;
@@ -585,7 +675,11 @@ async fn watch_host(host: Arc<dyn Host>, events: mpsc::Sender<Event>) {
 async fn relay(host: &dyn Host, controller: &Controller, request: &StreamRequest) -> Result<()> {
     let mut near = match host.open(&request.kind).await {
         Ok(near) => near,
-        Err(error) => return controller.refuse_stream(&request.id, &format!("{error:#}")).await,
+        Err(error) => {
+            return controller
+                .refuse_stream(&request.id, &format!("{error:#}"))
+                .await;
+        }
     };
     let mut far = controller.open_stream(&request.id).await?;
     let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
@@ -594,8 +688,9 @@ async fn relay(host: &dyn Host, controller: &Controller, request: &StreamRequest
 
 fn read_accepted(path: &Path) -> Result<Accepted> {
     match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .with_context(|| format!("parse {}", path.display())),
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).with_context(|| format!("parse {}", path.display()))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Accepted::default()),
         Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
     }

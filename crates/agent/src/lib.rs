@@ -13,8 +13,8 @@ pub mod client;
 mod engine;
 mod host;
 mod real;
-mod translate;
 pub mod simulated;
+mod translate;
 
 pub use client::{Controller, Identity};
 pub use engine::run;

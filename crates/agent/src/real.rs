@@ -19,7 +19,7 @@ use boira_hypervisor::{
     Acceleration, Accelerator, Base, DiskFormat, DiskSpec, GuestSpec, Hypervisor, InterfaceSpec,
     disk,
 };
-use boira_model::wire::{StreamKind, WantedInstance, WantedVpc, WantedVolume};
+use boira_model::wire::{StreamKind, WantedInstance, WantedVolume, WantedVpc};
 use boira_model::{Boot, HostCapacity, InstanceId, InterfaceId, VolumeId, VolumeSource};
 use boira_network::Network;
 use std::collections::{BTreeMap, BTreeSet};
@@ -87,7 +87,11 @@ impl RealHost {
             acceleration,
         })
         .context("open the hypervisor")?;
-        let network = Network::new(&place.cloud, &place.home.join("networks"), commands.services);
+        let network = Network::new(
+            &place.cloud,
+            &place.home.join("networks"),
+            commands.services,
+        );
         let network = Arc::new(network);
         tokio::spawn(guard_host_addresses(network.clone()));
         let overhead_bytes = guests.overhead_bytes(&typical_guest());
@@ -141,7 +145,9 @@ impl RealHost {
         let base = match &volume.source {
             VolumeSource::Image { blob, format, .. } => {
                 let digest = blob.parse().context("name the blob")?;
-                self.blobs.pin(&digest, volume.id.as_str()).context("keep the image")?;
+                self.blobs
+                    .pin(&digest, volume.id.as_str())
+                    .context("keep the image")?;
                 Some(self.base(blob, format)?)
             }
             VolumeSource::Empty => None,
@@ -156,12 +162,17 @@ impl RealHost {
     }
 
     fn base(&self, blob: &str, format: &str) -> Result<Base> {
-        Ok(Base { path: self.blob_path(blob)?, format: disk_format(format)? })
+        Ok(Base {
+            path: self.blob_path(blob)?,
+            format: disk_format(format)?,
+        })
     }
 
     fn blob_path(&self, sha256: &str) -> Result<PathBuf> {
         let digest = sha256.parse().context("name the blob")?;
-        self.blobs.get(&digest).with_context(|| format!("blob {sha256} is not in the cache"))
+        self.blobs
+            .get(&digest)
+            .with_context(|| format!("blob {sha256} is not in the cache"))
     }
 
     async fn start(&self, instance: &WantedInstance, wanted: &Wanted) -> Result<()> {
@@ -172,7 +183,10 @@ impl RealHost {
             .map(|port| self.network.open_tap(port.vpc.as_str(), port.id.as_str()))
             .collect::<Result<Vec<_>, _>>()
             .context("open the guest's network interface")?;
-        self.guests.start(&spec, taps).await.context("start the guest")
+        self.guests
+            .start(&spec, taps)
+            .await
+            .context("start the guest")
     }
 
     /// Connects to a guest that may still be booting: a guest without an address loses the first
@@ -231,9 +245,16 @@ impl RealHost {
             memory_bytes: instance.memory_bytes,
             boot: match &instance.boot {
                 Boot::Firmware => boira_hypervisor::Boot::Firmware,
-                Boot::Kernel { kernel, ramdisk, cmdline } => boira_hypervisor::Boot::Kernel {
+                Boot::Kernel {
+                    kernel,
+                    ramdisk,
+                    cmdline,
+                } => boira_hypervisor::Boot::Kernel {
                     kernel: self.blob_path(kernel)?,
-                    ramdisk: ramdisk.as_ref().map(|blob| self.blob_path(blob)).transpose()?,
+                    ramdisk: ramdisk
+                        .as_ref()
+                        .map(|blob| self.blob_path(blob))
+                        .transpose()?,
                     cmdline: cmdline.clone(),
                 },
             },
@@ -265,13 +286,27 @@ impl Host for RealHost {
             .into_iter()
             .map(|guest| {
                 let state = translate::guest_state(&guest.state);
-                (InstanceId::from(guest.guest.as_str()), Guest { generation: guest.generation, state })
+                (
+                    InstanceId::from(guest.guest.as_str()),
+                    Guest {
+                        generation: guest.generation,
+                        state,
+                    },
+                )
             })
             .collect();
         Ok(Observed {
             guests,
-            volumes: list(&self.volumes)?.iter().map(|name| VolumeId::from(name.as_str())).collect(),
-            blobs: self.blobs.digests().iter().map(ToString::to_string).collect(),
+            volumes: list(&self.volumes)?
+                .iter()
+                .map(|name| VolumeId::from(name.as_str()))
+                .collect(),
+            blobs: self
+                .blobs
+                .digests()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
         })
     }
 
@@ -284,18 +319,26 @@ impl Host for RealHost {
             Step::Fetch { sha256, .. } => self.fetch(sha256).await,
             Step::MakeVolume { volume, .. } => self.make_volume(volume).await,
             Step::Start { instance } => self.start(instance, wanted).await,
-            Step::PowerButton { instance } => {
-                self.guests.power_button(instance.as_str()).await.context("press the power button")
-            }
-            Step::Reset { instance, .. } => {
-                self.guests.reset(instance.as_str()).await.context("reset the guest")
-            }
-            Step::Kill { instance } => {
-                self.guests.kill(instance.as_str()).await.context("switch the guest off")
-            }
-            Step::Forget { instance } => {
-                self.guests.forget(instance.as_str()).await.context("remove the guest")
-            }
+            Step::PowerButton { instance } => self
+                .guests
+                .power_button(instance.as_str())
+                .await
+                .context("press the power button"),
+            Step::Reset { instance, .. } => self
+                .guests
+                .reset(instance.as_str())
+                .await
+                .context("reset the guest"),
+            Step::Kill { instance } => self
+                .guests
+                .kill(instance.as_str())
+                .await
+                .context("switch the guest off"),
+            Step::Forget { instance } => self
+                .guests
+                .forget(instance.as_str())
+                .await
+                .context("remove the guest"),
         }
     }
 
@@ -305,15 +348,27 @@ impl Host for RealHost {
             .await
             .context("remove a disk")?
             .context("remove a disk")?;
-        for (digest, _) in self.blobs.pins().iter().filter(|(_, by)| by == volume.as_str()) {
-            self.blobs.unpin(digest, volume.as_str()).context("release the image")?;
+        for (digest, _) in self
+            .blobs
+            .pins()
+            .iter()
+            .filter(|(_, by)| by == volume.as_str())
+        {
+            self.blobs
+                .unpin(digest, volume.as_str())
+                .context("release the image")?;
         }
         Ok(())
     }
 
     async fn ensure_network(&self, vpc: &WantedVpc) -> Result<Vec<String>> {
         let spec = translate::vpc(vpc, MTU, self.api)?;
-        Ok(self.network.ensure(&spec).await.context("bring the network up")?.lacks)
+        Ok(self
+            .network
+            .ensure(&spec)
+            .await
+            .context("bring the network up")?
+            .lacks)
     }
 
     async fn networks(&self) -> Vec<String> {
@@ -325,19 +380,27 @@ impl Host for RealHost {
     }
 
     async fn reachable(&self, vpc: &str, port: &InterfaceId) -> Result<bool> {
-        self.network.answers_arp(vpc, port.as_str()).await.context("ask by ARP")
+        self.network
+            .answers_arp(vpc, port.as_str())
+            .await
+            .context("ask by ARP")
     }
 
     async fn open(&self, kind: &StreamKind) -> Result<Box<dyn Stream>> {
         Ok(match kind {
-            StreamKind::Dial { vpc, ip, port } => {
-                Box::new(self.dial(vpc.as_str(), *ip, *port).await.context("connect")?)
-            }
+            StreamKind::Dial { vpc, ip, port } => Box::new(
+                self.dial(vpc.as_str(), *ip, *port)
+                    .await
+                    .context("connect")?,
+            ),
             StreamKind::Console { instance } => {
                 let console = self.guests.console(instance.as_str()).await;
                 Box::new(console.context("open the console")?)
             }
-            StreamKind::ConsoleLog { instance, max_bytes } => {
+            StreamKind::ConsoleLog {
+                instance,
+                max_bytes,
+            } => {
                 let log = self
                     .guests
                     .console_log(instance.as_str(), *max_bytes as usize)
@@ -387,7 +450,9 @@ fn typical_guest() -> GuestSpec {
 /// What may be promised: all CPUs, the memory but for what the system itself needs, the disk that is
 /// free for volumes.
 fn capacity(volumes: &Path) -> Result<HostCapacity> {
-    let cpus = std::thread::available_parallelism().context("count the CPUs")?.get() as u32;
+    let cpus = std::thread::available_parallelism()
+        .context("count the CPUs")?
+        .get() as u32;
     let text = std::fs::read_to_string("/proc/meminfo").context("read the memory's size")?;
     let total_kib: u64 = text
         .lines()
@@ -402,7 +467,7 @@ fn capacity(volumes: &Path) -> Result<HostCapacity> {
         .filter_map(|name| std::fs::metadata(volumes.join(name)).ok())
         .map(|meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512)
         .sum();
-    let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
+    let free = disk.blocks_available() * disk.fragment_size();
     Ok(HostCapacity {
         cpus,
         memory_bytes: total.saturating_sub(reserve),
@@ -420,5 +485,6 @@ fn list(directory: &Path) -> Result<BTreeSet<String>> {
 }
 
 fn is_volume(name: &str) -> bool {
-    name.strip_prefix("vol-").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()))
+    name.strip_prefix("vol-")
+        .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()))
 }

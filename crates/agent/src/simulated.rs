@@ -27,7 +27,10 @@ impl SimulatedHost {
                 boot_id: "simulated".into(),
                 name: name.into(),
                 capacity,
-                acceleration: Acceleration { hardware: false, verdict: "simulated".into() },
+                acceleration: Acceleration {
+                    hardware: false,
+                    verdict: "simulated".into(),
+                },
                 machine: "simulated-1".into(),
                 cpu: "simulated".into(),
                 overhead_bytes: 0,
@@ -70,8 +73,10 @@ impl Host for SimulatedHost {
                 observed.volumes.insert(volume.id.clone());
             }
             Step::Start { instance } => {
-                let guest =
-                    Guest { generation: instance.generation, state: GuestState::Running };
+                let guest = Guest {
+                    generation: instance.generation,
+                    state: GuestState::Running,
+                };
                 observed.guests.insert(instance.id.clone(), guest);
             }
             Step::Reset { .. } => {}

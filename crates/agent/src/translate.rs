@@ -40,15 +40,16 @@ pub fn guest_state(state: &boira_hypervisor::GuestState) -> GuestState {
 }
 
 fn net(cidr: Cidr) -> Result<Ipv4Net> {
-    cidr.to_string().parse().with_context(|| format!("{cidr} is no network"))
+    cidr.to_string()
+        .parse()
+        .with_context(|| format!("{cidr} is no network"))
 }
 
-pub fn vpc(
-    wanted: &WantedVpc,
-    mtu: u16,
-    api: Option<SocketAddr>,
-) -> Result<network::VpcSpec> {
-    let region = wanted.ports.first().map_or("us-east-1", |port| port.metadata.region.as_str());
+pub fn vpc(wanted: &WantedVpc, mtu: u16, api: Option<SocketAddr>) -> Result<network::VpcSpec> {
+    let region = wanted
+        .ports
+        .first()
+        .map_or("us-east-1", |port| port.metadata.region.as_str());
     Ok(network::VpcSpec {
         vpc: wanted.vpc.to_string(),
         cidr: net(wanted.cidr)?,

@@ -93,8 +93,10 @@ impl Response {
 
     /// Writes one member by its model name; `None` leaves it absent.
     pub fn member(&mut self, name: &str, value: impl IntoMember) {
-        let (Some(value), Some((member, shape))) = (value.into_member(), self.output_member(name))
-        else {
+        let Some(value) = value.into_member() else {
+            return;
+        };
+        let Some((member, shape)) = self.output_member(name) else {
             return;
         };
         self.has_members = true;

@@ -142,21 +142,33 @@ fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BOIRA_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,boira=info,boira_agent=info,boira_controller=info,boira_store=info,boira_network=info,boira_hypervisor=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
 }
 
 async fn run(cli: Cli) -> Result<ExitCode> {
     let home = Home::find(cli.home.as_deref());
     let format = cli.output;
     match cli.command {
-        Command::Up { listen, detach, demo } => {
+        Command::Up {
+            listen,
+            detach,
+            demo,
+        } => {
             up::up(&home, listen.listen, listen.agents(), detach, demo).await?;
         }
         Command::Down => up::down(&home).await?,
         Command::Controller { listen, local_host } => {
             node::controller(&home, listen.listen, listen.agents(), local_host).await?;
         }
-        Command::Agent { directory, controller, api } => {
+        Command::Agent {
+            directory,
+            controller,
+            api,
+        } => {
             node::agent(&directory, controller, api).await?;
         }
         Command::Supervise { listen } => {

@@ -53,7 +53,10 @@ impl Client {
         let (tls, rest) = match access.endpoint.split_once("://") {
             Some(("http", rest)) => (false, rest),
             Some(("https", rest)) => (true, rest),
-            _ => bail!("{} is no endpoint: it begins with http:// or https://", access.endpoint),
+            _ => bail!(
+                "{} is no endpoint: it begins with http:// or https://",
+                access.endpoint
+            ),
         };
         let host = rest.trim_end_matches('/').to_owned();
         Ok(Self { access, host, tls })
@@ -62,7 +65,10 @@ impl Client {
     /// One EC2 action with its parameters; answers the document.
     pub async fn ec2(&self, action: &str, parameters: &[(&str, &str)]) -> Result<String> {
         let mut form = String::new();
-        for (name, value) in [("Action", action), ("Version", VERSION)].iter().chain(parameters) {
+        for (name, value) in [("Action", action), ("Version", VERSION)]
+            .iter()
+            .chain(parameters)
+        {
             if !form.is_empty() {
                 form.push('&');
             }
@@ -70,11 +76,16 @@ impl Client {
             form.push('=');
             boira_api::form::percent_encode(&mut form, value.as_bytes(), b"");
         }
-        let headers = [("content-type", "application/x-www-form-urlencoded; charset=utf-8")];
+        let headers = [(
+            "content-type",
+            "application/x-www-form-urlencoded; charset=utf-8",
+        )];
         let body = Bytes::from(form);
         let hash = Sha256::digest(&body).into();
         let body = Either::Left(Full::new(body));
-        let answer = self.send("ec2", Method::POST, "/", &headers, hash, body).await?;
+        let answer = self
+            .send("ec2", Method::POST, "/", &headers, hash, body)
+            .await?;
         let (status, text) = read(answer).await?;
         match status {
             StatusCode::OK => Ok(text),
@@ -94,7 +105,9 @@ impl Client {
         let headers = [("content-type", "application/json")];
         let path = format!("/boira/v1{path}");
         let body = Either::Left(Full::new(bytes));
-        let answer = self.send("boira", method, &path, &headers, hash, body).await?;
+        let answer = self
+            .send("boira", method, &path, &headers, hash, body)
+            .await?;
         let (status, text) = read(answer).await?;
         let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         match (status, value.get("error").and_then(|error| error.as_str())) {
@@ -117,15 +130,25 @@ impl Client {
         let file = tokio::fs::File::open(path)
             .await
             .with_context(|| format!("open {}", path.display()))?;
-        let length = file.metadata().await.context("look at the file")?.len().to_string();
+        let length = file
+            .metadata()
+            .await
+            .context("look at the file")?
+            .len()
+            .to_string();
         let sent = std::sync::atomic::AtomicU64::new(0);
         let stream = tokio_util::io::ReaderStream::with_capacity(file, 256 << 10);
-        let frames = Pieces { stream, note: move |count: u64| {
-            progress(sent.fetch_add(count, std::sync::atomic::Ordering::Relaxed) + count);
-        } };
+        let frames = Pieces {
+            stream,
+            note: move |count: u64| {
+                progress(sent.fetch_add(count, std::sync::atomic::Ordering::Relaxed) + count);
+            },
+        };
         let body = Either::Right(BodyExt::boxed(StreamBody::new(frames)));
         let headers = [("content-length", length.as_str())];
-        let answer = self.send("boira", Method::PUT, &target, &headers, hash, body).await?;
+        let answer = self
+            .send("boira", Method::PUT, &target, &headers, hash, body)
+            .await?;
         let (status, text) = read(answer).await?;
         match status {
             StatusCode::OK => Ok(()),
@@ -139,7 +162,9 @@ impl Client {
         let headers = [("connection", "upgrade"), ("upgrade", "boira-stream")];
         let hash = Sha256::digest([]).into();
         let body = Either::Left(Full::default());
-        let answer = self.send("boira", Method::GET, &path, &headers, hash, body).await?;
+        let answer = self
+            .send("boira", Method::GET, &path, &headers, hash, body)
+            .await?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             let (status, text) = read(answer).await?;
             let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
@@ -148,7 +173,9 @@ impl Client {
                 None => bail!("the cloud answered {status}: {text}"),
             }
         }
-        let upgraded = hyper::upgrade::on(answer).await.context("switch to the stream")?;
+        let upgraded = hyper::upgrade::on(answer)
+            .await
+            .context("switch to the stream")?;
         Ok(Box::new(TokioIo::new(upgraded)))
     }
 
@@ -183,9 +210,18 @@ impl Client {
             .duration_since(SystemTime::UNIX_EPOCH)
             .context("the clock is before 1970")?
             .as_millis() as i64;
-        let signature =
-            sigv4::sign(credentials, &self.access.region, service, &head, &body_sha256, now);
-        let mut request = Request::builder().method(&method).uri(path).header("host", &self.host);
+        let signature = sigv4::sign(
+            credentials,
+            &self.access.region,
+            service,
+            &head,
+            &body_sha256,
+            now,
+        );
+        let mut request = Request::builder()
+            .method(&method)
+            .uri(path)
+            .header("host", &self.host);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -194,27 +230,41 @@ impl Client {
         }
         let request = request.body(body).context("build a request")?;
         let connection = self.connect().await?;
-        let (mut sender, driver) =
-            http1::handshake(TokioIo::new(connection)).await.context("speak HTTP to the cloud")?;
+        let (mut sender, driver) = http1::handshake(TokioIo::new(connection))
+            .await
+            .context("speak HTTP to the cloud")?;
         tokio::spawn(driver.with_upgrades());
-        sender.send_request(request).await.context("send a request to the cloud")
+        sender
+            .send_request(request)
+            .await
+            .context("send a request to the cloud")
     }
 
     async fn connect(&self) -> Result<Box<dyn Connection>> {
         let open = async {
             let stream = TcpStream::connect(&self.host).await.with_context(|| {
-                format!("no cloud answers at {}; is it up? (`boira up`)", self.access.endpoint)
+                format!(
+                    "no cloud answers at {}; is it up? (`boira up`)",
+                    self.access.endpoint
+                )
             })?;
-            stream.set_nodelay(true).context("send small messages at once")?;
+            stream
+                .set_nodelay(true)
+                .context("send small messages at once")?;
             if !self.tls {
                 return Ok(Box::new(stream) as Box<dyn Connection>);
             }
             let connector = tokio_rustls::TlsConnector::from(Arc::new(self.trust()?));
-            let name = self.host.rsplit_once(':').map_or(self.host.as_str(), |(name, _)| name);
+            let name = self
+                .host
+                .rsplit_once(':')
+                .map_or(self.host.as_str(), |(name, _)| name);
             let name = rustls::pki_types::ServerName::try_from(name.to_owned())
                 .context("name the endpoint")?;
-            let stream =
-                connector.connect(name, stream).await.context("shake hands with the cloud")?;
+            let stream = connector
+                .connect(name, stream)
+                .await
+                .context("shake hands with the cloud")?;
             Ok(Box::new(stream) as Box<dyn Connection>)
         };
         tokio::time::timeout(CONNECT, open)
@@ -231,7 +281,9 @@ impl Client {
         let pem = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
         let mut roots = rustls::RootCertStore::empty();
         for certificate in rustls_pemfile::certs(&mut pem.as_slice()) {
-            roots.add(certificate.context("read the CA")?).context("trust the CA")?;
+            roots
+                .add(certificate.context("read the CA")?)
+                .context("trust the CA")?;
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         Ok(rustls::ClientConfig::builder_with_provider(provider)
@@ -244,7 +296,12 @@ impl Client {
 
 async fn read(answer: Response<body::Incoming>) -> Result<(StatusCode, String)> {
     let status = answer.status();
-    let bytes = answer.into_body().collect().await.context("read the answer")?.to_bytes();
+    let bytes = answer
+        .into_body()
+        .collect()
+        .await
+        .context("read the answer")?
+        .to_bytes();
     Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
 }
 
@@ -252,7 +309,9 @@ fn ec2_error(status: StatusCode, text: &str) -> anyhow::Error {
     let document = roxmltree::Document::parse(text).ok();
     let find = |name: &str| {
         let document = document.as_ref()?;
-        let node = document.descendants().find(|node| node.has_tag_name(name))?;
+        let node = document
+            .descendants()
+            .find(|node| node.has_tag_name(name))?;
         node.text().map(str::to_owned)
     };
     match (find("Code"), find("Message")) {
@@ -275,13 +334,15 @@ impl<F: Fn(u64) + Unpin> futures_core::Stream for Pieces<F> {
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Self::Item>> {
         let this = &mut *self;
-        std::pin::Pin::new(&mut this.stream).poll_next(cx).map(|item| {
-            item.map(|piece| {
-                piece.map(|bytes| {
-                    (this.note)(bytes.len() as u64);
-                    body::Frame::data(bytes)
+        std::pin::Pin::new(&mut this.stream)
+            .poll_next(cx)
+            .map(|item| {
+                item.map(|piece| {
+                    piece.map(|bytes| {
+                        (this.note)(bytes.len() as u64);
+                        body::Frame::data(bytes)
+                    })
                 })
             })
-        })
     }
 }

@@ -13,7 +13,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // One of these runs beside every guest, so it starts before anything that takes memory.
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == "guest-console") {
+    if arguments
+        .next()
+        .is_some_and(|first| first == "guest-console")
+    {
         return match boira_hypervisor::guest_console(arguments) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -60,20 +60,29 @@ pub async fn controller(
     local: bool,
 ) -> Result<()> {
     home.create()?;
-    let options = Options { home: home.path().to_owned(), listen, agents };
+    let options = Options {
+        home: home.path().to_owned(),
+        listen,
+        agents,
+    };
     let controller = boira_controller::open(options).await?;
     if local {
         enroll_local(home, &controller).await?;
     }
-    controller.run(|controller| hand_out(home, controller)).await
+    controller
+        .run(|controller| hand_out(home, controller))
+        .await
 }
 
 /// Writes the administrator's access, and where agents are served.
 fn hand_out(home: &Home, controller: &boira_controller::Controller) -> Result<()> {
     let snapshot = controller.cluster.snapshot();
     let state = &snapshot.state;
-    let administrator =
-        state.accounts.values().find(|row| row.admin).context("the cloud has no administrator")?;
+    let administrator = state
+        .accounts
+        .values()
+        .find(|row| row.admin)
+        .context("the cloud has no administrator")?;
     let key = state
         .access_keys
         .values()
@@ -84,7 +93,9 @@ fn hand_out(home: &Home, controller: &boira_controller::Controller) -> Result<()
         access_key_id: key.id.clone(),
         secret_access_key: key.secret.clone(),
         region: state.settings.region.clone(),
-        authority: endpoint.starts_with("https").then(|| controller.pki.authority_path()),
+        authority: endpoint
+            .starts_with("https")
+            .then(|| controller.pki.authority_path()),
         endpoint,
     };
     let agents = controller.options.agents.to_string();
@@ -94,7 +105,11 @@ fn hand_out(home: &Home, controller: &boira_controller::Controller) -> Result<()
 }
 
 /// The agent's process.
-pub async fn agent(directory: &Path, controller: SocketAddr, api: Option<SocketAddr>) -> Result<()> {
+pub async fn agent(
+    directory: &Path,
+    controller: SocketAddr,
+    api: Option<SocketAddr>,
+) -> Result<()> {
     require_root("An agent")?;
     let identity = Identity::read(&directory.join("identity.json"))?;
     let line = Arc::new(Line::new(&identity, controller)?);
@@ -125,7 +140,9 @@ fn commands() -> Result<Commands> {
 }
 
 /// Holds the home as long as the cloud is up.
-pub struct Lock(#[allow(dead_code, reason = "the lock lasts as long as the file is open")] Flock<File>);
+pub struct Lock(
+    #[allow(dead_code, reason = "the lock lasts as long as the file is open")] Flock<File>,
+);
 
 /// `None` when another supervisor has it.
 fn lock(home: &Home) -> Result<Option<Lock>> {
@@ -155,8 +172,17 @@ pub fn is_up(home: &Home) -> Result<bool> {
 pub fn start_supervisor(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Result<()> {
     let mut command = std::process::Command::new(this_program()?);
     command
-        .args(["supervise".into(), "--home".into(), home.path().as_os_str().to_owned()])
-        .args(["--listen", &listen.to_string(), "--agents", &agents.to_string()])
+        .args([
+            "supervise".into(),
+            "--home".into(),
+            home.path().as_os_str().to_owned(),
+        ])
+        .args([
+            "--listen",
+            &listen.to_string(),
+            "--agents",
+            &agents.to_string(),
+        ])
         .stdin(Stdio::null())
         .stdout(log_file(home, "supervisor")?)
         .stderr(log_file(home, "supervisor")?)
@@ -239,7 +265,8 @@ struct Restarts {
 
 impl Restarts {
     async fn pause(&mut self) {
-        self.recent.retain(|at| at.elapsed() < Duration::from_secs(30));
+        self.recent
+            .retain(|at| at.elapsed() < Duration::from_secs(30));
         self.recent.push(Instant::now());
         let wait_ms = match self.recent.len() {
             0..=3 => 0,
@@ -267,7 +294,10 @@ async fn stop(child: Option<Child>) {
         // The child may have ended just now.
         let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
     }
-    if tokio::time::timeout(END_DEADLINE, child.wait()).await.is_err() {
+    if tokio::time::timeout(END_DEADLINE, child.wait())
+        .await
+        .is_err()
+    {
         let _ = child.kill().await;
     }
 }
@@ -283,9 +313,8 @@ fn spawn(home: &Home, name: &str, arguments: &[OsString]) -> Result<Child> {
     // SAFETY: prctl is async-signal-safe. The supervisor's only thread is the one that forks, so the
     // child ends with the supervisor and not before.
     unsafe {
-        command.pre_exec(|| {
-            nix::sys::prctl::set_pdeathsig(Some(Signal::SIGTERM)).map_err(Into::into)
-        });
+        command
+            .pre_exec(|| nix::sys::prctl::set_pdeathsig(Some(Signal::SIGTERM)).map_err(Into::into));
     }
     command.spawn().with_context(|| format!("start the {name}"))
 }
@@ -306,7 +335,9 @@ fn spawn_controller(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Resu
 
 /// `None` while the controller hasn't said where it serves agents.
 fn spawn_agent(home: &Home, listen: SocketAddr) -> Result<Option<Child>> {
-    let Ok(address) = std::fs::read_to_string(home.run("agents")) else { return Ok(None) };
+    let Ok(address) = std::fs::read_to_string(home.run("agents")) else {
+        return Ok(None);
+    };
     let mut address: SocketAddr = address.trim().parse().context("read the agents' address")?;
     let mut api = listen;
     for one in [&mut address, &mut api] {
@@ -360,14 +391,23 @@ pub async fn down(home: &Home, note: impl Fn(String)) -> Result<bool> {
         }
         return Ok(false);
     }
-    let pid: i32 =
-        text.context("find the supervisor")?.trim().parse().context("read the supervisor's pid")?;
+    let pid: i32 = text
+        .context("find the supervisor")?
+        .trim()
+        .parse()
+        .context("read the supervisor's pid")?;
     kill(Pid::from_raw(pid), Signal::SIGTERM).context("tell the supervisor to end")?;
     let begun = Instant::now();
     while is_up(home)? {
-        note(format!("switching guests off ({} s)", begun.elapsed().as_secs()));
+        note(format!(
+            "switching guests off ({} s)",
+            begun.elapsed().as_secs()
+        ));
         if begun.elapsed() > DOWN_DEADLINE + Duration::from_secs(30) {
-            bail!("the cloud did not go down; see {}", home.run("supervisor.log").display());
+            bail!(
+                "the cloud did not go down; see {}",
+                home.run("supervisor.log").display()
+            );
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -384,7 +424,9 @@ fn closing_marker(home: &Home) -> PathBuf {
 /// guests should be stays as it is, so the next `up` starts them again.
 async fn switch_off(home: &Home) -> Result<()> {
     let directory = home.agent();
-    let Ok(identity) = Identity::read(&directory.join("identity.json")) else { return Ok(()) };
+    let Ok(identity) = Identity::read(&directory.join("identity.json")) else {
+        return Ok(());
+    };
     File::create(closing_marker(home)).context("note that the cloud is going down")?;
     let commands = commands()?;
     let cloud = cloud_tag(&identity);
@@ -405,7 +447,10 @@ async fn switch_off(home: &Home) -> Result<()> {
         if tokio::time::Instant::now() > deadline {
             for guest in left {
                 tracing::warn!("{guest} did not switch itself off in time; switching it off");
-                guests.kill(&guest).await.with_context(|| format!("end {guest}"))?;
+                guests
+                    .kill(&guest)
+                    .await
+                    .with_context(|| format!("end {guest}"))?;
             }
             break;
         }
@@ -418,11 +463,17 @@ async fn switch_off(home: &Home) -> Result<()> {
         let _ = tokio::time::timeout(PRESS_AGAIN, guests.changed()).await;
     }
     for guest in guests.observe().await.context("look at the guests")? {
-        guests.forget(&guest.guest).await.with_context(|| format!("remove {}", guest.guest))?;
+        guests
+            .forget(&guest.guest)
+            .await
+            .with_context(|| format!("remove {}", guest.guest))?;
     }
     let network = Network::new(&cloud, &directory.join("networks"), commands.services);
     for vpc in network.present().await {
-        network.remove(&vpc).await.with_context(|| format!("remove the network {vpc}"))?;
+        network
+            .remove(&vpc)
+            .await
+            .with_context(|| format!("remove the network {vpc}"))?;
     }
     if let Err(error) = Cgroups::open(&group).remove_all() {
         tracing::warn!("the control group {group} stays: {error}");

@@ -23,7 +23,11 @@ impl Progress {
             },
         );
         bar.enable_steady_tick(Duration::from_millis(100));
-        Self { bar, terminal, quiet }
+        Self {
+            bar,
+            terminal,
+            quiet,
+        }
     }
 
     /// A step whose length nobody knows.
@@ -46,7 +50,9 @@ impl Progress {
         if total == 0 {
             return self.step(what);
         }
-        self.bar.set_style(style("{spinner} {msg} [{bar:30}] {percent:>3} % {elapsed:>.dim}"));
+        self.bar.set_style(style(
+            "{spinner} {msg} [{bar:30}] {percent:>3} % {elapsed:>.dim}",
+        ));
         self.bar.set_length(total);
         self.bar.set_position(done.min(total));
         self.bar.set_message(what);

@@ -48,7 +48,10 @@ pub fn router(controller: Arc<Controller>) -> Router<Arc<Controller>> {
         .route("/blobs/{sha256}", put(put_blob).head(has_blob))
         .layer(axum::middleware::from_fn(administrators_only));
     own.merge(administrators)
-        .route_layer(axum::middleware::from_fn_with_state(controller, authenticate))
+        .route_layer(axum::middleware::from_fn_with_state(
+            controller,
+            authenticate,
+        ))
         .route("/openapi.json", get(openapi))
 }
 
@@ -167,14 +170,24 @@ async fn administrators_only(
 }
 
 async fn openapi() -> Response {
-    ([("content-type", "application/json")], include_str!("openapi.json")).into_response()
+    (
+        [("content-type", "application/json")],
+        include_str!("openapi.json"),
+    )
+        .into_response()
 }
 
-async fn status(State(controller): State<Arc<Controller>>, caller: Extension<Caller>) -> Json<Value> {
+async fn status(
+    State(controller): State<Arc<Controller>>,
+    caller: Extension<Caller>,
+) -> Json<Value> {
     let snapshot = controller.cluster.snapshot();
     let state = &snapshot.state;
     let count = |name| {
-        state.instances_of(&caller.account).filter(|row| row.state() == name).count()
+        state
+            .instances_of(&caller.account)
+            .filter(|row| row.state() == name)
+            .count()
     };
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -230,16 +243,17 @@ struct NewHost {
 }
 
 /// Makes a host's row and answers the identity that its agent starts with: certificate and key.
-async fn enroll_host(
-    State(controller): State<Arc<Controller>>,
-    Json(ask): Json<NewHost>,
-) -> Reply {
+async fn enroll_host(State(controller): State<Arc<Controller>>, Json(ask): Json<NewHost>) -> Reply {
     let fine = (1..=63).contains(&ask.name.len())
-        && ask.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        && ask
+            .name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     if !fine {
         return Err(bad("a host's name has 1 to 63 letters, digits, -, _ or ."));
     }
-    let failed = |error: anyhow::Error| Problem(StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}"));
+    let failed =
+        |error: anyhow::Error| Problem(StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}"));
     let (host, pair) = controller.enroll(&ask.name).await.map_err(failed)?;
     Ok(Json(json!({
         "host": host,
@@ -269,7 +283,10 @@ fn find(controller: &Controller, caller: &Caller, name: &str) -> Result<Arc<Inst
         [] => Err(missing(format!("instance '{name}'"))),
         _ => Err(Problem(
             StatusCode::CONFLICT,
-            format!("{} instances are called '{name}'; give the id of one", alive.len()),
+            format!(
+                "{} instances are called '{name}'; give the id of one",
+                alive.len()
+            ),
         )),
     }
 }
@@ -286,7 +303,9 @@ async fn history(
         .await
         .map_err(|error| Problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
         .map_err(|error| Problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
-    Ok(Json(json!({ "instance": row.id, "state": row.state().as_str(), "events": events })))
+    Ok(Json(
+        json!({ "instance": row.id, "state": row.state().as_str(), "events": events }),
+    ))
 }
 
 async fn console(
@@ -296,7 +315,9 @@ async fn console(
     request: Request,
 ) -> Result<Response, Problem> {
     let row = find(&controller, &caller, &name)?;
-    let kind = StreamKind::Console { instance: row.id.clone() };
+    let kind = StreamKind::Console {
+        instance: row.id.clone(),
+    };
     relay(&controller, &row, kind, request).await
 }
 
@@ -313,7 +334,11 @@ async fn dial(
         .first()
         .and_then(|id| snapshot.state.interfaces.get(id))
         .ok_or_else(|| missing(format!("a network interface of {}", row.id)))?;
-    let kind = StreamKind::Dial { vpc: interface.vpc.clone(), ip: interface.ip, port };
+    let kind = StreamKind::Dial {
+        vpc: interface.vpc.clone(),
+        ip: interface.ip,
+        port,
+    };
     relay(&controller, &row, kind, request).await
 }
 
@@ -324,16 +349,25 @@ async fn relay(
     kind: StreamKind,
     request: Request,
 ) -> Result<Response, Problem> {
-    let host = row.placement.as_ref().map(|placement| placement.host.clone()).ok_or_else(|| {
-        Problem(StatusCode::CONFLICT, format!("{} is {}", row.id, row.state().as_str()))
-    })?;
+    let host = row
+        .placement
+        .as_ref()
+        .map(|placement| placement.host.clone())
+        .ok_or_else(|| {
+            Problem(
+                StatusCode::CONFLICT,
+                format!("{} is {}", row.id, row.state().as_str()),
+            )
+        })?;
     let mut far = controller
         .links
         .open(&host, kind)
         .await
         .map_err(|why| Problem(StatusCode::BAD_GATEWAY, why))?;
     tokio::spawn(async move {
-        let Ok(near) = hyper::upgrade::on(request).await else { return };
+        let Ok(near) = hyper::upgrade::on(request).await else {
+            return;
+        };
         let mut near = TokioIo::new(near);
         // How a stream ends concerns only its two ends.
         let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
@@ -345,7 +379,9 @@ async fn relay(
 pub fn fresh_credentials() -> Credentials {
     use rand::distr::{Alphanumeric, SampleString};
     let mut rng = rand::rng();
-    let suffix: String = Alphanumeric.sample_string(&mut rng, 16).to_ascii_uppercase();
+    let suffix: String = Alphanumeric
+        .sample_string(&mut rng, 16)
+        .to_ascii_uppercase();
     Credentials {
         access_key: format!("AKIA{suffix}"),
         secret: Alphanumeric.sample_string(&mut rng, 40),
@@ -370,9 +406,14 @@ async fn create_account(
     Json(ask): Json<NewAccount>,
 ) -> Result<Json<IssuedKey>, Problem> {
     let fine = (1..=64).contains(&ask.name.len())
-        && ask.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.@".contains(&b));
+        && ask
+            .name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.@".contains(&b));
     if !fine || ask.name.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(bad("an account's name has 1 to 64 letters, digits, -, _, . or @, and is no number"));
+        return Err(bad(
+            "an account's name has 1 to 64 letters, digits, -, _, . or @, and is no number",
+        ));
     }
     let credentials = fresh_credentials();
     let (access_key_id, secret_access_key) =
@@ -381,7 +422,12 @@ async fn create_account(
         .cluster
         .decide(move |draft| account::create(draft, &ask.name, false, credentials))
         .await??;
-    Ok(Json(IssuedKey { account: account.id, admin: false, access_key_id, secret_access_key }))
+    Ok(Json(IssuedKey {
+        account: account.id,
+        admin: false,
+        access_key_id,
+        secret_access_key,
+    }))
 }
 
 async fn rotate_keys(
@@ -396,16 +442,27 @@ async fn rotate_keys(
         .decide(move |draft| account::rotate_keys(draft, &name, credentials))
         .await??;
     let snapshot = controller.cluster.snapshot();
-    let admin = snapshot.state.accounts.get(&account).is_some_and(|row| row.admin);
-    Ok(Json(IssuedKey { account, admin, access_key_id, secret_access_key }))
+    let admin = snapshot
+        .state
+        .accounts
+        .get(&account)
+        .is_some_and(|row| row.admin);
+    Ok(Json(IssuedKey {
+        account,
+        admin,
+        access_key_id,
+        secret_access_key,
+    }))
 }
 
 async fn remove_account(
     State(controller): State<Arc<Controller>>,
     Path(name): Path<String>,
 ) -> Reply {
-    let account =
-        controller.cluster.decide(move |draft| account::remove(draft, &name)).await??;
+    let account = controller
+        .cluster
+        .decide(move |draft| account::remove(draft, &name))
+        .await??;
     Ok(Json(json!({ "account": account })))
 }
 
@@ -477,13 +534,18 @@ async fn register_image(
         return Err(bad("an image's format is qcow2 or raw"));
     }
     let mut blobs = vec![ask.disk.clone()];
-    if let Boot::Kernel { kernel, ramdisk, .. } = &ask.boot {
+    if let Boot::Kernel {
+        kernel, ramdisk, ..
+    } = &ask.boot
+    {
         blobs.push(kernel.clone());
         blobs.extend(ramdisk.clone());
     }
     let mut stored_bytes = 0;
     for blob in &blobs {
-        let path = controller.blob(blob).ok_or_else(|| missing(format!("blob {blob}")))?;
+        let path = controller
+            .blob(blob)
+            .ok_or_else(|| missing(format!("blob {blob}")))?;
         stored_bytes += std::fs::metadata(path).map(|meta| meta.len()).unwrap_or(0);
     }
     let id = controller
@@ -528,10 +590,7 @@ async fn register_image(
     Ok(Json(json!({ "image": id })))
 }
 
-async fn remove_image(
-    State(controller): State<Arc<Controller>>,
-    Path(id): Path<String>,
-) -> Reply {
+async fn remove_image(State(controller): State<Arc<Controller>>, Path(id): Path<String>) -> Reply {
     let removed = controller
         .cluster
         .decide(move |draft| {
@@ -563,10 +622,7 @@ async fn put_type(
     .await
 }
 
-async fn remove_type(
-    State(controller): State<Arc<Controller>>,
-    Path(name): Path<String>,
-) -> Reply {
+async fn remove_type(State(controller): State<Arc<Controller>>, Path(name): Path<String>) -> Reply {
     change_types(&controller, move |types| match types.remove(&name) {
         Some(_) => Ok(()),
         None => Err(missing(format!("instance type {name}"))),
@@ -579,11 +635,15 @@ async fn change_types(
     controller: &Controller,
     change: impl FnOnce(&mut boira_core::InstanceTypes) -> Result<(), Problem>,
 ) -> Reply {
-    let mut types = controller.files.types().map_err(|error| bad(format!("{error:#}")))?;
+    let mut types = controller
+        .files
+        .types()
+        .map_err(|error| bad(format!("{error:#}")))?;
     change(&mut types)?;
-    controller.files.write_types(&types).map_err(|error| {
-        Problem(StatusCode::INSUFFICIENT_STORAGE, format!("{error:#}"))
-    })?;
+    controller
+        .files
+        .write_types(&types)
+        .map_err(|error| Problem(StatusCode::INSUFFICIENT_STORAGE, format!("{error:#}")))?;
     let count = types.len();
     controller
         .cluster
@@ -610,7 +670,8 @@ async fn put_blob(
     Path(sha256): Path<String>,
     body: Body,
 ) -> Reply {
-    let stream = futures_util::TryStreamExt::map_err(body.into_data_stream(), std::io::Error::other);
+    let stream =
+        futures_util::TryStreamExt::map_err(body.into_data_stream(), std::io::Error::other);
     let reader = tokio_util::io::StreamReader::new(stream);
     let mut reader = tokio_util::io::SyncIoBridge::new(Box::pin(reader));
     let blobs = controller.blobs.clone();

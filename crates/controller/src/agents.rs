@@ -45,7 +45,12 @@ fn host_of(controller: &Controller, peer: &PeerCertificate) -> Result<HostId, Re
         .values()
         .find(|host| host.certificate == peer.0)
         .map(|host| host.id.clone())
-        .ok_or_else(|| Refused(StatusCode::FORBIDDEN, "this certificate is no host's".into()))
+        .ok_or_else(|| {
+            Refused(
+                StatusCode::FORBIDDEN,
+                "this certificate is no host's".into(),
+            )
+        })
 }
 
 async fn synchronise(
@@ -55,19 +60,28 @@ async fn synchronise(
 ) -> Result<Json<SyncAnswer>, Refused> {
     let host = host_of(&controller, &peer)?;
     if request.host != host {
-        return Err(Refused(StatusCode::FORBIDDEN, format!("this certificate is {host}'s")));
+        return Err(Refused(
+            StatusCode::FORBIDDEN,
+            format!("this certificate is {host}'s"),
+        ));
     }
     if request.v != PROTOCOL {
         return Err(Refused(
             StatusCode::UPGRADE_REQUIRED,
-            format!("this controller speaks protocol {PROTOCOL}, the agent {}", request.v),
+            format!(
+                "this controller speaks protocol {PROTOCOL}, the agent {}",
+                request.v
+            ),
         ));
     }
     let link = controller.links.of(&host);
     match link.admit(&request) {
         sync::Admit::Fresh => {}
         sync::Admit::Stale | sync::Admit::Unknown => {
-            return Err(Refused(StatusCode::CONFLICT, "begin a new session with a report".into()));
+            return Err(Refused(
+                StatusCode::CONFLICT,
+                "begin a new session with a report".into(),
+            ));
         }
     }
     controller.heard_of(&host).await;
@@ -83,19 +97,17 @@ async fn synchronise(
             .await
             .map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
             .unwrap_or_else(|never| match never {});
-        return Ok(Json(SyncAnswer { seq, ..SyncAnswer::default() }));
+        return Ok(Json(SyncAnswer {
+            seq,
+            ..SyncAnswer::default()
+        }));
     }
     Ok(Json(poll(&controller, &host, seq, &request.have).await))
 }
 
 /// Answers when something differs from what the host has, when a stream is wanted, or in the end
 /// with nothing.
-async fn poll(
-    controller: &Controller,
-    host: &HostId,
-    seq: u64,
-    have: &[String; 4],
-) -> SyncAnswer {
+async fn poll(controller: &Controller, host: &HostId, seq: u64, have: &[String; 4]) -> SyncAnswer {
     let link = controller.links.of(host);
     let silence = controller.cluster.snapshot().state.settings.host_silence_s;
     let patience = Duration::from_millis((silence * 1000 / 2).clamp(500, 20_000));
@@ -111,7 +123,10 @@ async fn poll(
             return answer;
         }
         // A wake-up that came since the snapshot was taken is kept by `Notify` as a permit.
-        if tokio::time::timeout_at(deadline, link.wake.notified()).await.is_err() {
+        if tokio::time::timeout_at(deadline, link.wake.notified())
+            .await
+            .is_err()
+        {
             return answer;
         }
     }
@@ -162,7 +177,10 @@ async fn stream(
 pub fn upgrade_answer() -> Response {
     (
         StatusCode::SWITCHING_PROTOCOLS,
-        [(header::CONNECTION, "upgrade"), (header::UPGRADE, "boira-stream")],
+        [
+            (header::CONNECTION, "upgrade"),
+            (header::UPGRADE, "boira-stream"),
+        ],
     )
         .into_response()
 }

@@ -27,7 +27,10 @@ pub struct Files {
 
 impl Files {
     pub fn of(home: &Path) -> Self {
-        Self { settings: home.join("settings.toml"), types: home.join("instance-types.toml") }
+        Self {
+            settings: home.join("settings.toml"),
+            types: home.join("instance-types.toml"),
+        }
     }
 
     /// Writes the default table where there is none yet.
@@ -63,7 +66,9 @@ impl Files {
     }
 
     pub fn write_types(&self, types: &InstanceTypes) -> Result<()> {
-        let table = Table { types: types.values().cloned().collect() };
+        let table = Table {
+            types: types.values().cloned().collect(),
+        };
         let text = format!(
             "# Instance types; change them here or with `boira type`. Read again when saved.\n\n{}",
             toml::to_string(&table).context("write instance types as TOML")?
@@ -73,23 +78,41 @@ impl Files {
 
     /// Changes whenever one of the files does.
     pub fn stamp(&self) -> [Option<SystemTime>; 2] {
-        [&self.settings, &self.types]
-            .map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok())
+        [&self.settings, &self.types].map(|path| {
+            std::fs::metadata(path)
+                .and_then(|meta| meta.modified())
+                .ok()
+        })
     }
 }
 
 pub fn check_type(row: &InstanceType) -> Result<()> {
     let name_is_fine = row.name.contains('.')
         && row.name.len() <= 64
-        && row.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-');
+        && row
+            .name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-');
     anyhow::ensure!(
         name_is_fine,
         "{:?} is no name for an instance type: FAMILY.SIZE of letters, digits and dashes",
         row.name
     );
-    anyhow::ensure!((1..=255).contains(&row.vcpus), "{}: 1 to 255 vCPUs", row.name);
-    anyhow::ensure!((16..=16 << 20).contains(&row.memory_mib), "{}: 16 MiB of memory at least", row.name);
-    anyhow::ensure!((1..=16_384).contains(&row.disk_gib), "{}: 1 to 16384 GiB of disk", row.name);
+    anyhow::ensure!(
+        (1..=255).contains(&row.vcpus),
+        "{}: 1 to 255 vCPUs",
+        row.name
+    );
+    anyhow::ensure!(
+        (16..=16 << 20).contains(&row.memory_mib),
+        "{}: 16 MiB of memory at least",
+        row.name
+    );
+    anyhow::ensure!(
+        (1..=16_384).contains(&row.disk_gib),
+        "{}: 1 to 16384 GiB of disk",
+        row.name
+    );
     Ok(())
 }
 

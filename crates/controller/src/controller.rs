@@ -59,7 +59,11 @@ pub async fn open(options: Options) -> Result<Opened> {
     };
     let controller = Arc::new(open_home(options)?);
     bootstrap(&controller).await?;
-    Ok(Opened { controller, api, agents })
+    Ok(Opened {
+        controller,
+        api,
+        agents,
+    })
 }
 
 impl std::ops::Deref for Opened {
@@ -73,7 +77,11 @@ impl std::ops::Deref for Opened {
 impl Opened {
     /// Serves until the process ends. `ready` runs when everything is set up.
     pub async fn run(self, ready: impl FnOnce(&Controller) -> Result<()>) -> Result<()> {
-        let Self { controller, api, agents } = self;
+        let Self {
+            controller,
+            api,
+            agents,
+        } = self;
         let (api_tls, agents_tls) = tls(&controller)?;
         let security = match controller.options.listen.ip().is_loopback() {
             true => Security::PlainOrTls(api_tls),
@@ -82,7 +90,11 @@ impl Opened {
         ready(&controller)?;
         tokio::join!(
             listen::serve(api, security, http::router(controller.clone())),
-            listen::serve(agents, Security::Tls(agents_tls), agents::router(controller.clone())),
+            listen::serve(
+                agents,
+                Security::Tls(agents_tls),
+                agents::router(controller.clone())
+            ),
             clockwork(controller.clone()),
         );
         Ok(())
@@ -91,7 +103,9 @@ impl Opened {
 
 async fn bind(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
-        format!("listen on {address}; if something else has that port, choose another with --listen")
+        format!(
+            "listen on {address}; if something else has that port, choose another with --listen"
+        )
     })
 }
 
@@ -124,12 +138,18 @@ fn open_home(options: Options) -> Result<Controller> {
             links.hosts_changed(&hosts);
         })?
     };
-    let scheme = if options.listen.ip().is_loopback() { "http" } else { "https" };
+    let scheme = if options.listen.ip().is_loopback() {
+        "http"
+    } else {
+        "https"
+    };
     Ok(Controller {
-        facts: Arc::new(Facts { endpoint: format!("{scheme}://{}", options.listen) }),
+        facts: Arc::new(Facts {
+            endpoint: format!("{scheme}://{}", options.listen),
+        }),
         blobs: Arc::new(
-                Blobs::open(home.join("blobs"), BLOB_BYTES).context("open the image store")?,
-            ),
+            Blobs::open(home.join("blobs"), BLOB_BYTES).context("open the image store")?,
+        ),
         history: History::new(&store_path),
         cluster,
         links,
@@ -313,7 +333,10 @@ impl Controller {
             .decide(move |draft| {
                 let zone = draft.state.zones.keys().next().cloned().unwrap_or_default();
                 let row = match draft.state.hosts.get(&row_id) {
-                    Some(row) => Host { certificate: fingerprint, ..Host::clone(row) },
+                    Some(row) => Host {
+                        certificate: fingerprint,
+                        ..Host::clone(row)
+                    },
                     None => Host {
                         id: row_id,
                         number: draft.number(|c| &mut c.host),
@@ -348,6 +371,12 @@ impl Controller {
     /// The host that runs an instance.
     pub fn host_of(&self, instance: &InstanceId) -> Option<HostId> {
         let snapshot = self.cluster.snapshot();
-        snapshot.state.instances.get(instance)?.placement.as_ref().map(|p| p.host.clone())
+        snapshot
+            .state
+            .instances
+            .get(instance)?
+            .placement
+            .as_ref()
+            .map(|p| p.host.clone())
     }
 }

@@ -62,7 +62,10 @@ async fn aws(State(controller): State<Arc<Controller>>, request: Request) -> Res
         parameters: &parameters,
     };
     let claim = auth::parse(&head);
-    let service = service_of(claim.as_ref().ok().and_then(|claim| claim.service()), &parameters);
+    let service = service_of(
+        claim.as_ref().ok().and_then(|claim| claim.service()),
+        &parameters,
+    );
     let hash: [u8; 32] = Sha256::digest(&body).into();
     let account = claim
         .and_then(|claim| identify(&controller, &claim, &head, &hash, service.name))
@@ -80,7 +83,14 @@ async fn aws(State(controller): State<Arc<Controller>>, request: Request) -> Res
 fn request_id() -> String {
     let r: u128 = rand::random();
     let hex = format!("{r:032x}");
-    format!("{}-{}-4{}-a{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
+    format!(
+        "{}-{}-4{}-a{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[13..16],
+        &hex[17..20],
+        &hex[20..]
+    )
 }
 
 async fn read_body(body: Body) -> Result<Bytes, ApiError> {
@@ -92,7 +102,9 @@ async fn read_body(body: Body) -> Result<Bytes, ApiError> {
             message: format!("A request may have up to {BODY_BYTES} bytes."),
             status: 413,
         }),
-        Ok(Err(_)) => Err(ApiError::malformed_query("The request's body could not be read.")),
+        Ok(Err(_)) => Err(ApiError::malformed_query(
+            "The request's body could not be read.",
+        )),
         Err(_) => Err(ApiError {
             code: "RequestTimeout".into(),
             message: "The request's body did not arrive in time.".into(),
@@ -108,9 +120,10 @@ fn parameters<'a>(
     body: &'a [u8],
 ) -> Result<Parameters<'a>, ApiError> {
     let mut parameters = form::parse(query)?;
-    let is_form = headers
-        .get(header::CONTENT_TYPE)
-        .is_none_or(|kind| kind.as_bytes().starts_with(b"application/x-www-form-urlencoded"));
+    let is_form = headers.get(header::CONTENT_TYPE).is_none_or(|kind| {
+        kind.as_bytes()
+            .starts_with(b"application/x-www-form-urlencoded")
+    });
     if is_form && !body.is_empty() {
         parameters.extend(form::parse(body)?);
     }
@@ -119,8 +132,11 @@ fn parameters<'a>(
 
 /// Headers as signatures cover them; HTTP/2 has `:authority` in place of `Host`.
 pub fn headers(parts: &Parts) -> Vec<(&str, &[u8])> {
-    let mut headers: Vec<_> =
-        parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    let mut headers: Vec<_> = parts
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .collect();
     if !parts.headers.contains_key(header::HOST)
         && let Some(authority) = parts.uri.authority()
     {
@@ -139,19 +155,35 @@ pub fn identify(
 ) -> Result<AccountId, AuthError> {
     let snapshot = controller.cluster.snapshot();
     let state: &Rows = &snapshot.state;
-    let key = state.access_keys.get(claim.access_key()).ok_or(AuthError::UnknownKey)?;
+    let key = state
+        .access_keys
+        .get(claim.access_key())
+        .ok_or(AuthError::UnknownKey)?;
     // STS is one global service whose clients sign for us-east-1 wherever they are.
     let regions: &[&str] = match service {
         "sts" => &[&state.settings.region, "us-east-1"],
         _ => &[&state.settings.region],
     };
-    let demands = Demands { service, regions, max_skew_ms: auth::EC2_MAX_SKEW_MS };
-    claim.verify(&key.secret, head, body_sha256, &demands, boira_store::now().0)?;
+    let demands = Demands {
+        service,
+        regions,
+        max_skew_ms: auth::EC2_MAX_SKEW_MS,
+    };
+    claim.verify(
+        &key.secret,
+        head,
+        body_sha256,
+        &demands,
+        boira_store::now().0,
+    )?;
     Ok(key.owner.clone())
 }
 
 /// The service by the signature's scope, else by the version that is asked for.
-fn service_of(scope: Option<&str>, parameters: &[(Cow<'_, str>, Cow<'_, str>)]) -> &'static Service {
+fn service_of(
+    scope: Option<&str>,
+    parameters: &[(Cow<'_, str>, Cow<'_, str>)],
+) -> &'static Service {
     let sts = &shapes::sts::SERVICE;
     match scope {
         Some("sts") => sts,
@@ -175,7 +207,9 @@ async fn act(
     let request = decode::decode(operation, parameters)?;
     if service.name == "sts" {
         let answer = sts::call(operation, &account)?;
-        return Ok(xml(respond::respond(operation, version, request_id, &answer)));
+        return Ok(xml(respond::respond(
+            operation, version, request_id, &answer,
+        )));
     }
     let act = ec2::action(action).ok_or_else(|| ApiError::unsupported_operation(action))?;
     let dry = request.bool("DryRun") == Some(true);
@@ -221,7 +255,11 @@ fn write(
 ) -> Response {
     match answer {
         Answer::Done(answer) => xml(done(operation, version, request_id, &answer)),
-        Answer::List { member, mut items, next } => {
+        Answer::List {
+            member,
+            mut items,
+            next,
+        } => {
             let mut writer = respond::Response::new(operation, version, request_id);
             writer.begin_list(member);
             // Most lists fit one piece and are sent whole, with their length.

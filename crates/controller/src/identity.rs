@@ -28,20 +28,25 @@ impl Signer {
         let made: Arc<Mutex<HashMap<String, Option<String>>>> = Arc::default();
         let (sender, inbox) = mpsc::channel::<String>();
         let shelf = made.clone();
-        std::thread::Builder::new().name("notary".into()).spawn(move || {
-            yield_to_requests();
-            while let Ok(first) = inbox.recv() {
-                for document in std::iter::once(first).chain(inbox.try_iter()) {
-                    let signature = sign(&key, &document);
-                    shelf
-                        .lock()
-                        .expect("no holder of this lock panics")
-                        .insert(document, Some(signature));
+        std::thread::Builder::new()
+            .name("notary".into())
+            .spawn(move || {
+                yield_to_requests();
+                while let Ok(first) = inbox.recv() {
+                    for document in std::iter::once(first).chain(inbox.try_iter()) {
+                        let signature = sign(&key, &document);
+                        shelf
+                            .lock()
+                            .expect("no holder of this lock panics")
+                            .insert(document, Some(signature));
+                    }
+                    done();
                 }
-                done();
-            }
-        })?;
-        Ok(Self { made, wanted: Mutex::new(sender) })
+            })?;
+        Ok(Self {
+            made,
+            wanted: Mutex::new(sender),
+        })
     }
 }
 
@@ -79,7 +84,11 @@ impl Notary for Signer {
             made.retain(|_, signature| signature.is_none());
         }
         made.insert(document.to_owned(), None);
-        let _ = self.wanted.lock().expect("no holder of this lock panics").send(document.to_owned());
+        let _ = self
+            .wanted
+            .lock()
+            .expect("no holder of this lock panics")
+            .send(document.to_owned());
         None
     }
 }

@@ -2,8 +2,8 @@
 //! opened to it. Nothing here is stored; a new controller learns it again from the agents' next polls.
 
 use boira_core::sync::{Admit, Inbox};
-use boira_model::wire::{StreamKind, StreamRequest, SyncRequest};
 use boira_model::HostId;
+use boira_model::wire::{StreamKind, StreamRequest, SyncRequest};
 use boira_store::Listener;
 use hyper_util::rt::TokioIo;
 use std::collections::HashMap;
@@ -40,7 +40,10 @@ impl Links {
     /// host has one grace period.
     pub fn of(&self, host: &HostId) -> Arc<Link> {
         let mut hosts = self.hosts.lock().expect("no holder of this lock panics");
-        hosts.entry(host.clone()).or_insert_with(|| Arc::new(Link::new())).clone()
+        hosts
+            .entry(host.clone())
+            .or_insert_with(|| Arc::new(Link::new()))
+            .clone()
     }
 
     /// Asks the host's agent for a stream and waits until it is there.
@@ -48,7 +51,10 @@ impl Links {
         let link = self.of(host);
         let id = format!("{:032x}", rand::random::<u128>());
         let (sender, receiver) = oneshot::channel();
-        let request = StreamRequest { id: id.clone(), kind };
+        let request = StreamRequest {
+            id: id.clone(),
+            kind,
+        };
         link.facts().asked.insert(id.clone(), (request, sender));
         link.wake.notify_one();
         let outcome = tokio::time::timeout(OPEN_DEADLINE, receiver).await;
@@ -98,7 +104,11 @@ impl Link {
 
     /// Streams to open; they are repeated until the agent opens them or nobody waits any more.
     pub fn streams(&self) -> Vec<StreamRequest> {
-        self.facts().asked.values().map(|(request, _)| request.clone()).collect()
+        self.facts()
+            .asked
+            .values()
+            .map(|(request, _)| request.clone())
+            .collect()
     }
 
     /// Whoever waits for this stream.

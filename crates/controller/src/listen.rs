@@ -31,7 +31,11 @@ pub enum Security {
 pub async fn serve(listener: TcpListener, security: Security, router: Router) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let place = places
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -59,17 +63,20 @@ async fn connection(stream: TcpStream, security: Security, router: Router) {
             None => return,
         },
     };
-    let accepted =
-        tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;
+    let accepted = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;
     let Ok(Ok(stream)) = accepted else {
         tracing::debug!("a TLS handshake failed");
         return;
     };
-    let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let peer = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first());
     let router = match peer {
-        Some(certificate) => {
-            router.layer(axum::Extension(PeerCertificate(pki::fingerprint(certificate))))
-        }
+        Some(certificate) => router.layer(axum::Extension(PeerCertificate(pki::fingerprint(
+            certificate,
+        )))),
         None => router,
     };
     http(stream, router).await;
@@ -93,10 +100,14 @@ async fn http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, rout
         .header_read_timeout(HEADERS)
         .max_buf_size(64 << 10)
         .pipeline_flush(true);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(256);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(256);
     let service = TowerToHyperService::new(router);
-    if let Err(error) =
-        builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await
+    if let Err(error) = builder
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
+        .await
     {
         tracing::debug!("a connection ended: {error}");
     }

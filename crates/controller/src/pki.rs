@@ -63,7 +63,9 @@ impl Pki {
         let mut names = vec![CONTROLLER_NAME.to_owned(), "localhost".to_owned()];
         names.dedup();
         let mut params = CertificateParams::new(names).context("name the API's certificate")?;
-        params.subject_alt_names.extend(addresses.iter().map(|ip| SanType::IpAddress(*ip)));
+        params
+            .subject_alt_names
+            .extend(addresses.iter().map(|ip| SanType::IpAddress(*ip)));
         params.distinguished_name = name("Boira API");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.sign(params)
@@ -74,8 +76,10 @@ impl Pki {
         let mut params =
             CertificateParams::new(vec![host.to_owned()]).context("name a host's certificate")?;
         params.distinguished_name = name(host);
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ClientAuth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        ];
         self.sign(params)
     }
 
@@ -87,8 +91,13 @@ impl Pki {
             .context("parse the CA's certificate")?;
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate().context("make a key")?;
-        let certificate = params.signed_by(&key, &issuer).context("sign a certificate")?;
-        Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+        let certificate = params
+            .signed_by(&key, &issuer)
+            .context("sign a certificate")?;
+        Ok(Pair {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+        })
     }
 
     /// The PKCS#8 DER of the RSA key for identity documents. Making one takes a second.
@@ -111,8 +120,13 @@ fn make_authority() -> Result<Pair> {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let key = KeyPair::generate().context("make the CA's key")?;
-    let certificate = params.self_signed(&key).context("sign the CA's certificate")?;
-    Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+    let certificate = params
+        .self_signed(&key)
+        .context("sign the CA's certificate")?;
+    Ok(Pair {
+        certificate: certificate.pem(),
+        key: key.serialize_pem(),
+    })
 }
 
 fn name(common: &str) -> DistinguishedName {
@@ -128,7 +142,9 @@ pub fn fingerprint(certificate: &[u8]) -> String {
 }
 
 pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
-    rustls_pemfile::certs(&mut pem.as_bytes()).collect::<Result<_, _>>().context("read certificates")
+    rustls_pemfile::certs(&mut pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .context("read certificates")
 }
 
 pub fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>> {

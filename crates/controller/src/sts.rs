@@ -1,8 +1,8 @@
 //! STS: who am I.
 
 use boira_api::ApiError;
-use boira_api::value::Struct;
 use boira_api::shape::Operation;
+use boira_api::value::Struct;
 use boira_model::AccountId;
 
 pub fn call(operation: &'static Operation, account: &AccountId) -> Result<Struct, ApiError> {

@@ -26,6 +26,7 @@ pub struct Launch {
     pub private_ip: Option<Ipv4Addr>,
     pub user_data: Option<String>,
     pub root_gib: Option<u64>,
+    pub root_type: String,
     pub delete_root: bool,
     pub delete_interface: bool,
     pub interface_description: String,
@@ -191,6 +192,13 @@ fn choose_groups(draft: &Draft, ask: &Launch, vpc: &VpcId) -> Result<Vec<GroupId
     }
     let mut seen = std::collections::BTreeSet::new();
     groups.retain(|id| seen.insert(id.clone()));
+    if groups.len() > crate::interface::MAX_GROUPS {
+        let limit = format!(
+            "{} security groups per interface",
+            crate::interface::MAX_GROUPS
+        );
+        return Err(Refusal::Limit(limit));
+    }
     Ok(groups)
 }
 
@@ -278,6 +286,11 @@ fn launch_one(
         vpc: subnet.vpc.clone(),
         subnet: subnet.id.clone(),
         key_name: ask.key_name.clone(),
+        public_key: ask
+            .key_name
+            .as_ref()
+            .and_then(|name| draft.state.key_pair(&ask.owner, name))
+            .map(|key| key.public_key.clone()),
         user_data: ask.user_data.clone(),
         root_device: order.image.root_device.clone(),
         disks: vec![volume],
@@ -384,6 +397,7 @@ fn put_volume(
         owner: ask.owner.clone(),
         zone: host.zone.clone(),
         size_bytes: order.root_bytes,
+        volume_type: ask.root_type.clone(),
         source: VolumeSource::Image {
             image: order.image.id.clone(),
             blob: order.image.disk.clone(),

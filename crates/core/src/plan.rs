@@ -265,7 +265,10 @@ fn ask_to_end(
     let Some(first) = memory.pressed else {
         return Next::Step(press);
     };
-    let (hard_at, again_at) = (first.0 + deadline_ms, memory.pressed_last.0 + PRESS_AGAIN_MS);
+    let (hard_at, again_at) = (
+        first.0 + deadline_ms,
+        memory.pressed_last.0 + PRESS_AGAIN_MS,
+    );
     if now.0 >= hard_at {
         Next::Step(hard)
     } else if now.0 >= again_at {

@@ -64,7 +64,10 @@ pub enum Refusal {
     Limit(String),
     #[error("a resource has up to {} tags", crate::tag::MAX_TAGS)]
     TooManyTags,
-    #[error("a security group has up to {} rules in each direction", crate::group::MAX_RULES)]
+    #[error(
+        "a security group has up to {} rules in each direction",
+        crate::group::MAX_RULES
+    )]
     TooManyRules,
     #[error("instance type {0} is not burstable")]
     NotBurstable(String),

@@ -225,10 +225,7 @@ pub fn private_dns_name(ip: std::net::Ipv4Addr, region: &str) -> String {
 fn metadata(state: &State, row: &Instance, port: &Interface, notary: &dyn Notary) -> Metadata {
     let document = identity_document(state, row, port);
     let (signature, pkcs7) = notary.sign(&document).unwrap_or_default();
-    let key = row
-        .key_name
-        .as_ref()
-        .and_then(|name| state.key_pair(&row.owner, name));
+    let key = row.key_name.clone().zip(row.public_key.clone());
     let group_name = |id: &GroupId| {
         let name = state
             .groups
@@ -254,10 +251,7 @@ fn metadata(state: &State, row: &Instance, port: &Interface, notary: &dyn Notary
         hostname: private_dns_name(port.ip, &state.settings.region),
         launched: row.launched,
         architecture: row.architecture.clone(),
-        public_keys: key
-            .map(|key| (key.name.clone(), key.public_key.clone()))
-            .into_iter()
-            .collect(),
+        public_keys: key.into_iter().collect(),
         user_data: row.user_data.clone(),
         groups: port.groups.iter().map(group_name).collect(),
         vpc: row.vpc.to_string(),

@@ -28,7 +28,10 @@ fn wanted(resets: u64) -> Wanted {
 
 fn facts(state: GuestState) -> Facts {
     let mut facts = Facts::default();
-    let guest = Guest { generation: 1, state };
+    let guest = Guest {
+        generation: 1,
+        state,
+    };
     facts.guests.insert(InstanceId::from_entropy(1), guest);
     facts
 }
@@ -41,14 +44,22 @@ fn steps(wanted: &Wanted, facts: &Facts, now_ms: u64) -> Vec<Step> {
 fn a_reboot_presses_the_button_again_until_the_guest_listens_and_then_resets_it() {
     let wanted = wanted(1);
     let mut facts = facts(GuestState::Running);
-    let button = Step::PowerButton { instance: InstanceId::from_entropy(1) };
+    let button = Step::PowerButton {
+        instance: InstanceId::from_entropy(1),
+    };
     for now_ms in [1_000, 2_000, 3_000] {
-        assert_eq!(steps(&wanted, &facts, now_ms), [button.clone()]);
+        assert_eq!(
+            steps(&wanted, &facts, now_ms),
+            std::slice::from_ref(&button)
+        );
         memory::begun(&mut facts.memory, &button, &wanted, BootTime(now_ms));
         assert_eq!(steps(&wanted, &facts, now_ms + 500), []);
     }
     let hard = steps(&wanted, &facts, 31_000);
-    assert!(matches!(hard[..], [Step::Reset { resets: 1, .. }]), "{hard:?}");
+    assert!(
+        matches!(hard[..], [Step::Reset { resets: 1, .. }]),
+        "{hard:?}"
+    );
     memory::done(&mut facts.memory, &hard[0], None, &wanted, BootTime(31_000));
     assert_eq!(steps(&wanted, &facts, 90_000), []);
 }
@@ -59,7 +70,10 @@ fn a_guest_that_followed_the_button_of_a_reboot_is_started_again_and_runs_meanwh
     let mut facts = facts(GuestState::Exited(Exit::Poweroff));
     let reported = plan::guest_reports(&wanted, &facts);
     assert_eq!(reported[0].state, GuestState::Running);
-    assert!(matches!(steps(&wanted, &facts, 0)[..], [Step::Forget { .. }]));
+    assert!(matches!(
+        steps(&wanted, &facts, 0)[..],
+        [Step::Forget { .. }]
+    ));
     facts.guests.clear();
     let start = steps(&wanted, &facts, 1_000);
     assert!(matches!(start[..], [Step::Start { .. }]), "{start:?}");

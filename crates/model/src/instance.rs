@@ -184,6 +184,9 @@ pub struct Instance {
     pub vpc: VpcId,
     pub subnet: SubnetId,
     pub key_name: Option<String>,
+    /// The key's OpenSSH line at the launch: what happens to the key pair later doesn't change it.
+    #[serde(default)]
+    pub public_key: Option<String>,
     /// Base64, as it came.
     pub user_data: Option<String>,
     pub root_device: String,

@@ -30,6 +30,9 @@ pub struct Volume {
     pub owner: AccountId,
     pub zone: String,
     pub size_bytes: u64,
+    /// EC2's name of the volume's type, which is only recorded.
+    #[serde(default = "default_type")]
+    pub volume_type: String,
     pub source: VolumeSource,
     /// Where the bytes are; `None` until the instance is placed.
     pub host: Option<HostId>,
@@ -38,4 +41,9 @@ pub struct Volume {
     pub deleting: bool,
     pub created: Wall,
     pub tags: Tags,
+}
+
+/// What EC2 gives a root volume whose mapping names no type.
+pub fn default_type() -> String {
+    "gp2".into()
 }

@@ -35,17 +35,23 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
             show_key(format, &client, &issued);
         }
         Command::RotateKeys { name } => {
-            let issued = client.json(Method::POST, &format!("/accounts/{name}/keys"), None).await?;
+            let issued = client
+                .json(Method::POST, &format!("/accounts/{name}/keys"), None)
+                .await?;
             replace_own_key(home, &client, &issued)?;
             show_key(format, &client, &issued);
         }
         Command::Rm { name } => {
-            client.json(Method::DELETE, &format!("/accounts/{name}"), None).await?;
+            client
+                .json(Method::DELETE, &format!("/accounts/{name}"), None)
+                .await?;
             line_out(&format!("account {name} is removed"));
         }
         Command::Ls => {
             let answer = client.json(Method::GET, "/accounts", None).await?;
-            let accounts = answer["accounts"].as_array().context("the cloud answered no accounts")?;
+            let accounts = answer["accounts"]
+                .as_array()
+                .context("the cloud answered no accounts")?;
             let header = ["#", "ACCOUNT", "NAME", "ACCESS KEY", "INSTANCES", "ADMIN"];
             output::rows(format, &header, accounts, |account| {
                 let text = |name: &str| account[name].as_str().unwrap_or_default().to_owned();
@@ -71,7 +77,9 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
 
 /// The administrator's own file follows a rotation of the keys in it.
 fn replace_own_key(home: &Home, client: &Client, issued: &Value) -> Result<()> {
-    let Ok(mut access) = home.administrator() else { return Ok(()) };
+    let Ok(mut access) = home.administrator() else {
+        return Ok(());
+    };
     let own = client.access.access_key_id == access.access_key_id && issued["admin"] == true;
     if !own {
         return Ok(());
@@ -88,9 +96,24 @@ fn show_key(format: Format, client: &Client, issued: &Value) {
         return output::json(issued);
     }
     let text = |name: &str| issued[name].as_str().unwrap_or_default().to_owned();
-    line_out(&format!("# account {}; keep the secret, it is not shown again", text("account")));
-    line_out(&format!("export AWS_ENDPOINT_URL={}", client.access.endpoint));
-    line_out(&format!("export AWS_ACCESS_KEY_ID={}", text("access_key_id")));
-    line_out(&format!("export AWS_SECRET_ACCESS_KEY={}", text("secret_access_key")));
-    line_out(&format!("export AWS_DEFAULT_REGION={}", client.access.region));
+    line_out(&format!(
+        "# account {}; keep the secret, it is not shown again",
+        text("account")
+    ));
+    line_out(&format!(
+        "export AWS_ENDPOINT_URL={}",
+        client.access.endpoint
+    ));
+    line_out(&format!(
+        "export AWS_ACCESS_KEY_ID={}",
+        text("access_key_id")
+    ));
+    line_out(&format!(
+        "export AWS_SECRET_ACCESS_KEY={}",
+        text("secret_access_key")
+    ));
+    line_out(&format!(
+        "export AWS_DEFAULT_REGION={}",
+        client.access.region
+    ));
 }

@@ -54,7 +54,11 @@ pub async fn doctor(home: &Home, format: Format) -> Result<ExitCode> {
     });
     show(format, &findings);
     let broken = findings.iter().any(|finding| finding.verdict == "missing");
-    Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if broken {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn show(format: Format, findings: &[Finding]) {
@@ -62,7 +66,10 @@ fn show(format: Format, findings: &[Finding]) {
         return output::json(&findings);
     }
     for finding in findings {
-        line_out(&format!("{:<8}{:<20}{}", finding.verdict, finding.what, finding.detail));
+        line_out(&format!(
+            "{:<8}{:<20}{}",
+            finding.verdict, finding.what, finding.detail
+        ));
         if !finding.remedy.is_empty() {
             line_out(&format!("{:<28}-> {}", "", finding.remedy));
         }
@@ -75,7 +82,11 @@ fn root() -> Finding {
         what: "root",
         verdict: if is_root { "ok" } else { "missing" },
         detail: "for namespaces and for users that guests run as".into(),
-        remedy: if is_root { String::new() } else { "run it with sudo".into() },
+        remedy: if is_root {
+            String::new()
+        } else {
+            "run it with sudo".into()
+        },
     }
 }
 
@@ -124,7 +135,7 @@ fn home_finding(home: &Home) -> Finding {
         folder = parent;
     }
     let free = nix::sys::statvfs::statvfs(folder)
-        .map(|fs| fs.blocks_available() as u64 * fs.fragment_size() as u64)
+        .map(|fs| fs.blocks_available() * fs.fragment_size())
         .unwrap_or(0);
     let enough = free > 2 << 30;
     Finding {
@@ -153,7 +164,9 @@ pub async fn acceleration(directory: &Path) -> Result<Acceleration> {
         deadline: PROBE,
         uid: PROBE_UID,
     };
-    find_acceleration(&probe).await.context("find out how guests run here")
+    find_acceleration(&probe)
+        .await
+        .context("find out how guests run here")
 }
 
 /// The kernel of the tiny image that was built here, else this system's own.
@@ -164,12 +177,17 @@ fn kernel(directory: &Path) -> Option<PathBuf> {
         let mut kernels: Vec<PathBuf> = std::fs::read_dir("/boot")
             .ok()?
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz")))
+            .filter(|path| {
+                path.file_name()
+                    .is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz"))
+            })
             .collect();
         kernels.sort();
         kernels.pop()
     };
-    tiny.and_then(|built| built.kernel).filter(|path| path.exists()).or_else(of_the_host)
+    tiny.and_then(|built| built.kernel)
+        .filter(|path| path.exists())
+        .or_else(of_the_host)
 }
 
 /// Translation works everywhere and needs no probe.

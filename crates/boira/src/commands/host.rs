@@ -22,7 +22,9 @@ pub enum Command {
 pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
     let client = Client::new(home.access()?)?;
     let answer = client.json(Method::GET, "/hosts", None).await?;
-    let hosts = answer["hosts"].as_array().context("the cloud answered no hosts")?;
+    let hosts = answer["hosts"]
+        .as_array()
+        .context("the cloud answered no hosts")?;
     match command {
         Command::Ls => list(format, hosts),
         Command::Show { host } => show(format, hosts, &host)?,
@@ -48,7 +50,9 @@ fn free(host: &Value, total: &str, used: &str) -> u64 {
 
 /// RVM, TCPU, FCPU, TMEM and FMEM are OpenNebula's names of these columns.
 fn list(format: Format, hosts: &[Value]) {
-    let header = ["#", "NAME", "STATE", "ZONE", "RVM", "TCPU", "FCPU", "TMEM", "FMEM", "FDISK", "SEEN"];
+    let header = [
+        "#", "NAME", "STATE", "ZONE", "RVM", "TCPU", "FCPU", "TMEM", "FMEM", "FDISK", "SEEN",
+    ];
     output::rows(format, &header, hosts, |host| {
         vec![
             text(&host["number"]),
@@ -68,22 +72,60 @@ fn list(format: Format, hosts: &[Value]) {
 
 fn show(format: Format, hosts: &[Value], wanted: &str) -> Result<()> {
     let found = hosts.iter().find(|host| {
-        ["name", "id", "number"].iter().any(|member| text(&host[*member]) == wanted)
+        ["name", "id", "number"]
+            .iter()
+            .any(|member| text(&host[*member]) == wanted)
     });
-    let Some(host) = found else { bail!("host '{wanted}' does not exist; see `boira host ls`") };
+    let Some(host) = found else {
+        bail!("host '{wanted}' does not exist; see `boira host ls`")
+    };
     if format == Format::Json {
         output::json(host);
         return Ok(());
     }
     let line = |name: &str, value: String| line_out(&format!("{name:<14}{value}"));
-    line("host", format!("{} ({})", text(&host["name"]), text(&host["id"])));
-    line("state", format!("{}, heard of {} s ago", text(&host["state"]), host["last_seen_s"]));
+    line(
+        "host",
+        format!("{} ({})", text(&host["name"]), text(&host["id"])),
+    );
+    line(
+        "state",
+        format!(
+            "{}, heard of {} s ago",
+            text(&host["state"]),
+            host["last_seen_s"]
+        ),
+    );
     line("zone", text(&host["zone"]));
     line("instances", text(&host["instances"]));
-    line("CPUs", format!("{}, {} of {} virtual ones given out", host["cpus"], host["vcpus_used"], host["vcpus_total"]));
-    line("memory", format!("{} of {} given out, {} of overhead per guest counted in", size(&host["memory_used_bytes"]), size(&host["memory_total_bytes"]), size(&host["overhead_bytes"])));
-    line("disk", format!("{} of {} given out", size(&host["disk_used_bytes"]), size(&host["disk_total_bytes"])));
+    line(
+        "CPUs",
+        format!(
+            "{}, {} of {} virtual ones given out",
+            host["cpus"], host["vcpus_used"], host["vcpus_total"]
+        ),
+    );
+    line(
+        "memory",
+        format!(
+            "{} of {} given out, {} of overhead per guest counted in",
+            size(&host["memory_used_bytes"]),
+            size(&host["memory_total_bytes"]),
+            size(&host["overhead_bytes"])
+        ),
+    );
+    line(
+        "disk",
+        format!(
+            "{} of {} given out",
+            size(&host["disk_used_bytes"]),
+            size(&host["disk_total_bytes"])
+        ),
+    );
     line("guests run by", text(&host["acceleration"]["verdict"]));
-    line("machine", format!("{}, CPU {}", text(&host["machine"]), text(&host["cpu"])));
+    line(
+        "machine",
+        format!("{}, CPU {}", text(&host["machine"]), text(&host["cpu"])),
+    );
     Ok(())
 }

@@ -40,7 +40,11 @@ pub enum Command {
         kernel: Option<PathBuf>,
         #[arg(long, requires = "kernel")]
         ramdisk: Option<PathBuf>,
-        #[arg(long, requires = "kernel", default_value = "root=/dev/vda console=ttyS0")]
+        #[arg(
+            long,
+            requires = "kernel",
+            default_value = "root=/dev/vda console=ttyS0"
+        )]
         cmdline: String,
         /// The least memory that it needs
         #[arg(long, value_name = "MIB", default_value_t = 0)]
@@ -76,9 +80,31 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
                 Format::Table => line_out(&format!("image {id} ({kind})")),
             }
         }
-        Command::Import { file, name, description, kernel, ramdisk, cmdline, min_memory_mib, user, public } => {
-            let boot = kernel.map(|kernel| External { kernel, ramdisk, cmdline });
-            let order = Import { file, name, description, boot, min_memory_mib, user, public };
+        Command::Import {
+            file,
+            name,
+            description,
+            kernel,
+            ramdisk,
+            cmdline,
+            min_memory_mib,
+            user,
+            public,
+        } => {
+            let boot = kernel.map(|kernel| External {
+                kernel,
+                ramdisk,
+                cmdline,
+            });
+            let order = Import {
+                file,
+                name,
+                description,
+                boot,
+                min_memory_mib,
+                user,
+                public,
+            };
             let id = import(home, &client, order).await?;
             match format {
                 Format::Json => output::json(&json!({ "image": id })),
@@ -123,8 +149,15 @@ pub struct Row {
 pub async fn list(client: &Client) -> Result<Vec<Row>> {
     let text = client.ec2("DescribeImages", &[]).await?;
     let document = roxmltree::Document::parse(&text).context("read the list of images")?;
-    let set = document.descendants().find(|n| n.has_tag_name_local("imagesSet"));
-    Ok(set.into_iter().flat_map(|set| set.children()).filter(|n| n.is_element()).map(row).collect())
+    let set = document
+        .descendants()
+        .find(|n| n.has_tag_name_local("imagesSet"));
+    Ok(set
+        .into_iter()
+        .flat_map(|set| set.children())
+        .filter(|n| n.is_element())
+        .map(row)
+        .collect())
 }
 
 fn row(item: roxmltree::Node<'_, '_>) -> Row {
@@ -135,7 +168,9 @@ fn row(item: roxmltree::Node<'_, '_>) -> Row {
         name: text("name"),
         owner: text("imageOwnerId"),
         public: text("isPublic") == "true",
-        default: tags.iter().any(|(key, value)| key == DEFAULT_TAG && value == "true"),
+        default: tags
+            .iter()
+            .any(|(key, value)| key == DEFAULT_TAG && value == "true"),
         user: tags
             .iter()
             .find(|(key, _)| key == USER_TAG)
@@ -178,9 +213,18 @@ pub async fn build(
     let kind: boira_images::Kind = kind.parse().map_err(anyhow::Error::new)?;
     let work = home.work();
     let show = progress.clone();
-    let built = boira_images::build(kind, &work.join("packages"), &work.join("images"), &move |step| {
-        show.part(format!("building the image: {}", step.name), step.done, step.total);
-    })
+    let built = boira_images::build(
+        kind,
+        &work.join("packages"),
+        &work.join("images"),
+        &move |step| {
+            show.part(
+                format!("building the image: {}", step.name),
+                step.done,
+                step.total,
+            );
+        },
+    )
     .await
     .context("build the image")?;
     register_build(client, &built, &progress).await
@@ -196,7 +240,11 @@ async fn register_finished(
     let built = boira_images::Built::load(folder)
         .with_context(|| format!("read the finished build in {}", folder.display()))?;
     if built.kind.name() != kind {
-        bail!("{} has a build of {}, not of {kind}", folder.display(), built.kind.name());
+        bail!(
+            "{} has a build of {}, not of {kind}",
+            folder.display(),
+            built.kind.name()
+        );
     }
     register_build(client, &built, &progress).await
 }
@@ -243,7 +291,10 @@ async fn register_build(
 
 async fn register(client: &Client, image: &Value) -> Result<String> {
     let answer = client.json(Method::POST, "/images", Some(image)).await?;
-    Ok(answer["image"].as_str().context("the cloud answered no image id")?.to_owned())
+    Ok(answer["image"]
+        .as_str()
+        .context("the cloud answered no image id")?
+        .to_owned())
 }
 
 async fn upload(client: &Client, path: &Path, progress: &Arc<Progress>) -> Result<String> {
@@ -255,7 +306,9 @@ async fn upload(client: &Client, path: &Path, progress: &Arc<Progress>) -> Resul
         .with_context(|| format!("hash {}", path.display()))?;
     let show = progress.clone();
     client
-        .put_blob(path, &sha256, move |sent| show.part("storing the image", sent, size))
+        .put_blob(path, &sha256, move |sent| {
+            show.part("storing the image", sent, size)
+        })
         .await?;
     Ok(sha256)
 }
@@ -286,7 +339,9 @@ struct Import {
 async fn import(home: &Home, client: &Client, order: Import) -> Result<String> {
     crate::node::require_root("`boira image import`")?;
     let progress = Arc::new(Progress::new(false));
-    let copy = home.work().join(format!("import-{}.qcow2", std::process::id()));
+    let copy = home
+        .work()
+        .join(format!("import-{}.qcow2", std::process::id()));
     let show = progress.clone();
     let outcome = boira_images::import(&order.file, &copy, &move |step| {
         show.part(format!("importing: {}", step.name), step.done, step.total);
@@ -294,7 +349,9 @@ async fn import(home: &Home, client: &Client, order: Import) -> Result<String> {
     .await
     .with_context(|| format!("import {}", order.file.display()));
     let registered = match outcome {
-        Ok(info) => register_import(client, &order, &copy, info.virtual_size_bytes, &progress).await,
+        Ok(info) => {
+            register_import(client, &order, &copy, info.virtual_size_bytes, &progress).await
+        }
         Err(error) => Err(error),
     };
     // The copy lives on as a blob, or isn't wanted.
@@ -312,7 +369,11 @@ async fn register_import(
     let disk = upload(client, copy, progress).await?;
     let boot = match &order.boot {
         None => json!("Firmware"),
-        Some(External { kernel, ramdisk, cmdline }) => {
+        Some(External {
+            kernel,
+            ramdisk,
+            cmdline,
+        }) => {
             let kernel = upload(client, kernel, progress).await?;
             let ramdisk = match ramdisk {
                 Some(ramdisk) => Some(upload(client, ramdisk, progress).await?),
@@ -354,18 +415,25 @@ impl Xml for roxmltree::Node<'_, '_> {
     fn child_text(&self, path: &str) -> Option<String> {
         let mut node = *self;
         for name in path.split('/') {
-            node = node.children().find(|child| child.has_tag_name_local(name))?;
+            node = node
+                .children()
+                .find(|child| child.has_tag_name_local(name))?;
         }
         node.text().map(str::to_owned)
     }
 
     fn tags(&self) -> Vec<(String, String)> {
-        let set = self.children().find(|child| child.has_tag_name_local("tagSet"));
+        let set = self
+            .children()
+            .find(|child| child.has_tag_name_local("tagSet"));
         set.into_iter()
             .flat_map(|set| set.children())
             .filter(|item| item.is_element())
             .map(|item| {
-                (item.child_text("key").unwrap_or_default(), item.child_text("value").unwrap_or_default())
+                (
+                    item.child_text("key").unwrap_or_default(),
+                    item.child_text("value").unwrap_or_default(),
+                )
             })
             .collect()
     }

@@ -58,20 +58,32 @@ pub enum Command {
         all: bool,
     },
     /// Everything about one instance
-    Show { instance: String },
-    Start { instances: Vec<String> },
+    Show {
+        instance: String,
+    },
+    Start {
+        instances: Vec<String>,
+    },
     Stop {
         instances: Vec<String>,
         /// At once, without asking the guest
         #[arg(long)]
         force: bool,
     },
-    Reboot { instances: Vec<String> },
-    Terminate { instances: Vec<String> },
+    Reboot {
+        instances: Vec<String>,
+    },
+    Terminate {
+        instances: Vec<String>,
+    },
     /// The serial console, live and two-way; ctrl-] leaves it
-    Console { instance: String },
+    Console {
+        instance: String,
+    },
     /// The instance's history: every state, every step of its host, and why
-    Log { instance: String },
+    Log {
+        instance: String,
+    },
 }
 
 pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
@@ -96,7 +108,14 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
             change(&client, "RebootInstances", &instances, &[], None).await
         }
         Command::Terminate { instances } => {
-            change(&client, "TerminateInstances", &instances, &[], Some("terminated")).await
+            change(
+                &client,
+                "TerminateInstances",
+                &instances,
+                &[],
+                Some("terminated"),
+            )
+            .await
         }
         Command::Console { instance } => console(&client, &instance).await,
         Command::Log { instance } => log(&client, format, &instance).await,
@@ -135,7 +154,11 @@ fn row(item: roxmltree::Node<'_, '_>) -> Row {
     let text = |path: &str| item.child_text(path).unwrap_or_default();
     Row {
         id: text("instanceId"),
-        name: item.tags().into_iter().find(|(key, _)| key == "Name").map_or(String::new(), |t| t.1),
+        name: item
+            .tags()
+            .into_iter()
+            .find(|(key, _)| key == "Name")
+            .map_or(String::new(), |t| t.1),
         state: text("instanceState/name"),
         kind: text("instanceType"),
         image: text("imageId"),
@@ -148,7 +171,9 @@ fn row(item: roxmltree::Node<'_, '_>) -> Row {
 }
 
 fn show_rows(format: Format, rows: &[Row]) {
-    let header = ["INSTANCE", "NAME", "STATE", "TYPE", "ADDRESS", "ZONE", "LAUNCHED"];
+    let header = [
+        "INSTANCE", "NAME", "STATE", "TYPE", "ADDRESS", "ZONE", "LAUNCHED",
+    ];
     output::rows(format, &header, rows, |row| {
         vec![
             row.id.clone(),
@@ -168,12 +193,17 @@ pub async fn find(client: &Client, wanted: &str) -> Result<Row> {
     if let Some(row) = rows.iter().find(|row| row.id == wanted) {
         return Ok(row.clone());
     }
-    let named: Vec<_> =
-        rows.iter().filter(|row| row.name == wanted && row.state != "terminated").collect();
+    let named: Vec<_> = rows
+        .iter()
+        .filter(|row| row.name == wanted && row.state != "terminated")
+        .collect();
     match named[..] {
         [row] => Ok(row.clone()),
         [] => bail!("instance '{wanted}' does not exist; see `boira instance ls`"),
-        _ => bail!("{} instances are called '{wanted}'; give the id of one", named.len()),
+        _ => bail!(
+            "{} instances are called '{wanted}'; give the id of one",
+            named.len()
+        ),
     }
 }
 
@@ -206,9 +236,15 @@ async fn launch_rows(home: &Home, client: &Client, ask: &Run) -> Result<Vec<Row>
         ("MaxCount", count),
         ("KeyName", key),
     ];
-    let names: Vec<String> =
-        (1..=ask.groups.len()).map(|index| format!("SecurityGroupId.{index}")).collect();
-    parameters.extend(names.iter().map(String::as_str).zip(ask.groups.iter().cloned()));
+    let names: Vec<String> = (1..=ask.groups.len())
+        .map(|index| format!("SecurityGroupId.{index}"))
+        .collect();
+    parameters.extend(
+        names
+            .iter()
+            .map(String::as_str)
+            .zip(ask.groups.iter().cloned()),
+    );
     if let Some(zone) = &ask.zone {
         parameters.push(("Placement.AvailabilityZone", zone.clone()));
     }
@@ -226,8 +262,10 @@ async fn launch_rows(home: &Home, client: &Client, ask: &Run) -> Result<Vec<Row>
         parameters.push(("TagSpecification.1.Tag.1.Key", "Name".into()));
         parameters.push(("TagSpecification.1.Tag.1.Value", name.clone()));
     }
-    let parameters: Vec<_> =
-        parameters.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let parameters: Vec<_> = parameters
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
     let text = client.ec2("RunInstances", &parameters).await?;
     let document = roxmltree::Document::parse(&text).context("read the launched instances")?;
     Ok(document
@@ -252,15 +290,24 @@ pub async fn launch_demo(home: &Home, client: &Client, name: &str) -> Result<Row
         user_data: None,
         no_wait: true,
     };
-    launch_rows(home, client, &ask).await?.into_iter().next().context("nothing was launched")
+    launch_rows(home, client, &ask)
+        .await?
+        .into_iter()
+        .next()
+        .context("nothing was launched")
 }
 
 /// Waits until all of these are in a state; an end that makes it impossible is an error.
 pub async fn wait(client: &Client, ids: &[String], state: &str) -> Result<Vec<Row>> {
     let begun = Instant::now();
-    let names: Vec<String> = (1..=ids.len()).map(|index| format!("InstanceId.{index}")).collect();
-    let parameters: Vec<_> =
-        names.iter().map(String::as_str).zip(ids.iter().map(String::as_str)).collect();
+    let names: Vec<String> = (1..=ids.len())
+        .map(|index| format!("InstanceId.{index}"))
+        .collect();
+    let parameters: Vec<_> = names
+        .iter()
+        .map(String::as_str)
+        .zip(ids.iter().map(String::as_str))
+        .collect();
     loop {
         let rows = list(client, &parameters).await?;
         if rows.iter().all(|row| row.state == state) {
@@ -271,10 +318,19 @@ pub async fn wait(client: &Client, ids: &[String], state: &str) -> Result<Vec<Ro
                 || (state == "running" && matches!(row.state.as_str(), "stopped" | "shutting-down"))
         };
         if let Some(row) = rows.iter().find(impossible) {
-            bail!("{} is {}: {}; see `boira instance log {}`", row.id, row.state, row.reason, row.id);
+            bail!(
+                "{} is {}: {}; see `boira instance log {}`",
+                row.id,
+                row.state,
+                row.reason,
+                row.id
+            );
         }
         if begun.elapsed() > Duration::from_secs(300) {
-            bail!("not {state} after 5 minutes; see `boira instance log {}`", ids.join(" "));
+            bail!(
+                "not {state} after 5 minutes; see `boira instance log {}`",
+                ids.join(" ")
+            );
         }
         // EC2's API has no way to wait but asking again.
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -295,9 +351,14 @@ async fn change(
     for instance in instances {
         ids.push(find(client, instance).await?.id);
     }
-    let names: Vec<String> = (1..=ids.len()).map(|index| format!("InstanceId.{index}")).collect();
-    let mut parameters: Vec<_> =
-        names.iter().map(String::as_str).zip(ids.iter().map(String::as_str)).collect();
+    let names: Vec<String> = (1..=ids.len())
+        .map(|index| format!("InstanceId.{index}"))
+        .collect();
+    let mut parameters: Vec<_> = names
+        .iter()
+        .map(String::as_str)
+        .zip(ids.iter().map(String::as_str))
+        .collect();
     parameters.extend(extra);
     client.ec2(action, &parameters).await?;
     let Some(state) = state else { return Ok(()) };
@@ -337,7 +398,9 @@ async fn show(client: &Client, format: Format, wanted: &str) -> Result<()> {
 }
 
 async fn log(client: &Client, format: Format, wanted: &str) -> Result<()> {
-    let answer = client.json(Method::GET, &format!("/instances/{wanted}/history"), None).await?;
+    let answer = client
+        .json(Method::GET, &format!("/instances/{wanted}/history"), None)
+        .await?;
     if format == Format::Json {
         output::json(&answer);
         return Ok(());
@@ -349,7 +412,11 @@ async fn log(client: &Client, format: Format, wanted: &str) -> Result<()> {
             None => String::new(),
         };
         let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
-        line_out(&format!("{at}  {:<6} {}{took}", text("cause"), text("what")));
+        line_out(&format!(
+            "{at}  {:<6} {}{took}",
+            text("cause"),
+            text("what")
+        ));
     }
     Ok(())
 }
@@ -359,7 +426,9 @@ const LEAVE: u8 = 0x1d;
 
 async fn console(client: &Client, wanted: &str) -> Result<()> {
     let row = find(client, wanted).await?;
-    let mut stream = client.stream(&format!("/instances/{}/console", row.id)).await?;
+    let mut stream = client
+        .stream(&format!("/instances/{}/console", row.id))
+        .await?;
     eprintln!("connected to {}; ctrl-] leaves", row.id);
     let _raw = ssh::RawTerminal::enter();
     let (mut stdin, mut stdout) = (tokio::io::stdin(), tokio::io::stdout());

@@ -39,15 +39,26 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
     let client = Client::new(home.access()?)?;
     match command {
         Command::Ls => list(&client, format).await?,
-        Command::Set { name, vcpus, memory_mib, disk_gib } => {
+        Command::Set {
+            name,
+            vcpus,
+            memory_mib,
+            disk_gib,
+        } => {
             let row = json!({
                 "name": name, "vcpus": vcpus, "memory_mib": memory_mib, "disk_gib": disk_gib,
             });
-            client.json(Method::PUT, &format!("/types/{name}"), Some(&row)).await?;
-            line_out(&format!("{name}: {vcpus} vCPUs, {memory_mib} MiB, {disk_gib} GiB"));
+            client
+                .json(Method::PUT, &format!("/types/{name}"), Some(&row))
+                .await?;
+            line_out(&format!(
+                "{name}: {vcpus} vCPUs, {memory_mib} MiB, {disk_gib} GiB"
+            ));
         }
         Command::Rm { name } => {
-            client.json(Method::DELETE, &format!("/types/{name}"), None).await?;
+            client
+                .json(Method::DELETE, &format!("/types/{name}"), None)
+                .await?;
             line_out(&format!("{name} is removed"));
         }
     }
@@ -77,7 +88,11 @@ async fn list(client: &Client, format: Format) -> Result<()> {
         .collect();
     rows.sort_by(|a, b| (a.memory_mib, a.vcpus, &a.name).cmp(&(b.memory_mib, b.vcpus, &b.name)));
     output::rows(format, &["TYPE", "VCPUS", "MEMORY"], &rows, |row| {
-        vec![row.name.clone(), row.vcpus.to_string(), bytes(row.memory_mib << 20)]
+        vec![
+            row.name.clone(),
+            row.vcpus.to_string(),
+            bytes(row.memory_mib << 20),
+        ]
     });
     Ok(())
 }

@@ -49,12 +49,17 @@ pub async fn ssh(home: &Home, ask: Ssh) -> Result<ExitCode> {
     match row.state.as_str() {
         "running" => {}
         "pending" => drop(instance::wait(&client, std::slice::from_ref(&row.id), "running").await?),
-        "stopped" => bail!("{0} is stopped; start it with `boira instance start {0}`", row.id),
+        "stopped" => bail!(
+            "{0} is stopped; start it with `boira instance start {0}`",
+            row.id
+        ),
         other => bail!("{} is {other}", row.id),
     }
     let user = match user {
         Some(user) => user,
-        None => image::find(&client, &row.image).await.map_or("root".into(), |image| image.user),
+        None => image::find(&client, &row.image)
+            .await
+            .map_or("root".into(), |image| image.user),
     };
     wait_while_booting(&client, &row.id).await?;
     let config = write_config(home)?;
@@ -64,8 +69,13 @@ pub async fn ssh(home: &Home, ask: Ssh) -> Result<ExitCode> {
         command.arg("-i").arg(identity);
     }
     command.arg(&row.id).arg("--").args(&ask.command);
-    let status = command.status().await.context("run ssh; is the package openssh-client there?")?;
-    Ok(ExitCode::from(status.code().unwrap_or(255).clamp(0, 255) as u8))
+    let status = command
+        .status()
+        .await
+        .context("run ssh; is the package openssh-client there?")?;
+    Ok(ExitCode::from(
+        status.code().unwrap_or(255).clamp(0, 255) as u8
+    ))
 }
 
 /// A machine that was launched a moment ago is worth waiting for.
@@ -90,8 +100,8 @@ pub fn write_config(home: &Home) -> Result<std::path::PathBuf> {
         Ok(()) => Ok(path),
         // Another user's home: ssh reads the same text from a private file.
         Err(_) => {
-            let path = std::env::temp_dir()
-                .join(format!("boira-ssh-config-{}", nix::unistd::geteuid()));
+            let path =
+                std::env::temp_dir().join(format!("boira-ssh-config-{}", nix::unistd::geteuid()));
             boira_controller::config::write_atomically(&path, text.as_bytes(), 0o600)?;
             Ok(path)
         }
@@ -122,7 +132,9 @@ fn config_text(home: &Home) -> Result<String> {
 /// What ssh talks through: standard input and output joined with a port of the instance.
 pub async fn proxy(home: &Home, name: &str, port: u16) -> Result<()> {
     let client = Client::new(home.access()?)?;
-    let mut far = client.stream(&format!("/instances/{name}/dial/{port}")).await?;
+    let mut far = client
+        .stream(&format!("/instances/{name}/dial/{port}"))
+        .await?;
     let mut near = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
     // ssh reports what a broken connection means.
     let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
@@ -133,7 +145,10 @@ pub async fn forward(home: &Home, ask: Forward) -> Result<()> {
     let access = home.access()?;
     let client = Client::new(access.clone())?;
     let row = instance::find(&client, &ask.name).await?;
-    let parse = |text: &str| text.parse::<u16>().with_context(|| format!("{text} is no port"));
+    let parse = |text: &str| {
+        text.parse::<u16>()
+            .with_context(|| format!("{text} is no port"))
+    };
     let (local, remote) = match ask.ports.split_once(':') {
         Some((local, remote)) => (parse(local)?, parse(remote)?),
         None => (parse(&ask.ports)?, parse(&ask.ports)?),
@@ -142,7 +157,10 @@ pub async fn forward(home: &Home, ask: Forward) -> Result<()> {
         .await
         .with_context(|| format!("listen on port {local}"))?;
     let address = listener.local_addr().context("ask for the port")?;
-    line_out(&format!("{address} leads to port {remote} of {}; ctrl-c ends it", row.id));
+    line_out(&format!(
+        "{address} leads to port {remote} of {}; ctrl-c ends it",
+        row.id
+    ));
     loop {
         let (mut near, _) = listener.accept().await.context("accept a connection")?;
         let client = Client::new(access.clone())?;
@@ -182,7 +200,10 @@ async fn make_key(path: &Path) -> Result<()> {
         .await
         .context("run ssh-keygen; is the package openssh-client there?")?;
     if !output.status.success() {
-        bail!("ssh-keygen failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "ssh-keygen failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     give_to_caller(path)?;
     give_to_caller(&path.with_extension("pub"))
@@ -222,7 +243,9 @@ impl RawTerminal {
     pub fn enter() -> Self {
         use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
         let stdin = std::io::stdin();
-        let Ok(before) = tcgetattr(&stdin) else { return Self(None) };
+        let Ok(before) = tcgetattr(&stdin) else {
+            return Self(None);
+        };
         let mut raw = before.clone();
         cfmakeraw(&mut raw);
         match tcsetattr(&stdin, SetArg::TCSANOW, &raw) {

@@ -17,11 +17,23 @@ pub async fn status(home: &Home, format: Format) -> Result<()> {
         serde_json::Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    line_out(&format!("cloud      {} (Boira {})", text("cloud"), text("version")));
-    line_out(&format!("endpoint   {}, region {}", text("endpoint"), text("region")));
+    line_out(&format!(
+        "cloud      {} (Boira {})",
+        text("cloud"),
+        text("version")
+    ));
+    line_out(&format!(
+        "endpoint   {}, region {}",
+        text("endpoint"),
+        text("region")
+    ));
     line_out(&format!("home       {}", home.path().display()));
     line_out(&format!("account    {}", text("account")));
-    line_out(&format!("hosts      {} ({} silent)", text("hosts"), text("silent_hosts")));
+    line_out(&format!(
+        "hosts      {} ({} silent)",
+        text("hosts"),
+        text("silent_hosts")
+    ));
     line_out(&format!(
         "instances  {} running, {} pending, {} stopped",
         text("running"),

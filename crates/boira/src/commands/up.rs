@@ -86,11 +86,7 @@ fn last_lines(home: &Home) -> String {
 }
 
 /// The default image, and one instance of it that answers on SSH.
-async fn run_demo(
-    home: &Home,
-    client: &Client,
-    progress: &Arc<Progress>,
-) -> Result<instance::Row> {
+async fn run_demo(home: &Home, client: &Client, progress: &Arc<Progress>) -> Result<instance::Row> {
     if !image::list(client).await?.iter().any(|image| image.default) {
         image::build(home, client, "tiny", progress.clone()).await?;
     }
@@ -101,7 +97,9 @@ async fn run_demo(
     let row = match known {
         Some(row) if row.state == "stopped" => {
             progress.step("starting the demo instance");
-            client.ec2("StartInstances", &[("InstanceId.1", &row.id)]).await?;
+            client
+                .ec2("StartInstances", &[("InstanceId.1", &row.id)])
+                .await?;
             row
         }
         Some(row) => row,
@@ -127,7 +125,10 @@ async fn open_ssh(client: &Client) -> Result<()> {
         ("IpPermissions.1.ToPort", "22"),
         ("IpPermissions.1.IpRanges.1.CidrIp", "0.0.0.0/0"),
     ];
-    match client.ec2("AuthorizeSecurityGroupIngress", &parameters).await {
+    match client
+        .ec2("AuthorizeSecurityGroupIngress", &parameters)
+        .await
+    {
         Ok(_) => Ok(()),
         Err(error) => match error.downcast_ref::<crate::client::ServiceError>() {
             Some(known) if known.code == "InvalidPermission.Duplicate" => Ok(()),
@@ -142,16 +143,24 @@ fn greet(home: &Home, client: &Client, demo: Option<&instance::Row>, stays: bool
         true => "./boira",
         false => "boira",
     };
-    let place = match std::env::var_os("BOIRA_HOME").is_some() || home.path() == std::path::Path::new("/var/lib/boira") {
+    let place = match std::env::var_os("BOIRA_HOME").is_some()
+        || home.path() == std::path::Path::new("/var/lib/boira")
+    {
         true => String::new(),
         false => format!(" --home {}", home.path().display()),
     };
     line_out(&format!("The cloud is up at {}", client.access.endpoint));
     if let Some(row) = demo {
         line_out(&format!("\n  log in       {boira}{place} ssh {}", row.name));
-        line_out(&format!("  or           ssh -F {}/ssh_config {}", home.path().display(), row.id));
+        line_out(&format!(
+            "  or           ssh -F {}/ssh_config {}",
+            home.path().display(),
+            row.id
+        ));
     }
-    line_out(&format!("  AWS's tools  eval \"$({boira}{place} env)\"; aws ec2 describe-instances"));
+    line_out(&format!(
+        "  AWS's tools  eval \"$({boira}{place} env)\"; aws ec2 describe-instances"
+    ));
     match stays {
         true => line_out(&format!("  stop it      sudo {boira}{place} down")),
         false => line_out("  stop it      ctrl-c"),

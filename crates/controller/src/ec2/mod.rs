@@ -26,11 +26,11 @@ mod regions;
 mod run_instances;
 mod status;
 mod tags;
+#[cfg(test)]
+mod testing;
 mod types;
 mod volumes;
 mod vpc_parts;
-#[cfg(test)]
-mod testing;
 
 use crate::controller::Controller;
 use boira_api::ApiError;
@@ -63,7 +63,11 @@ pub struct Facts {
 /// An answer, whole or as a list that is written item by item.
 pub enum Answer {
     Done(Struct),
-    List { member: &'static str, items: Box<dyn Iterator<Item = Value> + Send>, next: Option<String> },
+    List {
+        member: &'static str,
+        items: Box<dyn Iterator<Item = Value> + Send>,
+        next: Option<String>,
+    },
 }
 
 pub type Outcome = Result<Answer, ApiError>;
@@ -77,8 +81,14 @@ pub enum Act {
 
 /// What is served, by name; the documentation's coverage table is generated from it.
 pub static ACTIONS: &[(&str, Act)] = &[
-    ("AuthorizeSecurityGroupEgress", Act::Write(groups::authorize_egress)),
-    ("AuthorizeSecurityGroupIngress", Act::Write(groups::authorize_ingress)),
+    (
+        "AuthorizeSecurityGroupEgress",
+        Act::Write(groups::authorize_egress),
+    ),
+    (
+        "AuthorizeSecurityGroupIngress",
+        Act::Write(groups::authorize_ingress),
+    ),
     ("CreateKeyPair", Act::Wait(keys::create)),
     ("CreateSecurityGroup", Act::Write(groups::create)),
     ("CreateTags", Act::Write(tags::create)),
@@ -87,11 +97,17 @@ pub static ACTIONS: &[(&str, Act)] = &[
     ("DeleteTags", Act::Write(tags::delete)),
     ("DeleteVolume", Act::Write(volumes::delete)),
     ("DeregisterImage", Act::Write(images::deregister)),
-    ("DescribeAccountAttributes", Act::Read(regions::describe_account_attributes)),
+    (
+        "DescribeAccountAttributes",
+        Act::Read(regions::describe_account_attributes),
+    ),
     ("DescribeAddressTransfers", Act::Read(empty::describe)),
     ("DescribeAddresses", Act::Read(empty::describe)),
     ("DescribeAddressesAttribute", Act::Read(empty::describe)),
-    ("DescribeAvailabilityZones", Act::Read(regions::describe_zones)),
+    (
+        "DescribeAvailabilityZones",
+        Act::Read(regions::describe_zones),
+    ),
     ("DescribeBundleTasks", Act::Read(empty::describe)),
     ("DescribeByoipCidrs", Act::Read(empty::describe)),
     ("DescribeCapacityReservations", Act::Read(empty::describe)),
@@ -99,8 +115,14 @@ pub static ACTIONS: &[(&str, Act)] = &[
     ("DescribeClientVpnEndpoints", Act::Read(empty::describe)),
     ("DescribeConversionTasks", Act::Read(empty::describe)),
     ("DescribeCustomerGateways", Act::Read(empty::describe)),
-    ("DescribeDhcpOptions", Act::Read(vpc_parts::describe_dhcp_options)),
-    ("DescribeEgressOnlyInternetGateways", Act::Read(empty::describe)),
+    (
+        "DescribeDhcpOptions",
+        Act::Read(vpc_parts::describe_dhcp_options),
+    ),
+    (
+        "DescribeEgressOnlyInternetGateways",
+        Act::Read(empty::describe),
+    ),
     ("DescribeExportImageTasks", Act::Read(empty::describe)),
     ("DescribeExportTasks", Act::Read(empty::describe)),
     ("DescribeFastSnapshotRestores", Act::Read(empty::describe)),
@@ -108,20 +130,38 @@ pub static ACTIONS: &[(&str, Act)] = &[
     ("DescribeFlowLogs", Act::Read(empty::describe)),
     ("DescribeHostReservations", Act::Read(empty::describe)),
     ("DescribeHosts", Act::Read(empty::describe)),
-    ("DescribeIamInstanceProfileAssociations", Act::Read(empty::describe)),
-    ("DescribeImageAttribute", Act::Read(images::describe_attribute)),
+    (
+        "DescribeIamInstanceProfileAssociations",
+        Act::Read(empty::describe),
+    ),
+    (
+        "DescribeImageAttribute",
+        Act::Read(images::describe_attribute),
+    ),
     ("DescribeImages", Act::Read(images::describe)),
     ("DescribeImportImageTasks", Act::Read(empty::describe)),
     ("DescribeImportSnapshotTasks", Act::Read(empty::describe)),
     ("DescribeInstanceAttribute", Act::Read(attributes::describe)),
-    ("DescribeInstanceConnectEndpoints", Act::Read(empty::describe)),
-    ("DescribeInstanceCreditSpecifications", Act::Read(options::describe_credits)),
+    (
+        "DescribeInstanceConnectEndpoints",
+        Act::Read(empty::describe),
+    ),
+    (
+        "DescribeInstanceCreditSpecifications",
+        Act::Read(options::describe_credits),
+    ),
     ("DescribeInstanceEventWindows", Act::Read(empty::describe)),
     ("DescribeInstanceStatus", Act::Read(status::describe)),
-    ("DescribeInstanceTypeOfferings", Act::Read(types::describe_offerings)),
+    (
+        "DescribeInstanceTypeOfferings",
+        Act::Read(types::describe_offerings),
+    ),
     ("DescribeInstanceTypes", Act::Read(types::describe)),
     ("DescribeInstances", Act::Read(instances::describe)),
-    ("DescribeInternetGateways", Act::Read(vpc_parts::describe_internet_gateways)),
+    (
+        "DescribeInternetGateways",
+        Act::Read(vpc_parts::describe_internet_gateways),
+    ),
     ("DescribeIpv6Pools", Act::Read(empty::describe)),
     ("DescribeKeyPairs", Act::Read(keys::describe)),
     ("DescribeLaunchTemplateVersions", Act::Read(empty::describe)),
@@ -130,9 +170,18 @@ pub static ACTIONS: &[(&str, Act)] = &[
     ("DescribeManagedPrefixLists", Act::Read(empty::describe)),
     ("DescribeMovingAddresses", Act::Read(empty::describe)),
     ("DescribeNatGateways", Act::Read(empty::describe)),
-    ("DescribeNetworkAcls", Act::Read(vpc_parts::describe_network_acls)),
-    ("DescribeNetworkInterfaceAttribute", Act::Read(interfaces::describe_attribute)),
-    ("DescribeNetworkInterfacePermissions", Act::Read(empty::describe)),
+    (
+        "DescribeNetworkAcls",
+        Act::Read(vpc_parts::describe_network_acls),
+    ),
+    (
+        "DescribeNetworkInterfaceAttribute",
+        Act::Read(interfaces::describe_attribute),
+    ),
+    (
+        "DescribeNetworkInterfacePermissions",
+        Act::Read(empty::describe),
+    ),
     ("DescribeNetworkInterfaces", Act::Read(interfaces::describe)),
     ("DescribePlacementGroups", Act::Read(empty::describe)),
     ("DescribePrefixLists", Act::Read(empty::describe)),
@@ -140,10 +189,22 @@ pub static ACTIONS: &[(&str, Act)] = &[
     ("DescribeRegions", Act::Read(regions::describe)),
     ("DescribeReplaceRootVolumeTasks", Act::Read(empty::describe)),
     ("DescribeReservedInstances", Act::Read(empty::describe)),
-    ("DescribeReservedInstancesModifications", Act::Read(empty::describe)),
-    ("DescribeReservedInstancesOfferings", Act::Read(empty::describe)),
-    ("DescribeRouteTables", Act::Read(vpc_parts::describe_route_tables)),
-    ("DescribeSecurityGroupRules", Act::Read(groups::describe_rules)),
+    (
+        "DescribeReservedInstancesModifications",
+        Act::Read(empty::describe),
+    ),
+    (
+        "DescribeReservedInstancesOfferings",
+        Act::Read(empty::describe),
+    ),
+    (
+        "DescribeRouteTables",
+        Act::Read(vpc_parts::describe_route_tables),
+    ),
+    (
+        "DescribeSecurityGroupRules",
+        Act::Read(groups::describe_rules),
+    ),
     ("DescribeSecurityGroups", Act::Read(groups::describe)),
     ("DescribeSnapshotAttribute", Act::Read(empty::describe)),
     ("DescribeSnapshotTierStatus", Act::Read(empty::describe)),
@@ -153,54 +214,126 @@ pub static ACTIONS: &[(&str, Act)] = &[
     ("DescribeSpotPriceHistory", Act::Read(empty::describe)),
     ("DescribeSubnets", Act::Read(network::describe_subnets)),
     ("DescribeTags", Act::Read(tags::describe)),
-    ("DescribeTransitGatewayAttachments", Act::Read(empty::describe)),
-    ("DescribeTransitGatewayPeeringAttachments", Act::Read(empty::describe)),
-    ("DescribeTransitGatewayRouteTables", Act::Read(empty::describe)),
-    ("DescribeTransitGatewayVpcAttachments", Act::Read(empty::describe)),
+    (
+        "DescribeTransitGatewayAttachments",
+        Act::Read(empty::describe),
+    ),
+    (
+        "DescribeTransitGatewayPeeringAttachments",
+        Act::Read(empty::describe),
+    ),
+    (
+        "DescribeTransitGatewayRouteTables",
+        Act::Read(empty::describe),
+    ),
+    (
+        "DescribeTransitGatewayVpcAttachments",
+        Act::Read(empty::describe),
+    ),
     ("DescribeTransitGateways", Act::Read(empty::describe)),
-    ("DescribeVolumeAttribute", Act::Read(volumes::describe_attribute)),
+    (
+        "DescribeVolumeAttribute",
+        Act::Read(volumes::describe_attribute),
+    ),
     ("DescribeVolumeStatus", Act::Read(volumes::describe_status)),
     ("DescribeVolumes", Act::Read(volumes::describe)),
-    ("DescribeVolumesModifications", Act::Read(volumes::describe_modifications)),
-    ("DescribeVpcAttribute", Act::Read(network::describe_vpc_attribute)),
-    ("DescribeVpcEndpointConnectionNotifications", Act::Read(empty::describe)),
+    (
+        "DescribeVolumesModifications",
+        Act::Read(volumes::describe_modifications),
+    ),
+    (
+        "DescribeVpcAttribute",
+        Act::Read(network::describe_vpc_attribute),
+    ),
+    (
+        "DescribeVpcEndpointConnectionNotifications",
+        Act::Read(empty::describe),
+    ),
     ("DescribeVpcEndpointConnections", Act::Read(empty::describe)),
-    ("DescribeVpcEndpointServiceConfigurations", Act::Read(empty::describe)),
+    (
+        "DescribeVpcEndpointServiceConfigurations",
+        Act::Read(empty::describe),
+    ),
     ("DescribeVpcEndpoints", Act::Read(empty::describe)),
     ("DescribeVpcPeeringConnections", Act::Read(empty::describe)),
     ("DescribeVpcs", Act::Read(network::describe_vpcs)),
     ("DescribeVpnConnections", Act::Read(empty::describe)),
     ("DescribeVpnGateways", Act::Read(empty::describe)),
-    ("DisableImageDeprecation", Act::Write(images::disable_deprecation)),
-    ("DisableImageDeregistrationProtection", Act::Write(images::disable_protection)),
-    ("EnableImageDeprecation", Act::Write(images::enable_deprecation)),
-    ("EnableImageDeregistrationProtection", Act::Write(images::enable_protection)),
+    (
+        "DisableImageDeprecation",
+        Act::Write(images::disable_deprecation),
+    ),
+    (
+        "DisableImageDeregistrationProtection",
+        Act::Write(images::disable_protection),
+    ),
+    (
+        "EnableImageDeprecation",
+        Act::Write(images::enable_deprecation),
+    ),
+    (
+        "EnableImageDeregistrationProtection",
+        Act::Write(images::enable_protection),
+    ),
     ("GetConsoleOutput", Act::Wait(console::output)),
     ("GetPasswordData", Act::Read(console::password)),
     ("ImportKeyPair", Act::Write(keys::import)),
     ("ModifyImageAttribute", Act::Write(images::modify_attribute)),
     ("ModifyInstanceAttribute", Act::Write(attributes::modify)),
-    ("ModifyInstanceCreditSpecification", Act::Write(options::modify_credits)),
-    ("ModifyInstanceMaintenanceOptions", Act::Write(options::modify_maintenance)),
-    ("ModifyInstanceMetadataOptions", Act::Write(options::modify_metadata)),
-    ("ModifyNetworkInterfaceAttribute", Act::Write(interfaces::modify_attribute)),
-    ("ModifyPrivateDnsNameOptions", Act::Write(options::modify_private_names)),
+    (
+        "ModifyInstanceCreditSpecification",
+        Act::Write(options::modify_credits),
+    ),
+    (
+        "ModifyInstanceMaintenanceOptions",
+        Act::Write(options::modify_maintenance),
+    ),
+    (
+        "ModifyInstanceMetadataOptions",
+        Act::Write(options::modify_metadata),
+    ),
+    (
+        "ModifyNetworkInterfaceAttribute",
+        Act::Write(interfaces::modify_attribute),
+    ),
+    (
+        "ModifyPrivateDnsNameOptions",
+        Act::Write(options::modify_private_names),
+    ),
     ("ModifySecurityGroupRules", Act::Write(groups::modify_rules)),
-    ("ModifySubnetAttribute", Act::Write(network::modify_subnet_attribute)),
-    ("ModifyVpcAttribute", Act::Write(network::modify_vpc_attribute)),
+    (
+        "ModifySubnetAttribute",
+        Act::Write(network::modify_subnet_attribute),
+    ),
+    (
+        "ModifyVpcAttribute",
+        Act::Write(network::modify_vpc_attribute),
+    ),
     ("MonitorInstances", Act::Write(options::monitor)),
     ("RebootInstances", Act::Write(instances::reboot)),
     ("ResetImageAttribute", Act::Write(images::reset_attribute)),
     ("ResetInstanceAttribute", Act::Write(attributes::reset)),
-    ("RevokeSecurityGroupEgress", Act::Write(groups::revoke_egress)),
-    ("RevokeSecurityGroupIngress", Act::Write(groups::revoke_ingress)),
+    (
+        "RevokeSecurityGroupEgress",
+        Act::Write(groups::revoke_egress),
+    ),
+    (
+        "RevokeSecurityGroupIngress",
+        Act::Write(groups::revoke_ingress),
+    ),
     ("RunInstances", Act::Write(run_instances::run)),
     ("StartInstances", Act::Write(instances::start)),
     ("StopInstances", Act::Write(instances::stop)),
     ("TerminateInstances", Act::Write(instances::terminate)),
     ("UnmonitorInstances", Act::Write(options::unmonitor)),
-    ("UpdateSecurityGroupRuleDescriptionsEgress", Act::Write(groups::describe_egress_rules)),
-    ("UpdateSecurityGroupRuleDescriptionsIngress", Act::Write(groups::describe_ingress_rules)),
+    (
+        "UpdateSecurityGroupRuleDescriptionsEgress",
+        Act::Write(groups::describe_egress_rules),
+    ),
+    (
+        "UpdateSecurityGroupRuleDescriptionsIngress",
+        Act::Write(groups::describe_ingress_rules),
+    ),
 ];
 
 pub fn action(name: &str) -> Option<&'static Act> {
@@ -216,7 +349,11 @@ impl Call {
     }
 
     pub fn answer(&self) -> Struct {
-        Struct::new(self.operation.output().expect("operations without output answer `done`"))
+        Struct::new(
+            self.operation
+                .output()
+                .expect("operations without output answer `done`"),
+        )
     }
 
     /// `<return>true</return>` of the operations that answer nothing else.
@@ -310,7 +447,10 @@ mod tests {
     fn actions_are_sorted_and_known_to_ec2() {
         assert!(ACTIONS.is_sorted_by_key(|(name, _)| name));
         for (name, _) in ACTIONS {
-            assert!(boira_api::shapes::ec2::SERVICE.operation(name).is_ok(), "{name}");
+            assert!(
+                boira_api::shapes::ec2::SERVICE.operation(name).is_ok(),
+                "{name}"
+            );
         }
     }
 }

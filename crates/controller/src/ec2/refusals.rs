@@ -17,7 +17,9 @@ pub fn error(refusal: Refusal) -> ApiError {
         )),
         Refusal::NoAddress(subnet) => ApiError::new(
             "InsufficientFreeAddressesInSubnet",
-            format!("There are not enough free addresses in subnet '{subnet}' to satisfy the request."),
+            format!(
+                "There are not enough free addresses in subnet '{subnet}' to satisfy the request."
+            ),
         ),
         Refusal::AddressInUse(ip) => {
             ApiError::new("InvalidIPAddress.InUse", format!("Address {ip} is in use."))
@@ -62,17 +64,19 @@ pub fn error(refusal: Refusal) -> ApiError {
             };
             ApiError::new(code, format!("The {kind} '{name}' already exists."))
         }
-        Refusal::InUse(what, by) => {
-            ApiError::new("DependencyViolation", format!("{what} has a dependent object: {by}"))
-        }
+        Refusal::InUse(what, by) => ApiError::new(
+            "DependencyViolation",
+            format!("{what} has a dependent object: {by}"),
+        ),
         Refusal::Conflict(why) => ApiError::invalid_combination(why),
         Refusal::Limit(what) => ApiError::new(
             "ResourceCountExceeded",
             format!("You have reached the limit of {what}."),
         ),
-        Refusal::TooManyTags => {
-            ApiError::new("TagLimitExceeded", format!("A resource has up to {MAX_TAGS} tags."))
-        }
+        Refusal::TooManyTags => ApiError::new(
+            "TagLimitExceeded",
+            format!("A resource has up to {MAX_TAGS} tags."),
+        ),
         Refusal::TooManyRules => ApiError::new(
             "RulesPerSecurityGroupLimitExceeded",
             "The maximum number of rules per security group has been reached.",
@@ -85,19 +89,24 @@ pub fn error(refusal: Refusal) -> ApiError {
             "InvalidPermission.NotFound",
             "The specified rule does not exist in this security group.",
         ),
-        Refusal::DefaultGroup => {
-            ApiError::new("CannotDelete", "the default security group cannot be deleted by a user")
-        }
+        Refusal::DefaultGroup => ApiError::new(
+            "CannotDelete",
+            "the default security group cannot be deleted by a user",
+        ),
     }
 }
 
 fn not_found(thing: Thing, id: &str) -> ApiError {
     let plural = id.contains(", ");
     let (code, message) = match thing {
-        Thing::Account => ("InvalidParameterValue", format!("The account '{id}' does not exist")),
-        Thing::Group if id.starts_with("sg-") => {
-            ("InvalidGroup.NotFound", format!("The security group '{id}' does not exist"))
-        }
+        Thing::Account => (
+            "InvalidParameterValue",
+            format!("The account '{id}' does not exist"),
+        ),
+        Thing::Group if id.starts_with("sg-") => (
+            "InvalidGroup.NotFound",
+            format!("The security group '{id}' does not exist"),
+        ),
         Thing::Group => (
             "InvalidGroup.NotFound",
             format!("The security group '{id}' does not exist in default VPC"),
@@ -106,21 +115,30 @@ fn not_found(thing: Thing, id: &str) -> ApiError {
             "InvalidSecurityGroupRuleId.NotFound",
             format!("The security group rule ID '{id}' does not exist"),
         ),
-        Thing::Host => ("InvalidHostID.NotFound", format!("The host '{id}' does not exist")),
-        Thing::Image => ("InvalidAMIID.NotFound", format!("The image id '[{id}]' does not exist")),
-        Thing::Instance if plural => {
-            ("InvalidInstanceID.NotFound", format!("The instance IDs '{id}' do not exist"))
-        }
-        Thing::Instance => {
-            ("InvalidInstanceID.NotFound", format!("The instance ID '{id}' does not exist"))
-        }
+        Thing::Host => (
+            "InvalidHostID.NotFound",
+            format!("The host '{id}' does not exist"),
+        ),
+        Thing::Image => (
+            "InvalidAMIID.NotFound",
+            format!("The image id '[{id}]' does not exist"),
+        ),
+        Thing::Instance if plural => (
+            "InvalidInstanceID.NotFound",
+            format!("The instance IDs '{id}' do not exist"),
+        ),
+        Thing::Instance => (
+            "InvalidInstanceID.NotFound",
+            format!("The instance ID '{id}' does not exist"),
+        ),
         Thing::Interface => (
             "InvalidNetworkInterfaceID.NotFound",
             format!("The networkInterface ID '{id}' does not exist"),
         ),
-        Thing::KeyPair => {
-            ("InvalidKeyPair.NotFound", format!("The key pair '{id}' does not exist"))
-        }
+        Thing::KeyPair => (
+            "InvalidKeyPair.NotFound",
+            format!("The key pair '{id}' does not exist"),
+        ),
         Thing::Resource => {
             return match boira_api::id::kind_of(id) {
                 Some(kind) => kind.not_found(&[id]),
@@ -131,13 +149,18 @@ fn not_found(thing: Thing, id: &str) -> ApiError {
             "MissingInput",
             "No default subnet for the requested availability zone".to_owned(),
         ),
-        Thing::Subnet => {
-            ("InvalidSubnetID.NotFound", format!("The subnet ID '{id}' does not exist"))
-        }
-        Thing::Volume => {
-            ("InvalidVolume.NotFound", format!("The volume '{id}' does not exist."))
-        }
-        Thing::Vpc => ("InvalidVpcID.NotFound", format!("The vpc ID '{id}' does not exist")),
+        Thing::Subnet => (
+            "InvalidSubnetID.NotFound",
+            format!("The subnet ID '{id}' does not exist"),
+        ),
+        Thing::Volume => (
+            "InvalidVolume.NotFound",
+            format!("The volume '{id}' does not exist."),
+        ),
+        Thing::Vpc => (
+            "InvalidVpcID.NotFound",
+            format!("The vpc ID '{id}' does not exist"),
+        ),
         Thing::Zone => (
             "InvalidParameterValue",
             format!("Invalid availability zone: [{id}]"),

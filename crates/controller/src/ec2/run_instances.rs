@@ -3,8 +3,9 @@
 use super::{Answer, Call, Outcome, honours, instance_value, refusals, strings, tags};
 use boira_api::ApiError;
 use boira_api::value::{Struct, Value};
-use boira_core::launch::{self, Launch};
 use boira_core::Draft;
+use boira_core::launch::{self, Launch};
+use boira_model::volume::default_type;
 use boira_model::{InstanceId, MetadataOptions, ShutdownBehavior};
 use sha2::{Digest, Sha256};
 use std::net::Ipv4Addr;
@@ -51,13 +52,18 @@ pub fn run(call: &Call, draft: &mut Draft) -> Outcome {
 
 fn answer(call: &Call, draft: &Draft, ids: &[InstanceId]) -> Outcome {
     let state = &draft.state;
-    let rows: Vec<_> = ids.iter().filter_map(|id| state.instances.get(id)).collect();
+    let rows: Vec<_> = ids
+        .iter()
+        .filter_map(|id| state.instances.get(id))
+        .collect();
     let Some(first) = rows.first() else {
         // A repeated token whose instances were forgotten since.
         return Err(ApiError::idempotent_parameter_mismatch());
     };
-    let items: Vec<Value> =
-        rows.iter().map(|row| instance_value::instance(state, row).into()).collect();
+    let items: Vec<Value> = rows
+        .iter()
+        .map(|row| instance_value::instance(state, row).into())
+        .collect();
     Ok(Answer::Done(
         call.answer()
             .with("ReservationId", first.reservation.to_string())
@@ -90,7 +96,10 @@ fn parse(call: &Call) -> Result<Ask, ApiError> {
     if let Some(placement) = placement {
         honours(placement, &["AvailabilityZone", "Tenancy", "GroupName"])?;
         only(placement, "Tenancy", &["default"])?;
-        if placement.str("GroupName").is_some_and(|name| !name.is_empty()) {
+        if placement
+            .str("GroupName")
+            .is_some_and(|name| !name.is_empty())
+        {
             return Err(ApiError::unsupported_parameter("Placement.GroupName"));
         }
     }
@@ -111,6 +120,7 @@ fn parse(call: &Call) -> Result<Ask, ApiError> {
         private_ip: network.ip,
         user_data: user_data(request)?,
         root_gib: root.gib,
+        root_type: root.kind,
         delete_root: root.delete,
         delete_interface: network.delete,
         interface_description: network.description,
@@ -149,12 +159,17 @@ fn parse(call: &Call) -> Result<Ask, ApiError> {
             "The parameter groupName cannot be used with the parameter subnet",
         ));
     }
-    Ok(Ask { launch, root_device: root.device })
+    Ok(Ask {
+        launch,
+        root_device: root.device,
+    })
 }
 
 fn counts(request: &Struct) -> Result<(u32, u32), ApiError> {
     let count = |name: &str| -> Result<u32, ApiError> {
-        let value = request.int(name).ok_or_else(|| ApiError::missing_parameter(name))?;
+        let value = request
+            .int(name)
+            .ok_or_else(|| ApiError::missing_parameter(name))?;
         u32::try_from(value).ok().filter(|n| (1..=1000).contains(n)).ok_or_else(|| {
             ApiError::invalid_parameter_value(format!(
                 "Value ({value}) for parameter {name} is invalid. It must be between 1 and 1000."
@@ -252,9 +267,8 @@ fn interface(one: &Struct) -> Result<Network, ApiError> {
 
 fn address(text: Option<&str>) -> Result<Option<Ipv4Addr>, ApiError> {
     text.map(|text| {
-        text.parse().map_err(|_| {
-            ApiError::invalid_parameter_value(format!("Invalid IPv4 address: {text}"))
-        })
+        text.parse()
+            .map_err(|_| ApiError::invalid_parameter_value(format!("Invalid IPv4 address: {text}")))
     })
     .transpose()
 }
@@ -262,12 +276,20 @@ fn address(text: Option<&str>) -> Result<Option<Ipv4Addr>, ApiError> {
 struct Root {
     device: Option<String>,
     gib: Option<u64>,
+    kind: String,
     delete: bool,
 }
 
 fn root_mapping(request: &Struct) -> Result<Root, ApiError> {
     let one = match request.list("BlockDeviceMappings") {
-        [] => return Ok(Root { device: None, gib: None, delete: true }),
+        [] => {
+            return Ok(Root {
+                device: None,
+                gib: None,
+                kind: default_type(),
+                delete: true,
+            });
+        }
         [Value::Struct(one)] => one,
         _ => {
             return Err(ApiError::new(
@@ -281,9 +303,22 @@ fn root_mapping(request: &Struct) -> Result<Root, ApiError> {
         .str("DeviceName")
         .ok_or_else(|| ApiError::missing_parameter("BlockDeviceMapping.1.DeviceName"))?;
     let Some(ebs) = one.structure("Ebs") else {
-        return Ok(Root { device: Some(device.to_owned()), gib: None, delete: true });
+        return Ok(Root {
+            device: Some(device.to_owned()),
+            gib: None,
+            kind: default_type(),
+            delete: true,
+        });
     };
-    honours(ebs, &["DeleteOnTermination", "VolumeSize", "VolumeType", "Encrypted"])?;
+    honours(
+        ebs,
+        &[
+            "DeleteOnTermination",
+            "VolumeSize",
+            "VolumeType",
+            "Encrypted",
+        ],
+    )?;
     only(ebs, "VolumeType", &["standard", "gp2", "gp3"])?;
     if ebs.bool("Encrypted") == Some(true) {
         return Err(ApiError::new(
@@ -303,13 +338,18 @@ fn root_mapping(request: &Struct) -> Result<Root, ApiError> {
     Ok(Root {
         device: Some(device.to_owned()),
         gib,
+        kind: ebs
+            .str("VolumeType")
+            .map_or_else(default_type, str::to_owned),
         delete: ebs.bool("DeleteOnTermination").unwrap_or(true),
     })
 }
 
 /// A mapping of another device than the image's root would be a second disk.
 fn check_root_device(draft: &Draft, ask: &Ask) -> Result<(), ApiError> {
-    let Some(device) = &ask.root_device else { return Ok(()) };
+    let Some(device) = &ask.root_device else {
+        return Ok(());
+    };
     match draft.state.image(&ask.launch.owner, &ask.launch.image) {
         Some(image) if image.root_device != *device => Err(ApiError::new(
             "UnsupportedOperation",
@@ -367,31 +407,44 @@ pub fn apply_metadata_options(
         options.instance_tags = tags == "enabled";
     }
     if let Some(hops) = asked.int("HttpPutResponseHopLimit") {
-        options.hop_limit = u8::try_from(hops).ok().filter(|n| (1..=64).contains(n)).ok_or_else(
-            || {
+        options.hop_limit = u8::try_from(hops)
+            .ok()
+            .filter(|n| (1..=64).contains(n))
+            .ok_or_else(|| {
                 ApiError::invalid_parameter_value(format!(
                     "HttpPutResponseHopLimit must be between 1 and 64, not {hops}"
                 ))
-            },
-        )?;
+            })?;
     }
     Ok(())
 }
 
 /// Values that ask for what happens anyway are fine; others are refused, never ignored.
 fn refuse_unhonoured_values(request: &Struct) -> Result<(), ApiError> {
-    for (group, member) in [("HibernationOptions", "Configured"), ("EnclaveOptions", "Enabled")] {
+    for (group, member) in [
+        ("HibernationOptions", "Configured"),
+        ("EnclaveOptions", "Enabled"),
+    ] {
         if request.structure(group).and_then(|g| g.bool(member)) == Some(true) {
-            return Err(ApiError::unsupported_parameter(&format!("{group}.{member}")));
+            return Err(ApiError::unsupported_parameter(&format!(
+                "{group}.{member}"
+            )));
         }
     }
     if let Some(reservation) = request.structure("CapacityReservationSpecification") {
         honours(reservation, &["CapacityReservationPreference"])?;
-        only(reservation, "CapacityReservationPreference", &["open", "none"])?;
+        only(
+            reservation,
+            "CapacityReservationPreference",
+            &["open", "none"],
+        )?;
     }
     if let Some(names) = request.structure("PrivateDnsNameOptions") {
         only(names, "HostnameType", &["ip-name"])?;
-        for member in ["EnableResourceNameDnsARecord", "EnableResourceNameDnsAAAARecord"] {
+        for member in [
+            "EnableResourceNameDnsARecord",
+            "EnableResourceNameDnsAAAARecord",
+        ] {
             if names.bool(member) == Some(true) {
                 return Err(ApiError::unsupported_parameter(member));
             }
@@ -405,7 +458,10 @@ pub fn only(structure: &Struct, member: &str, values: &[&str]) -> Result<(), Api
     match structure.str(member) {
         Some(value) if !values.contains(&value) => Err(ApiError::new(
             "UnsupportedOperation",
-            format!("Boira does not support the value {value} of {member}; it has {}.", values.join(", ")),
+            format!(
+                "Boira does not support the value {value} of {member}; it has {}.",
+                values.join(", ")
+            ),
         )),
         _ => Ok(()),
     }

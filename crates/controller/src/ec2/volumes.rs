@@ -116,7 +116,7 @@ fn matches(state: &State, row: &Volume, name: &str, test: &dyn Fn(&str) -> bool)
         "size" => test(&gib(row.size_bytes).to_string()),
         "status" => test(status(row)),
         "volume-id" => test(row.id.as_str()),
-        "volume-type" => test(TYPE),
+        "volume-type" => test(&row.volume_type),
         // Snapshots and operators, which no volume of Boira has.
         _ => false,
     }
@@ -152,7 +152,7 @@ fn value(state: &State, row: &Volume) -> out::Volume {
         .state(status(row))
         .tags(instance_value::tags(&row.tags))
         .volume_id(row.id.to_string())
-        .volume_type(TYPE)
+        .volume_type(row.volume_type.clone())
 }
 
 static STATUSES: Listing = Listing {
