@@ -243,9 +243,9 @@ pub struct Outbox {
     host: HostId,
     session: u32,
     seq: u64,
-    /// Hash of the last report that was sent, and its number. A report that is under way may still
-    /// be taken, so only the answer to the last one settles what the controller knows.
-    sent: Option<(u64, String)>,
+    /// The last report that was sent, without its steps, and its number. A report that is under way
+    /// may still be taken, so only the answer to the last one settles what the controller knows.
+    sent: Option<(u64, Report)>,
     settled: bool,
     /// A report of this session was taken.
     introduced: bool,
@@ -266,16 +266,16 @@ impl Outbox {
 
     /// The request that carries `report`, or `None` where the controller knows all of it.
     pub fn report(&mut self, report: &Report) -> Option<SyncRequest> {
-        let hash = hash(&Report {
+        let facts = Report {
             steps: Vec::new(),
             ..report.clone()
-        });
-        let known = self.settled && self.sent.as_ref().is_some_and(|(_, sent)| *sent == hash);
+        };
+        let known = self.settled && self.sent.as_ref().is_some_and(|(_, sent)| *sent == facts);
         if known && report.steps.is_empty() {
             return None;
         }
         let request = self.request(<[String; 4]>::default(), Some(report.clone()));
-        self.sent = Some((request.seq, hash));
+        self.sent = Some((request.seq, facts));
         self.settled = false;
         Some(request)
     }
