@@ -40,16 +40,8 @@ pub struct Tuning {
 
 /// Refuses what would be taken for something else on a command line, or can't work.
 pub fn validate(spec: &GuestSpec) -> Result<(), String> {
-    let is_name = |text: &str, extra: &str| {
-        !text.is_empty()
-            && text.len() <= 64
-            && text
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
-            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-    };
     let ensure = |good: bool, what: &str| if good { Ok(()) } else { Err(what.to_owned()) };
-    ensure(is_name(&spec.guest, "-"), "the guest's id is no name")?;
+    ensure(is_guest_name(&spec.guest), "the guest's id is no name")?;
     ensure(is_name(&spec.machine, ".-_"), "the machine type is no name")?;
     ensure(is_name(&spec.cpu, ".-_,+"), "the CPU model is no name")?;
     ensure(is_uuid(&spec.uuid), "the UUID is not one in lower case")?;
@@ -236,6 +228,19 @@ fn add_interface(line: &mut CommandLine, index: usize, interface: &InterfaceSpec
         // No option ROM: nothing boots from the network, and loading it takes time.
         "romfile": "",
     }));
+}
+
+/// Whether a guest may have this id, and its directory this name.
+pub fn is_guest_name(text: &str) -> bool {
+    is_name(text, "-")
+}
+
+fn is_name(text: &str, extra: &str) -> bool {
+    text.len() <= 64
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
 }
 
 fn is_uuid(text: &str) -> bool {

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::log;
 use super::process::{Ending, Process};
 use super::qmp::{Client, Event, QmpError};
+use super::recording::Recording;
 use super::rundir::{self, Exit, Launch, RunDir};
 use crate::{Error, ExitReason, GuestState, ObservedGuest, Result};
 
@@ -32,13 +33,17 @@ const QUIT: Duration = Duration::from_millis(1500);
 const RECONNECT: Duration = Duration::from_secs(1);
 /// How long the recorder may take to count a reset.
 const RECOUNT: Duration = Duration::from_millis(100);
+/// How long to wait for what QEMU said last.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long a killed process may take to vanish.
+const VANISH: Duration = Duration::from_secs(30);
 /// How much of QEMU's stderr goes into a reason.
 const REASON_BYTES_MAX: u64 = 2000;
 
 /// A guest that exists, running or exited.
 pub struct Guest {
     pub launch: Launch,
-    pub dir: RunDir,
+    pub dir: Arc<RunDir>,
     /// Nothing once it is known to have ended.
     process: Option<Process>,
     follower: OnceLock<AbortHandle>,
@@ -56,11 +61,12 @@ struct Seen {
 }
 
 impl Guest {
-    /// A guest whose process runs, and a task that follows it to its end.
+    /// A guest whose process runs, and a task that follows it, and keeps it recorded, to its end.
     pub fn follow(
         launch: Launch,
         dir: RunDir,
         process: Process,
+        (recording, recorder): (Recording, Option<Process>),
         changed: Arc<Notify>,
     ) -> Arc<Guest> {
         let guest = Arc::new(Guest::new(
@@ -71,7 +77,8 @@ impl Guest {
             changed,
         ));
         let followed = Arc::clone(&guest);
-        let follower = tokio::spawn(async move { followed.until_its_end().await });
+        let follower =
+            tokio::spawn(async move { followed.until_its_end(recording, recorder).await });
         // Empty until now: nobody else has seen this guest yet.
         let _ = guest.follower.set(follower.abort_handle());
         guest
@@ -107,7 +114,7 @@ impl Guest {
         };
         Guest {
             launch,
-            dir,
+            dir: Arc::new(dir),
             process,
             follower: OnceLock::new(),
             seen: watch::Sender::new(seen),
@@ -182,11 +189,12 @@ impl Guest {
             source,
         })?;
         let mut seen = self.seen.subscribe();
-        // Fails only if the sender is gone, which this value holds.
-        let _ = seen
-            .wait_for(|seen| matches!(seen.state, GuestState::Exited(_)))
-            .await;
-        Ok(())
+        let gone = seen.wait_for(|seen| matches!(seen.state, GuestState::Exited(_)));
+        match tokio::time::timeout(VANISH, gone).await {
+            Ok(_) => Ok(()),
+            // A process that waits for a dead disk can't even be killed.
+            Err(_) => Err(Error::Unresponsive(self.launch.spec.guest.clone())),
+        }
     }
 
     /// The monitor, as soon as it answers; nothing if it doesn't in time.
@@ -205,16 +213,58 @@ impl Guest {
         }
     }
 
-    async fn until_its_end(&self) {
+    async fn until_its_end(&self, recording: Recording, mut recorder: Option<Process>) {
         let Some(process) = &self.process else { return };
         let ending = tokio::select! {
             ending = process.ended() => ending,
             never = self.converse() => match never {},
+            never = self.keep_recorded(recording, &mut recorder) => match never {},
         };
-        let ending = ending.unwrap_or(Ending::Unknown);
-        let dir_exit = conclude(&self.dir, ending);
+        if let Some(recorder) = recorder {
+            // It has what QEMU said last. One that is held up by slow readers is reaped later.
+            if tokio::time::timeout(LAST_WORDS, recorder.ended())
+                .await
+                .is_err()
+            {
+                tokio::spawn(async move { recorder.ended().await });
+            }
+        }
+        let exit = conclude(&self.dir, ending.unwrap_or(Ending::Unknown));
         self.monitor.send_replace(None);
-        self.set(GuestState::Exited(dir_exit.reason), None);
+        self.set(GuestState::Exited(exit.reason), None);
+    }
+
+    /// Starts another recorder whenever there is none.
+    async fn keep_recorded(
+        &self,
+        recording: Recording,
+        recorder: &mut Option<Process>,
+    ) -> Infallible {
+        loop {
+            if let Some(present) = recorder {
+                let ending = present.ended().await;
+                *recorder = None;
+                // Usually it ends because the guest does, which interrupts this.
+                tokio::time::sleep(RECONNECT).await;
+                tracing::warn!(
+                    guest = recording.guest,
+                    ?ending,
+                    "the console's recorder was lost"
+                );
+            }
+            let (recording, dir) = (recording.clone(), Arc::clone(&self.dir));
+            let started = tokio::task::spawn_blocking(move || recording.restart(&dir)).await;
+            match started
+                .map_err(io::Error::other)
+                .and_then(|started| started)
+            {
+                Ok(started) => *recorder = Some(started),
+                Err(error) => {
+                    tracing::error!(guest = self.launch.spec.guest, %error, "can't record the console");
+                    tokio::time::sleep(RECONNECT).await;
+                }
+            }
+        }
     }
 
     async fn converse(&self) -> Infallible {
@@ -383,7 +433,8 @@ fn conclude(dir: &RunDir, ending: Ending) -> Exit {
 
 /// Writes the reason down unless one is there, and returns the one that counts.
 fn note_exit(dir: &RunDir, reason: ExitReason) -> io::Result<Exit> {
-    if let Some(exit) = dir.read_json(rundir::EXIT)? {
+    // One that a power cut has torn counts as none.
+    if let Ok(Some(exit)) = dir.read_json(rundir::EXIT) {
         return Ok(exit);
     }
     let exit = Exit {

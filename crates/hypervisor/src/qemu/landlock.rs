@@ -57,6 +57,18 @@ pub fn abi() -> Option<u32> {
     u32::try_from(version).ok().filter(|version| *version > 0)
 }
 
+/// For the administrator: whether files are denied to guests beyond their user's rights.
+pub fn verdict() -> String {
+    match abi() {
+        Some(abi) => format!(
+            "a guest's process opens only firmware, libraries and its kernel (Landlock {abi})"
+        ),
+        None => "this kernel has no Landlock: a guest's process opens what everyone may read; \
+                 enable it by lsm=landlock,… on the kernel's command line"
+            .to_owned(),
+    }
+}
+
 /// A rule set that denies every file but `allowed`, TCP, and signals and abstract sockets beyond
 /// the process itself, as far as the kernel's version knows them. A path that isn't there is
 /// skipped. Nothing where the kernel has no Landlock.

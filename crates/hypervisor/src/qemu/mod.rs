@@ -14,6 +14,7 @@ mod probe;
 mod process;
 mod qmp;
 mod recorder;
+mod recording;
 mod resets;
 mod rundir;
 mod start;
@@ -38,8 +39,10 @@ use crate::{
 use guest::Guest;
 use kernel::Kernels;
 use process::Process;
+use recording::Recording;
 use rundir::{Launch, RunDir};
 
+pub use landlock::verdict as confinement_verdict;
 pub use probe::{Probe, find_acceleration};
 pub use recorder::main as guest_console;
 
@@ -115,46 +118,34 @@ impl Qemu {
         let _turn = self.directories.lock().await;
         let entries = fs::read_dir(&self.settings.dir).context("listing the guests")?;
         for entry in entries {
-            let entry = entry.context("listing the guests")?;
-            let Ok(name) = entry.file_name().into_string() else {
+            let Ok(name) = entry
+                .context("listing the guests")?
+                .file_name()
+                .into_string()
+            else {
                 continue;
             };
-            if name == KERNELS || self.guests().contains_key(&name) {
+            if !command::is_guest_name(&name) || self.guests().contains_key(&name) {
                 continue;
             }
-            match self.take_up(&name) {
+            let found = Found {
+                path: self.settings.dir.join(&name),
+                name: name.clone(),
+                host_boot: self.host_boot.clone(),
+                console_command: self.settings.console_command.clone(),
+                changed: Arc::clone(&self.changed),
+            };
+            let taken_up = tokio::task::spawn_blocking(move || found.take_up()).await;
+            match taken_up
+                .map_err(io::Error::other)
+                .and_then(|taken_up| taken_up)
+            {
                 Ok(Some(guest)) => drop(self.guests().insert(name, guest)),
                 Ok(None) => {}
                 Err(error) => tracing::error!(guest = name, %error, "can't adopt a guest"),
             }
         }
         Ok(())
-    }
-
-    /// Reads one guest's directory: a process that runs, the reason why none does, or nothing at
-    /// all if it never came to a process.
-    fn take_up(&self, name: &str) -> io::Result<Option<Arc<Guest>>> {
-        let dir = RunDir::open(&self.settings.dir.join(name))?;
-        let launch: Option<Launch> = dir.read_json(rundir::LAUNCH)?;
-        let stat = dir
-            .read_text(rundir::PROCESS, 4096)?
-            .filter(|stat| !stat.is_empty());
-        let (Some(launch), Some(stat)) = (launch, stat) else {
-            dir.remove()?;
-            return Ok(None);
-        };
-        let process = match launch.host_boot == self.host_boot {
-            true => Process::find(&stat, &launch.spec.uuid)?,
-            false => None,
-        };
-        let changed = Arc::clone(&self.changed);
-        let Some(process) = process else {
-            return Ok(Some(Guest::ended(launch, dir, changed)));
-        };
-        if dir.connect(rundir::CONSOLE_SOCKET).is_err() {
-            start::recorder(&self.settings.console_command, &launch.spec, &dir)?;
-        }
-        Ok(Some(Guest::follow(launch, dir, process, changed)))
     }
 
     /// A cgroup that stays is an empty directory, which the guest's next start takes up again.
@@ -211,7 +202,11 @@ impl Hypervisor for Qemu {
                 translation_cache_mib: translation_cache_mib(spec.memory_bytes),
             },
             kernels: Kernels::new(self.settings.dir.join(KERNELS)),
-            console_command: self.settings.console_command.clone(),
+            recording: Recording {
+                command: self.settings.console_command.clone(),
+                guest: spec.guest.clone(),
+                uid: spec.uid,
+            },
             cgroup: self
                 .cgroups
                 .add(&spec.guest, spec.cpu_shares)
@@ -325,5 +320,65 @@ fn translation_cache_mib(memory_bytes: u64) -> u32 {
         ..512 => 32,
         512..2048 => 64,
         2048.. => 128,
+    }
+}
+
+/// A guest's directory that this driver didn't make.
+struct Found {
+    path: PathBuf,
+    name: String,
+    host_boot: String,
+    console_command: (PathBuf, Vec<OsString>),
+    changed: Arc<Notify>,
+}
+
+impl Found {
+    /// Reads the directory: a process that runs, the reason why none does, or nothing at all if it
+    /// never came to a process. May block, as [`Process::find`].
+    fn take_up(self) -> io::Result<Option<Arc<Guest>>> {
+        let dir = RunDir::open(&self.path)?;
+        let launch: Option<Launch> = match dir.read_json(rundir::LAUNCH) {
+            // Written whole or not at all, unless the power went, and with it every process.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
+            other => other?,
+        };
+        let stat = dir
+            .read_text(rundir::PROCESS, 4096)?
+            .filter(|stat| !stat.is_empty());
+        let marker = format!("guest={}", self.name);
+        let (Some(launch), Some(stat)) = (launch, &stat) else {
+            if let Some(process) = stat
+                .and_then(|stat| Process::find(&stat, &marker).transpose())
+                .transpose()?
+            {
+                let reason = format!(
+                    "its process {} runs, but what it is can't be read",
+                    process.pid()
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+            }
+            dir.remove()?;
+            return Ok(None);
+        };
+        let process = match launch.host_boot == self.host_boot {
+            true => Process::find(stat, &marker)?,
+            false => None,
+        };
+        let Some(process) = process else {
+            return Ok(Some(Guest::ended(launch, dir, self.changed)));
+        };
+        let recording = Recording {
+            command: self.console_command,
+            guest: self.name,
+            uid: launch.spec.uid,
+        };
+        let recorder = recording.find(&dir)?;
+        Ok(Some(Guest::follow(
+            launch,
+            dir,
+            process,
+            (recording, recorder),
+            self.changed,
+        )))
     }
 }

@@ -99,6 +99,14 @@ impl Process {
         }
     }
 
+    /// Kills a child that nobody awaits, and blocks until it is gone.
+    pub fn kill_and_reap(&self) -> io::Result<()> {
+        self.kill()?;
+        let pid = nix::unistd::Pid::from_raw(self.pid as libc::pid_t);
+        nix::sys::wait::waitpid(pid, None)?;
+        Ok(())
+    }
+
     /// Resolves when it has ended.
     pub async fn gone(&self) {
         // An error of epoll would be one of this process; the caller goes on to kill.

@@ -3,14 +3,14 @@
 //!
 //! Why a process: QEMU's own `logfile=` grows without bound while no agent is there to cut it, its
 //! sockets take one client, and nothing in QEMU remembers that a guest has reset. This one waits in
-//! `poll`, needs little more than a page of memory for each client, opens no file, and ends by
-//! itself when QEMU closes the serial line. If it dies, the guest goes on (QEMU drops what nobody
+//! `poll`, needs little memory, opens no file, and ends by itself when QEMU closes the serial line. If it dies, the guest goes on (QEMU drops what nobody
 //! reads) and the agent starts another one, which connects again.
 //!
 //! ```text
 //!   QEMU ── serial.sock ──▶ recorder ──▶ console.log (ring)
-//!    └───── watch.sock ───▶    │
-//!            (QMP events)      └─ console.sock ◀──▶ clients: the recent log, then live
+//!    ├───── watch.sock ───▶    │
+//!    │      (QMP events)       └─ console.sock ◀──▶ clients: the recent log, then live
+//!    └───── stderr ───────▶  hypervisor.log (its beginning)
 //! ```
 //!
 //! A client that doesn't read is cut off, so that neither the guest nor its neighbours wait for it.
@@ -35,35 +35,50 @@ const CLIENT_QUEUE_BYTES_MAX: usize = 2 * RING_BYTES as usize;
 const INPUT_BYTES_MAX: usize = 4096;
 /// The longest QMP event that is looked at.
 const EVENT_BYTES_MAX: usize = 16 * 1024;
+/// How much of QEMU's stderr is kept.
+const ERRORS_BYTES_MAX: usize = 64 * 1024;
 /// How long the last words may take to reach the clients.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Runs the recorder on four inherited descriptors, given by number: the connections to the serial
-/// line and to the monitor, the clients' listening socket, and the log. Returns at the guest's end.
+/// Runs the recorder of a guest on inherited descriptors, given by number after the guest's name: the
+/// connections to the serial line and to the monitor, the clients' listening socket, the log, and,
+/// for a guest that starts, the other end of its stderr and where to keep what it says. Returns at
+/// the guest's end.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> io::Result<()> {
-    let usage = || io::Error::new(ErrorKind::InvalidInput, "usage: SERIAL WATCH LISTENER LOG");
-    let numbers: Vec<RawFd> = arguments
-        .map(|argument| {
-            argument
-                .to_str()
-                .and_then(|text| text.parse().ok())
-                .ok_or_else(usage)
-        })
-        .collect::<io::Result<_>>()?;
-    let [serial, watch, listener, log] = numbers[..] else {
-        return Err(usage());
-    };
+    let numbers = arguments
+        .skip(1)
+        .map(|argument| argument.to_str().and_then(|text| text.parse().ok()));
+    let (four, errors): ([RawFd; 4], Option<[RawFd; 2]>) =
+        match numbers.collect::<Option<Vec<_>>>().as_deref() {
+            Some(&[serial, watch, listener, log]) => ([serial, watch, listener, log], None),
+            Some(&[serial, watch, listener, log, errors, kept]) => {
+                ([serial, watch, listener, log], Some([errors, kept]))
+            }
+            _ => {
+                let usage = "usage: GUEST SERIAL WATCH LISTENER LOG [ERRORS ERROR-LOG]";
+                return Err(io::Error::new(ErrorKind::InvalidInput, usage));
+            }
+        };
     // SAFETY: the caller hands over these descriptors and nothing else in this process uses them.
     let own = |fd: RawFd| unsafe { OwnedFd::from_raw_fd(fd) };
+    let [serial, watch, listener, log] = four.map(own);
     Recorder {
-        serial: own(serial).into(),
+        serial: serial.into(),
         watch: Some(Watch {
-            stream: own(watch).into(),
+            stream: watch.into(),
             line: Vec::new(),
             resets: Resets::default(),
         }),
-        listener: own(listener).into(),
-        log: Log::open(File::from(own(log)))?,
+        errors: errors.map(|errors| {
+            let [from, to] = errors.map(own).map(File::from);
+            Errors {
+                from,
+                to,
+                room_bytes: ERRORS_BYTES_MAX,
+            }
+        }),
+        listener: listener.into(),
+        log: Log::open(File::from(log))?,
         clients: Vec::new(),
         input: VecDeque::new(),
     }
@@ -73,6 +88,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> io::Result<()> {
 struct Recorder {
     serial: UnixStream,
     watch: Option<Watch>,
+    errors: Option<Errors>,
     listener: UnixListener,
     log: Log,
     clients: Vec<Client>,
@@ -84,6 +100,13 @@ struct Watch {
     stream: UnixStream,
     line: Vec<u8>,
     resets: Resets,
+}
+
+/// What QEMU says on stderr, which a guest may be able to provoke without end.
+struct Errors {
+    from: File,
+    to: File,
+    room_bytes: usize,
 }
 
 struct Client {
@@ -105,6 +128,10 @@ impl Recorder {
                 .write_all(b"{\"execute\":\"qmp_capabilities\"}\n")?;
         }
         while self.turn()? {}
+        // QEMU is gone or about to go: what it said last is worth waiting for.
+        while self.errors.is_some() {
+            self.read_errors();
+        }
         self.say_goodbye()
     }
 
@@ -113,6 +140,9 @@ impl Recorder {
         let ready = self.wait()?;
         if ready.watch {
             self.read_watch();
+        }
+        if ready.errors {
+            self.read_errors();
         }
         for (client, events) in self.clients.iter_mut().zip(&ready.clients) {
             if events.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR)
@@ -152,6 +182,9 @@ impl Recorder {
         if let Some(watch) = &self.watch {
             fds.push(PollFd::new(watch.stream.as_fd(), PollFlags::POLLIN));
         }
+        if let Some(errors) = &self.errors {
+            fds.push(PollFd::new(errors.from.as_fd(), PollFlags::POLLIN));
+        }
         loop {
             match poll(&mut fds, PollTimeout::NONE) {
                 Err(nix::errno::Errno::EINTR) => continue,
@@ -159,17 +192,16 @@ impl Recorder {
             };
             break;
         }
-        let events: Vec<PollFlags> = fds
+        let mut events = fds
             .iter()
-            .map(|fd| fd.revents().unwrap_or(PollFlags::empty()))
-            .collect();
-        let clients = 2 + self.clients.len();
+            .map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let mut next = || events.next().unwrap_or(PollFlags::empty());
         Ok(Ready {
-            serial: events[0]
-                .intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR),
-            listener: !events[1].is_empty(),
-            clients: events[2..clients].to_vec(),
-            watch: events.get(clients).is_some_and(|events| !events.is_empty()),
+            serial: !(next() - PollFlags::POLLOUT).is_empty(),
+            listener: !next().is_empty(),
+            clients: self.clients.iter().map(|_| next()).collect(),
+            watch: self.watch.is_some() && !next().is_empty(),
+            errors: self.errors.is_some() && !next().is_empty(),
         })
     }
 
@@ -218,6 +250,24 @@ impl Recorder {
             }
             Err(error) if may_retry(&error) => {}
             _ => self.watch = None,
+        }
+    }
+
+    /// Reads a part of QEMU's stderr. Blocks, unless there is something or the end.
+    fn read_errors(&mut self) {
+        let Some(errors) = &mut self.errors else {
+            return;
+        };
+        let mut chunk = [0; CHUNK_BYTES_MAX];
+        match errors.from.read(&mut chunk) {
+            Ok(length) if length > 0 => {
+                let kept = length.min(errors.room_bytes);
+                errors.room_bytes -= kept;
+                // As with the log: what can't be kept is no reason to end.
+                let _ = errors.to.write_all(&chunk[..kept]);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            _ => self.errors = None,
         }
     }
 
@@ -277,6 +327,7 @@ struct Ready {
     listener: bool,
     clients: Vec<PollFlags>,
     watch: bool,
+    errors: bool,
 }
 
 impl Watch {

@@ -3,10 +3,11 @@
 //! ```text
 //! <guest>/launch.json   the specification and the boot of the host; written first, never changed
 //!         process       /proc/self/stat of the guest's process, written by itself before exec
+//!         recorder      the same of its recorder
 //!         answered      exists once the hypervisor has answered: it started
 //!         exit.json     why the guest ended; written before its process is ended
 //!         console.log   the console's bounded log (see `recorder`)
-//!         hypervisor.log  what QEMU said on stderr
+//!         hypervisor.log  the first 64 KiB of what QEMU said on stderr
 //!         *.sock        qmp, serial and watch, served by QEMU; console, served by the recorder
 //! ```
 //!
@@ -14,7 +15,7 @@
 //! Nothing here is synced, because no guest survives the host's power cut either.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -56,6 +57,7 @@ pub struct RunDir {
 
 pub const LAUNCH: &str = "launch.json";
 pub const PROCESS: &str = "process";
+pub const RECORDER: &str = "recorder";
 pub const EXIT: &str = "exit.json";
 pub const ANSWERED: &str = "answered";
 pub const CONSOLE_LOG: &str = "console.log";
@@ -154,17 +156,18 @@ impl RunDir {
         }
     }
 
-    /// Reads a short text; nothing where there is none.
+    /// Reads the end of a text; nothing where there is none.
     pub fn read_text(&self, name: &str, max_bytes: u64) -> io::Result<Option<String>> {
-        match File::open(self.at(name)) {
-            Ok(file) => {
-                let mut bytes = Vec::new();
-                file.take(max_bytes).read_to_end(&mut bytes)?;
-                Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        let mut file = match File::open(self.at(name)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let start = file.metadata()?.len().saturating_sub(max_bytes);
+        file.seek(SeekFrom::Start(start))?;
+        let mut bytes = Vec::new();
+        file.take(max_bytes).read_to_end(&mut bytes)?;
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 }
 

@@ -1,13 +1,12 @@
 //! The way from a specification to two running processes. Nothing here waits for QEMU: a guest's
 //! first instruction is as far away as it is from a shell.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{ffi::OsString, fs::OpenOptions};
 
 use tokio::sync::Notify;
 
@@ -18,12 +17,13 @@ use super::landlock::{self, Access};
 use super::launch::{self, Confinement};
 use super::probe;
 use super::process::Process;
+use super::recording::{Connections, Recording};
 use super::rundir::{self, Launch, RunDir};
 use crate::{Accelerator, Boot, GuestSpec};
 
-/// Where QEMU's firmware and everyone's libraries are. Paths that a system lacks are no matter.
-const READABLE: [&str; 3] = ["/usr/share/qemu", "/usr/share/seabios", "/etc/ld.so.cache"];
-const EXECUTABLE: [&str; 4] = ["/usr/lib", "/usr/lib64", "/lib", "/lib64"];
+/// Where QEMU's firmware is. Paths that a system lacks are no matter, here and below.
+const FIRMWARE: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
+const LIBRARIES: [&str; 4] = ["/usr/lib", "/usr/lib64", "/lib", "/lib64"];
 
 /// Everything that a start needs.
 pub struct Plan {
@@ -32,7 +32,7 @@ pub struct Plan {
     pub launch: Launch,
     pub tuning: Tuning,
     pub kernels: Kernels,
-    pub console_command: (PathBuf, Vec<OsString>),
+    pub recording: Recording,
     pub cgroup: Option<File>,
 }
 
@@ -40,7 +40,10 @@ pub struct Plan {
 pub fn start(plan: Plan, taps: Vec<OwnedFd>, changed: Arc<Notify>) -> io::Result<Arc<Guest>> {
     let dir = RunDir::create(&plan.dir)?;
     match launch(&plan, &dir, &taps) {
-        Ok(process) => Ok(Guest::follow(plan.launch, dir, process, changed)),
+        Ok((process, recorder)) => {
+            let recorded = (plan.recording, Some(recorder));
+            Ok(Guest::follow(plan.launch, dir, process, recorded, changed))
+        }
         Err(error) => {
             dir.remove()?;
             Err(error)
@@ -48,14 +51,16 @@ pub fn start(plan: Plan, taps: Vec<OwnedFd>, changed: Arc<Notify>) -> io::Result
     }
 }
 
-fn launch(plan: &Plan, dir: &RunDir, taps: &[OwnedFd]) -> io::Result<Process> {
+fn launch(plan: &Plan, dir: &RunDir, taps: &[OwnedFd]) -> io::Result<(Process, Process)> {
     let spec = &bootable(plan);
     dir.write_json(rundir::LAUNCH, &plan.launch)?;
     let qmp = dir.listen(rundir::QMP_SOCKET)?;
     let watch = dir.listen(rundir::WATCH_SOCKET)?;
     let serial = dir.listen(rundir::SERIAL_SOCKET)?;
     // The recorder's connections wait in these sockets' queues before QEMU exists.
-    let recorder = Recorder::connect(dir)?;
+    let connections = Connections::open(dir)?;
+    let (said, errors) = io::pipe()?;
+    let connections = connections.with_errors(dir, said.into())?;
     let files = Files::open(spec)?;
     let descriptors = Descriptors {
         qmp: qmp.as_raw_fd(),
@@ -82,17 +87,20 @@ fn launch(plan: &Plan, dir: &RunDir, taps: &[OwnedFd]) -> io::Result<Process> {
         keep: &all(&descriptors),
     };
     let arguments = command::arguments(spec, &descriptors, &plan.tuning);
-    let errors = dir.append(rundir::HYPERVISOR_LOG)?;
+    let errors = OwnedFd::from(errors).into();
     let process = Process::of_child(launch::spawn(
         &plan.program,
         &arguments,
         errors,
         confinement,
     )?)?;
-    if let Err(error) = recorder.spawn(&plan.console_command, spec, dir) {
-        process.kill()?;
-        return Err(error);
-    }
+    let recorder = match plan.recording.start(dir, connections) {
+        Ok(recorder) => recorder,
+        Err(error) => {
+            process.kill_and_reap()?;
+            return Err(error);
+        }
+    };
     if let Some(mut cgroup) = plan.cgroup.as_ref() {
         // The parent moves it, because the kernel takes 20 ms for that and the guest needn't wait.
         // Nobody has reaped the child yet, so that the number is its own.
@@ -100,7 +108,7 @@ fn launch(plan: &Plan, dir: &RunDir, taps: &[OwnedFd]) -> io::Result<Process> {
             tracing::warn!(guest = spec.guest, %error, "no CPU shares");
         }
     }
-    Ok(process)
+    Ok((process, recorder))
 }
 
 /// The specification with a kernel that starts faster, if there is one. Under KVM it makes no
@@ -113,65 +121,6 @@ fn bootable(plan: &Plan) -> GuestSpec {
         *kernel = plan.kernels.bootable(kernel);
     }
     spec
-}
-
-/// Starts a recorder for a guest that runs and has lost its own.
-pub fn recorder(
-    command: &(PathBuf, Vec<OsString>),
-    spec: &GuestSpec,
-    dir: &RunDir,
-) -> io::Result<()> {
-    Recorder::connect(dir)?.spawn(command, spec, dir)
-}
-
-/// What a recorder is handed.
-struct Recorder {
-    serial: OwnedFd,
-    watch: OwnedFd,
-    listener: OwnedFd,
-    log: OwnedFd,
-}
-
-impl Recorder {
-    fn connect(dir: &RunDir) -> io::Result<Recorder> {
-        Ok(Recorder {
-            serial: dir.connect(rundir::SERIAL_SOCKET)?.into(),
-            watch: dir.connect(rundir::WATCH_SOCKET)?.into(),
-            listener: dir.listen(rundir::CONSOLE_SOCKET)?.into(),
-            log: dir.file(rundir::CONSOLE_LOG)?.into(),
-        })
-    }
-
-    fn spawn(
-        self,
-        (program, first): &(PathBuf, Vec<OsString>),
-        spec: &GuestSpec,
-        dir: &RunDir,
-    ) -> io::Result<()> {
-        let keep = [&self.serial, &self.watch, &self.listener, &self.log].map(AsRawFd::as_raw_fd);
-        let mut allowed = vec![
-            (program.as_path(), Access::Execute),
-            (Path::new(READABLE[2]), Access::Read),
-        ];
-        allowed.extend(EXECUTABLE.map(|path| (Path::new(path), Access::Execute)));
-        let confinement = Confinement {
-            uid: spec.uid,
-            groups: Vec::new(),
-            landlock: landlock::ruleset(&allowed)?,
-            process: dir.file("recorder")?,
-            keep: &keep,
-        };
-        let arguments: Vec<OsString> = first
-            .iter()
-            .cloned()
-            .chain(keep.iter().map(|fd| fd.to_string().into()))
-            .collect();
-        let errors = dir.append(rundir::HYPERVISOR_LOG)?;
-        let child = Process::of_child(launch::spawn(program, &arguments, errors, confinement)?)?;
-        // It ends with its guest; here it only has to be reaped.
-        tokio::spawn(async move { child.ended().await });
-        Ok(())
-    }
 }
 
 /// The files that QEMU reads and writes, open.
@@ -267,7 +216,15 @@ fn sandbox(
 /// A program, firmware and everyone's libraries.
 pub fn program_files(program: &Path) -> Vec<(&Path, Access)> {
     let mut allowed = vec![(program, Access::Execute)];
-    allowed.extend(READABLE.map(|path| (Path::new(path), Access::Read)));
-    allowed.extend(EXECUTABLE.map(|path| (Path::new(path), Access::Execute)));
+    allowed.extend(FIRMWARE.map(|path| (Path::new(path), Access::Read)));
+    allowed.extend(libraries());
     allowed
+}
+
+/// What any program needs to begin.
+pub fn libraries<'a>() -> impl Iterator<Item = (&'a Path, Access)> {
+    let executable = LIBRARIES.map(|path| (Path::new(path), Access::Execute));
+    executable
+        .into_iter()
+        .chain([(Path::new("/etc/ld.so.cache"), Access::Read)])
 }
