@@ -24,7 +24,11 @@ fn a_cloud_goes_down_and_comes_back_with_its_guests() {
     cloud.boira(&["instance", "stop", &stopped]).ok();
 
     up_is_quick(&mut cloud);
-    assert_eq!(cloud.boot_id(&ids[0]), boots[0], "a second up changes nothing");
+    assert_eq!(
+        cloud.boot_id(&ids[0]),
+        boots[0],
+        "a second up changes nothing"
+    );
 
     let text = cloud.boira(&["down"]).ok();
     assert!(text.contains("down"), "{text}");
@@ -38,7 +42,11 @@ fn a_cloud_goes_down_and_comes_back_with_its_guests() {
         assert_ne!(&cloud.boot_id(id), boot, "{id} booted again");
     }
     assert_eq!(cloud.ssh(&ids[0], "cat /root/note").ok(), "kept");
-    assert_eq!(states(&cloud, &stopped), "stopped", "who was stopped stays stopped");
+    assert_eq!(
+        states(&cloud, &stopped),
+        "stopped",
+        "who was stopped stays stopped"
+    );
     let now = cloud.json(&["instance", "ls"]);
     for (before, after) in rows(&addresses).iter().zip(rows(&now)) {
         assert_eq!(before["private_ip"], after["private_ip"]);
@@ -55,7 +63,10 @@ fn rows(value: &serde_json::Value) -> &Vec<serde_json::Value> {
 }
 
 fn states(cloud: &Cloud, id: &str) -> String {
-    cloud.json(&["instance", "show", id])["state"].as_str().expect("a state").to_owned()
+    cloud.json(&["instance", "show", id])["state"]
+        .as_str()
+        .expect("a state")
+        .to_owned()
 }
 
 fn up_is_quick(cloud: &mut Cloud) {
@@ -83,9 +94,11 @@ fn ctrl_c_is_down(cloud: &Cloud, ids: &[String]) {
     });
     cloud.boot_id(&ids[0]);
     kill(Pid::from_raw(up.id() as i32), Signal::SIGINT).expect("an own child can be interrupted");
-    let status = wait("up ends", Duration::from_secs(100), || match up.try_wait() {
-        Ok(Some(status)) => Ok(status),
-        other => Err(format!("{other:?}")),
+    let status = wait("up ends", Duration::from_secs(100), || {
+        match up.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            other => Err(format!("{other:?}")),
+        }
     });
     assert!(status.success(), "{status}");
     cloud.left_nothing();
@@ -99,8 +112,10 @@ fn a_home_that_guests_could_not_read_is_refused() {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
     std::fs::set_permissions(&closed, mode).expect("an own folder's mode can be set");
     let mut up = cloud.command(cloud.binary());
-    up.arg("--home").arg(closed.join("home")).args(["up", "--detach", "--listen", &cloud.listen()]);
+    up.arg("--home")
+        .arg(closed.join("home"))
+        .args(["up", "--detach", "--listen", &cloud.listen()]);
     let refused = run(&mut up, Duration::from_secs(10)).fails(1);
     assert!(refused.contains("closed to other users"), "{refused}");
-    assert!(cloud.processes().is_empty() , "{:?}", cloud.processes());
+    assert!(cloud.processes().is_empty(), "{:?}", cloud.processes());
 }

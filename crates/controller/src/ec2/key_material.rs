@@ -116,7 +116,8 @@ fn openssh_private(seed: &[u8; 32], public: &Public, comment: &str, check: u32) 
         pem.push_str(&String::from_utf8_lossy(line));
         pem.push('\n');
     }
-    pem + "-----END OPENSSH PRIVATE KEY-----"
+    // OpenSSH does not load this format without the last line's end.
+    pem + "-----END OPENSSH PRIVATE KEY-----\n"
 }
 
 /// Reads what ImportKeyPair was given: OpenSSH's line, the SSH2 form of RFC 4716, or a
@@ -381,7 +382,7 @@ mod tests {
         let made = make(KeyKind::Ed25519, "a comment").expect("made");
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("key");
-        std::fs::write(&file, format!("{}\n", made.private_pem)).expect("written");
+        std::fs::write(&file, &made.private_pem).expect("written");
         let private = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(&file, private).expect("restricted");
         let output = std::process::Command::new("ssh-keygen")

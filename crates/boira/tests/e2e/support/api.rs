@@ -53,8 +53,11 @@ impl Api {
             code: "NoAnswer".into(),
             message: error.to_string(),
         })?;
-        let document = Node::parse(&answer.body)
-            .map_err(|message| Failure { status: answer.status, code: "NoXml".into(), message })?;
+        let document = Node::parse(&answer.body).map_err(|message| Failure {
+            status: answer.status,
+            code: "NoXml".into(),
+            message,
+        })?;
         match answer.status {
             200 => Ok(document),
             status => Err(Failure {
@@ -87,13 +90,29 @@ impl Api {
         let kind = "application/x-www-form-urlencoded; charset=utf-8";
         let headers: [(&str, &[u8]); 2] =
             [("host", host.as_bytes()), ("content-type", kind.as_bytes())];
-        let head =
-            RequestHead { method: "POST", path: "/", query: "", headers: &headers, parameters: &[] };
-        let credentials = Credentials { access_key: &self.access_key, secret: &self.secret };
+        let head = RequestHead {
+            method: "POST",
+            path: "/",
+            query: "",
+            headers: &headers,
+            parameters: &[],
+        };
+        let credentials = Credentials {
+            access_key: &self.access_key,
+            secret: &self.secret,
+        };
         let hash = Sha256::digest(form).into();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970");
-        let signature =
-            sigv4::sign(credentials, REGION, "ec2", &head, &hash, now.as_millis() as i64);
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .expect("it is after 1970");
+        let signature = sigv4::sign(
+            credentials,
+            REGION,
+            "ec2",
+            &head,
+            &hash,
+            now.as_millis() as i64,
+        );
         let mut request = format!(
             "POST / HTTP/1.1\r\nhost: {host}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n",
             form.len()
@@ -148,9 +167,19 @@ impl Answer {
         let text = String::from_utf8_lossy(bytes);
         let bad = || std::io::Error::other(format!("no HTTP answer: {text:?}"));
         let (head, body) = text.split_once("\r\n\r\n").ok_or_else(bad)?;
-        let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).ok_or_else(bad)?;
-        let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-        let body = if chunked { unchunk(body).ok_or_else(bad)? } else { body.to_owned() };
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|word| word.parse().ok())
+            .ok_or_else(bad)?;
+        let chunked = head
+            .to_ascii_lowercase()
+            .contains("transfer-encoding: chunked");
+        let body = if chunked {
+            unchunk(body).ok_or_else(bad)?
+        } else {
+            body.to_owned()
+        };
         Ok(Self { status, body })
     }
 }
@@ -186,18 +215,25 @@ impl Node {
         Self {
             name: node.tag_name().name().to_owned(),
             content: node.text().unwrap_or_default().to_owned(),
-            children: node.children().filter(|c| c.is_element()).map(Self::from).collect(),
+            children: node
+                .children()
+                .filter(|c| c.is_element())
+                .map(Self::from)
+                .collect(),
         }
     }
 
     /// The element at a path of names, `placement/availabilityZone`.
     pub fn at(&self, path: &str) -> Option<&Self> {
-        path.split('/').try_fold(self, |node, name| node.children.iter().find(|c| c.name == name))
+        path.split('/').try_fold(self, |node, name| {
+            node.children.iter().find(|c| c.name == name)
+        })
     }
 
     /// Its text; empty where there is none.
     pub fn text(&self, path: &str) -> String {
-        self.at(path).map_or_else(String::new, |node| node.content.clone())
+        self.at(path)
+            .map_or_else(String::new, |node| node.content.clone())
     }
 
     /// The items of a list.

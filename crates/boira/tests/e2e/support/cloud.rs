@@ -48,14 +48,26 @@ impl Cloud {
         let mut cloud = Self::new(namespace);
         cloud.up();
         let built = tiny();
-        let image = cloud.json(&["image", "build", "tiny", "--from", &built.display().to_string()]);
-        cloud.image = image["image"].as_str().expect("an image has an id").to_owned();
+        let image = cloud.json(&[
+            "image",
+            "build",
+            "tiny",
+            "--from",
+            &built.display().to_string(),
+        ]);
+        cloud.image = image["image"]
+            .as_str()
+            .expect("an image has an id")
+            .to_owned();
         cloud
     }
 
     /// A home in which nothing was started yet.
     pub fn new(namespace: Option<PathBuf>) -> Self {
-        assert!(nix::unistd::geteuid().is_root(), "end-to-end tests need root");
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "end-to-end tests need root"
+        );
         let folder = tempfile::Builder::new()
             .prefix("boira-e2e-")
             .tempdir_in("/var/tmp")
@@ -84,7 +96,8 @@ impl Cloud {
 
     /// `boira up --detach`.
     pub fn up(&mut self) {
-        self.boira(&["up", "--detach", "--listen", &self.listen()]).ok();
+        self.boira(&["up", "--detach", "--listen", &self.listen()])
+            .ok();
         self.learn_tag();
     }
 
@@ -125,11 +138,19 @@ impl Cloud {
             None => Command::new(program),
             Some(namespace) => {
                 let mut command = Command::new("nsenter");
-                command.arg(format!("--net={}", namespace.display())).arg("--").arg(program);
+                command
+                    .arg(format!("--net={}", namespace.display()))
+                    .arg("--")
+                    .arg(program);
                 command
             }
         };
-        for name in ["AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "BOIRA_HOME"] {
+        for name in [
+            "AWS_ENDPOINT_URL",
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+            "BOIRA_HOME",
+        ] {
             command.env_remove(name);
         }
         command
@@ -137,14 +158,25 @@ impl Cloud {
 
     /// `boira --home … ARGUMENTS`.
     pub fn boira(&self, arguments: &[&str]) -> Run {
-        let limit = if arguments.first() == Some(&"down") { DOWN } else { QUICK.max(BOOT) };
-        run(self.command(self.binary()).arg("--home").arg(&self.home).args(arguments), limit)
+        let limit = if arguments.first() == Some(&"down") {
+            DOWN
+        } else {
+            QUICK.max(BOOT)
+        };
+        run(
+            self.command(self.binary())
+                .arg("--home")
+                .arg(&self.home)
+                .args(arguments),
+            limit,
+        )
     }
 
     /// `boira --output json …`, parsed.
     #[track_caller]
     pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
-        self.boira(&[&["--output", "json"], arguments].concat()).json()
+        self.boira(&[&["--output", "json"], arguments].concat())
+            .json()
     }
 
     /// The administrator's access.
@@ -171,22 +203,37 @@ impl Cloud {
 
     /// A command in a guest, with this home's key.
     pub fn ssh(&self, instance: &str, command: &str) -> Run {
-        self.ssh_as(&self.api(), &self.home.join("keys/boira"), instance, command)
+        self.ssh_as(
+            &self.api(),
+            &self.home.join("keys/boira"),
+            instance,
+            command,
+        )
     }
 
     /// A command in a guest of any account.
     pub fn ssh_as(&self, api: &Api, key: &Path, instance: &str, command: &str) -> Run {
         let mut ssh = self.command("ssh");
-        ssh.env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.port))
-            .env("AWS_ACCESS_KEY_ID", &api.access_key)
-            .env("AWS_SECRET_ACCESS_KEY", &api.secret)
-            .env("AWS_REGION", "us-east-1")
-            .arg("-F")
-            .arg(self.home.join("ssh_config"))
-            .arg("-i")
-            .arg(key)
-            .args(["-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20"])
-            .args([instance, command]);
+        ssh.env(
+            "AWS_ENDPOINT_URL",
+            format!("http://127.0.0.1:{}", self.port),
+        )
+        .env("AWS_ACCESS_KEY_ID", &api.access_key)
+        .env("AWS_SECRET_ACCESS_KEY", &api.secret)
+        .env("AWS_REGION", "us-east-1")
+        .arg("-F")
+        .arg(self.home.join("ssh_config"))
+        .arg("-i")
+        .arg(key)
+        .args([
+            "-o",
+            "IdentitiesOnly=yes",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "ConnectTimeout=20",
+        ])
+        .args([instance, command]);
         run(&mut ssh, QUICK)
     }
 
@@ -209,22 +256,31 @@ impl Cloud {
 
     /// Lets SSH into the default group.
     pub fn open_ssh(&self, api: &Api) {
-        api.call("AuthorizeSecurityGroupIngress", &[
-            ("GroupName", "default"),
-            ("IpProtocol", "tcp"),
-            ("FromPort", "22"),
-            ("ToPort", "22"),
-            ("CidrIp", "0.0.0.0/0"),
-        ]);
+        api.call(
+            "AuthorizeSecurityGroupIngress",
+            &[
+                ("GroupName", "default"),
+                ("IpProtocol", "tcp"),
+                ("FromPort", "22"),
+                ("ToPort", "22"),
+                ("CidrIp", "0.0.0.0/0"),
+            ],
+        );
     }
 
     /// Launches tiny instances with this home's key and answers their ids; they are pending.
     pub fn launch(&self, count: usize) -> Vec<String> {
         let rows = self.json(&[
-            "instance", "run", "--count", &count.to_string(), "--no-wait",
+            "instance",
+            "run",
+            "--count",
+            &count.to_string(),
+            "--no-wait",
         ]);
         let rows = rows.as_array().expect("launches answer rows");
-        rows.iter().map(|row| row["id"].as_str().expect("rows have ids").to_owned()).collect()
+        rows.iter()
+            .map(|row| row["id"].as_str().expect("rows have ids").to_owned())
+            .collect()
     }
 
     /// Everything that runs for this cloud.
@@ -239,8 +295,11 @@ impl Cloud {
     #[track_caller]
     pub fn process(&self, word: &str) -> Process {
         wait(&format!("a {word} runs"), QUICK, || {
-            let found: Vec<_> =
-                self.processes().into_iter().filter(|process| process.is_boira(word)).collect();
+            let found: Vec<_> = self
+                .processes()
+                .into_iter()
+                .filter(|process| process.is_boira(word))
+                .collect();
             match &found[..] {
                 [one] => Ok(one.clone()),
                 others => Err(format!("{others:?}")),
@@ -250,13 +309,19 @@ impl Cloud {
 
     /// The QEMU processes of an instance.
     pub fn qemus(&self, instance: &str) -> Vec<Process> {
-        self.processes().into_iter().filter(|p| p.guest() == Some(instance)).collect()
+        self.processes()
+            .into_iter()
+            .filter(|p| p.guest() == Some(instance))
+            .collect()
     }
 
     /// The instances that QEMU processes run for, each as often as there are processes.
     pub fn guests(&self) -> Vec<String> {
-        let mut guests: Vec<_> =
-            self.processes().iter().filter_map(|p| p.guest().map(str::to_owned)).collect();
+        let mut guests: Vec<_> = self
+            .processes()
+            .iter()
+            .filter_map(|p| p.guest().map(str::to_owned))
+            .collect();
         guests.sort();
         guests
     }
@@ -292,14 +357,20 @@ impl Cloud {
     /// Nothing runs for it and nothing is named after it.
     #[track_caller]
     pub fn left_nothing(&self) {
-        wait("nothing is left of the cloud", Duration::from_secs(5), || match self.remains() {
-            Remains { processes, namespaces, control_groups }
-                if processes.is_empty() && namespaces.is_empty() && control_groups.is_empty() =>
-            {
-                Ok(())
-            }
-            left => Err(format!("{left:#?}")),
-        });
+        wait(
+            "nothing is left of the cloud",
+            Duration::from_secs(5),
+            || match self.remains() {
+                Remains {
+                    processes,
+                    namespaces,
+                    control_groups,
+                } if processes.is_empty() && namespaces.is_empty() && control_groups.is_empty() => {
+                    Ok(())
+                }
+                left => Err(format!("{left:#?}")),
+            },
+        );
     }
 }
 
@@ -370,5 +441,9 @@ fn tiny() -> PathBuf {
         .expect("a runtime")
         .block_on(boira_images::cached_tiny(&cache))
         .expect("the tiny image can be built");
-    built.disk.parent().expect("a disk lies in a folder").to_owned()
+    built
+        .disk
+        .parent()
+        .expect("a disk lies in a folder")
+        .to_owned()
 }

@@ -29,12 +29,16 @@ impl Process {
         if !self.arguments.first()?.contains("qemu-system") {
             return None;
         }
-        self.arguments.iter().find_map(|word| word.strip_prefix("guest="))
+        self.arguments
+            .iter()
+            .find_map(|word| word.strip_prefix("guest="))
     }
 
     /// Whether it is `boira WORD …`.
     pub fn is_boira(&self, word: &str) -> bool {
-        self.arguments.first().is_some_and(|program| program.ends_with("/boira"))
+        self.arguments
+            .first()
+            .is_some_and(|program| program.ends_with("/boira"))
             && self.arguments.get(1).is_some_and(|first| first == word)
     }
 }
@@ -77,12 +81,18 @@ fn read(pid: i32) -> Option<Process> {
         .split(|byte| *byte == 0)
         .map(|word| String::from_utf8_lossy(word).into_owned())
         .collect();
-    Some(Process { pid, started, arguments })
+    Some(Process {
+        pid,
+        started,
+        arguments,
+    })
 }
 
 /// Named network namespaces of the cloud with this tag.
 pub fn namespaces(tag: &str) -> Vec<String> {
-    let Ok(folder) = std::fs::read_dir("/run/netns") else { return Vec::new() };
+    let Ok(folder) = std::fs::read_dir("/run/netns") else {
+        return Vec::new();
+    };
     folder
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| name.contains(&format!("boira-{tag}")))
@@ -93,10 +103,13 @@ pub fn namespaces(tag: &str) -> Vec<String> {
 pub fn control_groups(tag: &str) -> Vec<String> {
     let root = Path::new("/sys/fs/cgroup");
     let name = format!("boira-{tag}");
-    let hierarchies = std::fs::read_dir(root).into_iter().flatten().filter_map(|entry| {
-        let path = entry.ok()?.path();
-        path.is_dir().then_some(path)
-    });
+    let hierarchies = std::fs::read_dir(root)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            path.is_dir().then_some(path)
+        });
     std::iter::once(root.to_owned())
         .chain(hierarchies)
         .map(|folder| folder.join(&name))

@@ -17,7 +17,13 @@ impl Run {
     /// Its output, without the white space around it; panics where it failed.
     #[track_caller]
     pub fn ok(self) -> String {
-        assert_eq!(self.code, Some(0), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code,
+            Some(0),
+            "stdout: {}\nstderr: {}",
+            self.stdout,
+            self.stderr
+        );
         self.stdout.trim().to_owned()
     }
 
@@ -31,7 +37,13 @@ impl Run {
     /// What it complained about; panics where it exited otherwise than with this code.
     #[track_caller]
     pub fn fails(self, code: i32) -> String {
-        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code,
+            Some(code),
+            "stdout: {}\nstderr: {}",
+            self.stdout,
+            self.stderr
+        );
         self.stderr
     }
 }
@@ -61,9 +73,17 @@ pub fn run(command: &mut Command, limit: Duration) -> Run {
     };
     let text = |drain: Drain| drain.join().expect("reading does not panic");
     let Some(status) = status else {
-        panic!("{command:?} took over {} s; stderr: {}", limit.as_secs(), text(stderr));
+        panic!(
+            "{command:?} took over {} s; stderr: {}",
+            limit.as_secs(),
+            text(stderr)
+        );
     };
-    Run { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+    Run {
+        code: status.code(),
+        stdout: text(stdout),
+        stderr: text(stderr),
+    }
 }
 
 type Drain = std::thread::JoinHandle<String>;
