@@ -281,3 +281,167 @@ impl CommandLine {
         self.option("-device", properties.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Base;
+
+    fn spec() -> GuestSpec {
+        GuestSpec {
+            guest: "i-0123456789abcdef0".to_owned(),
+            generation: 1,
+            uuid: "ec2f3a01-1234-4abc-8def-0123456789ab".to_owned(),
+            machine: "pc-i440fx-7.2".to_owned(),
+            cpu: "qemu64".to_owned(),
+            vcpus: 2,
+            memory_bytes: 128 << 20,
+            boot: Boot::Kernel {
+                kernel: "/k".into(),
+                ramdisk: Some("/r".into()),
+                cmdline: "console=ttyS0 root=/dev/vda1,x".to_owned(),
+            },
+            disks: vec![DiskSpec {
+                id: "vol-0123456789abcdef0".to_owned(),
+                path: "/d".into(),
+                format: DiskFormat::Qcow2,
+                base: Some(Base {
+                    path: "/b".into(),
+                    format: DiskFormat::Raw,
+                }),
+                read_only: false,
+            }],
+            interfaces: vec![InterfaceSpec {
+                id: "eni-0123456789abcdef0".to_owned(),
+                mac: "02:00:00:00:00:01".to_owned(),
+                mtu: 1420,
+            }],
+            cpu_shares: 1024,
+            uid: 1_000_000,
+        }
+    }
+
+    fn line(spec: &GuestSpec) -> Vec<String> {
+        let fds = Descriptors {
+            qmp: 10,
+            watch: 11,
+            serial: 12,
+            kernel: Some((13, Some(14))),
+            disks: vec![(15, Some(16))],
+            taps: vec![17],
+        };
+        arguments(
+            spec,
+            &fds,
+            &Tuning {
+                accelerator: Accelerator::Tcg,
+                translation_cache_mib: 32,
+            },
+        )
+    }
+
+    /// The values of an option, in their order.
+    fn values<'a>(line: &'a [String], option: &str) -> Vec<&'a str> {
+        let pairs = line.windows(2).filter(|pair| pair[0] == option);
+        pairs.map(|pair| pair[1].as_str()).collect()
+    }
+
+    #[test]
+    fn files_are_descriptors_and_an_overlays_base_is_named_outright() {
+        let line = line(&spec());
+        assert_eq!(values(&line, "-add-fd"), ["fd=16,set=1", "fd=15,set=0"]);
+        assert_eq!(values(&line, "-kernel"), ["/proc/self/fd/13"]);
+        assert_eq!(values(&line, "-initrd"), ["/proc/self/fd/14"]);
+        assert_eq!(values(&line, "-netdev"), ["tap,id=net0,fd=17"]);
+        let nodes: Vec<Value> = values(&line, "-blockdev")
+            .into_iter()
+            .map(|node| serde_json::from_str(node).unwrap())
+            .collect();
+        let overlay = nodes
+            .iter()
+            .find(|node| node["node-name"] == "disk0")
+            .unwrap();
+        assert_eq!(overlay["backing"], "disk0-base");
+        for base in nodes
+            .iter()
+            .filter(|node| node["node-name"].as_str().unwrap().contains("base"))
+        {
+            assert_eq!(base["read-only"], true);
+        }
+        assert!(
+            !line
+                .iter()
+                .any(|argument| ["/k", "/r", "/d", "/b"].contains(&argument.as_str()))
+        );
+    }
+
+    #[test]
+    fn an_image_without_a_base_opens_none_whatever_its_header_says() {
+        let mut spec = spec();
+        spec.disks[0].base = None;
+        let fds = Descriptors {
+            qmp: 10,
+            watch: 11,
+            serial: 12,
+            kernel: None,
+            disks: vec![(15, None)],
+            taps: vec![17],
+        };
+        let tuning = Tuning {
+            accelerator: Accelerator::Tcg,
+            translation_cache_mib: 32,
+        };
+        let line = arguments(&spec, &fds, &tuning);
+        let overlay = values(&line, "-blockdev")[1];
+        let overlay: Value = serde_json::from_str(overlay).unwrap();
+        assert_eq!(overlay.get("backing"), Some(&Value::Null));
+    }
+
+    #[test]
+    fn the_guest_is_told_to_be_on_ec2() {
+        let line = line(&spec());
+        let uuid = &spec().uuid;
+        assert_eq!(values(&line, "-uuid"), [uuid]);
+        assert!(values(&line, "-smbios")[0].ends_with(&format!("serial={uuid},uuid={uuid}")));
+        let disk = values(&line, "-device")
+            .into_iter()
+            .find(|device| device.contains("virtio-blk"))
+            .unwrap();
+        assert!(
+            disk.contains(r#""serial":"vol0123456789abcdef0""#),
+            "20 characters is all that fit"
+        );
+    }
+
+    #[test]
+    fn what_could_become_another_option_is_refused() {
+        assert_eq!(validate(&spec()), Ok(()));
+        let refused: [fn(&mut GuestSpec); 14] = [
+            |spec| spec.guest = "i-1,debug-threads=on".to_owned(),
+            |spec| spec.guest = "../i-1".to_owned(),
+            |spec| spec.guest = String::new(),
+            |spec| spec.machine = "pc,accel=kvm".to_owned(),
+            |spec| spec.machine = "-M".to_owned(),
+            |spec| spec.cpu = "qemu64 -device x".to_owned(),
+            |spec| spec.uuid = "EC2F3A01-1234-4ABC-8DEF-0123456789AB".to_owned(),
+            |spec| spec.uuid = "ec2,serial=x".to_owned(),
+            |spec| spec.vcpus = 0,
+            |spec| spec.memory_bytes = 4097,
+            |spec| spec.uid = 0,
+            |spec| spec.interfaces[0].mac = "02:00:00:00:00:01,x".to_owned(),
+            |spec| spec.disks = vec![spec.disks[0].clone(); 25],
+            |spec| {
+                spec.boot = Boot::Kernel {
+                    kernel: "/k".into(),
+                    ramdisk: None,
+                    cmdline: "a\0b".to_owned(),
+                }
+            },
+        ];
+        for (number, change) in refused.iter().enumerate() {
+            let mut spec = spec();
+            change(&mut spec);
+            assert!(validate(&spec).is_err(), "{number}: {spec:?}");
+        }
+    }
+}

@@ -30,9 +30,9 @@ pub struct Confinement<'a> {
 }
 
 /// Starts `program` and returns its process id; an error of exec or of any step before is returned.
-pub fn spawn(
+pub fn spawn<A: AsRef<OsStr>>(
     program: &Path,
-    arguments: &[impl AsRef<OsStr>],
+    arguments: &[A],
     errors: File,
     confinement: Confinement<'_>,
 ) -> io::Result<u32> {
@@ -131,5 +131,86 @@ fn check(result: i32) -> io::Result<i32> {
         Err(io::Error::last_os_error())
     } else {
         Ok(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::landlock::Access;
+    use super::super::process::{Ending, Process};
+    use super::super::start;
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    const UID: u32 = 734_499;
+
+    /// Runs `cat` in confinement; whether it could read `path`, and what it said.
+    async fn cat(path: &Path, allowed: &[(&Path, Access)], keep: &[RawFd]) -> (bool, String) {
+        let program = Path::new("/usr/bin/cat");
+        let mut allowed = allowed.to_vec();
+        allowed.push((program, Access::Execute));
+        allowed.extend(start::libraries());
+        let said = tempfile::tempfile().unwrap();
+        let confinement = Confinement {
+            uid: UID,
+            groups: Vec::new(),
+            landlock: landlock::ruleset(&allowed).unwrap(),
+            process: tempfile::tempfile().unwrap(),
+            keep,
+        };
+        let pid = spawn(program, &[path], said.try_clone().unwrap(), confinement).unwrap();
+        let ending = Process::of_child(pid).unwrap().ended().await.unwrap();
+        let said = fs::read_to_string(format!("/proc/self/fd/{}", said.as_raw_fd())).unwrap();
+        (ending == Ending::Status(0), said)
+    }
+
+    #[tokio::test]
+    async fn a_file_that_everyone_may_read_is_denied_unless_it_is_named() {
+        let dir = tempfile::Builder::new()
+            .permissions(fs::Permissions::from_mode(0o755))
+            .tempdir()
+            .unwrap();
+        let file = dir.path().join("notes");
+        fs::write(&file, "words").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        let named = cat(&file, &[(&file, Access::Read)], &[]).await;
+        assert_eq!(named, (true, "words".to_owned()));
+        let (could, said) = cat(&file, &[], &[]).await;
+        assert_eq!(could, landlock::abi().is_none(), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_descriptor_is_inherited_only_if_it_is_named_and_then_reaches_past_directories() {
+        let dir = tempfile::Builder::new()
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir()
+            .unwrap();
+        let path = dir.path().join("kernel");
+        fs::write(&path, "words").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let file = File::open(&path).unwrap();
+        let inherited = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let allowed = [(path.as_path(), Access::Read)];
+        let by_path = cat(&path, &allowed, &[]).await;
+        assert!(!by_path.0, "its directory is closed");
+        let (kept, said) = cat(Path::new(&inherited), &allowed, &[file.as_raw_fd()]).await;
+        assert!(kept || landlock::abi().is_none(), "{said}");
+        let (leaked, said) = cat(Path::new(&inherited), &allowed, &[]).await;
+        assert!(!leaked, "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_isnt_there_is_an_error_of_the_start() {
+        let confinement = Confinement {
+            uid: UID,
+            groups: Vec::new(),
+            landlock: None,
+            process: tempfile::tempfile().unwrap(),
+            keep: &[],
+        };
+        let errors = tempfile::tempfile().unwrap();
+        let started = spawn::<&str>(Path::new("/nonexistent"), &[], errors, confinement);
+        assert_eq!(started.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

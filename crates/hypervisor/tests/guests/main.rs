@@ -2,5 +2,6 @@
 
 mod common;
 mod contract;
+mod host;
 mod payload;
 mod real;
