@@ -76,6 +76,8 @@ impl Cgroups {
         let Ok(place) = &self.place else {
             return Ok(None);
         };
+        // Again, because another driver of this cloud may have removed it meanwhile.
+        make(place.version, place.dir.clone()).map_err(io::Error::other)?;
         let dir = place.dir.join(guest);
         create(&dir)?;
         let (file, value) = match place.version {
@@ -97,12 +99,23 @@ impl Cgroups {
         }
     }
 
-    /// Removes the cloud's directory; its guests are gone.
+    /// Removes what no process is in: the cgroups of guests that have ended, and the cloud's
+    /// directory with the last of them. A guest that runs keeps both.
     pub fn remove_all(&self) -> io::Result<()> {
-        match &self.place {
-            Ok(place) => remove(&place.dir),
-            Err(_) => Ok(()),
+        let Ok(place) = &self.place else {
+            return Ok(());
+        };
+        let entries = match fs::read_dir(&place.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        for entry in entries {
+            let path = entry?.path();
+            if path.is_dir() {
+                remove_unless_busy(&path)?;
+            }
         }
+        remove_unless_busy(&place.dir)
     }
 }
 
@@ -128,6 +141,13 @@ fn make(version: Version, dir: PathBuf) -> Result<Place, String> {
 /// Version 2 counts from 1 to 10,000 around 100 where version 1 has 1024.
 fn weight(cpu_shares: u32) -> u32 {
     (u64::from(cpu_shares) * 100 / 1024).clamp(1, 10_000) as u32
+}
+
+fn remove_unless_busy(dir: &Path) -> io::Result<()> {
+    match remove(dir) {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(()),
+        other => other,
+    }
 }
 
 fn create(dir: &Path) -> io::Result<()> {
@@ -182,7 +202,14 @@ mod tests {
         );
         cgroups.remove("i-1").unwrap();
         cgroups.remove("i-1").unwrap();
+        assert!(cgroups.add("i-2", 512).unwrap().is_some());
+        cgroups.remove_all().unwrap();
         cgroups.remove_all().unwrap();
         assert!(!place.dir.exists());
+        assert!(
+            cgroups.add("i-3", 512).unwrap().is_some(),
+            "the cloud's directory is made again"
+        );
+        cgroups.remove_all().unwrap();
     }
 }

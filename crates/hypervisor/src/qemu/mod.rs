@@ -168,6 +168,8 @@ impl Drop for Qemu {
         for guest in self.guests().values() {
             guest.abandon();
         }
+        // What stays is in use, or was made unreadable: no matter for a driver that goes.
+        let _ = self.cgroups.remove_all();
     }
 }
 

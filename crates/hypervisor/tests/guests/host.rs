@@ -193,7 +193,19 @@ async fn a_guest_has_its_cpu_shares_in_a_cgroup_that_goes_with_it() {
     let place = format!("/{name}/{GUEST}");
     let has_shares = cgroups.verdict().starts_with("CPU ");
     assert_eq!(membership.contains(&place), has_shares, "{membership}");
+    cgroups.remove_all().unwrap();
+    let membership = fs::read_to_string(format!("/proc/{}/cgroup", seen.pid.unwrap())).unwrap();
+    assert_eq!(
+        membership.contains(&place),
+        has_shares,
+        "a running guest keeps its place"
+    );
     driver.kill(GUEST).await.unwrap();
-    driver.forget(GUEST).await.unwrap();
-    cgroups.remove_all().expect("nothing is left in it");
+    drop(driver);
+    for dir in ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup"] {
+        assert!(
+            !std::path::Path::new(dir).join(&name).exists(),
+            "left behind in {dir}"
+        );
+    }
 }

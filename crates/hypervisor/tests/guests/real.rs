@@ -3,9 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::common::{
-    Console, Host, PATIENCE, has_exited, is_running, kill_9, recorded, until,
-};
+use crate::common::{Console, Host, PATIENCE, has_exited, is_running, kill_9, recorded, until};
 use boira_hypervisor::{Base, DiskFormat, Error, ExitReason, GuestState, disk};
 
 const GUEST: &str = "i-0123456789abcdef0";
