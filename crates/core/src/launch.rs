@@ -45,6 +45,43 @@ pub struct Launch {
     pub client_token: Option<(String, String)>,
 }
 
+impl Launch {
+    /// One instance with everything as in EC2 where a call names nothing else.
+    pub fn new(owner: AccountId, image: &ImageId, instance_type: &str) -> Self {
+        Self {
+            owner,
+            image: image.to_string(),
+            instance_type: instance_type.into(),
+            min: 1,
+            max: 1,
+            key_name: None,
+            groups: Vec::new(),
+            group_names: Vec::new(),
+            subnet: None,
+            zone: None,
+            private_ip: None,
+            user_data: None,
+            root_gib: None,
+            root_type: boira_model::volume::default_type(),
+            delete_root: true,
+            delete_interface: true,
+            interface_description: String::new(),
+            shutdown_behavior: ShutdownBehavior::Stop,
+            termination_protection: false,
+            stop_protection: false,
+            ebs_optimized: false,
+            monitoring: false,
+            cpu_credits: None,
+            auto_recovery: true,
+            metadata: MetadataOptions::default(),
+            tags: Tags::new(),
+            volume_tags: Tags::new(),
+            interface_tags: Tags::new(),
+            client_token: None,
+        }
+    }
+}
+
 /// Launches between `min` and `max` instances, as many as fit; fewer than `min` changes nothing.
 pub fn launch(draft: &mut Draft, ask: &Launch) -> Result<Vec<InstanceId>, Refusal> {
     if let Some(earlier) = repeated(draft, ask)? {

@@ -50,41 +50,19 @@ impl Client {
     fn launch(&self, index: usize, random: &mut Random) -> Launch {
         let min = random.between(1, 2) as u32;
         let token = format!("token-{index}-{}", self.calls_made);
+        let kind = *random.pick(&["m1.small", "c1.medium", "m1.large", "m1.xlarge"]);
         Launch {
-            owner: self.account.clone(),
-            image: self.image.to_string(),
-            instance_type: (*random.pick(&["m1.small", "c1.medium", "m1.large", "m1.xlarge"]))
-                .into(),
             min,
             max: min + random.below(2) as u32,
-            key_name: None,
-            groups: Vec::new(),
-            group_names: Vec::new(),
-            subnet: None,
-            zone: None,
-            private_ip: None,
-            user_data: None,
-            root_gib: None,
-            root_type: boira_model::volume::default_type(),
             delete_root: random.chance(850),
             delete_interface: random.chance(950),
-            interface_description: String::new(),
             shutdown_behavior: match random.chance(300) {
                 true => ShutdownBehavior::Terminate,
                 false => ShutdownBehavior::Stop,
             },
-            termination_protection: false,
-            stop_protection: false,
-            ebs_optimized: false,
-            monitoring: false,
-            cpu_credits: None,
-            auto_recovery: false,
-            metadata: MetadataOptions::default(),
-            tags: Tags::new(),
-            volume_tags: Tags::new(),
-            interface_tags: Tags::new(),
             // Without a token a repetition would be a second launch, so such a client never repeats.
             client_token: random.chance(900).then(|| (token.clone(), token)),
+            ..Launch::new(self.account.clone(), &self.image, kind)
         }
     }
 }

@@ -1,0 +1,243 @@
+//! What reports change, and what they can't.
+
+mod common;
+
+use boira_core::launch::Launch;
+use boira_core::{Kind, observe, reconcile};
+use boira_model::wire::{GuestReport, GuestState, StepReport};
+use boira_model::*;
+use common::Cloud;
+
+const PC: common::Pc = (8, 8, 100);
+
+#[test]
+fn an_address_is_free_only_after_the_host_said_absent() {
+    let mut cloud = Cloud::of(&[PC]);
+    let id = cloud.running();
+    let port = cloud.port(&id);
+    let again = Launch {
+        private_ip: Some(port.ip),
+        ..cloud.ask()
+    };
+    cloud.terminate(&id).expect("it runs");
+    for state in [GuestState::Stopping, GuestState::Exited(Exit::Ordered)] {
+        cloud.says(&id, state);
+        assert!(cloud.launch(&again).is_err());
+    }
+    cloud.says(&id, GuestState::Absent);
+    assert_eq!(cloud.name_of(&id), StateName::Terminated);
+    assert!(cloud.launch(&again).is_ok());
+}
+
+#[test]
+fn a_volume_stays_until_its_file_is_gone() {
+    let mut cloud = Cloud::of(&[PC]);
+    let id = cloud.running();
+    let (host, volume) = (cloud.host_of(&id), cloud.row(&id).disks[0].clone());
+    cloud.terminate(&id).expect("it runs");
+    cloud.says(&id, GuestState::Absent);
+    assert!(cloud.state.volumes[&volume].deleting);
+    assert!(
+        cloud.state.usage[&host].disk_bytes > 0,
+        "its bytes are still there"
+    );
+    let mut report = cloud.report(&host, Vec::new());
+    report.volumes.clear();
+    cloud.hears(&host, &report);
+    assert!(!cloud.state.volumes.contains_key(&volume));
+    assert_eq!(cloud.state.usage[&host].disk_bytes, 0);
+}
+
+#[test]
+fn a_missing_file_of_a_volume_that_is_to_stay_removes_nothing() {
+    let mut cloud = Cloud::of(&[PC]);
+    let id = cloud.stopped();
+    let host = cloud.host_of(&id);
+    let mut report = cloud.report(&host, vec![cloud.guest(&id, GuestState::Absent)]);
+    report.volumes.clear();
+    cloud.hears(&host, &report);
+    assert!(cloud.state.volumes.contains_key(&cloud.row(&id).disks[0]));
+}
+
+#[test]
+fn what_is_not_to_be_deleted_on_termination_is_detached_and_kept() {
+    let mut cloud = Cloud::of(&[PC]);
+    let ask = Launch {
+        delete_root: false,
+        delete_interface: false,
+        ..cloud.ask()
+    };
+    let id = cloud.launch(&ask).expect("there is room").remove(0);
+    let (volume, port) = (cloud.row(&id).disks[0].clone(), cloud.port(&id));
+    cloud.terminate(&id).expect("it is pending");
+    cloud.says(&id, GuestState::Absent);
+    let row = &cloud.state.volumes[&volume];
+    assert!(row.attachment.is_none() && !row.deleting);
+    assert!(cloud.state.interfaces[&port.id].attachment.is_none());
+    assert!(
+        cloud
+            .state
+            .leases
+            .contains_key(&(port.subnet.clone(), port.ip))
+    );
+}
+
+#[test]
+fn a_report_of_another_host_changes_nothing() {
+    let mut cloud = Cloud::of(&[PC, PC]);
+    let id = cloud.running();
+    cloud.terminate(&id).expect("it runs");
+    let home = cloud.host_of(&id);
+    let other = cloud
+        .hosts
+        .iter()
+        .find(|host| **host != home)
+        .expect("two")
+        .clone();
+    let mut report = cloud.report(&other, vec![cloud.guest(&id, GuestState::Absent)]);
+    report.steps.push(StepReport {
+        instance: id.clone(),
+        at: cloud.now,
+        what: "guest started".into(),
+        took_ms: 1,
+        error: None,
+    });
+    assert!(!cloud.changes(|draft| observe::report(draft, &other, &report)));
+    assert_eq!(cloud.name_of(&id), StateName::ShuttingDown);
+}
+
+#[test]
+fn a_report_of_an_older_generation_changes_nothing() {
+    let mut cloud = Cloud::of(&[PC]);
+    let id = cloud.stopped();
+    let late = cloud.guest(&id, GuestState::Exited(Exit::Poweroff));
+    cloud.start(&id).expect("there is room");
+    let host = cloud.host_of(&id);
+    let report = cloud.report(&host, vec![late]);
+    assert!(!cloud.changes(|draft| observe::report(draft, &host, &report)));
+    assert_eq!(cloud.name_of(&id), StateName::Pending);
+}
+
+#[test]
+fn a_report_about_what_is_unknown_changes_nothing() {
+    let mut cloud = Cloud::of(&[PC]);
+    let host = cloud.hosts[0].clone();
+    let guest = GuestReport {
+        instance: InstanceId::from_entropy(99),
+        generation: 1,
+        state: GuestState::Running,
+        resets: 0,
+        reachable: None,
+    };
+    let mut report = cloud.report(&host, vec![guest]);
+    report.volumes.push(VolumeId::from_entropy(99));
+    assert!(!cloud.changes(|draft| observe::report(draft, &host, &report)));
+}
+
+#[test]
+fn a_report_that_says_nothing_new_writes_nothing() {
+    let mut cloud = Cloud::of(&[PC]);
+    let id = cloud.running();
+    let host = cloud.host_of(&id);
+    let report = cloud.report(&host, vec![cloud.guest(&id, GuestState::Running)]);
+    assert!(!cloud.changes(|draft| observe::report(draft, &host, &report)));
+}
+
+#[test]
+fn a_pc_that_was_rebuilt_has_another_capacity() {
+    let mut cloud = Cloud::of(&[PC]);
+    let host = cloud.hosts[0].clone();
+    let mut report = cloud.report(&host, Vec::new());
+    report.capacity.cpus = 3;
+    cloud.hears(&host, &report);
+    assert_eq!(cloud.state.hosts[&host].capacity.cpus, 3);
+}
+
+#[test]
+fn a_guest_that_switches_itself_off_follows_its_shutdown_behaviour() {
+    for (behavior, expected) in [
+        (ShutdownBehavior::Stop, StateName::Stopped),
+        (ShutdownBehavior::Terminate, StateName::ShuttingDown),
+    ] {
+        let mut cloud = Cloud::of(&[PC]);
+        let ask = Launch {
+            shutdown_behavior: behavior,
+            ..cloud.ask()
+        };
+        let id = cloud.launch(&ask).expect("there is room").remove(0);
+        cloud.says(&id, GuestState::Running);
+        cloud.says(&id, GuestState::Exited(Exit::Poweroff));
+        assert_eq!(cloud.name_of(&id), expected);
+        let reason = cloud
+            .row(&id)
+            .state_reason
+            .clone()
+            .expect("it ended for a reason");
+        assert_eq!(reason.code, "Client.InstanceInitiatedShutdown");
+    }
+}
+
+#[test]
+fn a_panic_and_a_failed_start_stop_the_instance_and_say_why() {
+    for (exit, word) in [
+        (Exit::Panic, "panicked"),
+        (Exit::StartFailed("no KVM".into()), "no KVM"),
+    ] {
+        let mut cloud = Cloud::of(&[PC]);
+        let id = cloud.pending();
+        cloud.says(&id, GuestState::Exited(exit));
+        assert_eq!(cloud.name_of(&id), StateName::Stopped);
+        let reason = cloud
+            .row(&id)
+            .state_reason
+            .clone()
+            .expect("it ended for a reason");
+        assert_eq!(reason.code, "Server.InternalError");
+        assert!(reason.message.contains(word), "{}", reason.message);
+    }
+}
+
+#[test]
+fn a_guest_that_was_killed_is_still_wanted() {
+    let mut cloud = Cloud::of(&[PC]);
+    let id = cloud.running();
+    cloud.says(&id, GuestState::Exited(Exit::Killed));
+    assert_eq!(cloud.row(&id).desired, Desired::Running);
+    assert_eq!(cloud.name_of(&id), StateName::Pending);
+}
+
+#[test]
+fn terminated_instances_are_forgotten_after_their_hour() {
+    let mut cloud = Cloud::of(&[PC]);
+    let id = cloud.running();
+    cloud.terminate(&id).expect("it runs");
+    cloud.passes(7_200_000);
+    assert!(!cloud.changes(reconcile::tick), "it has not ended yet");
+    cloud.says(&id, GuestState::Absent);
+    cloud.passes(3_599_000);
+    assert!(!cloud.changes(reconcile::tick));
+    cloud.passes(1_000);
+    assert!(cloud.changes(reconcile::tick));
+    assert!(!cloud.state.instances.contains_key(&id));
+    assert!(!cloud.changes(reconcile::tick), "and nothing is left to do");
+}
+
+#[test]
+fn a_client_token_lives_as_long_as_its_instances_and_a_day() {
+    let mut cloud = Cloud::of(&[PC]);
+    let ask = Launch {
+        client_token: Some(("t".into(), "hash".into())),
+        ..cloud.ask()
+    };
+    let first = cloud.launch(&ask).expect("there is room");
+    cloud.passes(48 * 3_600_000);
+    cloud.change(reconcile::tick);
+    assert_eq!(
+        cloud.launch(&ask),
+        Ok(first.clone()),
+        "its instance is there"
+    );
+    cloud.change(|draft| draft.delete(Kind::Instance, first[0].as_str()));
+    cloud.change(reconcile::tick);
+    assert_ne!(cloud.launch(&ask), Ok(first));
+}
