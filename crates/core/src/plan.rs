@@ -405,6 +405,8 @@ fn guest_report(instance: &WantedInstance, facts: &Facts) -> GuestReport {
             GuestState::Exited(Exit::Poweroff) if memory.resets < instance.resets => {
                 GuestState::Running
             }
+            // The end of a reboot isn't a launch.
+            GuestState::Preparing if instance.resets > 0 => GuestState::Running,
             ref state => state.clone(),
         },
         (Power::Off(_) | Power::Gone, Some(guest)) => match (&guest.state, memory.pressed) {
