@@ -3,12 +3,12 @@
 use super::api::Api;
 use super::processes::{self, Process};
 use super::run::{Run, run};
+use super::watcher::Watcher;
 use super::{BOOT, wait};
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 /// Commands that don't wait for a guest.
@@ -26,7 +26,7 @@ pub struct Cloud {
     /// The word in the names of its namespaces and control groups.
     tag: Option<String>,
     image: String,
-    watcher: Child,
+    watcher: Watcher,
 }
 
 /// What the machine still has of a cloud.
@@ -82,7 +82,13 @@ impl Cloud {
             .or_else(|_| std::fs::copy(original, &binary).map(drop))
             .expect("the binary can be copied");
         let home = folder.path().join("home");
-        let watcher = watch(folder.path(), &binary, &home, namespace.as_deref());
+        let watcher = Watcher::start(
+            "[ -e \"$1\" ] || exit 0; ${3:+nsenter --net=\"$3\" --} \"$0\" --home \"$1\" down; rm -rf \"$2\"",
+            &[&binary, &home, folder.path()]
+                .into_iter()
+                .chain(namespace.as_deref())
+                .collect::<Vec<_>>(),
+        );
         Self {
             home,
             port: free_ports(),
@@ -191,6 +197,15 @@ impl Cloud {
         self.api_of(&self.json(&["account", "create", name]))
     }
 
+    /// Another cloud's keys, at this cloud.
+    pub fn api_with_keys_of(&self, other: &Api) -> Api {
+        Api {
+            port: self.port,
+            namespace: self.namespace.clone(),
+            ..other.clone()
+        }
+    }
+
     fn api_of(&self, access: &serde_json::Value) -> Api {
         let text = |name: &str| access[name].as_str().expect("access has keys").to_owned();
         Api {
@@ -254,6 +269,24 @@ impl Cloud {
         })
     }
 
+    /// Imports this home's SSH key as `boira`.
+    pub fn ensure_key(&self, api: &Api) {
+        let path = self.home.join("keys/boira");
+        if !path.exists() {
+            let mut keygen = Command::new("ssh-keygen");
+            keygen
+                .args(["-q", "-t", "ed25519", "-N", "", "-C", "boira", "-f"])
+                .arg(&path);
+            run(&mut keygen, QUICK).ok();
+        }
+        let public = std::fs::read(path.with_extension("pub")).expect("ssh-keygen writes it");
+        let material = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, public);
+        api.call(
+            "ImportKeyPair",
+            &[("KeyName", "boira"), ("PublicKeyMaterial", &material)],
+        );
+    }
+
     /// Lets SSH into the default group.
     pub fn open_ssh(&self, api: &Api) {
         api.call(
@@ -287,7 +320,7 @@ impl Cloud {
     pub fn processes(&self) -> Vec<Process> {
         let mut processes = processes::of(&self.home, self.tag.as_deref());
         // The watcher's own words name the home too.
-        processes.retain(|process| process.pid != self.watcher.id() as i32);
+        processes.retain(|process| process.pid != self.watcher.pid());
         processes
     }
 
@@ -391,33 +424,13 @@ impl Drop for Cloud {
         if down.is_ok() {
             let _ = std::fs::remove_dir_all(&self.home);
         }
-        drop(self.watcher.stdin.take());
-        let _ = self.watcher.wait();
+        self.watcher.end();
         if let Err(panic) = down
             && !panicking
         {
             std::panic::resume_unwind(panic);
         }
     }
-}
-
-/// A process of its own session that ends the cloud when the test is killed: then its end of the
-/// pipe closes.
-fn watch(folder: &Path, binary: &Path, home: &Path, namespace: Option<&Path>) -> Child {
-    let mut command = Command::new("/bin/sh");
-    command
-        .arg("-c")
-        .arg("trap '' INT TERM HUP; read -r _; [ -e \"$2\" ] || exit 0; ${3:+nsenter --net=\"$3\" --} \"$1\" --home \"$2\" down; rm -rf \"$0\"")
-        .args([folder, binary, home])
-        .args(namespace)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    // SAFETY: setsid is async-signal-safe and touches no memory of the parent.
-    unsafe {
-        command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into));
-    }
-    command.spawn().expect("a shell can be started")
 }
 
 /// Two neighbouring ports that nobody listens on, below the range that the kernel gives to clients.

@@ -2,12 +2,15 @@
 
 pub mod api;
 mod cloud;
+pub mod machine;
 pub mod processes;
 mod run;
+mod watcher;
 
-pub use api::{Api, Failure, Node};
+pub use api::Api;
 pub use cloud::Cloud;
-pub use run::{Run, run};
+pub use machine::Machine;
+pub use run::run;
 
 use std::time::{Duration, Instant};
 
