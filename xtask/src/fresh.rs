@@ -31,16 +31,31 @@ enum What {
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let is_root = Command::new("id").arg("-u").output().context("run id")?.stdout == b"0\n";
-    ensure!(is_root, "cargo xtask fresh needs root: it makes a Debian of its own and mounts in it");
+    let is_root = Command::new("id")
+        .arg("-u")
+        .output()
+        .context("run id")?
+        .stdout
+        == b"0\n";
+    ensure!(
+        is_root,
+        "cargo xtask fresh needs root: it makes a Debian of its own and mounts in it"
+    );
     let folder = workspace()?.join("target/fresh");
     fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-    let scratch = tempfile::Builder::new().prefix("work-").tempdir_in(&folder)?;
+    let scratch = tempfile::Builder::new()
+        .prefix("work-")
+        .tempdir_in(&folder)?;
     let tarball = scratch.path().join("debian.tar");
     println!("making an empty Debian ({SUITE}, minbase)");
     make_debian(&tarball)?;
     let clone = scratch.path().join("clone");
-    checked(Command::new("git").args(["clone", "--quiet", "--no-hardlinks"]).arg(workspace()?).arg(&clone))?;
+    checked(
+        Command::new("git")
+            .args(["clone", "--quiet", "--no-hardlinks"])
+            .arg(workspace()?)
+            .arg(&clone),
+    )?;
     let handed = scratch.path().join("handed");
     hand_in(&handed)?;
     for what in [What::Run, What::Test] {
@@ -63,8 +78,15 @@ fn attempt(what: What, scratch: &Path, [tarball, clone, handed]: [&Path; 3]) -> 
     println!("in it: {script}");
     let begun = Instant::now();
     let mut command = Command::new("sh");
-    command.args(["-c", SCRIPT, "fresh"]).arg(tarball).arg(clone);
-    command.arg(scratch.join("new")).arg(script).arg(handed).stdin(Stdio::null());
+    command
+        .args(["-c", SCRIPT, "fresh"])
+        .arg(tarball)
+        .arg(clone);
+    command
+        .arg(scratch.join("new"))
+        .arg(script)
+        .arg(handed)
+        .stdin(Stdio::null());
     let status = command.status().context("run sh")?;
     ensure!(status.success(), "it failed in an empty Debian ({status})");
     println!("done in {} s", begun.elapsed().as_secs());
@@ -94,7 +116,9 @@ fn checked(command: &mut Command) -> Result<()> {
 fn make_debian(tarball: &Path) -> Result<()> {
     let (main, security) = mirrors();
     let mut command = Command::new("mmdebstrap");
-    command.args(["--quiet", "--variant=minbase", SUITE]).arg(tarball);
+    command
+        .args(["--quiet", "--variant=minbase", SUITE])
+        .arg(tarball);
     for line in [
         format!("deb {main} {SUITE} main"),
         format!("deb {main} {SUITE}-updates main"),
@@ -114,8 +138,16 @@ fn mirrors() -> (String, String) {
     files.push("/etc/apt/sources.list".into());
     for file in files {
         let text = fs::read_to_string(&file).unwrap_or_default();
-        for line in text.lines().map(str::trim).filter(|line| line.starts_with("deb ") || line.starts_with("URIs:")) {
-            uris.extend(line.split_whitespace().filter(|word| word.contains("://")).map(str::to_owned));
+        for line in text
+            .lines()
+            .map(str::trim)
+            .filter(|line| line.starts_with("deb ") || line.starts_with("URIs:"))
+        {
+            uris.extend(
+                line.split_whitespace()
+                    .filter(|word| word.contains("://"))
+                    .map(str::to_owned),
+            );
         }
     }
     let find = |is_security: bool, default: &str| {
@@ -138,11 +170,20 @@ fn hand_in(tree: &Path) -> Result<()> {
         copy(Path::new("/"), tree, name)?;
     }
     if let Some(home) = std::env::var_os("HOME").map(PathBuf::from) {
-        for name in [".cargo/config.toml", ".cargo/config", ".config/pip/pip.conf", ".pip/pip.conf"] {
+        for name in [
+            ".cargo/config.toml",
+            ".cargo/config",
+            ".config/pip/pip.conf",
+            ".pip/pip.conf",
+        ] {
             copy(&home, &tree.join("root"), name)?;
         }
     }
-    let apt = Command::new("apt-config").arg("dump").output().context("run apt-config")?.stdout;
+    let apt = Command::new("apt-config")
+        .arg("dump")
+        .output()
+        .context("run apt-config")?
+        .stdout;
     let apt: String = String::from_utf8_lossy(&apt)
         .lines()
         .filter(|line| line.starts_with("Acquire::http::") || line.starts_with("Acquire::https::"))
@@ -160,18 +201,31 @@ fn copy(from: &Path, to: &Path, name: &str) -> Result<()> {
         return Ok(());
     }
     fs::create_dir_all(to.parent().context("a file lies in a folder")?).context("make a folder")?;
-    fs::copy(&from, &to).with_context(|| format!("copy {}", from.display())).map(drop)
+    fs::copy(&from, &to)
+        .with_context(|| format!("copy {}", from.display()))
+        .map(drop)
 }
 
 /// Variables that lead to registries, as a shell script. Programs look for authorities under many
 /// names; all of them get this machine's where it names any.
 fn environment(tree: &Path) -> Result<String> {
     const PATHS: [&str; 8] = [
-        "SSL_CERT_FILE", "CARGO_HTTP_CAINFO", "PIP_CERT", "CURL_CA_BUNDLE",
-        "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE", "NIX_SSL_CERT_FILE",
+        "SSL_CERT_FILE",
+        "CARGO_HTTP_CAINFO",
+        "PIP_CERT",
+        "CURL_CA_BUNDLE",
+        "REQUESTS_CA_BUNDLE",
+        "GIT_SSL_CAINFO",
+        "AWS_CA_BUNDLE",
+        "NIX_SSL_CERT_FILE",
     ];
     const LEADING: [&str; 6] = [
-        "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTRIES_", "CARGO_REGISTRY_", "CARGO_SOURCE_", "PIP_",
+        "CARGO_HTTP_",
+        "CARGO_NET_",
+        "CARGO_REGISTRIES_",
+        "CARGO_REGISTRY_",
+        "CARGO_SOURCE_",
+        "PIP_",
     ];
     let authorities = PATHS
         .iter()
@@ -180,7 +234,10 @@ fn environment(tree: &Path) -> Result<String> {
         .find(|path| path.is_file());
     let mut script = String::new();
     let mut export = |name: &str, value: &str| {
-        script.push_str(&format!("export {name}='{}'\n", value.replace('\'', r"'\''")));
+        script.push_str(&format!(
+            "export {name}='{}'\n",
+            value.replace('\'', r"'\''")
+        ));
     };
     for (name, value) in std::env::vars() {
         let is_proxy = name.to_ascii_lowercase().ends_with("_proxy");

@@ -42,8 +42,10 @@ pub fn workspace() -> Result<PathBuf> {
 /// Runs a program in the workspace's folder; anything but success is an error.
 pub fn run(command: &mut Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let status =
-        command.current_dir(workspace()?).status().with_context(|| format!("run {name}"))?;
+    let status = command
+        .current_dir(workspace()?)
+        .status()
+        .with_context(|| format!("run {name}"))?;
     ensure!(status.success(), "{name} ended with {status}");
     Ok(())
 }
@@ -55,7 +57,14 @@ fn cargo() -> Command {
 /// Builds `boira` and `boira-bench` alike and answers where the latter is.
 fn build(debug: bool) -> Result<PathBuf> {
     let mut command = cargo();
-    command.args(["build", "--locked", "--package", "boira", "--package", "boira-bench"]);
+    command.args([
+        "build",
+        "--locked",
+        "--package",
+        "boira",
+        "--package",
+        "boira-bench",
+    ]);
     if !debug {
         command.arg("--release");
     }
@@ -64,12 +73,16 @@ fn build(debug: bool) -> Result<PathBuf> {
         Some(folder) => workspace()?.join(folder),
         None => workspace()?.join("target"),
     };
-    Ok(target.join(if debug { "debug" } else { "release" }).join("boira-bench"))
+    Ok(target
+        .join(if debug { "debug" } else { "release" })
+        .join("boira-bench"))
 }
 
 pub fn bench(arguments: &Bench) -> Result<()> {
     let mut command = Command::new(build(arguments.debug)?);
-    command.arg("figures").args(["--rounds", &arguments.rounds.to_string()]);
+    command
+        .arg("figures")
+        .args(["--rounds", &arguments.rounds.to_string()]);
     if arguments.quick {
         command.arg("--quick");
     }
@@ -77,7 +90,9 @@ pub fn bench(arguments: &Bench) -> Result<()> {
         command.args(["--only", name]);
     }
     if !arguments.debug {
-        command.arg("--page").arg(workspace()?.join("docs/performance.md"));
+        command
+            .arg("--page")
+            .arg(workspace()?.join("docs/performance.md"));
     }
     run(&mut command)
 }
@@ -100,8 +115,16 @@ pub fn ci() -> Result<()> {
     run(&mut Command::new(workspace()?.join(".ci/run")))
 }
 
+/// The pages follow from tables in the code; the tests that compare them can also write them.
 pub fn docs() -> Result<()> {
     let mut command = cargo();
-    command.args(["run", "--quiet", "--locked", "--package", "boira-bench", "--", "docs"]);
-    run(command.arg(workspace()?.join("docs")))
+    command.args([
+        "test",
+        "--quiet",
+        "--locked",
+        "--package",
+        "boira-controller",
+        "coverage",
+    ]);
+    run(command.env("BOIRA_WRITE_DOCS", "1"))
 }

@@ -1,0 +1,102 @@
+//! Which figures there are and how they are taken.
+
+mod describe;
+mod durable;
+mod guests;
+mod placing;
+mod resident;
+
+use crate::figure::Figure;
+use crate::machine::{self, Machine};
+use crate::report::{self, Section};
+use anyhow::{Context, Result, ensure};
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// One round of tiny sizes: tries the bench, says nothing about Boira
+    #[arg(long)]
+    quick: bool,
+    /// Only these: durable, placing, describe, resident, guests
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Where to write the page; without it, or with --quick or --only, it is just printed
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
+}
+
+/// How much is done.
+#[derive(Clone, Copy)]
+pub struct Extent {
+    pub rounds: usize,
+    pub quick: bool,
+}
+
+impl Extent {
+    /// `full`, or far less in a quick run.
+    pub fn size(&self, full: u32, quick: u32) -> u32 {
+        if self.quick { quick } else { full }
+    }
+}
+
+type Take = fn(Extent) -> Result<Vec<Figure>>;
+
+const SECTIONS: [(&str, &str, Take); 5] = [
+    ("guests", "From a request to a guest", guests::take),
+    ("durable", "Durable launches", durable::take),
+    ("placing", "From pending to running", placing::take),
+    ("describe", "Answers about what there is", describe::take),
+    ("resident", "Memory, start and idleness", resident::take),
+];
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    for name in &arguments.only {
+        let known = SECTIONS.map(|(name, _, _)| name);
+        ensure!(
+            known.contains(&name.as_str()),
+            "{name:?} is none of {}",
+            known.join(", ")
+        );
+    }
+    let extent = Extent {
+        rounds: if arguments.quick {
+            1
+        } else {
+            arguments.rounds.max(1)
+        },
+        quick: arguments.quick,
+    };
+    let machine = Machine::look()?;
+    let fdatasync = machine::fdatasync_per_s(&crate::cloud::scratch()?)?;
+    let mut sections = Vec::new();
+    for (name, title, take) in SECTIONS {
+        if !arguments.only.is_empty() && !arguments.only.iter().any(|only| only == name) {
+            continue;
+        }
+        eprintln!("{title} …");
+        let load = machine::load()?;
+        let figures = match take(extent) {
+            Ok(figures) => figures,
+            Err(error) => vec![Figure::missing(title, format!("{error:#}"))],
+        };
+        for figure in &figures {
+            eprintln!("  {}", report::line(figure));
+        }
+        sections.push(Section {
+            title,
+            load,
+            figures,
+        });
+    }
+    let page = report::page(&machine, fdatasync, extent, &sections);
+    match &arguments.page {
+        Some(path) if !arguments.quick && arguments.only.is_empty() => {
+            std::fs::write(path, page).with_context(|| format!("write {}", path.display()))?;
+            eprintln!("written: {}", path.display());
+        }
+        _ => println!("{page}"),
+    }
+    Ok(())
+}
