@@ -166,14 +166,15 @@ pub fn settle(draft: &mut Draft, row: &Instance, desired: Desired, reason: State
         Desired::Terminated => "to terminate",
     };
     draft.log(&row.id, "api", format!("{what}: {text}"));
-    let unplaced = row.placement.is_none();
+    // A host that said so has nothing new to say.
+    let nothing_left = row.placement.is_none() || row.observed == Observed::Absent;
     if desired == Desired::Terminated && planted(Bug::AddressFreedEarly) {
         for port in &row.interfaces {
             draft.delete(Kind::Interface, port.as_str());
         }
         draft.edit_instance(&row.id, |row| row.interfaces.clear());
     }
-    if desired == Desired::Terminated && unplaced {
+    if desired == Desired::Terminated && nothing_left {
         observe::release(draft, &row.id);
     }
 }

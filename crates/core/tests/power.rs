@@ -101,6 +101,21 @@ fn terminating_a_stopped_instance_takes_no_capacity_back() {
 }
 
 #[test]
+fn terminating_what_its_host_has_nothing_of_frees_its_address_and_disk_at_once() {
+    let mut cloud = Cloud::of(&[PC]);
+    let id = cloud.pending();
+    let (port, volume) = (cloud.port(&id), cloud.row(&id).disks[0].clone());
+    cloud.stop(&id).expect("it is pending");
+    cloud.says(&id, GuestState::Absent);
+    // The host has nothing new to say after this, so nobody would wait for it with success.
+    cloud.terminate(&id).expect("it is stopped");
+    assert_eq!(cloud.name_of(&id), StateName::Terminated);
+    assert!(cloud.row(&id).placement.is_none());
+    assert!(!cloud.state.interfaces.contains_key(&port.id));
+    assert!(cloud.state.volumes[&volume].deleting);
+}
+
+#[test]
 fn one_unknown_id_changes_none_of_the_others() {
     let mut cloud = Cloud::of(&[PC]);
     let id = cloud.running();

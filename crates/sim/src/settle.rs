@@ -100,7 +100,9 @@ fn instance_pending(row: &Instance, hosts: &[Host], lines: &mut Vec<String>) {
             }
         }
         Desired::Terminated => {
-            if row.state() != StateName::Terminated || !guests.is_empty() {
+            let holds =
+                row.placement.is_some() || !row.interfaces.is_empty() || !row.disks.is_empty();
+            if row.state() != StateName::Terminated || holds || !guests.is_empty() {
                 lines.push(format!("{id} is to end and is {:?}", row.observed));
             }
         }

@@ -1,0 +1,341 @@
+//! The planner: from what is wanted and what is there to the next step.
+
+use boira_core::memory::{self, Memories};
+use boira_core::plan::{self, ATTEMPTS, Facts, Guest, Memory, Plan, Step};
+use boira_core::sync::{Accepted, parts};
+use boira_core::wanted::Wanted;
+use boira_model::wire::*;
+use boira_model::*;
+
+const STOP_DEADLINE_MS: u64 = 60_000;
+
+fn id() -> InstanceId {
+    InstanceId::from_entropy(1)
+}
+
+fn volume(number: u64) -> VolumeId {
+    VolumeId::from_entropy(number)
+}
+
+/// One instance in generation 2, with a disk made from an image and a port.
+fn wanted(power: Power) -> Wanted {
+    Wanted {
+        instances: vec![WantedInstance {
+            id: id(),
+            number: 1,
+            generation: 2,
+            power,
+            resets: 0,
+            machine: "pc".into(),
+            cpu: "cpu".into(),
+            vcpus: 1,
+            memory_bytes: 1 << 27,
+            boot: Boot::Kernel {
+                kernel: "kernel".into(),
+                ramdisk: Some("ramdisk".into()),
+                cmdline: String::new(),
+            },
+            disks: vec![volume(1)],
+            interfaces: vec![WantedInterface {
+                id: InterfaceId::from_entropy(1),
+                vpc: VpcId::from_entropy(1),
+                mac: Mac::from_entropy(1),
+            }],
+        }],
+        volumes: vec![WantedVolume {
+            id: volume(1),
+            size_bytes: 1 << 30,
+            source: VolumeSource::Image {
+                image: ImageId::from_entropy(1),
+                blob: "disk".into(),
+                format: "qcow2".into(),
+            },
+        }],
+        ..Wanted::default()
+    }
+}
+
+/// A host on which everything is ready.
+fn ready() -> Facts {
+    Facts {
+        volumes: [volume(1)].into(),
+        blobs: ["kernel", "ramdisk", "disk"].map(str::to_owned).into(),
+        ports: [InterfaceId::from_entropy(1)].into(),
+        ..Facts::default()
+    }
+}
+
+fn with_guest(generation: u64, state: GuestState) -> Facts {
+    let mut facts = ready();
+    facts.guests.insert(id(), Guest { generation, state });
+    facts
+}
+
+fn plan_at(wanted: &Wanted, facts: &Facts, now_ms: u64) -> Plan {
+    plan::plan(wanted, facts, STOP_DEADLINE_MS, BootTime(now_ms))
+}
+
+/// The only step, by its name; `-` for none.
+fn next(wanted: &Wanted, facts: &Facts) -> &'static str {
+    match &plan_at(wanted, facts, 1_000_000).steps[..] {
+        [] => "-",
+        [step] => step.name(),
+        steps => panic!("one instance, one step: {steps:?}"),
+    }
+}
+
+fn reported(wanted: &Wanted, facts: &Facts) -> GuestState {
+    plan::guest_reports(wanted, facts).remove(0).state
+}
+
+#[test]
+fn a_guest_is_brought_up_step_by_step() {
+    let wanted = wanted(Power::On);
+    let mut facts = Facts::default();
+    for blob in ["kernel", "ramdisk", "disk"] {
+        let fetch = Step::Fetch {
+            instance: id(),
+            sha256: blob.into(),
+        };
+        assert_eq!(plan_at(&wanted, &facts, 0).steps, [fetch]);
+        facts.blobs.insert(blob.into());
+    }
+    assert_eq!(next(&wanted, &facts), "disk made");
+    facts.volumes.insert(volume(1));
+    assert_eq!(next(&wanted, &facts), "-", "its network is not there yet");
+    facts.ports.insert(InterfaceId::from_entropy(1));
+    assert_eq!(next(&wanted, &facts), "guest started");
+    assert_eq!(reported(&wanted, &facts), GuestState::Preparing);
+    facts.busy.insert(id());
+    assert_eq!(next(&wanted, &facts), "-", "one step at a time");
+}
+
+#[test]
+fn a_disk_that_is_not_told_of_is_waited_for() {
+    let mut wanted = wanted(Power::On);
+    wanted.volumes.clear();
+    assert_eq!(next(&wanted, &ready()), "-");
+}
+
+#[test]
+fn what_is_done_with_a_guest_follows_from_its_state() {
+    use GuestState::*;
+    let (on, gone) = (wanted(Power::On), wanted(Power::Gone));
+    let off = wanted(Power::Off(StopHow::Force));
+    // State, then the step where it is wanted on, off and gone.
+    for (state, steps) in [
+        (Preparing, ["-", "guest switched off", "guest switched off"]),
+        (Running, ["-", "guest switched off", "guest switched off"]),
+        (Paused, ["-", "guest switched off", "guest switched off"]),
+        (Stopping, ["-", "guest switched off", "guest switched off"]),
+        (Exited(Exit::Poweroff), ["-", "-", "guest removed"]),
+        (Exited(Exit::Panic), ["-", "-", "guest removed"]),
+        (
+            Exited(Exit::Killed),
+            ["guest removed", "-", "guest removed"],
+        ),
+        (
+            Exited(Exit::Ordered),
+            ["guest removed", "-", "guest removed"],
+        ),
+    ] {
+        let facts = with_guest(2, state.clone());
+        let planned = [&on, &off, &gone].map(|wanted| next(wanted, &facts));
+        assert_eq!(planned, steps, "{state:?}");
+    }
+}
+
+#[test]
+fn a_guest_of_an_older_generation_ends_before_the_new_one_starts() {
+    let wanted = wanted(Power::On);
+    let running = with_guest(1, GuestState::Running);
+    assert_eq!(next(&wanted, &running), "guest switched off");
+    assert_eq!(reported(&wanted, &running), GuestState::Preparing);
+    let exited = with_guest(1, GuestState::Exited(Exit::Ordered));
+    assert_eq!(next(&wanted, &exited), "guest removed");
+    assert_eq!(reported(&wanted, &exited), GuestState::Preparing);
+    assert_eq!(next(&wanted, &ready()), "guest started");
+}
+
+#[test]
+fn a_guest_that_nobody_wants_is_ended_and_removed() {
+    let nothing = Wanted::default();
+    let running = with_guest(2, GuestState::Running);
+    assert_eq!(next(&nothing, &running), "guest switched off");
+    let exited = with_guest(2, GuestState::Exited(Exit::Ordered));
+    assert_eq!(next(&nothing, &exited), "guest removed");
+    assert!(plan::guest_reports(&nothing, &running).is_empty());
+}
+
+#[test]
+fn a_volume_goes_only_when_no_guest_may_use_it() {
+    let nothing = Wanted::default();
+    let leftover = with_guest(2, GuestState::Exited(Exit::Ordered));
+    assert!(plan_at(&nothing, &leftover, 0).remove_volumes.is_empty());
+    assert_eq!(plan_at(&nothing, &ready(), 0).remove_volumes, [volume(1)]);
+    // Its row is being deleted and its instance has not ended.
+    let mut attached = wanted(Power::Gone);
+    attached.volumes.clear();
+    let facts = with_guest(2, GuestState::Running);
+    assert!(plan_at(&attached, &facts, 0).remove_volumes.is_empty());
+    assert!(
+        plan_at(&wanted(Power::Off(StopHow::Clean)), &ready(), 0)
+            .remove_volumes
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_clean_stop_presses_the_button_and_becomes_a_hard_one_at_the_deadline() {
+    let wanted = wanted(Power::Off(StopHow::Clean));
+    let mut facts = with_guest(2, GuestState::Running);
+    assert_eq!(reported(&wanted, &facts), GuestState::Running);
+    let plan = plan_at(&wanted, &facts, 5_000);
+    let [button @ Step::PowerButton { .. }] = &plan.steps[..] else {
+        panic!("{plan:?}");
+    };
+    memory::begun(&mut facts.memory, button, &wanted, BootTime(5_000));
+    assert_eq!(reported(&wanted, &facts), GuestState::Stopping);
+    let waits = plan_at(&wanted, &facts, 5_001);
+    assert!(
+        waits.steps.is_empty() && waits.wake_at.is_some(),
+        "{waits:?}"
+    );
+    let late = plan_at(&wanted, &facts, 5_000 + STOP_DEADLINE_MS);
+    assert_eq!(late.steps, [Step::Kill { instance: id() }]);
+}
+
+#[test]
+fn a_stopped_instance_is_absent_only_when_nothing_is_under_way() {
+    let wanted = wanted(Power::Off(StopHow::Force));
+    let mut facts = ready();
+    assert_eq!(reported(&wanted, &facts), GuestState::Absent);
+    facts.busy.insert(id());
+    assert_eq!(
+        reported(&wanted, &facts),
+        GuestState::Stopping,
+        "a start may be under way"
+    );
+}
+
+/// Fails the start of the guest at `now_ms`.
+fn fail(facts: &mut Facts, wanted: &Wanted, now_ms: u64) {
+    let step = Step::Start {
+        instance: wanted.instances[0].clone(),
+    };
+    let now = BootTime(now_ms);
+    memory::done(&mut facts.memory, &step, Some("no memory"), wanted, now);
+}
+
+#[test]
+fn a_failed_start_is_tried_again_later_and_given_up_in_the_end() {
+    let wanted = wanted(Power::On);
+    let mut facts = ready();
+    let mut now_ms = 0;
+    for attempt in 1..ATTEMPTS {
+        fail(&mut facts, &wanted, now_ms);
+        let plan = plan_at(&wanted, &facts, now_ms);
+        assert!(
+            plan.steps.is_empty(),
+            "attempt {attempt} is not repeated at once"
+        );
+        now_ms = plan.wake_at.expect("it is repeated later").0;
+        assert_eq!(plan_at(&wanted, &facts, now_ms).steps.len(), 1);
+        assert_eq!(reported(&wanted, &facts), GuestState::Preparing);
+    }
+    fail(&mut facts, &wanted, now_ms);
+    assert_eq!(next(&wanted, &facts), "-");
+    let why = Exit::StartFailed("no memory".into());
+    assert_eq!(reported(&wanted, &facts), GuestState::Exited(why));
+}
+
+#[test]
+fn a_new_generation_is_tried_afresh() {
+    let mut wanted = wanted(Power::On);
+    let mut facts = ready();
+    for _ in 0..ATTEMPTS {
+        fail(&mut facts, &wanted, 0);
+    }
+    wanted.instances[0].generation = 3;
+    assert_eq!(next(&wanted, &facts), "guest started");
+    fail(&mut facts, &wanted, 0);
+    assert_eq!(facts.memory[&id()].failures, 1);
+}
+
+#[test]
+fn the_end_of_a_step_for_an_older_generation_is_not_remembered() {
+    let old = wanted(Power::On);
+    let mut new = old.clone();
+    new.instances[0].generation = 3;
+    let step = Step::Start {
+        instance: old.instances[0].clone(),
+    };
+    let mut memories = Memories::new();
+    memory::done(&mut memories, &step, Some("no memory"), &new, BootTime(0));
+    assert!(memories.is_empty());
+}
+
+#[test]
+fn a_killed_guest_starts_again_after_a_pause() {
+    let wanted = wanted(Power::On);
+    let mut facts = with_guest(2, GuestState::Exited(Exit::Killed));
+    assert_eq!(reported(&wanted, &facts), GuestState::Preparing);
+    let forget = plan_at(&wanted, &facts, 7_000).steps.remove(0);
+    memory::done(&mut facts.memory, &forget, None, &wanted, BootTime(7_000));
+    facts.guests.clear();
+    let plan = plan_at(&wanted, &facts, 7_000);
+    assert!(plan.steps.is_empty());
+    let at = plan.wake_at.expect("it starts again");
+    assert_eq!(
+        plan_at(&wanted, &facts, at.0).steps[0].name(),
+        "guest started"
+    );
+}
+
+#[test]
+fn a_new_agent_neither_repeats_resets_nor_tries_again_what_was_given_up() {
+    let mut wanted = wanted(Power::On);
+    wanted.instances[0].resets = 2;
+    let mut accepted = Accepted::default();
+    let mut answer = parts(wanted.clone(), 1, &accepted.have());
+    answer.cloud = Some(CloudId::from("cloud-1"));
+    assert!(accepted.accept(answer));
+    let memory = Memory {
+        generation: 2,
+        resets: 2,
+        failures: ATTEMPTS,
+        last_error: "no memory".into(),
+        ..Memory::default()
+    };
+    let memories: Memories = [(id(), memory)].into();
+    assert!(accepted.remember(&memories));
+    assert!(
+        !accepted.remember(&memories),
+        "that is written down already"
+    );
+
+    let recalled = memory::recall(&accepted);
+    let mut facts = with_guest(2, GuestState::Running);
+    facts.memory = recalled.clone();
+    assert_eq!(next(&wanted, &facts), "-", "it was reset before");
+    let mut facts = ready();
+    facts.memory = recalled;
+    assert_eq!(next(&wanted, &facts), "-");
+    let why = Exit::StartFailed("no memory".into());
+    assert_eq!(reported(&wanted, &facts), GuestState::Exited(why));
+}
+
+#[test]
+fn a_guest_that_starts_has_seen_the_reboots_asked_for_before() {
+    let mut wanted = wanted(Power::On);
+    wanted.instances[0].resets = 1;
+    let mut facts = ready();
+    let start = plan_at(&wanted, &facts, 0).steps.remove(0);
+    memory::done(&mut facts.memory, &start, None, &wanted, BootTime(0));
+    let guest = Guest {
+        generation: 2,
+        state: GuestState::Running,
+    };
+    facts.guests.insert(id(), guest);
+    assert_eq!(next(&wanted, &facts), "-");
+}
