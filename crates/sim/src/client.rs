@@ -6,6 +6,8 @@ use boira_core::State;
 use boira_core::launch::Launch;
 use boira_model::*;
 
+const TYPES: [&str; 4] = ["m1.small", "c1.medium", "m1.large", "m1.xlarge"];
+
 /// What a client waits for.
 #[derive(Clone, Debug)]
 pub struct Pending {
@@ -35,14 +37,22 @@ impl Client {
         if mine.is_empty() || random.chance(350) {
             return Call::Run(Box::new(self.launch(index, random)));
         }
+        let spare = state
+            .volumes
+            .values()
+            .find(|row| row.owner == self.account && row.attachment.is_none() && !row.deleting);
+        if let Some(volume) = spare.filter(|_| random.chance(100)) {
+            return Call::DeleteVolume(self.account.clone(), volume.id.clone());
+        }
         let count = random.between(1, 2.min(mine.len() as u64));
         let ids: Vec<_> = (0..count).map(|_| random.pick(&mine).clone()).collect();
         let owner = self.account.clone();
-        match random.below(10) {
+        match random.below(11) {
             0..=2 => Call::Start(owner, ids),
             3..=4 => Call::Stop(owner, ids, StopHow::Clean),
             5 => Call::Stop(owner, ids, StopHow::Force),
             6 => Call::Reboot(owner, ids),
+            7 => Call::Resize(owner, ids[0].clone(), random.pick(&TYPES)),
             _ => Call::Terminate(owner, ids),
         }
     }
@@ -50,7 +60,7 @@ impl Client {
     fn launch(&self, index: usize, random: &mut Random) -> Launch {
         let min = random.between(1, 2) as u32;
         let token = format!("token-{index}-{}", self.calls_made);
-        let kind = *random.pick(&["m1.small", "c1.medium", "m1.large", "m1.xlarge"]);
+        let kind = *random.pick(&TYPES);
         Launch {
             min,
             max: min + random.below(2) as u32,
@@ -73,6 +83,7 @@ impl Pending {
         match &self.call {
             Call::Run(ask) => ask.client_token.is_some(),
             Call::Start(..) | Call::Stop(..) | Call::Reboot(..) | Call::Terminate(..) => true,
+            Call::Resize(..) | Call::DeleteVolume(..) => true,
         }
     }
 }

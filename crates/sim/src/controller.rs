@@ -4,9 +4,10 @@
 use crate::ledger::{Call, Done, Ledger, Outcome};
 use crate::random::Random;
 use crate::store::{Disk, Fate};
+use boira_core::attribute::{self, Setting};
 use boira_core::sync::{self, Admit, Inbox};
 use boira_core::wanted::{self, Notary};
-use boira_core::{Ctx, Settings, State, launch, observe, power, reconcile, settings};
+use boira_core::{Ctx, Settings, State, launch, observe, power, reconcile, settings, volume};
 use boira_model::wire::{SyncAnswer, SyncRequest};
 use boira_model::*;
 use boira_store::{Event, Listener, Snapshot, Writer};
@@ -175,6 +176,13 @@ impl Controller {
                     Call::Reboot(owner, ids) => power::reboot(draft, owner, ids).map(Done::Moved),
                     Call::Terminate(owner, ids) => {
                         power::terminate(draft, owner, ids).map(Done::Moved)
+                    }
+                    Call::Resize(owner, id, kind) => {
+                        let setting = Setting::InstanceType((*kind).into());
+                        attribute::set(draft, owner, id, setting).map(|()| Done::Changed)
+                    }
+                    Call::DeleteVolume(owner, id) => {
+                        volume::delete(draft, owner, id.as_str()).map(|()| Done::Changed)
                     }
                 };
                 if let Ok(Done::Launched(ids)) = &done {

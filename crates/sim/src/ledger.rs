@@ -19,12 +19,16 @@ pub enum Call {
     Stop(AccountId, Vec<String>, StopHow),
     Reboot(AccountId, Vec<String>),
     Terminate(AccountId, Vec<String>),
+    /// Another instance type, for a stopped instance.
+    Resize(AccountId, String, &'static str),
+    DeleteVolume(AccountId, VolumeId),
 }
 
 #[derive(Clone, Debug)]
 pub enum Done {
     Launched(Vec<InstanceId>),
     Moved(Vec<Moved>),
+    Changed,
 }
 
 pub type Outcome = Result<Result<Done, Refusal>, Unavailable>;
@@ -49,6 +53,7 @@ pub struct Ledger {
     running: BTreeMap<InstanceId, u64>,
     stopped: BTreeMap<InstanceId, u64>,
     terminated: BTreeSet<InstanceId>,
+    deleted: BTreeSet<VolumeId>,
     tokens: BTreeMap<(AccountId, String), Vec<InstanceId>>,
     /// What went wrong inside a decision.
     pub violations: Vec<String>,
@@ -60,7 +65,9 @@ impl Ledger {
         self.turn += 1;
         let turn = self.turn;
         let (ids, mark): (_, fn(&mut Marks) -> &mut u64) = match call {
-            Call::Run(_) | Call::Reboot(..) => return turn,
+            Call::Run(_) | Call::Reboot(..) | Call::Resize(..) | Call::DeleteVolume(..) => {
+                return turn;
+            }
             Call::Start(_, ids) => (ids, |marks| &mut marks.start),
             Call::Stop(_, ids, _) => (ids, |marks| &mut marks.stop),
             Call::Terminate(_, ids) => (ids, |marks| &mut marks.terminate),
@@ -156,7 +163,10 @@ impl Ledger {
                 self.terminated
                     .extend(moved.iter().map(|(id, ..)| id.clone()));
             }
-            (Call::Reboot(..), Done::Moved(_)) => {}
+            (Call::Reboot(..), Done::Moved(_)) | (Call::Resize(..), Done::Changed) => {}
+            (Call::DeleteVolume(_, id), Done::Changed) => {
+                self.deleted.insert(id.clone());
+            }
             (call, done) => self
                 .violations
                 .push(format!("{call:?} was answered with {done:?}")),
@@ -175,6 +185,11 @@ impl Ledger {
                     "{id} was terminated and is to be {:?}",
                     row.desired
                 ));
+            }
+        }
+        for id in &self.deleted {
+            if state.volumes.get(id).is_some_and(|row| !row.deleting) {
+                return Err(format!("{id} was deleted and is back"));
             }
         }
         for (id, turn) in &self.running {
@@ -207,7 +222,7 @@ impl Ledger {
 
     /// How many answers promise something; for the run's summary.
     pub fn promises(&self) -> usize {
-        self.running.len() + self.stopped.len() + self.terminated.len()
+        self.running.len() + self.stopped.len() + self.terminated.len() + self.deleted.len()
     }
 }
 

@@ -714,6 +714,8 @@ fn brief(call: &Call) -> String {
         Call::Stop(_, ids, how) => format!("stop {how:?} {ids:?}"),
         Call::Reboot(_, ids) => format!("reboot {ids:?}"),
         Call::Terminate(_, ids) => format!("terminate {ids:?}"),
+        Call::Resize(_, id, kind) => format!("make {id} {kind}"),
+        Call::DeleteVolume(_, id) => format!("delete {id}"),
     }
 }
 
