@@ -160,6 +160,17 @@ fn lock(home: &Home) -> Result<Option<Lock>> {
     }
 }
 
+/// Who asks whether a supervisor is there holds the lock for a moment, so one refusal means nothing.
+async fn lock_soon(home: &Home) -> Result<Lock> {
+    for _ in 0..20 {
+        if let Some(lock) = lock(home)? {
+            return Ok(lock);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    bail!("another supervisor holds {}", home.path().display());
+}
+
 /// Whether a supervisor holds this home.
 pub fn is_up(home: &Home) -> Result<bool> {
     if !home.run("lock").exists() {
@@ -212,9 +223,7 @@ fn log_file(home: &Home, name: &str) -> Result<File> {
 pub async fn supervise(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Result<()> {
     require_root("A cloud")?;
     home.create()?;
-    let Some(_lock) = lock(home)? else {
-        bail!("another supervisor holds {}", home.path().display());
-    };
+    let _lock = lock_soon(home).await?;
     let pid = std::process::id().to_string();
     boira_controller::config::write_atomically(&home.run("supervisor.pid"), pid.as_bytes(), 0o600)?;
     if closing_marker(home).exists() {

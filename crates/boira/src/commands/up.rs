@@ -29,13 +29,16 @@ pub async fn up(
     home.create()?;
     let progress = Arc::new(Progress::new(false));
     let was_up = node::is_up(home)?;
-    if !was_up {
+    let start = || {
         progress.step("starting the controller and this machine's agent");
         // What the last run left must not pass for this run's readiness.
         let _ = std::fs::remove_file(home.access_path());
-        node::start_supervisor(home, listen, agents)?;
+        node::start_supervisor(home, listen, agents)
+    };
+    if !was_up {
+        start()?;
     }
-    let client = ready(home).await?;
+    let client = ready(home, was_up.then_some(start)).await?;
     ssh::write_config(home)?;
     let demo = match demo {
         true => Some(run_demo(home, &client, &progress).await?),
@@ -49,9 +52,10 @@ pub async fn up(
     wait_for_the_end(home).await
 }
 
-/// Waits until the API answers and the host has reported.
-async fn ready(home: &Home) -> Result<Client> {
-    let begun = Instant::now();
+/// Waits until the API answers and the host has reported. A supervisor that was there may have been
+/// about to end; then `start_instead` starts another.
+async fn ready(home: &Home, mut start_instead: Option<impl Fn() -> Result<()>>) -> Result<Client> {
+    let mut begun = Instant::now();
     loop {
         if let Ok(access) = home.administrator() {
             let client = Client::new(access)?;
@@ -61,9 +65,13 @@ async fn ready(home: &Home) -> Result<Client> {
                     .as_array()
                     .is_some_and(|hosts| hosts.iter().any(|host| host["cpus"].as_u64() > Some(0)))
             };
-            if hosts.as_ref().is_ok_and(reported) {
+            if hosts.as_ref().is_ok_and(reported) && node::is_up(home)? {
                 return Ok(client);
             }
+        }
+        if let Some(start) = start_instead.take_if(|_| matches!(node::is_up(home), Ok(false))) {
+            start()?;
+            begun = Instant::now();
         }
         let elapsed = begun.elapsed();
         if elapsed > READY || (elapsed > Duration::from_secs(2) && !node::is_up(home)?) {

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod chaos;
 mod clients;
 mod lifecycle;
 mod network;
