@@ -52,7 +52,7 @@ impl Client {
             3..=4 => Call::Stop(owner, ids, StopHow::Clean),
             5 => Call::Stop(owner, ids, StopHow::Force),
             6 => Call::Reboot(owner, ids),
-            7 => Call::Resize(owner, ids[0].clone(), random.pick(&TYPES)),
+            7 => Call::Resize(owner, ids[0].clone(), random.pick::<&str>(&TYPES)),
             _ => Call::Terminate(owner, ids),
         }
     }
@@ -60,7 +60,7 @@ impl Client {
     fn launch(&self, index: usize, random: &mut Random) -> Launch {
         let min = random.between(1, 2) as u32;
         let token = format!("token-{index}-{}", self.calls_made);
-        let kind = *random.pick(&TYPES);
+        let kind = *random.pick::<&str>(&TYPES);
         Launch {
             min,
             max: min + random.below(2) as u32,
