@@ -9,3 +9,4 @@ mod chaos;
 mod clients;
 mod lifecycle;
 mod network;
+mod robustness;

@@ -236,6 +236,12 @@ impl Node {
             .map_or_else(String::new, |node| node.content.clone())
     }
 
+    /// The same without its children of this name.
+    pub fn without(mut self, name: &str) -> Self {
+        self.children.retain(|child| child.name != name);
+        self
+    }
+
     /// The items of a list.
     pub fn items(&self, path: &str) -> &[Self] {
         self.at(path).map_or(&[], |list| &list.children)
