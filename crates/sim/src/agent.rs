@@ -11,6 +11,7 @@ use boira_core::wanted::Wanted;
 use boira_model::wire::*;
 use boira_model::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 const REPORT_TIMEOUT_MS: u64 = 10_000;
 const POLL_TIMEOUT_MS: u64 = 25_000;
@@ -20,6 +21,8 @@ pub struct Agent {
     /// Counts this PC's processes.
     pub process: u64,
     accepted: Accepted,
+    /// What the accepted state asks for.
+    wanted: Option<Rc<Wanted>>,
     outbox: Outbox,
     memories: Memories,
     busy: BTreeSet<InstanceId>,
@@ -55,6 +58,7 @@ impl Agent {
         Self {
             process: host.agents,
             memories: memory::recall(&accepted),
+            wanted: accepted.wanted().map(Rc::new),
             accepted,
             outbox: Outbox::new(host.id.clone(), random.next() as u32),
             busy: BTreeSet::new(),
@@ -73,7 +77,7 @@ impl Agent {
     pub fn turn(&mut self, host: &mut Host, forged: Vec<GuestReport>, now_ms: u64) -> Vec<Motion> {
         let mut motions = Vec::new();
         let mut wake_ms = now_ms + 60_000;
-        let wanted = self.accepted.wanted();
+        let wanted = self.wanted.clone();
         if let Some(wanted) = &wanted {
             wake_ms = wake_ms.min(self.act(host, wanted, now_ms, &mut motions));
         }
@@ -240,8 +244,9 @@ impl Agent {
             return;
         }
         self.accepted = accepted;
-        if let Some(wanted) = self.accepted.wanted() {
-            memory::prune(&mut self.memories, &wanted);
+        self.wanted = self.accepted.wanted().map(Rc::new);
+        if let Some(wanted) = &self.wanted {
+            memory::prune(&mut self.memories, wanted);
         }
     }
 
@@ -255,7 +260,7 @@ impl Agent {
             took_ms: now_ms - ended.began_ms,
             error: error.map(str::to_owned),
         });
-        let Some(wanted) = self.accepted.wanted() else {
+        let Some(wanted) = self.wanted.clone() else {
             return;
         };
         let clock = host.boot_clock(now_ms);
@@ -293,13 +298,13 @@ impl Agent {
     }
 
     /// What it has accepted, for those who look whether the cloud has settled.
-    pub fn accepted(&self) -> Option<Wanted> {
-        self.accepted.wanted()
+    pub fn accepted(&self) -> Option<&Wanted> {
+        self.wanted.as_deref()
     }
 
     /// Instances whose reboot was asked for and not done.
     pub fn owes_reboots(&self) -> Vec<InstanceId> {
-        let wanted = self.accepted.wanted().unwrap_or_default();
+        let wanted = self.wanted.clone().unwrap_or_default();
         let owes = |row: &&WantedInstance| {
             let memory = self.memories.get(&row.id);
             let done = memory

@@ -8,6 +8,10 @@ use boira_model::*;
 
 const TYPES: [&str; 4] = ["m1.small", "c1.medium", "m1.large", "m1.xlarge"];
 
+fn a_type(random: &mut Random) -> &'static str {
+    TYPES[random.below(TYPES.len() as u64) as usize]
+}
+
 /// What a client waits for.
 #[derive(Clone, Debug)]
 pub struct Pending {

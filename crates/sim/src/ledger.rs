@@ -55,6 +55,8 @@ pub struct Ledger {
     terminated: BTreeSet<InstanceId>,
     deleted: BTreeSet<VolumeId>,
     tokens: BTreeMap<(AccountId, String), Vec<InstanceId>>,
+    /// Promises that were given since the last look.
+    pub news: bool,
     /// What went wrong inside a decision.
     pub violations: Vec<String>,
 }
@@ -134,6 +136,7 @@ impl Ledger {
 
     /// The controller said so to a client.
     pub fn acknowledged(&mut self, call: &Call, turn: u64, done: &Done) {
+        self.news = true;
         match (call, done) {
             (Call::Run(ask), Done::Launched(ids)) => {
                 for id in ids {

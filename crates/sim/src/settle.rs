@@ -33,7 +33,7 @@ fn host_pending(controller: &Controller, host: &Host, lines: &mut Vec<String>) {
     let snapshot = controller.snapshot();
     let wanted = controller.wanted(&host.id);
     match &host.agent {
-        Some(agent) if agent.accepted() != Some(wanted) => {
+        Some(agent) if agent.accepted() != Some(&wanted) => {
             lines.push(format!("{} has not accepted what is wanted", host.id));
         }
         Some(agent) if agent.is_busy() => lines.push(format!("{} is busy", host.id)),
