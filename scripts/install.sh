@@ -2,9 +2,9 @@
 
 # What building and running needs. The program names are what is looked for, the packages (Debian's
 # names) what is installed where one is missing.
-RUN_PACKAGES="gcc:gcc libc.so:libc6-dev qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils ip:iproute2 nft:nftables slirp4netns:slirp4netns ssh:openssh-client mke2fs:e2fsprogs dpkg-deb:dpkg apt-get:apt mmdebstrap:mmdebstrap sfdisk:fdisk ca-certificates:ca-certificates"
+RUN_PACKAGES="gcc:gcc libc.so:libc6-dev qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils ip:iproute2 nft:nftables slirp4netns:slirp4netns ssh:openssh-client mke2fs:e2fsprogs dpkg-deb:dpkg apt-get:apt mmdebstrap:mmdebstrap sfdisk:fdisk gpgv:gpgv cpio:cpio debian-keyring:debian-archive-keyring ca-certificates:ca-certificates"
 # What the tests need beyond that.
-TEST_PACKAGES="python3:python3 python3-venv:python3-venv busybox:busybox-static socat:socat ping:iputils-ping arping:iputils-arping curl:curl cpio:cpio"
+TEST_PACKAGES="python3:python3 python3-venv:python3-venv busybox:busybox-static socat:socat ping:iputils-ping arping:iputils-arping curl:curl ps:procps git:git"
 
 # The oldest Rust that builds Boira.
 RUST_MINOR=95
@@ -13,6 +13,7 @@ have() {
     case "$1" in
     libc.so) [ -e /usr/include/stdio.h ] ;;
     ca-certificates) [ -e /etc/ssl/certs/ca-certificates.crt ] ;;
+    debian-keyring) [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] ;;
     python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
     *) PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1 ;;
     esac
@@ -20,20 +21,32 @@ have() {
 
 # install_packages PROGRAM:PACKAGE...
 install_packages() {
-    missing=""
-    for pair in "$@"; do
-        have "${pair%%:*}" || missing="$missing ${pair#*:}"
-    done
+    find_missing "$@"
     [ -n "$missing" ] || return 0
     if ! command -v apt-get >/dev/null 2>&1; then
         echo "error: this system has no apt. Install by its own means what Debian calls:$missing" >&2
         exit 1
     fi
     [ "$(id -u)" = 0 ] || { echo "error: missing packages:$missing (run as root to install them)" >&2; exit 1; }
-    echo "installing:$missing"
     apt_quietly update
-    # shellcheck disable=SC2086
-    apt_quietly install $missing
+    # A package may push out one that was there: a backport's qemu-utils goes when qemu-system-x86
+    # comes. So what is missing afterwards is installed too.
+    for round in 1 2; do
+        [ -n "$missing" ] || break
+        echo "installing:$missing"
+        # shellcheck disable=SC2086
+        apt_quietly install $missing
+        find_missing "$@"
+    done
+    [ -z "$missing" ] || { echo "error: after installing there is still no:$missing" >&2; exit 1; }
+}
+
+# Sets $missing to the packages of the programs that aren't there.
+find_missing() {
+    missing=""
+    for pair in "$@"; do
+        have "${pair%%:*}" || missing="$missing ${pair#*:}"
+    done
 }
 
 apt_quietly() {
