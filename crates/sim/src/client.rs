@@ -56,7 +56,7 @@ impl Client {
             3..=4 => Call::Stop(owner, ids, StopHow::Clean),
             5 => Call::Stop(owner, ids, StopHow::Force),
             6 => Call::Reboot(owner, ids),
-            7 => Call::Resize(owner, ids[0].clone(), random.pick::<&str>(&TYPES)),
+            7 => Call::Resize(owner, ids[0].clone(), a_type(random)),
             _ => Call::Terminate(owner, ids),
         }
     }
@@ -64,7 +64,7 @@ impl Client {
     fn launch(&self, index: usize, random: &mut Random) -> Launch {
         let min = random.between(1, 2) as u32;
         let token = format!("token-{index}-{}", self.calls_made);
-        let kind = *random.pick::<&str>(&TYPES);
+        let kind = a_type(random);
         Launch {
             min,
             max: min + random.below(2) as u32,
