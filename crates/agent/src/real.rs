@@ -196,7 +196,11 @@ impl RealHost {
         loop {
             let attempt = self.network.dial(vpc, ip, port);
             match tokio::time::timeout(DIAL_ATTEMPT, attempt).await {
-                Ok(outcome) => return outcome,
+                Ok(outcome) => {
+                    let stream = outcome?;
+                    keep_alive(&stream)?;
+                    return Ok(stream);
+                }
                 Err(_) if begun.elapsed() < DIAL => {}
                 Err(_) => {
                     return Err(std::io::Error::new(
@@ -419,6 +423,17 @@ async fn guard_host_addresses(network: Arc<Network>) {
         tracing::warn!("new addresses of this host are kept from guests late: {error}");
         tokio::time::sleep(Duration::from_secs(60)).await;
     }
+}
+
+/// A guest that was reset knows nothing of its connections and has nothing to say; asked, it refuses
+/// them. Without being asked, whoever waits for its words (an SSH handshake) waits for ever.
+fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt};
+    setsockopt(stream, sockopt::TcpKeepIdle, &10)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &5)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &12)?;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    Ok(())
 }
 
 fn disk_format(name: &str) -> Result<DiskFormat> {
