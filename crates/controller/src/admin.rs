@@ -299,10 +299,12 @@ async fn history(
     let row = find(&controller, &caller, &name)?;
     let history = controller.history.clone();
     let id = row.id.clone();
-    let events = tokio::task::spawn_blocking(move || history.of(&id))
+    let mut events = tokio::task::spawn_blocking(move || history.of(&id))
         .await
         .map_err(|error| Problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
         .map_err(|error| Problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    // Hosts tell of a step when it is over and of a state at once; people read by the time of each.
+    events.sort_by_key(|event| event.at);
     Ok(Json(
         json!({ "instance": row.id, "state": row.state().as_str(), "events": events }),
     ))

@@ -6,6 +6,7 @@
 mod support;
 
 mod chaos;
+mod cli;
 mod clients;
 mod lifecycle;
 mod network;

@@ -26,6 +26,8 @@ pub struct Cloud {
     /// The word in the names of its namespaces and control groups.
     tag: Option<String>,
     image: String,
+    /// The user who called sudo.
+    caller: Option<u32>,
     watcher: Watcher,
 }
 
@@ -45,21 +47,31 @@ impl Cloud {
 
     /// The same, in a network namespace that plays the machine.
     pub fn start_in(namespace: Option<PathBuf>) -> Self {
-        let mut cloud = Self::new(namespace);
-        cloud.up();
+        Self::new(namespace).with_image()
+    }
+
+    /// The same, by sudo of a user.
+    pub fn start_for(caller: u32) -> Self {
+        let mut cloud = Self::new(None);
+        cloud.caller = Some(caller);
+        cloud.with_image()
+    }
+
+    fn with_image(mut self) -> Self {
+        self.up();
         let built = tiny();
-        let image = cloud.json(&[
+        let image = self.json(&[
             "image",
             "build",
             "tiny",
             "--from",
             &built.display().to_string(),
         ]);
-        cloud.image = image["image"]
+        self.image = image["image"]
             .as_str()
             .expect("an image has an id")
             .to_owned();
-        cloud
+        self
     }
 
     /// A home in which nothing was started yet.
@@ -95,6 +107,7 @@ impl Cloud {
             namespace,
             tag: None,
             image: String::new(),
+            caller: None,
             watcher,
             folder,
         }
@@ -119,10 +132,6 @@ impl Cloud {
         let identity: serde_json::Value = serde_json::from_str(&identity).expect("it is JSON");
         let id = identity["cloud"].as_str().expect("a cloud has an id");
         self.tag = Some(id[id.len() - 8..].to_owned());
-    }
-
-    pub fn tag(&self) -> &str {
-        self.tag.as_deref().expect("the cloud was up")
     }
 
     pub fn image(&self) -> &str {
@@ -158,6 +167,10 @@ impl Cloud {
             "BOIRA_HOME",
         ] {
             command.env_remove(name);
+        }
+        if let Some(caller) = self.caller {
+            command.env("SUDO_UID", caller.to_string());
+            command.env("SUDO_GID", caller.to_string());
         }
         command
     }
@@ -206,7 +219,8 @@ impl Cloud {
         }
     }
 
-    fn api_of(&self, access: &serde_json::Value) -> Api {
+    /// The access of an account, of what `account create` printed.
+    pub fn api_of(&self, access: &serde_json::Value) -> Api {
         let text = |name: &str| access[name].as_str().expect("access has keys").to_owned();
         Api {
             port: self.port,
@@ -247,6 +261,9 @@ impl Cloud {
             "BatchMode=yes",
             "-o",
             "ConnectTimeout=20",
+            // A guest that is killed says nothing to whom it spoke with.
+            "-o",
+            "ServerAliveInterval=3",
         ])
         .args([instance, command]);
         run(&mut ssh, QUICK)

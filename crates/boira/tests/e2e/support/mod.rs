@@ -10,7 +10,7 @@ mod watcher;
 pub use api::Api;
 pub use cloud::Cloud;
 pub use machine::Machine;
-pub use run::run;
+pub use run::{Run, run};
 
 use std::time::{Duration, Instant};
 
