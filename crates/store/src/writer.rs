@@ -218,7 +218,13 @@ impl Writer {
                 }
             }
         }
-        let before = std::mem::replace(&mut self.state, working);
+        self.publish(working);
+        Ok(())
+    }
+
+    /// Shows the state to readers and tells the hosts that it may concern.
+    fn publish(&mut self, state: State) {
+        let before = std::mem::replace(&mut self.state, state);
         let hosts = changed_hosts(&before, &self.state);
         let snapshot = Arc::new(Snapshot {
             state: self.state.clone(),
@@ -231,7 +237,6 @@ impl Writer {
         if !hosts.is_empty() {
             self.listener.hosts_changed(&hosts);
         }
-        Ok(())
     }
 
     /// The transaction may have reached the disk although it failed, so only the store knows.
@@ -251,8 +256,8 @@ impl Writer {
                         .revisions
                         .insert(host.clone(), self.state.revision(host) + 1);
                 }
-                self.state = state;
                 self.seq = loaded.seq;
+                self.publish(state);
             }
             Err(error) => {
                 tracing::error!(

@@ -15,6 +15,8 @@ struct Inner {
     rows: BTreeMap<(u8, String), Row>,
     seq: u64,
     full: bool,
+    /// The next commit is made durable and fails all the same, as when the disk's answer is lost.
+    ambiguous: bool,
     commits: Vec<usize>,
 }
 
@@ -41,6 +43,9 @@ impl Store for Shared {
                     .insert((row.kind() as u8, row.key()), row.clone());
             }
             inner.seq += 1;
+        }
+        if std::mem::take(&mut inner.ambiguous) {
+            return Err(StoreError::Full);
         }
         Ok(inner.seq)
     }
@@ -188,6 +193,25 @@ fn a_failed_commit_refuses_the_whole_batch_and_keeps_nothing_of_it() {
         "nothing of it was left behind"
     );
     assert_eq!(bench.zones(), ["a", "b"]);
+}
+
+#[test]
+fn a_commit_that_failed_and_is_durable_all_the_same_is_seen_and_told() {
+    let mut bench = Bench::new();
+    let host = HostId::from_entropy(2);
+    bench.store.0.lock().expect("no holder panics").ambiguous = true;
+    let volume = volume_on(host.clone());
+    let event = Event::new(
+        move |draft| {
+            draft.put(volume);
+            Ok::<_, String>(())
+        },
+        |outcome| assert!(outcome.is_err()),
+    );
+    bench.decide(vec![event]);
+    let snapshot = bench.writer.snapshot();
+    assert_eq!((snapshot.state.volumes.len(), snapshot.seq), (1, 1));
+    assert_eq!(*bench.told.0.lock().expect("no holder panics"), [host]);
 }
 
 #[test]
