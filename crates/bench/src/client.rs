@@ -26,6 +26,9 @@ pub struct Login {
 /// A kept connection with the last answer's body.
 pub struct Client {
     stream: BufReader<TcpStream>,
+    /// The server said that it closes the connection after its last answer.
+    closed: bool,
+    address: SocketAddr,
     host: String,
     request: Vec<u8>,
     line: String,
@@ -34,16 +37,10 @@ pub struct Client {
 
 impl Client {
     pub fn connect(address: SocketAddr) -> Result<Self> {
-        let stream =
-            TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
-        stream
-            .set_nodelay(true)
-            .context("send small messages at once")?;
-        stream
-            .set_read_timeout(Some(PATIENCE))
-            .context("limit the patience")?;
         Ok(Self {
-            stream: BufReader::with_capacity(256 << 10, stream),
+            stream: open(address)?,
+            closed: false,
+            address,
             host: address.to_string(),
             request: Vec::new(),
             line: String::new(),
@@ -145,6 +142,10 @@ impl Client {
             body.len(),
         )?;
         self.request.extend_from_slice(body);
+        if self.closed {
+            self.stream = open(self.address)?;
+            self.closed = false;
+        }
         self.stream
             .get_mut()
             .write_all(&self.request)
@@ -174,6 +175,8 @@ impl Client {
             if name.eq_ignore_ascii_case("content-length") {
                 length = Some(value.parse::<usize>().context("read the body's length")?);
             }
+            self.closed |= name.eq_ignore_ascii_case("connection")
+                && value.eq_ignore_ascii_case("close");
             chunked |= name.eq_ignore_ascii_case("transfer-encoding")
                 && value.eq_ignore_ascii_case("chunked");
         }
@@ -226,6 +229,13 @@ impl Client {
     }
 }
 
+fn open(address: SocketAddr) -> Result<BufReader<TcpStream>> {
+    let stream = TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
+    stream.set_nodelay(true).context("send small messages at once")?;
+    stream.set_read_timeout(Some(PATIENCE)).context("limit the patience")?;
+    Ok(BufReader::with_capacity(256 << 10, stream))
+}
+
 /// The text of the first element of this name.
 pub fn element(xml: &[u8], name: &str) -> Option<String> {
     elements(xml, name).next().map(str::to_owned)
@@ -251,18 +261,22 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
-    fn bodies_with_a_length_and_in_chunks_are_read_over_one_connection() {
+    fn bodies_with_a_length_and_in_chunks_are_read() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
             let mut request = [0; 4096];
             let mut seen = Vec::new();
+            let mut stream: Option<TcpStream> = None;
             for answer in [
                 "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole",
-                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nin \r\n6\r\npieces\r\n0\r\n\r\n",
+                "HTTP/1.1 200 OK\r\nConnection: close\r\ntransfer-encoding: chunked\r\n\r\n3\r\nin \r\n6\r\npieces\r\n0\r\n\r\n",
                 "HTTP/1.1 400 Bad\r\ncontent-length: 2\r\n\r\nno",
             ] {
+                if answer.starts_with("HTTP/1.1 400") || seen.is_empty() {
+                    stream = listener.accept().ok().map(|(stream, _)| stream);
+                }
+                let stream = stream.as_mut().unwrap();
                 let count = stream.read(&mut request).unwrap();
                 seen.push(String::from_utf8_lossy(&request[..count]).into_owned());
                 stream.write_all(answer.as_bytes()).unwrap();

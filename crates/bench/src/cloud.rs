@@ -70,7 +70,7 @@ impl Shape {
 impl Cloud {
     pub fn start(shape: Shape) -> Result<Self> {
         let home = tempfile::Builder::new()
-            .prefix("boira-bench-")
+            .prefix(&format!("boira-bench-{}-", std::process::id()))
             .tempdir_in(scratch()?)
             .context("make a home")?;
         use std::os::unix::fs::PermissionsExt;

@@ -38,7 +38,7 @@ impl Hosts {
         capacity: HostCapacity,
     ) -> Result<Self> {
         let folder = tempfile::Builder::new()
-            .prefix("boira-bench-hosts-")
+            .prefix(&format!("boira-bench-{}-", std::process::id()))
             .tempdir_in(memory())
             .context("make a folder for the hosts")?;
         let own = std::env::current_exe().context("find this program's own file")?;
@@ -72,7 +72,8 @@ impl Hosts {
     }
 }
 
-fn memory() -> PathBuf {
+/// A file system in memory, where there is one.
+pub fn memory() -> PathBuf {
     let shared = Path::new("/dev/shm");
     if shared.is_dir() {
         shared.to_owned()

@@ -12,6 +12,7 @@
 mod by_hand;
 mod client;
 mod cloud;
+mod console;
 mod debian;
 mod figure;
 mod figures;

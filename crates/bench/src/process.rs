@@ -2,10 +2,13 @@
 
 use anyhow::{Context, Result};
 use std::fs;
+use std::io::Read;
+use std::os::fd::IntoRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Nanoseconds on the clock that all processes of a machine share.
 pub fn now_ns() -> u64 {
@@ -113,6 +116,20 @@ pub fn note_detached(home: &Path) {
         .push(home.to_owned());
 }
 
+/// Removes folders that an interrupted bench has left here; a bench that runs holds its own.
+pub fn sweep(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
+        let path = entry.context("list a folder")?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let owner = name.strip_prefix("boira-bench-").and_then(|rest| rest.split('-').next());
+        let gone = |pid: &str| !Path::new(&format!("/proc/{pid}")).exists();
+        if owner.is_some_and(gone) {
+            fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes a detached cloud down and removes its home.
 pub fn end_detached(home: &Path) {
     DETACHED
@@ -146,19 +163,32 @@ pub fn end_detached(home: &Path) {
     }
 }
 
-/// Ends detached clouds on SIGINT and SIGTERM. Call it before the first thread starts.
+/// The writing end of the pipe that tells of a signal.
+static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn note_signal(_: libc::c_int) {
+    let byte = [0u8];
+    // SAFETY: write is async-signal-safe. A full pipe tells of a signal already.
+    unsafe { libc::write(SIGNALLED.load(Ordering::Relaxed), byte.as_ptr().cast(), 1) };
+}
+
+/// Ends detached clouds on SIGINT and SIGTERM. By a handler and not by blocking the signals, which
+/// every process started from here would inherit, the cloud's supervisor too.
 pub fn clean_up_on_signals() -> Result<()> {
-    use nix::sys::signal::{SigSet, Signal};
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.thread_block().context("block signals")?;
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    let (mut reader, writer) = std::io::pipe().context("make a pipe")?;
+    SIGNALLED.store(writer.into_raw_fd(), Ordering::Relaxed);
+    let handler = SigHandler::Handler(note_signal);
+    let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        // SAFETY: the handler does nothing but write to a pipe.
+        unsafe { sigaction(signal, &action) }.context("handle signals")?;
+    }
     std::thread::spawn(move || {
-        let _ = signals.wait();
-        let homes = DETACHED
-            .lock()
-            .map(|homes| homes.clone())
-            .unwrap_or_default();
+        if reader.read_exact(&mut [0]).is_err() {
+            return;
+        }
+        let homes = DETACHED.lock().map(|homes| homes.clone()).unwrap_or_default();
         for home in homes {
             end_detached(&home);
         }

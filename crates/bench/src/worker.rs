@@ -278,7 +278,7 @@ fn until_first_byte(
     outcome.answered_ns = now_ns();
     outcome.text = element(answer, "instanceId").context("nothing was launched")?;
     let log = guests.join(&outcome.text).join("console.log");
-    while !std::fs::metadata(&log).is_ok_and(|meta| meta.len() > 0) {
+    while crate::console::bytes(&log).is_empty() {
         ensure_in_time(outcome.begun_ns).with_context(|| format!("{} is empty", log.display()))?;
         std::thread::sleep(Duration::from_micros(500));
     }

@@ -132,7 +132,7 @@ fn ten_thousand(extent: Extent) -> Result<Vec<Figure>> {
 fn count_instances(login: &Login) -> Result<usize> {
     let mut client = Client::connect(login.address)?;
     let answer = client.ec2(login, FORM).context("count the instances")?;
-    Ok(elements(answer, "privateDnsName")
+    Ok(elements(answer, "launchTime")
         .filter(|name| !name.is_empty())
         .count())
 }

@@ -394,7 +394,7 @@ impl Console {
             let mut lines = Vec::new();
             let mut known = 0;
             while !stopped.load(Ordering::Relaxed) {
-                let text = std::fs::read(&path).unwrap_or_default();
+                let text = crate::console::bytes(&path);
                 let now = now_ns();
                 if known == 0 && !text.is_empty() {
                     lines.push(("the first byte".to_owned(), now));

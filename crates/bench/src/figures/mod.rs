@@ -68,6 +68,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         },
         quick: arguments.quick,
     };
+    for folder in [crate::cloud::scratch()?, crate::hosts::memory()] {
+        crate::process::sweep(&folder)?;
+    }
     let machine = Machine::look()?;
     let fdatasync = machine::fdatasync_per_s(&crate::cloud::scratch()?)?;
     let mut sections = Vec::new();
