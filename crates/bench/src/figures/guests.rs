@@ -159,7 +159,7 @@ fn first_byte(cloud: &mut RealCloud, extent: Extent) -> Result<Figure> {
     );
     let mut worker = Worker::start()?;
     let folder = tempfile::tempdir_in(scratch()?).context("make a folder")?;
-    let mut recipe = None;
+    let recipe = take_recipe(cloud, folder.path())?;
     let (mut ours, mut answered, mut by_hand) = (Vec::new(), Vec::new(), Vec::new());
     // One round more: the first warms caches up and is not counted.
     for round in 0..=extent.rounds {
@@ -168,11 +168,8 @@ fn first_byte(cloud: &mut RealCloud, extent: Extent) -> Result<Figure> {
             form: cloud.run_form(),
             guests: cloud.guests(),
         })?;
-        if recipe.is_none() {
-            recipe = Some(Recipe::of(cloud.pid(&outcome.text)?, folder.path())?);
-        }
         cloud.terminate(&outcome.text)?;
-        let reference = worker.run(&Job::ByHand(recipe.clone().context("made above")?))?;
+        let reference = worker.run(&Job::ByHand(recipe.clone()))?;
         if round > 0 {
             ours.push(ms_between(outcome.begun_ns, outcome.ended_ns));
             answered.push(ms_between(outcome.begun_ns, outcome.answered_ns));
@@ -192,6 +189,22 @@ fn first_byte(cloud: &mut RealCloud, extent: Extent) -> Result<Figure> {
         Series(by_hand).median()
     ));
     Ok(figure)
+}
+
+/// The command line of a guest that has just been started: QEMU soon closes what it was handed.
+fn take_recipe(cloud: &mut RealCloud, folder: &Path) -> Result<Recipe> {
+    let form = cloud.run_form();
+    let id = crate::cloud::first_instance(cloud.client.ec2(&cloud.login, &form)?)?;
+    let begun = Instant::now();
+    let recipe = loop {
+        match cloud.pid(&id).and_then(|pid| Recipe::of(pid, folder)) {
+            Ok(recipe) => break recipe,
+            Err(error) => ensure!(begun.elapsed() < Duration::from_secs(5), "{error:#}"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    cloud.terminate(&id)?;
+    Ok(recipe)
 }
 
 fn login(cloud: &mut RealCloud, extent: Extent) -> Result<Figure> {
