@@ -180,8 +180,8 @@ impl Client {
             if name.eq_ignore_ascii_case("content-length") {
                 length = Some(value.parse::<usize>().context("read the body's length")?);
             }
-            self.closed |= name.eq_ignore_ascii_case("connection")
-                && value.eq_ignore_ascii_case("close");
+            self.closed |=
+                name.eq_ignore_ascii_case("connection") && value.eq_ignore_ascii_case("close");
             chunked |= name.eq_ignore_ascii_case("transfer-encoding")
                 && value.eq_ignore_ascii_case("chunked");
         }
@@ -236,8 +236,12 @@ impl Client {
 
 fn open(address: SocketAddr) -> Result<BufReader<TcpStream>> {
     let stream = TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
-    stream.set_nodelay(true).context("send small messages at once")?;
-    stream.set_read_timeout(Some(PATIENCE)).context("limit the patience")?;
+    stream
+        .set_nodelay(true)
+        .context("send small messages at once")?;
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .context("limit the patience")?;
     Ok(BufReader::with_capacity(256 << 10, stream))
 }
 

@@ -120,8 +120,14 @@ pub fn note_detached(home: &Path) {
 pub fn sweep(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
         let path = entry.context("list a folder")?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let owner = name.strip_prefix("boira-bench-").and_then(|rest| rest.split('-').next());
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let owner = name
+            .strip_prefix("boira-bench-")
+            .and_then(|rest| rest.split('-').next());
         let gone = |pid: &str| !Path::new(&format!("/proc/{pid}")).exists();
         if owner.is_some_and(gone) {
             fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
@@ -188,7 +194,10 @@ pub fn clean_up_on_signals() -> Result<()> {
         if reader.read_exact(&mut [0]).is_err() {
             return;
         }
-        let homes = DETACHED.lock().map(|homes| homes.clone()).unwrap_or_default();
+        let homes = DETACHED
+            .lock()
+            .map(|homes| homes.clone())
+            .unwrap_or_default();
         for home in homes {
             end_detached(&home);
         }

@@ -22,7 +22,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.debian {
         debian::boot().context("Debian with cloud-init")?;
     }
-    let seed = arguments.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let seed = arguments
+        .seed
+        .unwrap_or_else(|| u64::from(rand::random::<u32>()));
     println!("simulating from seed {seed} on");
     let outcome = boira_sim::soak(arguments.seconds, seed, |totals| {
         print!(
