@@ -496,6 +496,7 @@ impl Engine {
         self.steps.forget_taken();
         let about = self.host.about();
         let report = Report {
+            told: self.accepted.told(),
             boot_id: about.boot_id,
             name: about.name,
             capacity: about.capacity,

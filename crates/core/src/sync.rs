@@ -198,6 +198,11 @@ impl Accepted {
             .max(self.volumes.generation)
     }
 
+    /// For [`Report::told`].
+    pub fn told(&self) -> u64 {
+        self.instances.generation.max(self.volumes.generation)
+    }
+
     /// `generation:hash` of each part, for the next poll.
     pub fn have(&self) -> [String; 4] {
         fn name<T>(part: &Versioned<T>) -> String {
@@ -327,6 +332,7 @@ mod tests {
 
     fn report(name: &str) -> Report {
         Report {
+            told: 0,
             boot_id: "b".into(),
             name: name.into(),
             capacity: Default::default(),
@@ -482,6 +488,16 @@ mod tests {
         assert_eq!(agent.report(&report("a")), None);
         agent.renew(9);
         assert!(agent.report(&report("a")).is_some());
+    }
+
+    #[test]
+    fn a_report_is_due_when_the_host_was_told_of_other_instances_or_volumes() {
+        let mut agent = outbox(7);
+        let before = report("a");
+        let sent = agent.report(&before).expect("due");
+        assert!(agent.answered(7, sent.seq));
+        let after = Report { told: 9, ..before };
+        assert!(agent.report(&after).is_some());
     }
 
     #[test]

@@ -171,6 +171,7 @@ impl Agent {
         let mut guests = plan::guest_reports(wanted, &self.facts(host));
         guests.extend(forged);
         let report = Report {
+            told: self.accepted.told(),
             boot_id: format!("boot-{}", host.boot),
             name: host.name.clone(),
             capacity: host.capacity,

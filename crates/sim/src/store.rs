@@ -16,6 +16,8 @@ pub enum Fate {
     Durable,
     /// The disk has no room.
     Full,
+    /// It is durable, and the disk's answer is lost.
+    Unanswered,
     /// The controller dies before anything is written.
     CrashBefore,
     /// The controller dies when it is written, before it can say so.
@@ -118,6 +120,10 @@ impl Store for Faulty {
         match fate {
             Fate::Durable => return self.store.commit(changes),
             Fate::Full => return self.disk.commit_when_full(&mut *self.store, changes),
+            Fate::Unanswered => {
+                self.store.commit(changes)?;
+                return Err(StoreError::Full);
+            }
             Fate::CrashBefore => {}
             Fate::CrashAfter => {
                 self.store.commit(changes)?;

@@ -457,8 +457,10 @@ impl World {
             return;
         }
         self.commit_due = false;
-        let fate = if self.store_full || self.random.chance(self.mix.commit_full) {
+        let fate = if self.store_full {
             Fate::Full
+        } else if self.random.chance(self.mix.commit_fails) {
+            *self.random.pick(&[Fate::Full, Fate::Unanswered])
         } else if self.random.chance(self.mix.commit_crash) {
             *self.random.pick(&[Fate::CrashBefore, Fate::CrashAfter])
         } else {

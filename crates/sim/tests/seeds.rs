@@ -1,9 +1,9 @@
-//! The cloud under faults, for a bounded number of seeds. `BOIRA_SEED=n` repeats one run and
-//! `BOIRA_SEEDS=n` runs so many.
+//! The cloud under faults, for a bounded number of seeds. `BOIRA_SEED=n` repeats one run,
+//! `BOIRA_SEEDS=n` runs about so many.
 
 use boira_sim::{Weather, run, seeds};
 
-fn number(name: &str) -> Option<u64> {
+fn number_of(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().expect("the variable holds a number"))
 }
@@ -16,16 +16,43 @@ fn without_faults_a_cloud_does_what_it_is_told() {
     }
 }
 
-#[test]
-fn a_cloud_under_faults_keeps_every_promise_and_converges() {
-    let outcome = match number("BOIRA_SEED") {
-        Some(seed) => run(seed, Weather::Faults).map(|summary| println!("{summary:?}")),
-        None => seeds(number("BOIRA_SEEDS").unwrap_or(1000), 1, Weather::Faults)
-            .map(|totals| println!("{totals:?}")),
-    };
-    if let Err(failure) = outcome {
-        panic!("{failure}");
+/// The seeds of one of `SHARDS` tests, which run beside one another.
+fn shard(number: u64) {
+    if let Some(seed) = number_of("BOIRA_SEED") {
+        if number == 0 {
+            let summary = run(seed, Weather::Faults).unwrap_or_else(|failure| panic!("{failure}"));
+            println!("{summary:?}");
+        }
+        return;
     }
+    let count = number_of("BOIRA_SEEDS").unwrap_or(2000) / SHARDS;
+    for seed in number * count..(number + 1) * count {
+        if let Err(failure) = run(seed, Weather::Faults) {
+            panic!("{failure}");
+        }
+    }
+}
+
+const SHARDS: u64 = 8;
+
+macro_rules! shards {
+    ($($name:ident $number:literal)*) => {$(
+        #[test]
+        fn $name() {
+            shard($number);
+        }
+    )*};
+}
+
+shards! {
+    under_faults_every_promise_is_kept_and_all_converges_0 0
+    under_faults_every_promise_is_kept_and_all_converges_1 1
+    under_faults_every_promise_is_kept_and_all_converges_2 2
+    under_faults_every_promise_is_kept_and_all_converges_3 3
+    under_faults_every_promise_is_kept_and_all_converges_4 4
+    under_faults_every_promise_is_kept_and_all_converges_5 5
+    under_faults_every_promise_is_kept_and_all_converges_6 6
+    under_faults_every_promise_is_kept_and_all_converges_7 7
 }
 
 #[test]

@@ -183,6 +183,7 @@ impl Cloud {
         let row = &self.state.hosts[host];
         let volumes = self.state.stored.get(host).into_iter().flatten();
         Report {
+            told: 0,
             boot_id: "boot".into(),
             name: row.name.clone(),
             capacity: row.capacity,
