@@ -10,10 +10,12 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const SUITE: &str = "bookworm";
 const SCRIPT: &str = include_str!("fresh.sh");
+/// What `./test` may take, cold and on two cores.
+const TEST_LIMIT: Duration = Duration::from_secs(12 * 60);
 /// Where the authorities of the outer machine lie in the new one.
 const AUTHORITIES: &str = "/etc/boira-fresh/authorities.pem";
 
@@ -89,7 +91,13 @@ fn attempt(what: What, scratch: &Path, [tarball, clone, handed]: [&Path; 3]) -> 
         .stdin(Stdio::null());
     let status = command.status().context("run sh")?;
     ensure!(status.success(), "it failed in an empty Debian ({status})");
-    println!("done in {} s", begun.elapsed().as_secs());
+    let took = begun.elapsed();
+    println!("done in {} s", took.as_secs());
+    ensure!(
+        what != What::Test || took <= TEST_LIMIT,
+        "./test may take {} s",
+        TEST_LIMIT.as_secs()
+    );
     Ok(())
 }
 
