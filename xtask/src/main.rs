@@ -26,7 +26,7 @@ enum Task {
     Fresh(fresh::Arguments),
     /// Write the tables of AWS's services and the typed accessors from botocore's models
     Shapes(shapes::Arguments),
-    /// Simulate without limit
+    /// Boot Debian with cloud-init, then simulate without limit
     Soak(tasks::Soak),
 }
 

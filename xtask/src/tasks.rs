@@ -28,9 +28,9 @@ pub struct Soak {
     /// The first seed; the next ones follow it
     #[arg(long)]
     seed: Option<u64>,
-    /// Also build the debian image, boot it and check cloud-init
+    /// Only the simulator: don't build and boot Debian first, which needs root
     #[arg(long)]
-    debian: bool,
+    no_debian: bool,
 }
 
 /// The workspace's folder.
@@ -105,8 +105,8 @@ pub fn soak(arguments: &Soak) -> Result<()> {
             command.args([name, &value.to_string()]);
         }
     }
-    if arguments.debian {
-        command.arg("--debian");
+    if arguments.no_debian {
+        command.arg("--no-debian");
     }
     run(&mut command)
 }

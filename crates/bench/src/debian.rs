@@ -1,4 +1,4 @@
-//! The `debian` image end to end: built, launched with user data, waited for, logged in to.
+//! The `debian` image end to end: built, launched with user data, waited for, logged in to, stopped.
 
 use crate::cloud::free_address;
 use crate::process::{end_detached, note_detached, program};
@@ -19,67 +19,74 @@ impl Drop for Home {
     }
 }
 
-/// Boots it once and checks what cloud-init has made of it.
+/// Boots it once, checks what cloud-init has made of it, and switches it off.
 pub fn boot() -> Result<()> {
-    ensure!(nix::unistd::geteuid().is_root(), "guests need root");
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "guests need root; --no-debian leaves this out"
+    );
     let folder = tempfile::Builder::new()
         .prefix("boira-soak-")
         .tempdir_in("/var/tmp");
     let home = Home(folder.context("make a home")?.keep());
     note_detached(&home.0);
     let listen = free_address()?.to_string();
-    let run = |arguments: &[&str]| boira(&home.0, arguments);
-    run(&["up", "--detach", "--listen", &listen])?;
+    boira(&home.0, &["up", "--detach", "--listen", &listen])?;
     println!("building the debian image");
-    run(&["image", "build", "debian"])?;
+    boira(&home.0, &["image", "build", "debian"])?;
     open_ssh(&home.0)?;
-    let user_data = home.0.join("user-data");
-    std::fs::write(&user_data, USER_DATA).context("write the user data")?;
-    let user_data = user_data.to_str().context("the home's name is no text")?;
-    run(&[
-        "instance",
-        "run",
-        "--image",
-        "debian",
-        "--type",
-        "t3.micro",
-        "--name",
-        "debian",
-        "--user-data",
-        user_data,
-    ])?;
+    launch(&home.0)?;
     println!("waiting for SSH and cloud-init");
     let begun = Instant::now();
     wait_for_login(&home.0, begun)?;
     println!("SSH answers after {} s", begun.elapsed().as_secs());
-    let status = run(&[
-        "ssh",
-        "admin@debian",
-        "cloud-init status --wait --long || true",
-    ])?;
-    ensure!(
-        status.contains("status: done"),
-        "cloud-init is not done: {status}"
-    );
-    ensure!(
-        status.contains("DataSourceEc2"),
-        "cloud-init did not use its Ec2 datasource: {status}"
-    );
-    let written = run(&["ssh", "admin@debian", "cat /var/tmp/from-user-data"])?;
+    cloud_init_is_done(&home.0)?;
+    println!("cloud-init is done after {} s", begun.elapsed().as_secs());
+    it_stops_by_itself(&home.0)?;
+    boira(&home.0, &["instance", "terminate", "debian"])?;
+    Ok(())
+}
+
+fn launch(home: &Path) -> Result<()> {
+    let user_data = home.join("user-data");
+    std::fs::write(&user_data, USER_DATA).context("write the user data")?;
+    let user_data = user_data.to_str().context("the home's name is no text")?;
+    let words =
+        "instance run --image debian --type t3.micro --disk-gib 4 --name debian --user-data";
+    let words: Vec<&str> = words.split(' ').chain([user_data]).collect();
+    boira(home, &words)?;
+    Ok(())
+}
+
+/// The metadata has become keys, a name, a file system of the disk's size and a script that ran.
+fn cloud_init_is_done(home: &Path) -> Result<()> {
+    let inside = |command: &str| boira(home, &["ssh", "admin@debian", command]);
+    let status = inside("cloud-init status --wait --long || true")?;
+    for expected in ["status: done", "DataSourceEc2"] {
+        ensure!(status.contains(expected), "no {expected:?} in {status}");
+    }
+    let written = inside("cat /var/tmp/from-user-data")?;
     ensure!(
         written.trim() == "written by user data",
         "the user data did not run: {written:?}"
     );
-    let name = run(&["ssh", "admin@debian", "hostname"])?;
+    let name = inside("hostname")?;
+    ensure!(name.starts_with("ip-172-31-"), "the host name is {name:?}");
+    let failed = inside("systemctl --failed --no-legend --plain")?;
+    ensure!(failed.trim().is_empty(), "units have failed: {failed}");
+    let size = inside("df --output=size --block-size=1M / | tail -1")?;
+    let megabytes: u32 = size.trim().parse().context("read df's answer")?;
+    ensure!(megabytes > 3500, "the root has {megabytes} of its 4096 MiB");
+    Ok(())
+}
+
+fn it_stops_by_itself(home: &Path) -> Result<()> {
+    boira(home, &["instance", "stop", "debian"])?;
+    let history = boira(home, &["instance", "log", "debian"])?;
     ensure!(
-        name.trim().starts_with("ip-172-31-"),
-        "the host name is {name:?}"
+        !history.contains("guest switched off"),
+        "it did not obey its power button: {history}"
     );
-    println!(
-        "cloud-init is done after {} s; user data has run",
-        begun.elapsed().as_secs()
-    );
-    run(&["instance", "terminate", "debian"])?;
     Ok(())
 }
 

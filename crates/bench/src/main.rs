@@ -38,7 +38,7 @@ struct Arguments {
 enum Command {
     /// Take the figures of docs/performance.md
     Figures(figures::Arguments),
-    /// Simulate without limit, or boot Debian with cloud-init
+    /// Boot Debian with cloud-init, then simulate without limit
     Soak(soak::Arguments),
     /// A client process: jobs on standard input, outcomes on standard output
     #[command(hide = true)]

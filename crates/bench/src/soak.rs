@@ -1,5 +1,5 @@
-//! The tests that take as long as one likes: seeds of the simulator without limit, and Debian with
-//! cloud-init from the command line to a login.
+//! The tests that take longer than `./test` may: Debian with cloud-init from the command line to a
+//! login, then seeds of the simulator without limit.
 
 use crate::debian;
 use anyhow::{Context, Result, bail};
@@ -13,13 +13,13 @@ pub struct Arguments {
     /// The first seed; the next ones follow it
     #[arg(long)]
     seed: Option<u64>,
-    /// Build the debian image, boot it and check cloud-init, before the simulator
+    /// Only the simulator: don't boot Debian first, which needs root
     #[arg(long)]
-    debian: bool,
+    no_debian: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    if arguments.debian {
+    if !arguments.no_debian {
         debian::boot().context("Debian with cloud-init")?;
     }
     let seed = arguments
@@ -44,6 +44,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             println!("{} seeds from {seed} on, no failure", totals.seeds);
             Ok(())
         }
-        Err(failure) => bail!("{failure}"),
+        Err(failure) => bail!(
+            "{failure}\nrepeat with cargo xtask soak --no-debian --seconds 1 --seed {}",
+            failure.seed
+        ),
     }
 }

@@ -46,13 +46,13 @@ impl fmt::Display for Failure {
         for line in &self.trace {
             writeln!(f, "{line}")?;
         }
-        writeln!(
+        write!(
             f,
-            "{:>10.3} FAILED: {}",
+            "{:>10.3} FAILED with seed {}: {}",
             self.at_ms as f64 / 1000.0,
+            self.seed,
             self.what
-        )?;
-        write!(f, "repeat with BOIRA_SEED={}", self.seed)
+        )
     }
 }
 

@@ -1,7 +1,7 @@
 //! The cloud under faults, for a bounded number of seeds. `BOIRA_SEED=n` repeats one run,
 //! `BOIRA_SEEDS=n` runs about so many.
 
-use boira_sim::{Weather, run, seeds};
+use boira_sim::{Failure, Weather, run, seeds};
 
 fn number_of(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -16,11 +16,20 @@ fn without_faults_a_cloud_does_what_it_is_told() {
     }
 }
 
+/// What a failure says, and the command that runs its seed again.
+fn words(failure: &Failure) -> String {
+    format!(
+        "{failure}\nrepeat with BOIRA_SEED={} cargo test -p boira-sim --test seeds converges_0",
+        failure.seed
+    )
+}
+
 /// The seeds of one of `SHARDS` tests, which run beside one another.
 fn shard(number: u64) {
     if let Some(seed) = number_of("BOIRA_SEED") {
         if number == 0 {
-            let summary = run(seed, Weather::Faults).unwrap_or_else(|failure| panic!("{failure}"));
+            let summary =
+                run(seed, Weather::Faults).unwrap_or_else(|failure| panic!("{}", words(&failure)));
             println!("{summary:?}");
         }
         return;
@@ -28,7 +37,7 @@ fn shard(number: u64) {
     let count = number_of("BOIRA_SEEDS").unwrap_or(2000) / SHARDS;
     for seed in number * count..(number + 1) * count {
         if let Err(failure) = run(seed, Weather::Faults) {
-            panic!("{failure}");
+            panic!("{}", words(&failure));
         }
     }
 }

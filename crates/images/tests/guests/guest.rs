@@ -11,12 +11,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use boira_images::{Built, Kind};
+use boira_images::Built;
 
 /// Generous, because other tests share the processors; a healthy guest needs a tenth.
 const PATIENCE: Duration = Duration::from_secs(50);
-/// cloud-init alone takes more than a minute under emulation.
-const PATIENCE_WITH_CLOUD_INIT: Duration = Duration::from_secs(400);
 /// By its firmware's tables cloud-init knows that it runs on something like EC2.
 const FIRMWARE: &str =
     "type=1,serial=ec2f0000-0000-4000-8000-000000000001,uuid=ec2f0000-0000-4000-8000-000000000001";
@@ -165,7 +163,7 @@ impl<'a> Guest<'a> {
 
     /// Waits until the console has said `text` since the last wait, and gives what came up to it.
     pub fn wait_for(&mut self, text: &str) -> String {
-        let deadline = Instant::now() + self.patience();
+        let deadline = Instant::now() + PATIENCE;
         let mut seen = String::new();
         while !seen.contains(text) {
             match self
@@ -185,13 +183,6 @@ impl<'a> Guest<'a> {
             }
         }
         seen
-    }
-
-    fn patience(&self) -> Duration {
-        match self.machine.image.kind {
-            Kind::Tiny => PATIENCE,
-            Kind::Debian => PATIENCE_WITH_CLOUD_INIT,
-        }
     }
 
     /// Types on the serial console.

@@ -146,39 +146,6 @@ fn a_guest_without_metadata_boots_to_its_console_and_reports_a_panic() {
     assert!(!guest.wait_for_end().success());
 }
 
-#[test]
-#[ignore = "builds for a minute and boots for two: cargo xtask soak runs it"]
-fn debian_boots_by_itself_and_cloud_init_takes_the_metadata() {
-    let machine = Machine::new(image(Kind::Debian), true);
-    machine.metadata(
-        "latest/user-data",
-        "#!/bin/sh\necho user data speaks >>/root/runs\n",
-    );
-
-    let mut guest = machine.start();
-    guest.wait_for("END SSH HOST KEY KEYS");
-    assert_eq!(
-        guest.ssh("sudo cat /root/runs; hostname"),
-        "user data speaks\nip-172-31-0-5\n"
-    );
-    assert_eq!(guest.ssh("systemctl --failed --no-legend --plain"), "");
-    let kilobytes: u64 = guest
-        .ssh("df -k / | awk 'NR==2 {print $2}'")
-        .trim()
-        .parse()
-        .unwrap();
-    assert!(
-        kilobytes > 2_500_000,
-        "the root grew to {kilobytes} KiB of its 3 GiB"
-    );
-    let event = guest.qmp(Some("system_powerdown"), "SHUTDOWN");
-    assert!(
-        event.contains("\"guest\": true"),
-        "a clean stop is the guest's own: {event}"
-    );
-    assert!(guest.wait_for_end().success());
-}
-
 /// The host key that the console showed last, without its comment.
 fn host_key(log: &str) -> String {
     let line = log
