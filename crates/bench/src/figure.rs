@@ -44,6 +44,8 @@ pub struct Figure {
     pub notes: Vec<String>,
     /// Why there is no figure.
     pub missing: Option<String>,
+    /// Why the target isn't reached where it isn't; known from looking, so it stands in the code.
+    pub reason: Option<&'static str>,
 }
 
 impl Figure {
@@ -56,6 +58,15 @@ impl Figure {
             reference: None,
             notes: Vec::new(),
             missing: None,
+            reason: None,
+        }
+    }
+
+    /// Says why the target isn't reached, for machines where it isn't.
+    pub fn because(self, reason: &'static str) -> Self {
+        Self {
+            reason: Some(reason),
+            ..self
         }
     }
 

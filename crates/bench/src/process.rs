@@ -88,6 +88,10 @@ pub fn usage(pid: u32) -> Result<Usage> {
     })
 }
 
+pub fn resident_mb(pid: u32) -> Result<f64> {
+    Ok(usage(pid)?.resident_kib as f64 * 1024.0 / 1e6)
+}
+
 fn field(text: &str, name: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     rest.split_whitespace().next()?.parse().ok()

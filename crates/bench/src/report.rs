@@ -105,9 +105,9 @@ fn row(out: &mut String, figure: &Figure) -> std::fmt::Result {
         .ratio()
         .map_or(String::new(), |ratio| format!("{ratio:.2}"));
     let reached = match figure.reached() {
-        Some(true) => "yes",
-        Some(false) => "**no**",
-        None => "",
+        Some(true) => "yes".to_owned(),
+        Some(false) => format!("**no**: {}", figure.reason.unwrap_or("no reason given")),
+        None => String::new(),
     };
     writeln!(
         out,
@@ -184,10 +184,16 @@ mod tests {
         slow.reference = Some(("by hand".into(), Series(vec![4550.0])));
         slow.note("Where:");
         slow.note("  5 ms here");
+        let mut unexplained = Figure::new("rate", "per s", Target::AtLeast(10.0));
+        unexplained.series = Series(vec![9.0]);
         let sections = [Section {
             title: "Guests",
             load: "0.1 0.2 0.3".into(),
-            figures: vec![slow, Figure::missing("agent", "no root".into())],
+            figures: vec![
+                slow.because("its processor is slow"),
+                unexplained,
+                Figure::missing("agent", "no root".into()),
+            ],
         }];
         let extent = Extent {
             rounds: 3,
@@ -196,8 +202,12 @@ mod tests {
         let page = page(&machine, 284.4, extent, &sections);
         assert!(
             page.contains(
-                "| login | ≤ 8000 ms | 9100 (9000 to 9500) ms | 4550: by hand | 2.00 | **no** |"
+                "| login | ≤ 8000 ms | 9100 (9000 to 9500) ms | 4550: by hand | 2.00 | **no**: its processor is slow |"
             ),
+            "{page}"
+        );
+        assert!(
+            page.contains("| rate | ≥ 10 per s | 9 per s |  |  | **no**: no reason given |"),
             "{page}"
         );
         assert!(

@@ -63,7 +63,7 @@ fn thousand(extent: Extent) -> Result<Vec<Figure>> {
         sizes.0 / 1000,
         Series(server_ms).median()
     ));
-    match moto {
+    let rate = match moto {
         Ok(moto) => {
             let target = 50.0 * Series(theirs.clone()).median();
             rate.target = Target::AtLeast((target * 10.0).round() / 10.0);
@@ -76,9 +76,10 @@ fn thousand(extent: Extent) -> Result<Vec<Figure>> {
                 format!("{} with as many instances, same client", moto.version),
                 Series(theirs),
             ));
+            rate
         }
-        Err(error) => rate.note(format!("moto could not be run beside: {error:#}")),
-    }
+        Err(error) => Figure::missing(rate.title, format!("moto can't be run beside: {error:#}")),
+    };
     Ok(vec![time, rate])
 }
 

@@ -33,8 +33,8 @@ pub fn take(extent: Extent) -> Result<Vec<Figure>> {
         live.round(8, extent.size(250, 5), &mut beside)?;
     }
     Ok(vec![
-        one.figure("RunInstances, 1 client", Some((2000.0, 1.0))),
-        eight.figure("RunInstances, 8 clients", Some((5000.0, 8.0))),
+        one.figure("RunInstances, 1 client, no host connected", Some((2000.0, 1.0))),
+        eight.figure("RunInstances, 8 clients, no host connected", Some((5000.0, 8.0))),
         beside.figure("RunInstances, 8 clients, while 100 simulated hosts on the same processors start what is launched", None),
     ])
 }

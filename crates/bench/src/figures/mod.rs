@@ -3,13 +3,14 @@
 mod describe;
 mod durable;
 mod guests;
+mod idle;
 mod placing;
 mod resident;
 
 use crate::figure::Figure;
 use crate::machine::{self, Machine};
 use crate::report::{self, Section};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -79,11 +80,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             continue;
         }
         eprintln!("{title} …");
-        let load = machine::load()?;
-        let figures = match take(extent) {
-            Ok(figures) => figures,
-            Err(error) => vec![Figure::missing(title, format!("{error:#}"))],
-        };
+        let (load, figures) = section(title, take, extent)?;
         for figure in &figures {
             eprintln!("  {}", report::line(figure));
         }
@@ -94,6 +91,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         });
     }
     let page = report::page(&machine, fdatasync, extent, &sections);
+    let missing: Vec<&str> = sections
+        .iter()
+        .flat_map(|section| &section.figures)
+        .filter(|figure| figure.missing.is_some())
+        .map(|figure| figure.title.as_str())
+        .collect();
+    if !missing.is_empty() {
+        println!("{page}");
+        bail!("not taken, so no page is written: {}", missing.join("; "));
+    }
     match &arguments.page {
         Some(path) if !arguments.quick && arguments.only.is_empty() => {
             std::fs::write(path, page).with_context(|| format!("write {}", path.display()))?;
@@ -102,4 +109,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         _ => println!("{page}"),
     }
     Ok(())
+}
+
+/// The load averages before a section, and its figures.
+fn section(title: &str, take: Take, extent: Extent) -> Result<(String, Vec<Figure>)> {
+    let quiet = match extent.quick {
+        true => Ok(()),
+        false => machine::wait_until_idle(),
+    };
+    let load = machine::load()?;
+    let figures = quiet
+        .and_then(|()| take(extent))
+        .unwrap_or_else(|error| vec![Figure::missing(title, format!("{error:#}"))]);
+    Ok((load, figures))
 }

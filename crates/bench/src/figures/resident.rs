@@ -1,17 +1,17 @@
 //! What a controller with many instances takes: memory, the time until it is ready, and what it does
 //! when nothing happens.
 
-use super::Extent;
+use super::{Extent, idle};
 use crate::cloud::{Cloud, Shape};
 use crate::figure::{Figure, Target};
-use crate::process::{ms_between, now_ns, usage};
+use crate::process::{ms_between, now_ns, resident_mb};
 use crate::worker::{Job, Worker};
 use anyhow::{Context, Result};
 use boira_core::sync::{Accepted, Outbox};
 use serde_json::Value;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+const MEMORY: Target = Target::AtMost(75.0);
 const COUNT: &str = "Action=DescribeRegions&Version=2016-11-15";
 
 pub fn take(extent: Extent) -> Result<Vec<Figure>> {
@@ -23,14 +23,28 @@ pub fn take(extent: Extent) -> Result<Vec<Figure>> {
     })?;
     cloud.launch(count)?;
     cloud.wait_running(u64::from(count))?;
-    let mut figures = idle(&mut cloud, count, extent)?;
+    // Guests that were just started are asked twice before all is quiet.
+    std::thread::sleep(Duration::from_secs(u64::from(extent.size(35, 3))));
+    let mut launched = Figure::new(
+        format!("Controller that has launched {count} instances on {hosts} hosts, resident"),
+        "MB",
+        MEMORY,
+    );
+    launched.series.0.push(resident_mb(cloud.pid())?);
+    let mut figures = idle::figures(
+        &format!("with {count} instances on {hosts} connected hosts"),
+        &[("controller", cloud.pid())],
+        cloud.home(),
+        extent,
+    )?;
     figures.push(heartbeat(&mut cloud)?);
+    figures.push(launched);
     let mut memory = Figure::new(
         format!(
             "Controller with {count} instances on {hosts} hosts, resident after a start and one DescribeInstances of all"
         ),
         "MB",
-        Target::AtMost(75.0),
+        MEMORY,
     );
     let mut start = Figure::new(
         format!(
@@ -39,10 +53,6 @@ pub fn take(extent: Extent) -> Result<Vec<Figure>> {
         "ms",
         Target::AtMost(300.0),
     );
-    memory.note(format!(
-        "After launching all of them it was {:.1} MB.",
-        resident_mb(cloud.pid())?
-    ));
     let mut worker = Worker::start()?;
     for _ in 0..extent.rounds {
         worker.begin(&Job::UntilAnswered {
@@ -76,10 +86,6 @@ fn closed_port(cloud: &mut Cloud) -> Result<crate::client::Login> {
     Ok(cloud.admin.clone())
 }
 
-fn resident_mb(pid: u32) -> Result<f64> {
-    Ok(usage(pid)?.resident_kib as f64 * 1024.0 / 1e6)
-}
-
 fn wait_for_hosts(cloud: &mut Cloud) -> Result<()> {
     let deadline = now_ns() + 20_000_000_000;
     loop {
@@ -96,54 +102,6 @@ fn wait_for_hosts(cloud: &mut Cloud) -> Result<()> {
         anyhow::ensure!(now_ns() < deadline, "hosts don't come back after a restart");
         std::thread::sleep(Duration::from_millis(100));
     }
-}
-
-/// What happens in 20 s in which nobody wants anything.
-fn idle(cloud: &mut Cloud, count: u32, extent: Extent) -> Result<Vec<Figure>> {
-    let seconds = extent.size(20, 4);
-    // Guests that were just started are asked twice before all is quiet.
-    std::thread::sleep(Duration::from_secs(u64::from(extent.size(35, 3))));
-    let mut written = Figure::new(
-        format!("Idle for {seconds} s with {count} instances: bytes that the controller wrote"),
-        "B",
-        Target::AtMost(0.0),
-    );
-    let mut cpu = Figure::new(
-        format!(
-            "Idle for {seconds} s with {count} instances: share of one core that the controller took"
-        ),
-        "%",
-        Target::AtMost(0.2),
-    );
-    let before = (usage(cloud.pid())?, files(cloud.home())?);
-    std::thread::sleep(Duration::from_secs(u64::from(seconds)));
-    let after = (usage(cloud.pid())?, files(cloud.home())?);
-    written
-        .series
-        .0
-        .push((after.0.write_bytes - before.0.write_bytes) as f64);
-    written.note(match before.1 == after.1 {
-        true => "Size and time of the store's files stayed the same.".to_owned(),
-        false => format!(
-            "The store's files changed: {:?} and then {:?}.",
-            before.1, after.1
-        ),
-    });
-    let ticks = (after.0.ticks - before.0.ticks) as f64;
-    cpu.series.0.push(ticks / f64::from(seconds));
-    cpu.note("The kernel counts CPU time in ticks of 10 ms; 0.2 % are four ticks in 20 s. All hosts stay connected and poll.");
-    Ok(vec![written, cpu])
-}
-
-fn files(home: &Path) -> Result<Vec<(u64, Option<SystemTime>)>> {
-    ["boira.db", "boira.db-wal"]
-        .iter()
-        .map(|name| {
-            let meta =
-                std::fs::metadata(home.join(name)).with_context(|| format!("look at {name}"))?;
-            Ok((meta.len(), meta.modified().ok()))
-        })
-        .collect()
 }
 
 /// The body of a poll with nothing to say, of a host that has accepted all parts.
