@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use boira_hypervisor::ExitReason;
 use boira_model::wire::{GuestState, WantedPort, WantedVpc};
 use boira_model::{Cidr, Exit, InstanceId, Peer, Protocol};
@@ -108,11 +108,6 @@ fn rules(rules: &[(Protocol, Peer)]) -> Result<Vec<network::Rule>> {
 
 fn port(port: &WantedPort) -> Result<network::PortSpec> {
     let about = &port.metadata;
-    let user_data = about
-        .user_data
-        .as_ref()
-        .map(|text| STANDARD.decode(text).context("user data is not base64"))
-        .transpose()?;
     Ok(network::PortSpec {
         eni: port.interface.to_string(),
         instance: port.instance.to_string(),
@@ -136,7 +131,7 @@ fn port(port: &WantedPort) -> Result<network::PortSpec> {
             launch_time: boira_core::wanted::iso_seconds(about.launched),
             architecture: about.architecture.clone(),
             public_keys: about.public_keys.clone(),
-            user_data,
+            user_data: about.user_data.as_deref().and_then(user_data),
             security_groups: about.groups.iter().map(|(_, name)| name.clone()).collect(),
             tags: about.tags.clone(),
             block_devices: [("ami", "vda"), ("root", "/dev/vda")]
@@ -153,6 +148,19 @@ fn port(port: &WantedPort) -> Result<network::PortSpec> {
     })
 }
 
+/// A guest whose user data can't be read goes without: its network has other guests too.
+fn user_data(base64: &str) -> Option<Vec<u8>> {
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &base64::alphabet::STANDARD,
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    );
+    let text: String = base64.split_ascii_whitespace().collect();
+    LENIENT
+        .decode(text)
+        .inspect_err(|error| tracing::warn!("user data is left out, it is no base64: {error}"))
+        .ok()
+}
+
 /// Bytes as a stream that ends after them and takes nothing.
 pub fn read_only(bytes: Vec<u8>) -> impl AsyncRead + AsyncWrite + Send + Unpin {
     tokio::io::join(std::io::Cursor::new(bytes), tokio::io::sink())
@@ -167,5 +175,13 @@ mod tests {
         let one = uuid(&InstanceId::from_entropy(1));
         assert_eq!(one, "ec200000-0000-0000-0000-000000000001");
         assert_ne!(one, uuid(&InstanceId::from_entropy(u64::MAX)));
+    }
+
+    #[test]
+    fn user_data_is_read_in_every_spelling_of_base64_and_rubbish_is_left_out() {
+        for text in ["aGVsbG8=", "aGVsbG8", "aGVs\nbG8=\r\n"] {
+            assert_eq!(user_data(text).as_deref(), Some(&b"hello"[..]), "{text:?}");
+        }
+        assert_eq!(user_data("!"), None);
     }
 }

@@ -187,7 +187,7 @@ pub struct Instance {
     /// The key's OpenSSH line at the launch: what happens to the key pair later doesn't change it.
     #[serde(default)]
     pub public_key: Option<String>,
-    /// Base64, as it came.
+    /// Base64 with padding and without line breaks.
     pub user_data: Option<String>,
     pub root_device: String,
     pub disks: Vec<VolumeId>,

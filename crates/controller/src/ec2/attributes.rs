@@ -1,7 +1,7 @@
 //! Describe, Modify and ResetInstanceAttribute.
 
 use super::instance_value::{block_devices, groups};
-use super::run_instances::check_user_data;
+use super::run_instances;
 use super::{Answer, Call, Outcome, honours, refusals, strings};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -196,10 +196,7 @@ fn shutdown_behavior(text: &str) -> Result<Setting, ApiError> {
 }
 
 fn user_data(base64: &str) -> Result<Setting, ApiError> {
-    check_user_data(base64)?;
-    Ok(Setting::UserData(
-        (!base64.is_empty()).then(|| base64.to_owned()),
-    ))
+    run_instances::user_data(base64).map(Setting::UserData)
 }
 
 fn source_check(call: &Call, draft: &mut Draft, id: &str, on: bool) -> Result<(), ApiError> {

@@ -1,6 +1,8 @@
 //! RunInstances: from the request's tree to the core's launch, and its answer.
 
 use super::{Answer, Call, Outcome, honours, instance_value, refusals, strings, tags};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use boira_api::ApiError;
 use boira_api::value::{Struct, Value};
 use boira_core::Draft;
@@ -23,6 +25,7 @@ const HONOURED: &[&str] = &[
     "EbsOptimized",
     "EnclaveOptions",
     "HibernationOptions",
+    "IamInstanceProfile",
     "ImageId",
     "InstanceInitiatedShutdownBehavior",
     "InstanceType",
@@ -96,10 +99,7 @@ fn parse(call: &Call) -> Result<Ask, ApiError> {
     if let Some(placement) = placement {
         honours(placement, &["AvailabilityZone", "Tenancy", "GroupName"])?;
         only(placement, "Tenancy", &["default"])?;
-        if placement
-            .str("GroupName")
-            .is_some_and(|name| !name.is_empty())
-        {
+        if text(placement, "GroupName").is_some() {
             return Err(ApiError::unsupported_parameter("Placement.GroupName"));
         }
     }
@@ -109,16 +109,15 @@ fn parse(call: &Call) -> Result<Ask, ApiError> {
         instance_type: request.str("InstanceType").unwrap_or("m1.small").to_owned(),
         min,
         max,
-        key_name: request.str("KeyName").map(str::to_owned),
+        key_name: text(request, "KeyName").map(str::to_owned),
         groups: network.groups,
         group_names: strings(request, "SecurityGroups"),
         subnet: network.subnet,
         zone: placement
-            .and_then(|p| p.str("AvailabilityZone"))
-            .filter(|zone| !zone.is_empty())
+            .and_then(|p| text(p, "AvailabilityZone"))
             .map(str::to_owned),
         private_ip: network.ip,
-        user_data: user_data(request)?,
+        user_data: user_data(request.str("UserData").unwrap_or_default())?,
         root_gib: root.gib,
         root_type: root.kind,
         delete_root: root.delete,
@@ -196,9 +195,9 @@ struct Network {
 /// The one interface that a launch may have: by the call's own members, or by `NetworkInterface.1`.
 fn network(request: &Struct) -> Result<Network, ApiError> {
     let own = Network {
-        subnet: request.str("SubnetId").map(str::to_owned),
+        subnet: text(request, "SubnetId").map(str::to_owned),
         groups: strings(request, "SecurityGroupIds"),
-        ip: address(request.str("PrivateIpAddress"))?,
+        ip: address(text(request, "PrivateIpAddress"))?,
         delete: true,
         description: String::new(),
     };
@@ -206,7 +205,12 @@ fn network(request: &Struct) -> Result<Network, ApiError> {
     let network = match interfaces {
         [] => own,
         [Value::Struct(one)] => {
-            if own.subnet.is_some() || !own.groups.is_empty() || own.ip.is_some() {
+            let named = strings(request, "SecurityGroups");
+            if own.subnet.is_some()
+                || !own.groups.is_empty()
+                || !named.is_empty()
+                || own.ip.is_some()
+            {
                 return Err(ApiError::invalid_combination(
                     "Network interfaces and an instance-level subnet ID, security groups or private address may not be specified on the same request",
                 ));
@@ -245,7 +249,10 @@ fn interface(one: &Struct) -> Result<Network, ApiError> {
         ],
     )?;
     only(one, "InterfaceType", &["interface"])?;
-    if one.int("DeviceIndex").unwrap_or(0) != 0 || one.int("NetworkCardIndex").unwrap_or(0) != 0 {
+    let index = one
+        .int("DeviceIndex")
+        .ok_or_else(|| ApiError::missing_parameter("NetworkInterface.1.DeviceIndex"))?;
+    if index != 0 || one.int("NetworkCardIndex").unwrap_or(0) != 0 {
         return Err(ApiError::invalid_parameter_value(
             "The first network interface must have device index 0 on network card 0.",
         ));
@@ -257,9 +264,9 @@ fn interface(one: &Struct) -> Result<Network, ApiError> {
         ));
     }
     Ok(Network {
-        subnet: one.str("SubnetId").map(str::to_owned),
+        subnet: text(one, "SubnetId").map(str::to_owned),
         groups: strings(one, "Groups"),
-        ip: address(one.str("PrivateIpAddress"))?,
+        ip: address(text(one, "PrivateIpAddress"))?,
         delete: one.bool("DeleteOnTermination").unwrap_or(true),
         description: one.str("Description").unwrap_or_default().to_owned(),
     })
@@ -362,16 +369,9 @@ fn check_root_device(draft: &Draft, ask: &Ask) -> Result<(), ApiError> {
     }
 }
 
-/// The base64 text as it came, after a look at what is inside.
-fn user_data(request: &Struct) -> Result<Option<String>, ApiError> {
-    let Some(text) = request.str("UserData").filter(|text| !text.is_empty()) else {
-        return Ok(None);
-    };
-    check_user_data(text)?;
-    Ok(Some(text.to_owned()))
-}
-
-pub fn check_user_data(text: &str) -> Result<(), ApiError> {
+/// User data in the one spelling of base64 that every later reader takes: clients leave out the
+/// padding and break lines. Empty user data is none.
+pub fn user_data(text: &str) -> Result<Option<String>, ApiError> {
     let raw = boira_api::decode::decode_base64(text).ok_or_else(|| {
         ApiError::invalid_parameter_value("Invalid BASE64 encoding of user data.")
     })?;
@@ -380,7 +380,7 @@ pub fn check_user_data(text: &str) -> Result<(), ApiError> {
             "User data is limited to {USER_DATA_BYTES} bytes"
         )));
     }
-    Ok(())
+    Ok((!raw.is_empty()).then(|| STANDARD.encode(raw)))
 }
 
 pub fn metadata_options(request: &Struct) -> Result<MetadataOptions, ApiError> {
@@ -419,6 +419,11 @@ pub fn apply_metadata_options(
     Ok(())
 }
 
+/// A text, if there is one: clients send what they have no value for as an empty parameter.
+fn text<'a>(structure: &'a Struct, member: &str) -> Option<&'a str> {
+    structure.str(member).filter(|text| !text.is_empty())
+}
+
 /// Values that ask for what happens anyway are fine; others are refused, never ignored.
 fn refuse_unhonoured_values(request: &Struct) -> Result<(), ApiError> {
     for (group, member) in [
@@ -430,6 +435,13 @@ fn refuse_unhonoured_values(request: &Struct) -> Result<(), ApiError> {
                 "{group}.{member}"
             )));
         }
+    }
+    if let Some(profile) = request.structure("IamInstanceProfile")
+        && ["Arn", "Name"]
+            .into_iter()
+            .any(|name| text(profile, name).is_some())
+    {
+        return Err(ApiError::unsupported_parameter("IamInstanceProfile"));
     }
     if let Some(reservation) = request.structure("CapacityReservationSpecification") {
         honours(reservation, &["CapacityReservationPreference"])?;
@@ -495,3 +507,6 @@ fn fingerprint(request: &Struct) -> String {
     }
     hex::encode(hash.finalize())
 }
+
+#[cfg(test)]
+mod tests;
