@@ -173,9 +173,9 @@ pub fn read(list: &[Value]) -> Result<Tags, ApiError> {
             ));
         }
         refuse_reserved(key)?;
-        if value.chars().count() > 255 {
+        if value.chars().count() > 256 {
             return Err(ApiError::invalid_parameter_value(
-                "Tag values have up to 255 Unicode characters",
+                "Tag values have up to 256 Unicode characters",
             ));
         }
         if tags.insert(key.to_owned(), value.to_owned()).is_some() {
@@ -334,12 +334,15 @@ mod tests {
             "Tag.1.Key=AWS:x&Tag.1.Value=1",
             "Tag.1.Key=&Tag.1.Value=1",
             &format!("Tag.1.Key={long}&Tag.1.Value=1"),
-            &format!("Tag.1.Key=a&Tag.1.Value={long}{long}"),
+            &format!("Tag.1.Key=a&Tag.1.Value={long}{long}x"),
             "Tag.1.Key=a&Tag.1.Value=1&Tag.2.Key=a&Tag.2.Value=2",
         ] {
             let query = format!("Action=CreateTags&ResourceId.1={id}&{tag}");
             assert_eq!(cloud.refusal(&query), "InvalidParameterValue", "{tag}");
         }
+        cloud.ok(&format!(
+            "Action=CreateTags&ResourceId.1={id}&Tag.1.Key=a&Tag.1.Value={long}{long}"
+        ));
         assert_eq!(
             cloud.refusal(&format!(
                 "Action=DeleteTags&ResourceId.1={id}&Tag.1.Key=aws:x"
