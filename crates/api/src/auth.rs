@@ -142,7 +142,7 @@ impl<'a> RequestHead<'a> {
 impl AuthError {
     /// The error as the services of this protocol answer it.
     ///
-    /// EC2 doesn't tell a wrong secret from an unknown key; the others do.
+    /// EC2 doesn't tell a wrong secret from an unknown key or token; the others do.
     pub fn to_api_error(&self, protocol: Protocol) -> ApiError {
         match (self, protocol) {
             (AuthError::Missing, _) => ApiError::new(
@@ -152,19 +152,20 @@ impl AuthError {
             (AuthError::Incomplete(reason), _) => {
                 ApiError::new("IncompleteSignature", reason.as_str())
             }
-            (AuthError::UnknownKey | AuthError::Mismatch, Protocol::Ec2) => ApiError::new(
+            (
+                AuthError::UnknownKey | AuthError::Mismatch | AuthError::SessionToken,
+                Protocol::Ec2,
+            ) => ApiError::new(
                 "AuthFailure",
                 "AWS was not able to validate the provided access credentials",
             ),
             (AuthError::Scope(reason), Protocol::Ec2) => {
                 ApiError::new("AuthFailure", reason.as_str())
             }
-            (AuthError::UnknownKey, Protocol::Query) | (AuthError::SessionToken, _) => {
-                ApiError::new(
-                    "InvalidClientTokenId",
-                    "The security token included in the request is invalid.",
-                )
-            }
+            (AuthError::UnknownKey | AuthError::SessionToken, Protocol::Query) => ApiError::new(
+                "InvalidClientTokenId",
+                "The security token included in the request is invalid.",
+            ),
             (AuthError::Mismatch, Protocol::Query) => ApiError::new(
                 "SignatureDoesNotMatch",
                 "The request signature we calculated does not match the signature you provided. \

@@ -386,6 +386,14 @@ fn each_protocol_has_its_own_errors() {
         is("AuthFailure", 401)
     );
     assert_eq!(
+        of(AuthError::SessionToken, Protocol::Ec2),
+        is("AuthFailure", 401)
+    );
+    assert_eq!(
+        of(AuthError::SessionToken, Protocol::Query),
+        is("InvalidClientTokenId", 403)
+    );
+    assert_eq!(
         of(AuthError::UnknownKey, Protocol::Query),
         is("InvalidClientTokenId", 403)
     );
