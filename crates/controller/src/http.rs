@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use boira_api::ApiError;
 use boira_api::auth::{self, AuthError, Claim, Demands, RequestHead};
@@ -23,6 +23,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// AWS's clients show this one; the body repeats it.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 /// Bodies of query requests; user data of 16 KiB in base64 and form encoding is far below.
 const BODY_BYTES: usize = 1 << 20;
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
@@ -41,17 +43,24 @@ type Parameters<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
 /// Requests of AWS's clients.
 async fn aws(State(controller): State<Arc<Controller>>, request: Request) -> Response {
     let request_id = request_id();
+    let mut response = answer(&controller, request, &request_id).await;
+    let value = HeaderValue::from_str(&request_id).expect("hexadecimal digits and dashes");
+    response.headers_mut().insert(REQUEST_ID, value);
+    response
+}
+
+async fn answer(controller: &Arc<Controller>, request: Request, request_id: &str) -> Response {
     let (parts, body) = request.into_parts();
     // Until the service is known, errors are EC2's: its clients are the most.
     let ec2 = &shapes::ec2::SERVICE;
     let body = match read_body(body).await {
         Ok(body) => body,
-        Err(error) => return failure(ec2, &error, &request_id),
+        Err(error) => return failure(ec2, &error, request_id),
     };
     let query = parts.uri.query().unwrap_or_default().as_bytes();
     let parameters = match parameters(&parts.headers, query, &body) {
         Ok(parameters) => parameters,
-        Err(error) => return failure(ec2, &error, &request_id),
+        Err(error) => return failure(ec2, &error, request_id),
     };
     let headers = headers(&parts);
     let head = RequestHead {
@@ -68,15 +77,15 @@ async fn aws(State(controller): State<Arc<Controller>>, request: Request) -> Res
     );
     let hash: [u8; 32] = Sha256::digest(&body).into();
     let account = claim
-        .and_then(|claim| identify(&controller, &claim, &head, &hash, service.name))
+        .and_then(|claim| identify(controller, &claim, &head, &hash, service.name))
         .map_err(|error| error.to_api_error(service.protocol));
     let outcome = match account {
-        Ok(account) => act(&controller, service, &parameters, account, &request_id).await,
+        Ok(account) => act(controller, service, &parameters, account, request_id).await,
         Err(error) => Err(error),
     };
     match outcome {
         Ok(response) => response,
-        Err(error) => failure(service, &error, &request_id),
+        Err(error) => failure(service, &error, request_id),
     }
 }
 
@@ -221,8 +230,8 @@ async fn act(
         facts: controller.facts.clone(),
     };
     if dry {
-        let state = &controller.cluster.snapshot().state;
-        return Err(ec2::dry_run(act, &call, state, rand::random()));
+        let snapshot = controller.cluster.snapshot();
+        return Err(ec2::dry_run(act, &call, &snapshot, rand::random()));
     }
     let answer = carry_out(controller, act, call).await?;
     Ok(write(operation, version, request_id, answer))
@@ -235,7 +244,10 @@ async fn carry_out(
 ) -> Result<Answer, ApiError> {
     match act {
         Act::Read(read) => read(&call, &controller.cluster.snapshot()),
-        Act::Wait(wait) => wait(call, controller.clone()).await,
+        Act::Wait(check, wait) => {
+            check(&call, &controller.cluster.snapshot().state)?;
+            wait(call, controller.clone()).await
+        }
         Act::Write(write) => {
             let write = *write;
             controller

@@ -20,10 +20,15 @@ const OUTPUT_BYTES: u64 = 64 << 10;
 /// How long a host may take to send that much, once it has opened the stream.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// What GetConsoleOutput can say before it asks a host.
+pub fn check(call: &Call, state: &State) -> Result<(), ApiError> {
+    // With and without `Latest` the answer is the latest output.
+    call.honours(&["InstanceId", "Latest"])?;
+    named(state, call).map(drop)
+}
+
 pub fn output(call: Call, controller: Arc<Controller>) -> Waiting {
     Box::pin(async move {
-        // With and without `Latest` the answer is the latest output.
-        call.honours(&["InstanceId", "Latest"])?;
         let host = host_of(&controller.cluster.snapshot().state, &call)?;
         let log = match host {
             Some(host) => read(&call, &controller, &host).await?,

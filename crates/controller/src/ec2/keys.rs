@@ -10,7 +10,7 @@ use boira_api::output::ec2::{
 use boira_api::{ApiError, id};
 use boira_core::key::{self, NewKey};
 use boira_core::refusal::Thing;
-use boira_core::{Draft, Refusal};
+use boira_core::{Draft, Refusal, State};
 use boira_model::{KeyKind, KeyPair, Tags};
 use boira_store::Snapshot;
 use std::sync::Arc;
@@ -30,19 +30,18 @@ static LISTING: Listing = Listing {
     page: PAGE,
 };
 
+/// Before the costly part of CreateKeyPair; the writer checks again.
+pub fn check(call: &Call, state: &State) -> Result<(), ApiError> {
+    let ask = Ask::of(call)?;
+    match state.key_pair(&call.account, &ask.name) {
+        Some(_) => Err(refusals::error(Refusal::Duplicate("key pair", ask.name))),
+        None => Ok(()),
+    }
+}
+
 pub fn create(call: Call, controller: Arc<Controller>) -> Waiting {
     Box::pin(async move {
         let ask = Ask::of(&call)?;
-        // Before the costly part; the writer checks again.
-        if controller
-            .cluster
-            .snapshot()
-            .state
-            .key_pair(&call.account, &ask.name)
-            .is_some()
-        {
-            return Err(refusals::error(Refusal::Duplicate("key pair", ask.name)));
-        }
         let made = make(ask.kind, &ask.name).await?;
         controller
             .cluster

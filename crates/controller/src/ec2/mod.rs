@@ -76,7 +76,11 @@ pub type Waiting = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 pub enum Act {
     Read(fn(&Call, &Arc<Snapshot>) -> Outcome),
     Write(fn(&Call, &mut Draft) -> Outcome),
-    Wait(fn(Call, Arc<Controller>) -> Waiting),
+    /// With what can be known of the request without waiting.
+    Wait(
+        fn(&Call, &State) -> Result<(), ApiError>,
+        fn(Call, Arc<Controller>) -> Waiting,
+    ),
 }
 
 /// What is served, by name; the documentation's coverage table is generated from it.
@@ -89,7 +93,7 @@ pub static ACTIONS: &[(&str, Act)] = &[
         "AuthorizeSecurityGroupIngress",
         Act::Write(groups::authorize_ingress),
     ),
-    ("CreateKeyPair", Act::Wait(keys::create)),
+    ("CreateKeyPair", Act::Wait(keys::check, keys::create)),
     ("CreateSecurityGroup", Act::Write(groups::create)),
     ("CreateTags", Act::Write(tags::create)),
     ("DeleteKeyPair", Act::Write(keys::delete)),
@@ -275,7 +279,10 @@ pub static ACTIONS: &[(&str, Act)] = &[
         "EnableImageDeregistrationProtection",
         Act::Write(images::enable_protection),
     ),
-    ("GetConsoleOutput", Act::Wait(console::output)),
+    (
+        "GetConsoleOutput",
+        Act::Wait(console::check, console::output),
+    ),
     ("GetPasswordData", Act::Read(console::password)),
     ("ImportKeyPair", Act::Write(keys::import)),
     ("ModifyImageAttribute", Act::Write(images::modify_attribute)),
@@ -401,17 +408,19 @@ pub fn strings(structure: &Struct, member: &str) -> Vec<String> {
     structure.list(member).iter().filter_map(text).collect()
 }
 
-/// Runs a write without keeping what it does, as `DryRun` asks.
-pub fn dry_run(act: &Act, call: &Call, state: &State, seed: u64) -> ApiError {
-    match act {
-        Act::Write(act) => {
+/// Runs an action without keeping what it does, as `DryRun` asks.
+pub fn dry_run(act: &Act, call: &Call, snapshot: &Arc<Snapshot>, seed: u64) -> ApiError {
+    let outcome = match act {
+        Act::Read(read) => read(call, snapshot).map(drop),
+        Act::Write(write) => {
             let ctx = boira_core::Ctx::new(call.now, seed);
-            match act(call, &mut Draft::new(state.clone(), ctx)) {
-                Ok(_) => ApiError::dry_run(),
-                Err(error) => error,
-            }
+            write(call, &mut Draft::new(snapshot.state.clone(), ctx)).map(drop)
         }
-        Act::Read(_) | Act::Wait(_) => ApiError::dry_run(),
+        Act::Wait(check, _) => check(call, &snapshot.state),
+    };
+    match outcome {
+        Ok(()) => ApiError::dry_run(),
+        Err(error) => error,
     }
 }
 

@@ -71,12 +71,12 @@ impl Cloud {
         let act = super::action(call.operation.name)
             .ok_or_else(|| ApiError::unsupported_operation(call.operation.name))?;
         if call.request.bool("DryRun") == Some(true) {
-            return Err(super::dry_run(act, &call, &self.state, self.seed));
+            return Err(super::dry_run(act, &call, &self.snapshot(), self.seed));
         }
         let answer = match act {
             Act::Read(read) => read(&call, &self.snapshot())?,
             Act::Write(write) => self.try_edit(|draft| write(&call, draft))?,
-            Act::Wait(_) => panic!("{} waits; call its pure part", call.operation.name),
+            Act::Wait(..) => panic!("{} waits; call its pure part", call.operation.name),
         };
         Ok(Reply::new(&call, answer))
     }
