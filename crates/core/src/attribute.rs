@@ -11,7 +11,6 @@ pub enum Setting {
     AutoRecovery(bool),
     /// `standard` or `unlimited`, for burstable types.
     CpuCredits(String),
-    EbsOptimized(bool),
     InstanceType(String),
     Metadata(MetadataOptions),
     Monitoring(bool),
@@ -25,7 +24,7 @@ pub enum Setting {
 impl Setting {
     fn needs_stop(&self) -> bool {
         match self {
-            Self::EbsOptimized(_) | Self::InstanceType(_) | Self::UserData(_) => true,
+            Self::InstanceType(_) | Self::UserData(_) => true,
             Self::AutoRecovery(_)
             | Self::CpuCredits(_)
             | Self::Metadata(_)
@@ -63,10 +62,6 @@ pub fn set(
             let what = format!("CPU credits {option}");
             row.cpu_credits = Some(option);
             what
-        }
-        Setting::EbsOptimized(on) => {
-            row.ebs_optimized = on;
-            format!("EBS optimization {}", words(on))
         }
         Setting::InstanceType(name) => {
             let what = format!("type {name} in place of {}", row.instance_type);
@@ -123,10 +118,7 @@ fn set_type(draft: &Draft, row: &mut Instance, name: String) -> Result<(), Refus
     row.vcpus = kind.vcpus;
     row.memory_bytes = kind.memory_bytes();
     row.cpu_credits = match kind.burstable {
-        true => row
-            .cpu_credits
-            .take()
-            .or_else(|| Some("standard".to_owned())),
+        true => row.cpu_credits.take().or_else(|| kind.default_credits()),
         false => None,
     };
     row.instance_type = name;

@@ -19,6 +19,7 @@ pub fn deregister(draft: &mut Draft, id: &str) -> Result<(), Refusal> {
         return Err(Refusal::Protected {
             id: id.into(),
             verb: "deregistered",
+            attribute: "deregistrationProtection",
         });
     }
     draft.delete(Kind::Image, id);

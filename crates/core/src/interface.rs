@@ -56,9 +56,7 @@ pub fn set_groups(
         }
     }
     if chosen.len() > MAX_GROUPS {
-        return Err(Refusal::Limit(format!(
-            "{MAX_GROUPS} security groups per interface"
-        )));
+        return Err(Refusal::TooManyGroups);
     }
     row.groups = chosen;
     put(draft, row);

@@ -33,7 +33,6 @@ pub struct Launch {
     pub shutdown_behavior: ShutdownBehavior,
     pub termination_protection: bool,
     pub stop_protection: bool,
-    pub ebs_optimized: bool,
     pub monitoring: bool,
     pub cpu_credits: Option<String>,
     pub auto_recovery: bool,
@@ -69,7 +68,6 @@ impl Launch {
             shutdown_behavior: ShutdownBehavior::Stop,
             termination_protection: false,
             stop_protection: false,
-            ebs_optimized: false,
             monitoring: false,
             cpu_credits: None,
             auto_recovery: true,
@@ -88,10 +86,10 @@ pub fn launch(draft: &mut Draft, ask: &Launch) -> Result<Vec<InstanceId>, Refusa
         return Ok(earlier);
     }
     let order = resolve(draft, ask)?;
-    check_quota(draft, ask)?;
+    let most = quota(draft, ask)?;
     let reservation = ReservationId::from_entropy(draft.ctx.entropy());
     let mut ids = Vec::new();
-    for index in 0..ask.max {
+    for index in 0..most {
         match launch_one(draft, ask, &order, &reservation, index) {
             Ok(id) => ids.push(id),
             Err(Refusal::NoCapacity { .. } | Refusal::NoAddress(_)) if index >= ask.min => break,
@@ -152,6 +150,9 @@ fn resolve(draft: &Draft, ask: &Launch) -> Result<Order, Refusal> {
     let subnet_choices = choose_subnets(draft, ask)?;
     let groups = choose_groups(draft, ask, &subnet_choices[0].vpc)?;
     check_fits(&image, &kind)?;
+    if ask.cpu_credits.is_some() && !kind.burstable {
+        return Err(Refusal::NotBurstable(kind.name));
+    }
     let root_bytes = root_size(&image, &kind, ask.root_gib)?;
     Ok(Order {
         image,
@@ -230,11 +231,7 @@ fn choose_groups(draft: &Draft, ask: &Launch, vpc: &VpcId) -> Result<Vec<GroupId
     let mut seen = std::collections::BTreeSet::new();
     groups.retain(|id| seen.insert(id.clone()));
     if groups.len() > crate::interface::MAX_GROUPS {
-        let limit = format!(
-            "{} security groups per interface",
-            crate::interface::MAX_GROUPS
-        );
-        return Err(Refusal::Limit(limit));
+        return Err(Refusal::TooManyGroups);
     }
     Ok(groups)
 }
@@ -251,14 +248,14 @@ pub fn check_fits(image: &Image, kind: &InstanceType) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The larger of the image and the mapping; the type's disk where there is no mapping.
+/// What the mapping says, else the type's disk; neither may be smaller than the image.
 fn root_size(image: &Image, kind: &InstanceType, asked: Option<u64>) -> Result<u64, Refusal> {
     let least = image.virtual_bytes.max(image.min_disk_bytes);
     match asked {
-        Some(gib) if gib * GIB < least => Err(Refusal::TooSmall {
-            what: format!("snapshot of image '{}'", image.id),
-            needs: format!("{} GiB of disk", least.div_ceil(GIB)),
-            gives: format!("{gib} GiB"),
+        Some(gib) if gib * GIB < least => Err(Refusal::RootTooSmall {
+            image: image.id.to_string(),
+            gib,
+            least_gib: least.div_ceil(GIB),
         }),
         Some(gib) => Ok(gib * GIB),
         None if kind.disk_gib * GIB < least => Err(Refusal::TooSmall {
@@ -270,7 +267,8 @@ fn root_size(image: &Image, kind: &InstanceType, asked: Option<u64>) -> Result<u
     }
 }
 
-fn check_quota(draft: &Draft, ask: &Launch) -> Result<(), Refusal> {
+/// How many instances the account may get by this launch.
+fn quota(draft: &Draft, ask: &Launch) -> Result<u32, Refusal> {
     let limit = draft.state.settings.instances_per_account;
     let owned = draft
         .state
@@ -278,17 +276,18 @@ fn check_quota(draft: &Draft, ask: &Launch) -> Result<(), Refusal> {
         .get(&ask.owner)
         .map_or(0, |ids| ids.len() as u64);
     // Terminated instances stay visible but count for nothing; they are walked only near the limit.
-    if owned + u64::from(ask.min) <= limit {
-        return Ok(());
+    if owned + u64::from(ask.max) <= limit {
+        return Ok(ask.max);
     }
     let alive = draft
         .state
         .instances_of(&ask.owner)
         .filter(|row| row.state() != StateName::Terminated)
         .count() as u64;
-    match alive + u64::from(ask.min) > limit {
+    let left = u32::try_from(limit.saturating_sub(alive)).unwrap_or(u32::MAX);
+    match left < ask.min {
         true => Err(Refusal::TooManyInstances { limit }),
-        false => Ok(()),
+        false => Ok(ask.max.min(left)),
     }
 }
 
@@ -299,8 +298,7 @@ fn launch_one(
     reservation: &ReservationId,
     index: u32,
 ) -> Result<InstanceId, Refusal> {
-    let (host, subnet) = choose_host(draft, order)?;
-    let ip = network::lease(draft, &subnet, ask.private_ip)?;
+    let (host, subnet, ip) = choose_place(draft, ask, order)?;
     let id = InstanceId::from_entropy(draft.ctx.entropy());
     let interface = put_interface(draft, ask, order, &subnet, &id, ip);
     let volume = put_volume(draft, ask, order, &host, &id);
@@ -335,12 +333,11 @@ fn launch_one(
         shutdown_behavior: ask.shutdown_behavior,
         termination_protection: ask.termination_protection,
         stop_protection: ask.stop_protection,
-        ebs_optimized: ask.ebs_optimized,
         monitoring: ask.monitoring,
         cpu_credits: ask
             .cpu_credits
             .clone()
-            .or_else(|| order.kind.burstable.then(|| "standard".to_owned())),
+            .or_else(|| order.kind.default_credits()),
         auto_recovery: ask.auto_recovery,
         metadata: ask.metadata.clone(),
         client_token: ask.client_token.as_ref().map(|(token, _)| token.clone()),
@@ -366,9 +363,13 @@ fn launch_one(
     Ok(id)
 }
 
-/// The first zone with room, by the order of the choices.
-fn choose_host(draft: &Draft, order: &Order) -> Result<(Arc<Host>, Arc<Subnet>), Refusal> {
-    let mut reasons = Vec::new();
+/// The first zone with room and a free address, by the order of the choices.
+fn choose_place(
+    draft: &mut Draft,
+    ask: &Launch,
+    order: &Order,
+) -> Result<(Arc<Host>, Arc<Subnet>, Ipv4Addr), Refusal> {
+    let (mut reasons, mut full) = (Vec::new(), None);
     for subnet in &order.subnet_choices {
         let need = Need {
             vcpus: order.kind.vcpus,
@@ -377,12 +378,20 @@ fn choose_host(draft: &Draft, order: &Order) -> Result<(Arc<Host>, Arc<Subnet>),
             zone: Some(subnet.zone.clone()),
             host: None,
         };
-        match schedule::place(&draft.state, &need) {
-            Ok(host) => return Ok((draft.state.hosts[&host].clone(), subnet.clone())),
-            Err(lines) => reasons.extend(lines),
+        let host = match schedule::place(&draft.state, &need) {
+            Ok(host) => draft.state.hosts[&host].clone(),
+            Err(lines) => {
+                reasons.extend(lines);
+                continue;
+            }
+        };
+        match network::lease(draft, subnet, ask.private_ip) {
+            Ok(ip) => return Ok((host, subnet.clone(), ip)),
+            Err(refusal @ Refusal::NoAddress(_)) => full = Some(refusal),
+            Err(refusal) => return Err(refusal),
         }
     }
-    Err(Refusal::NoCapacity { reasons })
+    Err(full.unwrap_or(Refusal::NoCapacity { reasons }))
 }
 
 fn put_interface(

@@ -3,6 +3,7 @@
 use crate::planted::{Bug, planted};
 use crate::refusal::Thing;
 use crate::schedule::{self, Need};
+use crate::wanted::iso_seconds;
 use crate::{Draft, Kind, Refusal, observe};
 use boira_model::*;
 
@@ -34,6 +35,7 @@ pub fn stop(
             return Err(Refusal::Protected {
                 id: row.id.to_string(),
                 verb: "stopped",
+                attribute: "disableApiStop",
             });
         }
         settle(
@@ -55,10 +57,16 @@ pub fn terminate(
         if row.desired == Desired::Terminated {
             return Ok(());
         }
-        if row.termination_protection {
+        // Protection against a stop protects against the end too, as AWS documents it.
+        let protection = [
+            (row.termination_protection, "disableApiTermination"),
+            (row.stop_protection, "disableApiStop"),
+        ];
+        if let Some((_, attribute)) = protection.into_iter().find(|(on, _)| *on) {
             return Err(Refusal::Protected {
                 id: row.id.to_string(),
                 verb: "terminated",
+                attribute,
             });
         }
         settle(
@@ -78,10 +86,9 @@ pub fn reboot(draft: &mut Draft, owner: &AccountId, ids: &[String]) -> Result<Ve
             draft.log(&row.id, "api", "reboot asked for");
             Ok(())
         }
-        StateName::Stopping
-        | StateName::Stopped
-        | StateName::ShuttingDown
-        | StateName::Terminated => Err(wrong_state(row, "rebooted")),
+        // As AWS documents it.
+        StateName::ShuttingDown | StateName::Terminated => Ok(()),
+        StateName::Stopping | StateName::Stopped => Err(wrong_state(row, "rebooted")),
     })
 }
 
@@ -151,10 +158,11 @@ pub fn settle(draft: &mut Draft, row: &Instance, desired: Desired, reason: State
         _ => reason.message.clone(),
     };
     let before = row.state();
+    let at = iso_seconds(now).replace('T', " ");
     draft.edit_instance(&row.id, |row| {
         row.desired = desired;
         row.state_reason = Some(reason);
-        row.transition_reason = text.clone();
+        row.transition_reason = format!("{text} ({} GMT)", at.trim_end_matches('Z'));
         row.held = None;
         if row.state() != before {
             row.since = now;

@@ -44,6 +44,14 @@ pub enum Refusal {
         needs: String,
         gives: String,
     },
+    #[error(
+        "a root disk of {gib} GiB is smaller than image '{image}', which needs {least_gib} GiB"
+    )]
+    RootTooSmall {
+        image: String,
+        gib: u64,
+        least_gib: u64,
+    },
     #[error("the client token was used with other parameters")]
     TokenMismatch,
     #[error("instance '{id}' is not in a state from which it can be {verb}; it is {}", .state.as_str())]
@@ -52,8 +60,13 @@ pub enum Refusal {
         verb: &'static str,
         state: StateName,
     },
-    #[error("instance '{id}' is protected against being {verb}")]
-    Protected { id: String, verb: &'static str },
+    #[error("'{id}' is protected against being {verb} by its {attribute}")]
+    Protected {
+        id: String,
+        verb: &'static str,
+        /// EC2's name of what protects it.
+        attribute: &'static str,
+    },
     #[error("{0} '{1}' already exists")]
     Duplicate(&'static str, String),
     #[error("{0} is in use by {1}")]
@@ -69,6 +82,8 @@ pub enum Refusal {
         crate::group::MAX_RULES
     )]
     TooManyRules,
+    #[error("an interface is in up to {} groups", crate::interface::MAX_GROUPS)]
+    TooManyGroups,
     #[error("instance type {0} is not burstable")]
     NotBurstable(String),
     #[error("the group has no such rule")]

@@ -51,6 +51,7 @@ pub fn default_types() -> InstanceTypes {
         memory_mib,
         disk_gib,
         burstable,
+        unlimited: false,
     };
     let mut types = vec![
         row("m1.small", 1, 128, 1, false),
@@ -69,13 +70,16 @@ pub fn default_types() -> InstanceTypes {
         ("2xlarge", 8, 64),
     ] {
         types.push(row(&format!("t2.{size}"), vcpus, gib_halves * 512, 8, true));
-        types.push(row(
-            &format!("t3.{size}"),
-            vcpus.max(2),
-            gib_halves * 512,
-            8,
-            true,
-        ));
+        types.push(InstanceType {
+            unlimited: true,
+            ..row(
+                &format!("t3.{size}"),
+                vcpus.max(2),
+                gib_halves * 512,
+                8,
+                true,
+            )
+        });
     }
     for (size, vcpus) in [
         ("large", 2),

@@ -334,3 +334,76 @@ fn the_root_disk_has_the_size_that_was_asked_for_or_the_types() {
         "more than the image, less than the type"
     );
 }
+
+#[test]
+fn the_limit_of_an_account_bounds_the_most_that_a_launch_may_get() {
+    let mut cloud = Cloud::of(&[(64, 64, 1000)]);
+    let mut settings = (*cloud.state.settings).clone();
+    settings.instances_per_account = 3;
+    cloud.state.settings = settings.into();
+    cloud.running();
+    let ask = Launch {
+        min: 1,
+        max: 10,
+        ..cloud.ask()
+    };
+    assert_eq!(cloud.launch(&ask).expect("two may").len(), 2);
+    assert_eq!(
+        cloud.launch(&ask),
+        Err(Refusal::TooManyInstances { limit: 3 })
+    );
+}
+
+#[test]
+fn a_zone_without_a_free_address_gives_way_to_the_next() {
+    let mut cloud = Cloud::of(&[(64, 64, 1000)]);
+    cloud
+        .decide(|draft| boira_core::network::create_zone(draft, "us-east-1b"))
+        .expect("it is new");
+    let there = {
+        let first = cloud.state.hosts[&cloud.hosts[0]].clone();
+        Host {
+            id: HostId::from_entropy(99),
+            name: "pc-b".into(),
+            zone: "us-east-1b".into(),
+            ..Host::clone(&first)
+        }
+    };
+    cloud.change(|draft| draft.put(there));
+    shrink_subnets(&mut cloud);
+    let ask = Launch {
+        min: 22,
+        max: 30,
+        ..cloud.ask()
+    };
+    let ids = cloud.launch(&ask).expect("11 in each zone");
+    let zones: BTreeSet<_> = ids.iter().map(|id| cloud.row(id).zone.clone()).collect();
+    assert_eq!((ids.len(), zones.len()), (22, 2));
+}
+
+#[test]
+fn credits_are_the_types_where_none_are_asked_for() {
+    let mut cloud = Cloud::of(&[(64, 64, 1000)]);
+    let credits = |cloud: &mut Cloud, instance_type: &str| {
+        let ask = Launch {
+            instance_type: instance_type.into(),
+            ..cloud.ask()
+        };
+        let id = cloud.launch(&ask).expect("there is room").remove(0);
+        cloud.row(&id).cpu_credits.clone()
+    };
+    assert_eq!(credits(&mut cloud, "t2.micro").as_deref(), Some("standard"));
+    assert_eq!(
+        credits(&mut cloud, "t3.micro").as_deref(),
+        Some("unlimited")
+    );
+    assert_eq!(credits(&mut cloud, "m1.small"), None);
+    let ask = Launch {
+        cpu_credits: Some("standard".into()),
+        ..cloud.ask()
+    };
+    assert_eq!(
+        cloud.launch(&ask),
+        Err(Refusal::NotBurstable("m1.small".into()))
+    );
+}

@@ -199,7 +199,33 @@ fn each_call_refuses_the_states_that_ec2_refuses() {
     refused(cloud.stop(&ending));
     refused(cloud.reboot(&stopping));
     refused(cloud.reboot(&stopped));
-    refused(cloud.reboot(&ending));
+}
+
+#[test]
+fn reboots_of_what_has_ended_are_ignored() {
+    let mut cloud = Cloud::of(&[(8, 8, 100)]);
+    let (ending, ended) = (cloud.running(), cloud.running());
+    cloud.terminate(&ending).expect("it runs");
+    cloud.terminate(&ended).expect("it runs");
+    cloud.says(&ended, GuestState::Absent);
+    let before = cloud.state.rows();
+    cloud.reboot(&ending).expect("ignored");
+    cloud.reboot(&ended).expect("ignored");
+    assert!(cloud.state.rows() == before);
+}
+
+#[test]
+fn protection_against_a_stop_protects_against_the_end() {
+    let mut cloud = Cloud::of(&[PC]);
+    let ask = Launch {
+        stop_protection: true,
+        ..cloud.ask()
+    };
+    let id = cloud.launch(&ask).expect("there is room").remove(0);
+    let Err(Refusal::Protected { attribute, .. }) = cloud.terminate(&id) else {
+        panic!("not protected")
+    };
+    assert_eq!(attribute, "disableApiStop");
 }
 
 #[test]

@@ -154,11 +154,24 @@ pub struct InstanceType {
     pub disk_gib: u64,
     #[serde(default)]
     pub burstable: bool,
+    /// Whether a burstable instance may go beyond its CPU credits where nothing else was asked for,
+    /// as AWS's T3.
+    #[serde(default)]
+    pub unlimited: bool,
 }
 
 impl InstanceType {
     pub fn memory_bytes(&self) -> u64 {
         self.memory_mib << 20
+    }
+
+    /// The credit option of an instance that names none; only burstable types have credits.
+    pub fn default_credits(&self) -> Option<String> {
+        match (self.burstable, self.unlimited) {
+            (false, _) => None,
+            (true, false) => Some("standard".into()),
+            (true, true) => Some("unlimited".into()),
+        }
     }
 }
 
@@ -195,7 +208,6 @@ pub struct Instance {
     pub shutdown_behavior: ShutdownBehavior,
     pub termination_protection: bool,
     pub stop_protection: bool,
-    pub ebs_optimized: bool,
     pub monitoring: bool,
     /// `standard` or `unlimited`, only recorded.
     pub cpu_credits: Option<String>,
@@ -215,7 +227,7 @@ pub struct Instance {
     pub reachable_since: Wall,
     pub held: Option<Held>,
     pub state_reason: Option<StateReason>,
-    /// EC2's `StateTransitionReason`.
+    /// EC2's `StateTransitionReason`, with the time of the request in it.
     pub transition_reason: String,
     /// When the derived state last changed.
     pub since: Wall,

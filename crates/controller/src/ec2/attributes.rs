@@ -11,7 +11,7 @@ use boira_api::output::ec2::{
 use boira_api::value::{Struct, Value};
 use boira_api::{ApiError, id};
 use boira_core::attribute::{self, Setting};
-use boira_core::{Draft, interface};
+use boira_core::{Draft, Refusal, interface};
 use boira_model::{Instance, InterfaceId, ShutdownBehavior};
 use boira_store::Snapshot;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
         "blockDeviceMapping" => answer.block_device_mappings(block_devices(state, row)),
         "disableApiStop" => answer.disable_api_stop(flag(row.stop_protection)),
         "disableApiTermination" => answer.disable_api_termination(flag(row.termination_protection)),
-        "ebsOptimized" => answer.ebs_optimized(flag(row.ebs_optimized)),
+        "ebsOptimized" => answer.ebs_optimized(flag(false)),
         "enaSupport" => answer.ena_support(flag(false)),
         "enclaveOptions" => answer.enclave_options(EnclaveOptions::new().enabled(false)),
         "groupSet" => answer.groups(
@@ -131,11 +131,10 @@ fn modify_member(call: &Call, draft: &mut Draft, id: &str, name: &str) -> Result
                 holder.and_then(|holder| holder.bool("Enabled")) == Some(true),
             );
         }
-        "EnaSupport" => return refuse(name, flag()?),
+        "EbsOptimized" | "EnaSupport" => return refuse(name, flag()?),
         "Kernel" | "Ramdisk" | "SriovNetSupport" => return refuse(name, true),
         "DisableApiStop" => Setting::StopProtection(flag()?),
         "DisableApiTermination" => Setting::TerminationProtection(flag()?),
-        "EbsOptimized" => Setting::EbsOptimized(flag()?),
         "InstanceInitiatedShutdownBehavior" => shutdown_behavior(text())?,
         "InstanceType" => Setting::InstanceType(text().to_owned()),
         "UserData" => {
@@ -145,7 +144,7 @@ fn modify_member(call: &Call, draft: &mut Draft, id: &str, name: &str) -> Result
         }
         other => return Err(unknown(other)),
     };
-    attribute::set(draft, &call.account, id, setting).map_err(refusals::error)
+    set(call, draft, id, setting)
 }
 
 /// The old form, where every value is text.
@@ -167,17 +166,26 @@ fn modify_named(
     };
     let setting = match name {
         "sourceDestCheck" => return source_check(call, draft, id, flag()?),
-        "enaSupport" => return refuse(name, flag()?),
+        "ebsOptimized" | "enaSupport" => return refuse(name, flag()?),
         "kernel" | "ramdisk" | "sriovNetSupport" => return refuse(name, true),
         "disableApiStop" => Setting::StopProtection(flag()?),
         "disableApiTermination" => Setting::TerminationProtection(flag()?),
-        "ebsOptimized" => Setting::EbsOptimized(flag()?),
         "instanceInitiatedShutdownBehavior" => shutdown_behavior(value)?,
         "instanceType" => Setting::InstanceType(value.to_owned()),
         "userData" => user_data(value)?,
         other => return Err(unknown(other)),
     };
-    attribute::set(draft, &call.account, id, setting).map_err(refusals::error)
+    set(call, draft, id, setting)
+}
+
+fn set(call: &Call, draft: &mut Draft, id: &str, setting: Setting) -> Result<(), ApiError> {
+    attribute::set(draft, &call.account, id, setting).map_err(|refusal| match refusal {
+        Refusal::NoSuchType(name) => ApiError::new(
+            "InvalidInstanceAttributeValue",
+            format!("Invalid value '{name}' for InstanceType."),
+        ),
+        other => refusals::error(other),
+    })
 }
 
 fn shutdown_behavior(text: &str) -> Result<Setting, ApiError> {

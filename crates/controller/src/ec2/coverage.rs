@@ -53,7 +53,9 @@ pub fn coverage_markdown() -> String {
          kinds of which nothing can exist yet: they validate the request, answer an empty list, and \
          NotFound for what is named. The others validate the request and then answer \
          `UnsupportedOperation`; a name that EC2 doesn't have is an `InvalidAction`.\n\n\
-         A parameter that a served operation doesn't honour is refused, never ignored. This page is \
+         A parameter that a served operation doesn't honour is refused, never ignored. TerminateInstances \
+         ends a guest at once, as AWS does with `SkipOsShutdown`: stop it first where its file systems \
+         matter. This page is \
          generated from the dispatch table.\n\n\
          | operation | answer |\n|---|---|\n",
         SERVICE.version,

@@ -3,7 +3,8 @@
 //! Names are AWS's. Those of things that no instance here can have (Spot requests, dedicated hosts,
 //! public pools) are known and match nothing.
 
-use super::instance_value::{attached, auto_recovery, enabled, tokens, transition_reason};
+use super::instance_value::{attached, auto_recovery, enabled, tokens};
+use super::interfaces::association_matches;
 use boira_api::filter::Filters;
 use boira_api::time::format_ms;
 use boira_core::State;
@@ -173,7 +174,7 @@ fn field(state: &State, row: &Instance, name: &str, test: Test<'_>) -> bool {
         "capacity-reservation-specification.capacity-reservation-preference" => test("open"),
         "client-token" => row.client_token.as_deref().is_some_and(test),
         "current-instance-boot-mode" => test("legacy-bios"),
-        "ebs-optimized" => test(yes(row.ebs_optimized)),
+        "ebs-optimized" => test("false"),
         "ena-support"
         | "enclave-options.enabled"
         | "hibernation-options.configured"
@@ -206,7 +207,7 @@ fn field(state: &State, row: &Instance, name: &str, test: Test<'_>) -> bool {
         "private-dns-name-options.enable-resource-name-dns-a-record"
         | "private-dns-name-options.enable-resource-name-dns-aaaa-record" => test("false"),
         "private-dns-name-options.hostname-type" => test("ip-name"),
-        "reason" => test(&transition_reason(row)),
+        "reason" => test(&row.transition_reason),
         "reservation-id" => test(row.reservation.as_str()),
         "root-device-name" => test(&row.root_device),
         "root-device-type" => test("ebs"),
@@ -257,6 +258,12 @@ fn interface(state: &State, port: &Interface, name: &str, test: Test<'_>) -> boo
             .as_ref()
             .is_some_and(|a| attachment(port, a, name, test));
     }
+    if let Some(part) = name
+        .strip_prefix("addresses.association.")
+        .or(name.strip_prefix("association."))
+    {
+        return association_matches(state, port, part, test);
+    }
     match name {
         "addresses.primary" => test("true"),
         "addresses.private-dns-name" | "private-dns-name" => test(&dns_name(state, port)),
@@ -273,6 +280,7 @@ fn interface(state: &State, port: &Interface, name: &str, test: Test<'_>) -> boo
         "network-interface-id" => test(port.id.as_str()),
         "operator.managed" | "requester-managed" => test("false"),
         "owner-id" => test(port.owner.as_str()),
+        "public-dns-name" => public(state) && test(&dns_name(state, port)),
         "source-dest-check" => test(yes(port.source_dest_check)),
         "status" => test("in-use"),
         "subnet-id" => test(port.subnet.as_str()),

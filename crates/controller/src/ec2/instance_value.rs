@@ -1,15 +1,16 @@
 //! An instance as DescribeInstances and RunInstances answer it.
 
+use super::interfaces::ADDRESS_OWNER;
 use boira_api::output::ec2::{
     CapacityReservationSpecificationResponse, CpuOptions, EbsInstanceBlockDevice, EnclaveOptions,
     GroupIdentifier, HibernationOptions, InstanceBlockDeviceMapping, InstanceMaintenanceOptions,
-    InstanceMetadataOptionsResponse, InstanceNetworkInterface, InstanceNetworkInterfaceAttachment,
-    InstancePrivateIpAddress, InstanceState, Monitoring, Placement, PrivateDnsNameOptionsResponse,
-    ProductCode, Tag,
+    InstanceMetadataOptionsResponse, InstanceNetworkInterface, InstanceNetworkInterfaceAssociation,
+    InstanceNetworkInterfaceAttachment, InstancePrivateIpAddress, InstanceState, Monitoring,
+    Placement, PrivateDnsNameOptionsResponse, ProductCode, Tag,
 };
 use boira_api::output::ec2::{Instance as InstanceValue, StateReason as StateReasonValue};
 use boira_core::State;
-use boira_core::wanted::{iso_seconds, private_dns_name};
+use boira_core::wanted::private_dns_name;
 use boira_model::*;
 
 pub fn instance(state: &State, row: &Instance) -> InstanceValue {
@@ -23,9 +24,7 @@ pub fn instance(state: &State, row: &Instance) -> InstanceValue {
             private_dns_name(port.ip, &state.settings.region),
         )
     });
-    let public = private
-        .clone()
-        .filter(|_| state.settings.private_address_as_public);
+    let public = port.and_then(|port| public_address(state, port));
     let (private_ip, private_name) = private.unzip();
     let (public_ip, public_name) = public.unzip();
     let value = InstanceValue::new()
@@ -42,7 +41,7 @@ pub fn instance(state: &State, row: &Instance) -> InstanceValue {
                 .threads_per_core(1i64),
         )
         .current_instance_boot_mode("legacy-bios")
-        .ebs_optimized(row.ebs_optimized)
+        .ebs_optimized(false)
         .ena_support(false)
         .enclave_options(EnclaveOptions::new().enabled(false))
         .hibernation_options(HibernationOptions::new().configured(false))
@@ -74,7 +73,7 @@ pub fn instance(state: &State, row: &Instance) -> InstanceValue {
                 .code(reason.code.clone())
                 .message(reason.message.clone())
         }))
-        .state_transition_reason(transition_reason(row))
+        .state_transition_reason(row.transition_reason.clone())
         .tags(tags(&row.tags))
         .usage_operation("RunInstances")
         .usage_operation_update_time(row.launched.0)
@@ -110,15 +109,15 @@ pub fn state_value(state: StateName) -> InstanceState {
     InstanceState::new().code(state.code()).name(state.as_str())
 }
 
-/// `User initiated (2026-11-23 22:02:00 GMT)`.
-pub fn transition_reason(row: &Instance) -> String {
-    match row.transition_reason.as_str() {
-        "" => String::new(),
-        reason => {
-            let at = iso_seconds(row.since).replace('T', " ");
-            format!("{reason} ({} GMT)", at.trim_end_matches('Z'))
-        }
-    }
+/// The public address and its name: the private ones, where the administrator lets them stand for it.
+pub fn public_address(state: &State, port: &Interface) -> Option<(String, String)> {
+    let address = || {
+        (
+            port.ip.to_string(),
+            private_dns_name(port.ip, &state.settings.region),
+        )
+    };
+    state.settings.private_address_as_public.then(address)
 }
 
 fn placement(state: &State, row: &Instance) -> Placement {
@@ -158,11 +157,19 @@ pub fn block_devices(state: &State, row: &Instance) -> Vec<InstanceBlockDeviceMa
 
 fn interface(state: &State, port: &Interface) -> InstanceNetworkInterface {
     let name = private_dns_name(port.ip, &state.settings.region);
+    let association = public_address(state, port).map(|(ip, name)| {
+        InstanceNetworkInterfaceAssociation::new()
+            .ip_owner_id(ADDRESS_OWNER)
+            .public_dns_name(name)
+            .public_ip(ip)
+    });
     let address = InstancePrivateIpAddress::new()
+        .association(association.clone())
         .primary(true)
         .private_dns_name(name.clone())
         .private_ip_address(port.ip.to_string());
     InstanceNetworkInterface::new()
+        .association(association)
         .attachment(port.attachment.as_ref().map(|attachment| {
             InstanceNetworkInterfaceAttachment::new()
                 .attach_time(attachment.since.0)

@@ -9,10 +9,13 @@ use boira_api::output::ec2 as out;
 use boira_api::time::format_ms;
 use boira_api::value::{Struct, Value};
 use boira_core::wanted::private_dns_name;
-use boira_core::{Draft, Refusal, State, interface};
+use boira_core::{Draft, State, interface};
 use boira_model::*;
 use boira_store::Snapshot;
 use std::sync::Arc;
+
+/// Whose AWS says that a public address is which the account didn't allocate.
+pub const ADDRESS_OWNER: &str = "amazon";
 
 static LISTING: Listing = Listing {
     ids: Some(Ids {
@@ -92,6 +95,12 @@ fn matches(state: &State, row: &Interface, name: &str, test: &dyn Fn(&str) -> bo
             .as_ref()
             .is_some_and(|a| attachment_matches(row, a, part, test));
     }
+    if let Some(part) = name
+        .strip_prefix("addresses.association.")
+        .or(name.strip_prefix("association."))
+    {
+        return association_matches(state, row, part, test);
+    }
     match name {
         "addresses.primary" => test("true"),
         "addresses.private-ip-address" | "private-ip-address" => test(&row.ip.to_string()),
@@ -114,7 +123,26 @@ fn matches(state: &State, row: &Interface, name: &str, test: &dyn Fn(&str) -> bo
         "status" => test(status(row)),
         "subnet-id" => test(row.subnet.as_str()),
         "vpc-id" => test(row.vpc.as_str()),
-        // Public addresses, IPv6 and requesters, which no interface has.
+        // IPv6 and requesters, which no interface has.
+        _ => false,
+    }
+}
+
+/// A filter on the public address of an interface, by the last part of its name.
+pub fn association_matches(
+    state: &State,
+    row: &Interface,
+    part: &str,
+    test: &dyn Fn(&str) -> bool,
+) -> bool {
+    let Some((ip, name)) = instance_value::public_address(state, row) else {
+        return false;
+    };
+    match part {
+        "ip-owner-id" | "owner-id" => test(ADDRESS_OWNER),
+        "public-dns-name" => test(&name),
+        "public-ip" => test(&ip),
+        // Elastic, carrier's and customers' addresses.
         _ => false,
     }
 }
@@ -147,11 +175,19 @@ fn status(row: &Interface) -> &'static str {
 
 fn value(state: &State, row: &Interface) -> out::NetworkInterface {
     let name = private_dns_name(row.ip, &state.settings.region);
+    let association = instance_value::public_address(state, row).map(|(ip, name)| {
+        out::NetworkInterfaceAssociation::new()
+            .ip_owner_id(ADDRESS_OWNER)
+            .public_dns_name(name)
+            .public_ip(ip)
+    });
     let address = out::NetworkInterfacePrivateIpAddress::new()
+        .association(association.clone())
         .primary(true)
         .private_dns_name(name.clone())
         .private_ip_address(row.ip.to_string());
     out::NetworkInterface::new()
+        .association(association)
         .attachment(attachment(row))
         .availability_zone(row.zone.clone())
         .availability_zone_id(volumes::zone_id(state, &row.zone))
@@ -199,18 +235,19 @@ pub fn describe_attribute(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let row = own(call, &snapshot.state)?;
     let answer = out::DescribeNetworkInterfaceAttributeResult::new()
         .network_interface_id(row.id.to_string());
-    let answer = match call.request.str("Attribute") {
-        Some("description") => {
-            answer.description(out::AttributeValue::new().value(row.description.clone()))
-        }
-        Some("groupSet") => answer.groups(instance_value::groups(&snapshot.state, &row.groups)),
-        Some("sourceDestCheck") => {
-            answer.source_dest_check(out::AttributeBooleanValue::new().value(row.source_dest_check))
-        }
-        Some("attachment") => answer.attachment(attachment(row)),
-        Some("associatePublicIpAddress") => answer.associate_public_ip_address(false),
-        _ => return Err(ApiError::missing_parameter("Attribute")),
-    };
+    let answer =
+        match call.request.str("Attribute") {
+            Some("description") => {
+                answer.description(out::AttributeValue::new().value(row.description.clone()))
+            }
+            Some("groupSet") => answer.groups(instance_value::groups(&snapshot.state, &row.groups)),
+            Some("sourceDestCheck") => answer
+                .source_dest_check(out::AttributeBooleanValue::new().value(row.source_dest_check)),
+            Some("attachment") => answer.attachment(attachment(row)),
+            Some("associatePublicIpAddress") => answer
+                .associate_public_ip_address(snapshot.state.settings.private_address_as_public),
+            _ => return Err(ApiError::missing_parameter("Attribute")),
+        };
     Ok(Answer::Done(answer.into()))
 }
 
@@ -232,10 +269,10 @@ pub fn modify_attribute(call: &Call, draft: &mut Draft) -> Outcome {
         .filter(|name| request.get(name).is_some())
         .collect();
     let done = match asked[..] {
-        ["AssociatePublicIpAddress"] if request.bool("AssociatePublicIpAddress") == Some(true) => {
-            return Err(ApiError::unsupported_parameter("AssociatePublicIpAddress"));
+        ["AssociatePublicIpAddress"] => {
+            check_public_address(&draft.state, request)?;
+            Ok(())
         }
-        ["AssociatePublicIpAddress"] => Ok(()),
         ["Attachment"] => return modify_attachment(call, draft, &id),
         ["Description"] => {
             let text = request
@@ -264,14 +301,27 @@ pub fn modify_attribute(call: &Call, draft: &mut Draft) -> Outcome {
             ));
         }
     };
-    done.map_err(|refusal| match refusal {
-        Refusal::Limit(what) => ApiError::new(
-            "SecurityGroupsPerInterfaceLimitExceeded",
-            format!("You have reached the limit of {what}."),
-        ),
-        other => refusals::error(other),
-    })?;
+    done.map_err(refusals::error)?;
     call.done()
+}
+
+/// Whether interfaces have public addresses is the administrator's to say, for all of them.
+pub fn check_public_address(state: &State, asked: &Struct) -> Result<(), ApiError> {
+    let has = state.settings.private_address_as_public;
+    match asked.bool("AssociatePublicIpAddress") {
+        Some(asked) if asked != has => Err(ApiError::new(
+            "UnsupportedOperation",
+            match has {
+                false => {
+                    "This cloud has no public addresses; leave AssociatePublicIpAddress out or false."
+                }
+                true => {
+                    "In this cloud the private address stands for the public one; leave AssociatePublicIpAddress out or true."
+                }
+            },
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn modify_attachment(call: &Call, draft: &mut Draft, id: &str) -> Outcome {

@@ -92,7 +92,8 @@ static CREDITS: Listing = Listing {
     page: PAGE,
 };
 
-/// Without ids those with the unlimited option; with ids all named ones, which must be burstable.
+/// Without ids those with the unlimited option; with ids all named ones: AWS says `standard` of those
+/// that aren't burstable.
 pub fn describe_credits(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let state = &snapshot.state;
     let ask = CREDITS.ask(call, state)?;
@@ -108,18 +109,9 @@ pub fn describe_credits(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
                     .matches(&row.tags, |_, test| test(row.id.as_str()))
         },
     )?;
-    if let Some(row) = rows.iter().find(|row| row.cpu_credits.is_none()) {
-        return Err(ApiError::new(
-            "UnsupportedOperation",
-            format!(
-                "The instance type {} of {} has no CPU credits.",
-                row.instance_type, row.id
-            ),
-        ));
-    }
     ask.list("InstanceCreditSpecifications", (rows, next), |_, row| {
         InstanceCreditSpecification::new()
-            .cpu_credits(row.cpu_credits.clone())
+            .cpu_credits(row.cpu_credits.as_deref().unwrap_or("standard").to_owned())
             .instance_id(row.id.to_string())
             .into()
     })
@@ -155,6 +147,16 @@ pub fn modify_credits(call: &Call, draft: &mut Draft) -> Outcome {
     Ok(Answer::Done(answer.into()))
 }
 
+/// The credit option that a structure names.
+pub fn credits(one: &Struct) -> Result<Option<&str>, ApiError> {
+    match one.str("CpuCredits") {
+        Some(option) if !["standard", "unlimited"].contains(&option) => Err(
+            ApiError::invalid_value("CpuCredits", option, "It is standard or unlimited."),
+        ),
+        option => Ok(option),
+    }
+}
+
 /// The outer error is the whole call's, the inner one the instance's.
 fn set_credits(
     call: &Call,
@@ -162,14 +164,7 @@ fn set_credits(
     id: &str,
     one: &Struct,
 ) -> Result<Result<(), ApiError>, ApiError> {
-    let option = one.str("CpuCredits").unwrap_or("standard");
-    if !["standard", "unlimited"].contains(&option) {
-        return Err(ApiError::invalid_value(
-            "CpuCredits",
-            option,
-            "It is standard or unlimited.",
-        ));
-    }
+    let option = credits(one)?.unwrap_or("standard");
     if let Err(error) = id::INSTANCE.validate(id) {
         return Ok(Err(error));
     }

@@ -2,6 +2,7 @@
 
 use boira_api::ApiError;
 use boira_core::Refusal;
+use boira_core::interface::MAX_GROUPS;
 use boira_core::refusal::Thing;
 use boira_core::tag::MAX_TAGS;
 
@@ -35,6 +36,16 @@ pub fn error(refusal: Refusal) -> ApiError {
             "InvalidParameterCombination",
             format!("The {what} needs {needs} and was given {gives}."),
         ),
+        Refusal::RootTooSmall {
+            image,
+            gib,
+            least_gib,
+        } => ApiError::new(
+            "InvalidBlockDeviceMapping",
+            format!(
+                "Volume of size {gib}GB is smaller than image '{image}', expect size >= {least_gib}GB"
+            ),
+        ),
         Refusal::TokenMismatch => ApiError::idempotent_parameter_mismatch(),
         Refusal::WrongState { id, verb, state } => ApiError::new(
             "IncorrectInstanceState",
@@ -43,18 +54,16 @@ pub fn error(refusal: Refusal) -> ApiError {
                 state.as_str()
             ),
         ),
-        Refusal::Protected { id, verb } => {
-            let attribute = match verb {
-                "terminated" => "disableApiTermination",
-                _ => "disableApiStop",
-            };
-            ApiError::new(
-                "OperationNotPermitted",
-                format!(
-                    "The instance '{id}' may not be {verb}. Modify its '{attribute}' instance attribute and try again."
-                ),
-            )
-        }
+        Refusal::Protected {
+            id,
+            verb,
+            attribute,
+        } => ApiError::new(
+            "OperationNotPermitted",
+            format!(
+                "The instance '{id}' may not be {verb}. Modify its '{attribute}' instance attribute and try again."
+            ),
+        ),
         Refusal::Duplicate(kind, name) => {
             let code = match kind {
                 "key pair" => "InvalidKeyPair.Duplicate",
@@ -80,6 +89,10 @@ pub fn error(refusal: Refusal) -> ApiError {
         Refusal::TooManyRules => ApiError::new(
             "RulesPerSecurityGroupLimitExceeded",
             "The maximum number of rules per security group has been reached.",
+        ),
+        Refusal::TooManyGroups => ApiError::new(
+            "SecurityGroupsPerInterfaceLimitExceeded",
+            format!("The maximum number of security groups per interface is {MAX_GROUPS}."),
         ),
         Refusal::NotBurstable(kind) => ApiError::new(
             "InstanceCreditSpecification.NotSupported",

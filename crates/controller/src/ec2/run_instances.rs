@@ -1,12 +1,15 @@
 //! RunInstances: from the request's tree to the core's launch, and its answer.
 
-use super::{Answer, Call, Outcome, honours, instance_value, refusals, strings, tags};
+use super::interfaces::check_public_address;
+use super::{
+    Answer, Call, Outcome, honours, instance_value, options, refusals, strings, tags, volumes,
+};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use boira_api::ApiError;
 use boira_api::value::{Struct, Value};
-use boira_core::Draft;
 use boira_core::launch::{self, Launch};
+use boira_core::{Draft, State};
 use boira_model::volume::default_type;
 use boira_model::{InstanceId, MetadataOptions, ShutdownBehavior};
 use sha2::{Digest, Sha256};
@@ -19,6 +22,7 @@ const HONOURED: &[&str] = &[
     "BlockDeviceMappings",
     "CapacityReservationSpecification",
     "ClientToken",
+    "CpuOptions",
     "CreditSpecification",
     "DisableApiStop",
     "DisableApiTermination",
@@ -47,8 +51,9 @@ const HONOURED: &[&str] = &[
 ];
 
 pub fn run(call: &Call, draft: &mut Draft) -> Outcome {
-    let ask = parse(call)?;
+    let ask = parse(call, &draft.state)?;
     check_root_device(draft, &ask)?;
+    check_cpu_options(draft, call, &ask.launch)?;
     let ids = launch::launch(draft, &ask.launch).map_err(refusals::error)?;
     answer(call, draft, &ids)
 }
@@ -82,11 +87,11 @@ struct Ask {
     root_device: Option<String>,
 }
 
-fn parse(call: &Call) -> Result<Ask, ApiError> {
+fn parse(call: &Call, state: &State) -> Result<Ask, ApiError> {
     call.honours(HONOURED)?;
     let request = &*call.request;
     let (min, max) = counts(request)?;
-    let network = network(request)?;
+    let network = network(request, state)?;
     let root = root_mapping(request)?;
     let kinds = ["instance", "volume", "network-interface"];
     let [tags, volume_tags, interface_tags] = tags::of_specifications_by(request, kinds)?;
@@ -97,7 +102,13 @@ fn parse(call: &Call) -> Result<Ask, ApiError> {
     boira_api::id::IMAGE.validate(image)?;
     let placement = request.structure("Placement");
     if let Some(placement) = placement {
-        honours(placement, &["AvailabilityZone", "Tenancy", "GroupName"])?;
+        let honoured = [
+            "AvailabilityZone",
+            "AvailabilityZoneId",
+            "GroupName",
+            "Tenancy",
+        ];
+        honours(placement, &honoured)?;
         only(placement, "Tenancy", &["default"])?;
         if text(placement, "GroupName").is_some() {
             return Err(ApiError::unsupported_parameter("Placement.GroupName"));
@@ -113,9 +124,7 @@ fn parse(call: &Call) -> Result<Ask, ApiError> {
         groups: network.groups,
         group_names: strings(request, "SecurityGroups"),
         subnet: network.subnet,
-        zone: placement
-            .and_then(|p| text(p, "AvailabilityZone"))
-            .map(str::to_owned),
+        zone: placement.map_or(Ok(None), |placement| zone(placement, state))?,
         private_ip: network.ip,
         user_data: user_data(request.str("UserData").unwrap_or_default())?,
         root_gib: root.gib,
@@ -129,14 +138,13 @@ fn parse(call: &Call) -> Result<Ask, ApiError> {
         },
         termination_protection: request.bool("DisableApiTermination").unwrap_or(false),
         stop_protection: request.bool("DisableApiStop").unwrap_or(false),
-        ebs_optimized: request.bool("EbsOptimized").unwrap_or(false),
         monitoring: request
             .structure("Monitoring")
             .and_then(|m| m.bool("Enabled"))
             .unwrap_or(false),
         cpu_credits: request
             .structure("CreditSpecification")
-            .and_then(|c| c.str("CpuCredits"))
+            .map_or(Ok(None), options::credits)?
             .map(str::to_owned),
         auto_recovery: request
             .structure("MaintenanceOptions")
@@ -161,6 +169,23 @@ fn parse(call: &Call) -> Result<Ask, ApiError> {
     Ok(Ask {
         launch,
         root_device: root.device,
+    })
+}
+
+/// The zone's name, by whichever of name and id the call gives.
+fn zone(placement: &Struct, state: &State) -> Result<Option<String>, ApiError> {
+    let name = text(placement, "AvailabilityZone");
+    let Some(id) = text(placement, "AvailabilityZoneId") else {
+        return Ok(name.map(str::to_owned));
+    };
+    if name.is_some() {
+        return Err(ApiError::invalid_combination(
+            "A placement names its zone by AvailabilityZone or by AvailabilityZoneId, not by both.",
+        ));
+    }
+    let zone = state.zones.values().find(|zone| zone.id == id);
+    zone.map(|zone| Some(zone.name.clone())).ok_or_else(|| {
+        ApiError::invalid_value("Placement.AvailabilityZoneId", id, "There is no such zone.")
     })
 }
 
@@ -193,7 +218,7 @@ struct Network {
 }
 
 /// The one interface that a launch may have: by the call's own members, or by `NetworkInterface.1`.
-fn network(request: &Struct) -> Result<Network, ApiError> {
+fn network(request: &Struct, state: &State) -> Result<Network, ApiError> {
     let own = Network {
         subnet: text(request, "SubnetId").map(str::to_owned),
         groups: strings(request, "SecurityGroupIds"),
@@ -215,6 +240,7 @@ fn network(request: &Struct) -> Result<Network, ApiError> {
                     "Network interfaces and an instance-level subnet ID, security groups or private address may not be specified on the same request",
                 ));
             }
+            check_public_address(state, one)?;
             interface(one)?
         }
         _ => {
@@ -255,12 +281,6 @@ fn interface(one: &Struct) -> Result<Network, ApiError> {
     if index != 0 || one.int("NetworkCardIndex").unwrap_or(0) != 0 {
         return Err(ApiError::invalid_parameter_value(
             "The first network interface must have device index 0 on network card 0.",
-        ));
-    }
-    if one.bool("AssociatePublicIpAddress") == Some(true) {
-        return Err(ApiError::new(
-            "UnsupportedOperation",
-            "This cloud has no pool of public addresses; leave AssociatePublicIpAddress out or false.",
         ));
     }
     Ok(Network {
@@ -321,12 +341,18 @@ fn root_mapping(request: &Struct) -> Result<Root, ApiError> {
         ebs,
         &[
             "DeleteOnTermination",
+            "Encrypted",
+            "Iops",
+            "Throughput",
             "VolumeSize",
             "VolumeType",
-            "Encrypted",
         ],
     )?;
     only(ebs, "VolumeType", &["standard", "gp2", "gp3"])?;
+    let kind = ebs
+        .str("VolumeType")
+        .map_or_else(default_type, str::to_owned);
+    check_performance(ebs, &kind)?;
     if ebs.bool("Encrypted") == Some(true) {
         return Err(ApiError::new(
             "UnsupportedOperation",
@@ -345,11 +371,32 @@ fn root_mapping(request: &Struct) -> Result<Root, ApiError> {
     Ok(Root {
         device: Some(device.to_owned()),
         gib,
-        kind: ebs
-            .str("VolumeType")
-            .map_or_else(default_type, str::to_owned),
+        kind,
         delete: ebs.bool("DeleteOnTermination").unwrap_or(true),
     })
+}
+
+/// The figures that a volume's type has anyway may be asked for; no host promises others.
+fn check_performance(ebs: &Struct, kind: &str) -> Result<(), ApiError> {
+    let (iops, throughput) = volumes::performance(kind).unzip();
+    for (member, has) in [("Iops", iops), ("Throughput", throughput)] {
+        let Some(asked) = ebs.int(member) else {
+            continue;
+        };
+        let Some(has) = has else {
+            return Err(ApiError::invalid_combination(format!(
+                "The parameter {} is not supported for {kind} volumes.",
+                member.to_lowercase()
+            )));
+        };
+        if asked != has {
+            return Err(ApiError::new(
+                "UnsupportedOperation",
+                format!("{kind} volumes of this cloud have {member} {has}, not {asked}."),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A mapping of another device than the image's root would be a second disk.
@@ -367,6 +414,29 @@ fn check_root_device(draft: &Draft, ask: &Ask) -> Result<(), ApiError> {
         )),
         _ => Ok(()),
     }
+}
+
+/// Guests have their type's CPUs, each a core of one thread.
+fn check_cpu_options(draft: &Draft, call: &Call, ask: &Launch) -> Result<(), ApiError> {
+    let (Some(asked), Some(kind)) = (
+        call.request.structure("CpuOptions"),
+        draft.state.types.get(&ask.instance_type),
+    ) else {
+        return Ok(());
+    };
+    honours(asked, &["CoreCount", "ThreadsPerCore"])?;
+    for (member, has) in [("CoreCount", i64::from(kind.vcpus)), ("ThreadsPerCore", 1)] {
+        if let Some(asked) = asked.int(member).filter(|asked| *asked != has) {
+            return Err(ApiError::new(
+                "UnsupportedOperation",
+                format!(
+                    "{} has {member} {has} and no other, not {asked}.",
+                    kind.name
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// User data in the one spelling of base64 that every later reader takes: clients leave out the
@@ -436,6 +506,12 @@ fn refuse_unhonoured_values(request: &Struct) -> Result<(), ApiError> {
             )));
         }
     }
+    if request.bool("EbsOptimized") == Some(true) {
+        return Err(ApiError::new(
+            "Unsupported",
+            "EBS-optimized instances are not supported for your requested configuration.",
+        ));
+    }
     if let Some(profile) = request.structure("IamInstanceProfile")
         && ["Arn", "Name"]
             .into_iter()
@@ -445,11 +521,7 @@ fn refuse_unhonoured_values(request: &Struct) -> Result<(), ApiError> {
     }
     if let Some(reservation) = request.structure("CapacityReservationSpecification") {
         honours(reservation, &["CapacityReservationPreference"])?;
-        only(
-            reservation,
-            "CapacityReservationPreference",
-            &["open", "none"],
-        )?;
+        only(reservation, "CapacityReservationPreference", &["open"])?;
     }
     if let Some(names) = request.structure("PrivateDnsNameOptions") {
         only(names, "HostnameType", &["ip-name"])?;
@@ -491,11 +563,11 @@ fn client_token(request: &Struct) -> Result<Option<(String, String)>, ApiError> 
     Ok(Some((token.to_owned(), fingerprint(request))))
 }
 
-/// A hash of everything but the token, the same for the same request in any order of parameters.
+/// A hash of everything but the token and `DryRun`, the same for the same request in any order of parameters.
 fn fingerprint(request: &Struct) -> String {
     let mut members: Vec<_> = request
         .iter()
-        .filter(|(member, _)| member.name != "ClientToken")
+        .filter(|(member, _)| !["ClientToken", "DryRun"].contains(&member.name))
         .map(|(member, value)| (member.name, value))
         .collect();
     members.sort_by_key(|(name, _)| *name);

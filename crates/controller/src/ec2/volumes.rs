@@ -17,6 +17,12 @@ use std::sync::Arc;
 /// one promises the least of those that RunInstances takes.
 pub const TYPE: &str = "gp2";
 
+/// Operations and MiB a second that EC2 gives every volume of a type that has such figures. They are
+/// only recorded: what a host's disk does is shared by its guests.
+pub fn performance(volume_type: &str) -> Option<(i64, i64)> {
+    (volume_type == "gp3").then_some((3000, 125))
+}
+
 /// EC2 counts sizes in whole GiB.
 pub fn gib(bytes: u64) -> i64 {
     bytes.div_ceil(1 << 30) as i64
@@ -140,17 +146,20 @@ fn value(state: &State, row: &Volume) -> out::Volume {
         })
         .into_iter()
         .collect();
+    let (iops, throughput) = performance(&row.volume_type).unzip();
     out::Volume::new()
         .attachments(attachments)
         .availability_zone(row.zone.clone())
         .availability_zone_id(zone_id(state, &row.zone))
         .create_time(row.created.0)
         .encrypted(false)
+        .iops(iops)
         .multi_attach_enabled(false)
         .size(gib(row.size_bytes))
         .snapshot_id("")
         .state(status(row))
         .tags(instance_value::tags(&row.tags))
+        .throughput(throughput)
         .volume_id(row.id.to_string())
         .volume_type(row.volume_type.clone())
 }

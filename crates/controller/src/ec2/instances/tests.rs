@@ -210,3 +210,78 @@ fn public_fields_repeat_the_private_address_only_by_setting() {
     assert_eq!(reply.one("ipAddress"), reply.all("privateIpAddress")[0]);
     assert_eq!(found(&mut cloud, "ip-address", "172.31.*"), 1);
 }
+
+#[test]
+fn the_reason_of_a_transition_has_the_time_of_its_request() {
+    let mut cloud = Cloud::new();
+    let id = cloud.instance();
+    cloud.ok(&format!("Action=StopInstances&InstanceId.1={id}"));
+    let reason = cloud
+        .ok("Action=DescribeInstances")
+        .one("reason")
+        .to_owned();
+    assert!(
+        reason.starts_with("User initiated (20") && reason.ends_with(" GMT)"),
+        "{reason}"
+    );
+    cloud.wait_ms(90_000);
+    let now = cloud.now;
+    cloud.edit(|draft| {
+        draft.edit_instance(&id, |row| {
+            row.observed = boira_model::Observed::Absent;
+            row.since = now;
+        });
+    });
+    assert_eq!(cloud.ok("Action=DescribeInstances").one("reason"), reason);
+}
+
+#[test]
+fn an_end_may_be_asked_for_in_every_way_that_ec2_has() {
+    let mut cloud = Cloud::new();
+    let id = cloud.launch(1, "&DisableApiStop=true").remove(0);
+    let terminate =
+        format!("Action=TerminateInstances&InstanceId.1={id}&Force=true&SkipOsShutdown=true");
+    let error = cloud.call(&terminate).err().expect("protected");
+    assert_eq!(error.code, "OperationNotPermitted");
+    assert!(error.message.contains("'disableApiStop'"), "{error}");
+    cloud.ok(&format!(
+        "Action=ModifyInstanceAttribute&InstanceId={id}&DisableApiStop.Value=false"
+    ));
+    cloud.ok(&terminate);
+}
+
+#[test]
+fn a_dry_run_of_a_read_says_what_the_read_would() {
+    let mut cloud = Cloud::new();
+    let taken = "c3NoLWVkMjU1MTkgQUFBQUMzTnphQzFsWkRJMU5URTVBQUFBSUJ1M0RrQ2JqSEI2cHI2cVJIVFpRSkZlMzlVMVRaZXpXQ1QzUTJRSXFGOWM=";
+    cloud.ok(&format!(
+        "Action=ImportKeyPair&KeyName=taken&PublicKeyMaterial={taken}"
+    ));
+    for (query, code) in [
+        ("DescribeInstances", "DryRunOperation"),
+        (
+            "DescribeInstances&InstanceId.1=i-01234567",
+            "InvalidInstanceID.NotFound",
+        ),
+        (
+            "DescribeInstances&Filter.1.Name=colour&Filter.1.Value.1=red",
+            "InvalidParameterValue",
+        ),
+        ("CreateKeyPair&KeyName=new", "DryRunOperation"),
+        ("CreateKeyPair&KeyName=taken", "InvalidKeyPair.Duplicate"),
+        (
+            "CreateKeyPair&KeyName=new&KeyFormat=ppk",
+            "UnsupportedOperation",
+        ),
+        (
+            "GetConsoleOutput&InstanceId=i-01234567",
+            "InvalidInstanceID.NotFound",
+        ),
+    ] {
+        assert_eq!(
+            cloud.refusal(&format!("Action={query}&DryRun=true")),
+            code,
+            "{query}"
+        );
+    }
+}

@@ -50,3 +50,153 @@ fn the_one_interface_is_named_in_one_place_and_by_its_index() {
         assert_eq!(cloud.refusal(&query), code, "{query}");
     }
 }
+
+#[test]
+fn public_addresses_are_as_the_administrator_says_and_found_where_tools_look() {
+    let mut cloud = Cloud::new();
+    let ask = "&NetworkInterface.1.DeviceIndex=0&NetworkInterface.1.AssociatePublicIpAddress=";
+    let (with, without) = (
+        run(&cloud, &format!("{ask}true")),
+        run(&cloud, &format!("{ask}false")),
+    );
+    assert_eq!(cloud.refusal(&with), "UnsupportedOperation");
+    assert!(!cloud.ok(&without).has("<association>"));
+    let mut settings = boira_core::Settings::clone(&cloud.state.settings);
+    settings.private_address_as_public = true;
+    cloud.state.settings = settings.into();
+    assert_eq!(cloud.refusal(&without), "UnsupportedOperation");
+    let reply = cloud.ok(&with);
+    let ip = reply.one("ipAddress").to_owned();
+    // Of the interface and of its primary address.
+    assert_eq!(reply.all("publicIp"), [&ip, &ip]);
+    assert_eq!(reply.all("ipOwnerId"), ["amazon"; 2]);
+    for (action, filter, item) in [
+        (
+            "DescribeInstances",
+            "network-interface.association.public-ip",
+            "instanceState",
+        ),
+        (
+            "DescribeInstances",
+            "network-interface.addresses.association.public-ip",
+            "instanceState",
+        ),
+        (
+            "DescribeNetworkInterfaces",
+            "association.public-ip",
+            "macAddress",
+        ),
+        (
+            "DescribeNetworkInterfaces",
+            "addresses.association.public-ip",
+            "macAddress",
+        ),
+    ] {
+        let query = format!("Action={action}&Filter.1.Name={filter}&Filter.1.Value.1=");
+        let reply = cloud.ok(&format!("{query}{ip}"));
+        assert_eq!(reply.all(item).len(), 1, "{filter}");
+        assert!(reply.has(&format!("<publicIp>{ip}</publicIp>")), "{action}");
+        assert_eq!(
+            cloud.ok(&format!("{query}192.0.2.1")).all(item).len(),
+            0,
+            "{filter}"
+        );
+    }
+}
+
+#[test]
+fn what_an_instance_has_anyway_may_be_asked_for_and_nothing_else() {
+    let mut cloud = Cloud::new();
+    let gp3 = "&BlockDeviceMapping.1.DeviceName=/dev/sda1&BlockDeviceMapping.1.Ebs.VolumeType=gp3";
+    cloud.ok(&run(
+        &cloud,
+        &format!(
+            "{gp3}&BlockDeviceMapping.1.Ebs.Iops=3000&BlockDeviceMapping.1.Ebs.Throughput=125\
+             &InstanceType=t3.micro&CreditSpecification.CpuCredits=standard\
+             &CpuOptions.CoreCount=2&CpuOptions.ThreadsPerCore=1\
+             &Placement.AvailabilityZoneId=boz1-az1&EbsOptimized=false\
+             &CapacityReservationSpecification.CapacityReservationPreference=open"
+        ),
+    ));
+    let volumes = cloud.ok("Action=DescribeVolumes");
+    assert_eq!(
+        (volumes.one("iops"), volumes.one("throughput")),
+        ("3000", "125")
+    );
+    let gp2 = gp3.replace("gp3", "gp2");
+    for (more, code) in [
+        (
+            &*format!("{gp3}&BlockDeviceMapping.1.Ebs.Iops=4000"),
+            "UnsupportedOperation",
+        ),
+        (
+            &*format!("{gp2}&BlockDeviceMapping.1.Ebs.Iops=3000"),
+            "InvalidParameterCombination",
+        ),
+        ("&CpuOptions.CoreCount=2", "UnsupportedOperation"),
+        ("&CpuOptions.ThreadsPerCore=2", "UnsupportedOperation"),
+        (
+            "&Placement.AvailabilityZoneId=use1-az9",
+            "InvalidParameterValue",
+        ),
+        ("&EbsOptimized=true", "Unsupported"),
+        (
+            "&CapacityReservationSpecification.CapacityReservationPreference=none",
+            "UnsupportedOperation",
+        ),
+        (
+            "&CreditSpecification.CpuCredits=standard",
+            "InstanceCreditSpecification.NotSupported",
+        ),
+        (
+            "&CreditSpecification.CpuCredits=lots",
+            "InvalidParameterValue",
+        ),
+    ] {
+        let query = run(&cloud, more);
+        assert_eq!(cloud.refusal(&query), code, "{more}");
+    }
+}
+
+#[test]
+fn a_root_smaller_than_its_image_is_refused_as_a_mapping() {
+    let mut cloud = Cloud::new();
+    cloud.edit(|draft| {
+        let image = draft.state.images.values().next().expect("one");
+        let mut image = boira_model::Image::clone(image);
+        image.virtual_bytes = 3 << 30;
+        draft.put(image);
+    });
+    let mapping =
+        "&BlockDeviceMapping.1.DeviceName=/dev/sda1&BlockDeviceMapping.1.Ebs.VolumeSize=2";
+    let query = run(&cloud, mapping);
+    let error = cloud.call(&query).err().expect("refused");
+    assert_eq!(error.code, "InvalidBlockDeviceMapping");
+    assert!(error.message.ends_with("expect size >= 3GB"), "{error}");
+}
+
+#[test]
+fn more_groups_than_an_interface_has_are_refused_as_such() {
+    let mut cloud = Cloud::new();
+    let mut more = String::new();
+    for number in 1..=17 {
+        let reply = cloud.ok(&format!(
+            "Action=CreateSecurityGroup&GroupName=g{number}&GroupDescription=d"
+        ));
+        more += &format!("&SecurityGroupId.{number}={}", reply.one("groupId"));
+    }
+    let query = run(&cloud, &more);
+    assert_eq!(
+        cloud.refusal(&query),
+        "SecurityGroupsPerInterfaceLimitExceeded"
+    );
+}
+
+#[test]
+fn a_token_knows_its_request_with_dry_run_said_or_unsaid() {
+    let mut cloud = Cloud::new();
+    let query = run(&cloud, "&ClientToken=t");
+    let first = cloud.ok(&query);
+    let again = cloud.ok(&format!("{query}&DryRun=false"));
+    assert_eq!(first.one("reservationId"), again.one("reservationId"));
+}
