@@ -42,12 +42,18 @@ pub struct Demands<'a> {
     pub service: &'a str,
     /// The regions that a scope may name; none allows any.
     pub regions: &'a [&'a str],
-    /// How far the signature's time may be from `now`: 5 minutes for EC2.
+    /// How far the signature's time may be from `now`: [`max_skew_ms`].
     pub max_skew_ms: i64,
 }
 
-/// EC2's allowance for a client's clock.
-pub const EC2_MAX_SKEW_MS: i64 = 5 * 60_000;
+/// A service's allowance for a client's clock: 5 minutes for EC2 and Boira's own API, 15 for AWS's
+/// other services.
+pub fn max_skew_ms(service: &str) -> i64 {
+    match service {
+        "boira" | "ec2" => 5 * 60_000,
+        _ => 15 * 60_000,
+    }
+}
 
 /// Why a request isn't believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,10 +178,12 @@ impl AuthError {
                  Check your AWS Secret Access Key and signing method. \
                  Consult the service documentation for details.",
             ),
-            (AuthError::Scope(reason), Protocol::Query) => {
+            (AuthError::Scope(reason) | AuthError::Expired(reason), Protocol::Query) => {
                 ApiError::new("SignatureDoesNotMatch", reason.as_str())
             }
-            (AuthError::Expired(reason), _) => ApiError::new("RequestExpired", reason.as_str()),
+            (AuthError::Expired(reason), Protocol::Ec2) => {
+                ApiError::new("RequestExpired", reason.as_str())
+            }
         }
     }
 }

@@ -31,19 +31,13 @@ impl ApiError {
         }
     }
 
-    /// The service has no operation of this name.
-    pub fn invalid_action(service: &Service, action: &str) -> ApiError {
+    /// The service has no operation of this name in this version of its API.
+    pub fn invalid_action(service: &Service, action: &str, version: &str) -> ApiError {
+        let (action, version) = (shown(action), shown(version));
         let message = match service.protocol {
-            Protocol::Ec2 => format!(
-                "The action {} is not valid for this web service.",
-                shown(action)
-            ),
+            Protocol::Ec2 => format!("The action {action} is not valid for this web service."),
             Protocol::Query => {
-                format!(
-                    "Could not find operation {} for version {}",
-                    shown(action),
-                    service.version
-                )
+                format!("Could not find operation {action} for version {version}")
             }
         };
         ApiError::new("InvalidAction", message)

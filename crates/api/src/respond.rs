@@ -205,23 +205,31 @@ impl Response {
     }
 }
 
-/// The version that a request names, if Boira accepts it: a date from 2009 on.
+/// The version that a request names, if Boira accepts it: for EC2 a date from 2009 on, because its
+/// clients name every date that there was; for the other services the version of their model.
 ///
 /// # Errors
-/// `NoSuchVersion` for anything else.
-pub fn accepted_version(version: &str) -> Result<&str, ApiError> {
-    let bytes = version.as_bytes();
-    let is_date = bytes.len() == 10
-        && bytes.iter().enumerate().all(|(at, byte)| match at {
-            4 | 7 => *byte == b'-',
-            _ => byte.is_ascii_digit(),
-        });
-    if is_date && version >= "2009-01-01" {
-        return Ok(version);
+/// `NoSuchVersion` of EC2, `InvalidAction` of the others.
+pub fn accepted_version<'v>(operation: &Operation, version: &'v str) -> Result<&'v str, ApiError> {
+    let service = operation.service;
+    match service.protocol {
+        Protocol::Ec2 if is_date(version) && version >= "2009-01-01" => Ok(version),
+        Protocol::Ec2 => {
+            let version: String = version.chars().take(40).collect();
+            Err(ApiError::new(
+                "NoSuchVersion",
+                format!("The requested version {version} is not valid."),
+            ))
+        }
+        Protocol::Query if version == service.version => Ok(version),
+        Protocol::Query => Err(ApiError::invalid_action(service, operation.name, version)),
     }
-    let version: String = version.chars().take(40).collect();
-    Err(ApiError::new(
-        "NoSuchVersion",
-        format!("The requested version {version} is not valid."),
-    ))
+}
+
+fn is_date(text: &str) -> bool {
+    text.len() == 10
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            4 | 7 => byte == b'-',
+            _ => byte.is_ascii_digit(),
+        })
 }

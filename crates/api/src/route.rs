@@ -3,7 +3,7 @@
 //!
 //! Told apart in this order: a path below `/services/` (as Eucalyptus had them,
 //! which euca2ools still sends), the host of a bucket, the scope of the
-//! credential, the credential of a form, `Action`, else S3.
+//! credential, the credential of a form, `Action` (or a signature of version 2 in a form), else S3.
 
 use crate::auth::RequestHead;
 use crate::form;
@@ -12,15 +12,15 @@ use crate::shapes::{SERVICES, ec2};
 use crate::sigv4::{self, Scope};
 
 /// Who answers a request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Destination {
     /// A service with a table.
     Aws(&'static Service),
     /// Boira's own JSON API.
     Boira,
     S3,
-    /// A service of AWS's that isn't served here.
-    Unserved,
+    /// A service that isn't served here, by the name that the request has for it.
+    Unserved(String),
 }
 
 /// Paths below `/services/`, in lower case, and the service that they mean.
@@ -46,7 +46,10 @@ pub fn destination(head: &RequestHead<'_>, bucket_domains: &[&str]) -> Destinati
             .unwrap_or_default()
             .to_ascii_lowercase();
         let service = PATHS.iter().find(|(path, _)| *path == name);
-        return service.map_or(Destination::Unserved, |(_, service)| named(service));
+        return match service {
+            Some((_, service)) => named(service),
+            None => Destination::Unserved(name),
+        };
     }
     if head
         .header("host")
@@ -57,7 +60,8 @@ pub fn destination(head: &RequestHead<'_>, bucket_domains: &[&str]) -> Destinati
     if let Some(scope) = scope(head) {
         return named(&scope.service);
     }
-    if head.parameter("Action").is_some() {
+    // S3's presigned URLs of version 2 have a signature and no word about its version.
+    if head.parameter("Action").is_some() || head.parameter("SignatureVersion").is_some() {
         by_version(head)
     } else {
         Destination::S3
@@ -92,7 +96,10 @@ fn named(service: &str) -> Destination {
         "boira" => Destination::Boira,
         _ => {
             let known = SERVICES.iter().find(|known| known.name == service);
-            known.map_or(Destination::Unserved, |known| Destination::Aws(known))
+            match known {
+                Some(known) => Destination::Aws(known),
+                None => Destination::Unserved(service.to_owned()),
+            }
         }
     }
 }
@@ -143,7 +150,10 @@ mod tests {
         ];
         assert_eq!(route("/services/compute/", "Action=A", &headers), "ec2");
         assert_eq!(route("/services/Tokens", "", &[]), "sts");
-        assert_eq!(route("/services/elsewhere", "", &headers), "Unserved");
+        assert_eq!(
+            route("/services/elsewhere", "", &headers),
+            "Unserved(\"elsewhere\")"
+        );
     }
 
     #[test]
@@ -175,7 +185,7 @@ mod tests {
             ("sts", "sts"),
             ("s3", "S3"),
             ("boira", "Boira"),
-            ("rds", "Unserved"),
+            ("rds", "Unserved(\"rds\")"),
         ] {
             assert_eq!(
                 route(
@@ -204,7 +214,19 @@ mod tests {
             route("/", "Action=GetCallerIdentity&Version=2011-06-15", &[]),
             "sts"
         );
+        assert_eq!(
+            route("/", "AWSAccessKeyId=AK&SignatureVersion=2&Signature=x", &[]),
+            "ec2"
+        );
         assert_eq!(route("/bucket/key", "", &[]), "S3");
+        assert_eq!(
+            route(
+                "/bucket/key",
+                "AWSAccessKeyId=AK&Expires=1&Signature=x",
+                &[]
+            ),
+            "S3"
+        );
         assert_eq!(
             route("/", "", &[("authorization", "AWS AK:signature")]),
             "S3"

@@ -128,7 +128,7 @@ impl Service {
         self.operations
             .binary_search_by(|operation| operation.name.cmp(name))
             .map(|index| &self.operations[index])
-            .map_err(|_| ApiError::invalid_action(self, name))
+            .map_err(|_| ApiError::invalid_action(self, name, self.version))
     }
 
     /// The shape of this name.

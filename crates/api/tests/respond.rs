@@ -139,9 +139,12 @@ fn cached_subtrees_write_the_same() {
 }
 
 #[test]
-fn versions_are_dates_from_2009_on() {
+fn ec2_has_every_version_from_2009_on_and_the_others_have_one() {
+    let regions = ec2::SERVICE
+        .operation("DescribeRegions")
+        .expect("AWS has it");
     for version in ["2009-11-30", "2016-11-15", "2031-01-01"] {
-        assert_eq!(accepted_version(version).ok(), Some(version));
+        assert_eq!(accepted_version(regions, version).ok(), Some(version));
     }
     for version in [
         "2008-12-01",
@@ -152,8 +155,18 @@ fn versions_are_dates_from_2009_on() {
         "2016/11/15",
     ] {
         assert_eq!(
-            accepted_version(version).expect_err(version).code,
+            accepted_version(regions, version).expect_err(version).code,
             "NoSuchVersion"
         );
     }
+    let identity = sts::SERVICE
+        .operation("GetCallerIdentity")
+        .expect("AWS has it");
+    assert!(accepted_version(identity, "2011-06-15").is_ok());
+    let error = accepted_version(identity, "2016-11-15").expect_err("EC2's");
+    assert_eq!(error.code, "InvalidAction");
+    assert_eq!(
+        error.message,
+        "Could not find operation GetCallerIdentity for version 2016-11-15"
+    );
 }

@@ -62,7 +62,7 @@ impl Request {
         let demands = Demands {
             service,
             regions: &["us-east-1"],
-            max_skew_ms: auth::EC2_MAX_SKEW_MS,
+            max_skew_ms: auth::max_skew_ms("ec2"),
         };
         let body = Sha256::digest(self.body.as_bytes()).into();
         self.with_head(|head| auth::parse(head)?.verify(secret, head, &body, &demands, now_ms))
@@ -227,6 +227,7 @@ fn scope_and_time_are_checked() {
     assert_eq!((minutes(5), minutes(-5)), (Ok(()), Ok(())));
     assert!(matches!(minutes(6), Err(AuthError::Expired(_))));
     assert!(matches!(minutes(-6), Err(AuthError::Expired(_))));
+    assert_eq!(auth::max_skew_ms("sts"), 15 * 60_000);
 
     let mut other_region = request.clone();
     *other_region.header("authorization") = request
@@ -404,6 +405,10 @@ fn each_protocol_has_its_own_errors() {
     assert_eq!(
         of(AuthError::Expired(String::new()), Protocol::Ec2),
         is("RequestExpired", 400)
+    );
+    assert_eq!(
+        of(AuthError::Expired(String::new()), Protocol::Query),
+        is("SignatureDoesNotMatch", 403)
     );
 }
 

@@ -2,16 +2,17 @@
 
 use crate::controller::Controller;
 use crate::ec2::{self, Act, Answer, Call};
-use crate::{admin, sts};
+use crate::{admin, elsewhere, sts};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use boira_api::ApiError;
 use boira_api::auth::{self, AuthError, Claim, Demands, RequestHead};
 use boira_api::respond;
+use boira_api::route::{self, Destination};
 use boira_api::shape::{Operation, Service};
 use boira_api::value::Struct;
 use boira_api::{decode, form, shapes};
@@ -28,6 +29,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 /// Bodies of query requests; user data of 16 KiB in base64 and form encoding is far below.
 const BODY_BYTES: usize = 1 << 20;
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// The endpoint is an IP address, below which no bucket has a name of its own.
+const BUCKET_DOMAINS: &[&str] = &[];
 /// Pieces in which long answers are sent.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -51,32 +54,38 @@ async fn aws(State(controller): State<Arc<Controller>>, request: Request) -> Res
 
 async fn answer(controller: &Arc<Controller>, request: Request, request_id: &str) -> Response {
     let (parts, body) = request.into_parts();
-    // Until the service is known, errors are EC2's: its clients are the most.
-    let ec2 = &shapes::ec2::SERVICE;
-    let body = match read_body(body).await {
-        Ok(body) => body,
-        Err(error) => return failure(ec2, &error, request_id),
-    };
-    let query = parts.uri.query().unwrap_or_default().as_bytes();
-    let parameters = match parameters(&parts.headers, query, &body) {
-        Ok(parameters) => parameters,
-        Err(error) => return failure(ec2, &error, request_id),
-    };
     let headers = headers(&parts);
-    let head = RequestHead {
+    let head = |parameters| RequestHead {
         method: parts.method.as_str(),
         path: parts.uri.path(),
         query: parts.uri.query().unwrap_or_default(),
         headers: &headers,
-        parameters: &parameters,
+        parameters,
     };
-    let claim = auth::parse(&head);
-    let service = service_of(
-        claim.as_ref().ok().and_then(|claim| claim.service()),
-        &parameters,
-    );
+    let is_form = is_form(&parts);
+    // What the head leaves open, the body may tell if it is a form: EC2's then, as most are.
+    let query = parts.uri.query().unwrap_or_default().as_bytes();
+    let in_query = form::parse(query).unwrap_or_default();
+    let service = match route::destination(&head(&in_query), BUCKET_DOMAINS) {
+        Destination::Aws(service) => service,
+        Destination::S3 if is_form => &shapes::ec2::SERVICE,
+        elsewhere => return elsewhere::refuse(&elsewhere, &parts, request_id),
+    };
+    let body = match read_body(body).await {
+        Ok(body) => body,
+        Err(error) => return failure(service, &error, request_id),
+    };
+    let parameters = match parameters(query, is_form.then_some(&body)) {
+        Ok(parameters) => parameters,
+        Err(error) => return failure(service, &error, request_id),
+    };
+    let head = head(&parameters);
+    let service = match route::destination(&head, BUCKET_DOMAINS) {
+        Destination::Aws(service) => service,
+        elsewhere => return elsewhere::refuse(&elsewhere, &parts, request_id),
+    };
     let hash: [u8; 32] = Sha256::digest(&body).into();
-    let account = claim
+    let account = auth::parse(&head)
         .and_then(|claim| identify(controller, &claim, &head, &hash, service.name))
         .map_err(|error| error.to_api_error(service.protocol));
     let outcome = match account {
@@ -122,19 +131,21 @@ async fn read_body(body: Body) -> Result<Bytes, ApiError> {
     }
 }
 
-/// Parameters of the query string and, where the body is a form, of the body.
-fn parameters<'a>(
-    headers: &HeaderMap,
-    query: &'a [u8],
-    body: &'a [u8],
-) -> Result<Parameters<'a>, ApiError> {
+/// Whether the body has parameters. Some old clients don't say so.
+fn is_form(parts: &Parts) -> bool {
+    match parts.headers.get(header::CONTENT_TYPE) {
+        Some(kind) => kind
+            .as_bytes()
+            .starts_with(b"application/x-www-form-urlencoded"),
+        None => parts.method == Method::POST,
+    }
+}
+
+/// Parameters of the query string and of a form.
+fn parameters<'a>(query: &'a [u8], form: Option<&'a Bytes>) -> Result<Parameters<'a>, ApiError> {
     let mut parameters = form::parse(query)?;
-    let is_form = headers.get(header::CONTENT_TYPE).is_none_or(|kind| {
-        kind.as_bytes()
-            .starts_with(b"application/x-www-form-urlencoded")
-    });
-    if is_form && !body.is_empty() {
-        parameters.extend(form::parse(body)?);
+    if let Some(form) = form.filter(|form| !form.is_empty()) {
+        parameters.extend(form::parse(form)?);
     }
     Ok(parameters)
 }
@@ -176,7 +187,7 @@ pub fn identify(
     let demands = Demands {
         service,
         regions,
-        max_skew_ms: auth::EC2_MAX_SKEW_MS,
+        max_skew_ms: auth::max_skew_ms(service),
     };
     claim.verify(
         &key.secret,
@@ -188,20 +199,6 @@ pub fn identify(
     Ok(key.owner.clone())
 }
 
-/// The service by the signature's scope, else by the version that is asked for.
-fn service_of(
-    scope: Option<&str>,
-    parameters: &[(Cow<'_, str>, Cow<'_, str>)],
-) -> &'static Service {
-    let sts = &shapes::sts::SERVICE;
-    match scope {
-        Some("sts") => sts,
-        Some(_) => &shapes::ec2::SERVICE,
-        None if form::get(parameters, "Version") == Some(sts.version) => sts,
-        None => &shapes::ec2::SERVICE,
-    }
-}
-
 async fn act(
     controller: &Arc<Controller>,
     service: &'static Service,
@@ -210,9 +207,9 @@ async fn act(
     request_id: &str,
 ) -> Result<Response, ApiError> {
     let action = form::get(parameters, "Action").ok_or_else(ApiError::missing_action)?;
-    let version = form::get(parameters, "Version").unwrap_or(service.version);
-    let version = respond::accepted_version(version)?;
     let operation = service.operation(action)?;
+    let version = form::get(parameters, "Version").unwrap_or(service.version);
+    let version = respond::accepted_version(operation, version)?;
     let request = decode::decode(operation, parameters)?;
     if service.name == "sts" {
         let answer = sts::call(operation, &account)?;

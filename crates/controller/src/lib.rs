@@ -11,6 +11,7 @@ mod agents;
 pub mod config;
 pub mod controller;
 pub mod ec2;
+mod elsewhere;
 mod http;
 mod identity;
 mod links;
