@@ -22,8 +22,9 @@ const BOTOCORE: &str = "1.44.5";
 /// Services with a table: botocore's name and the version of its model.
 const SERVICES: [(&str, &str); 2] = [("ec2", "2016-11-15"), ("sts", "2011-06-15")];
 
-/// Enumerations that the administrator names, so that they aren't enforced.
-const OPEN_ENUMS: [&str; 1] = ["InstanceType"];
+/// Enumerations that aren't enforced: types are named by the administrator, and the model has two of
+/// the six attributes of accounts that AWS documents.
+const OPEN_ENUMS: [&str; 2] = ["AccountAttributeName", "InstanceType"];
 
 #[derive(clap::Args)]
 pub struct Arguments {

@@ -876,7 +876,7 @@ pub(crate) static S: [Shape; 4415] = [
     s(&SERVICE, "AccessScopePathRequest", Structure(&[m("Destination", "Destination", "Destination", 3269), m("Source", "Source", "Source", 3269), m("ThroughResources", "ThroughResource", "ThroughResource", 3980)])),
     s(&SERVICE, "AccountAttribute", Structure(&[m("AttributeName", "AttributeName", "attributeName", 3894), m("AttributeValues", "AttributeValueSet", "attributeValueSet", 40)])),
     s(&SERVICE, "AccountAttributeList", List { item: 35, item_name: "item", flattened: false, min: 0, max: NONE }),
-    s(&SERVICE, "AccountAttributeName", Enum(&["default-vpc", "supported-platforms"])),
+    s(&SERVICE, "AccountAttributeName", String { min: 0, max: NONE, sensitive: false }),
     s(&SERVICE, "AccountAttributeNameStringList", List { item: 37, item_name: "attributeName", flattened: false, min: 0, max: NONE }),
     s(&SERVICE, "AccountAttributeValue", Structure(&[m("AttributeValue", "AttributeValue", "attributeValue", 3894)])),
     s(&SERVICE, "AccountAttributeValueList", List { item: 39, item_name: "item", flattened: false, min: 0, max: NONE }),

@@ -171,7 +171,12 @@ fn zone_value(state: &State, zone: &Zone) -> out::AvailabilityZone {
 
 pub fn describe_account_attributes(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let names = call.strings("AttributeNames");
-    let attributes: Vec<_> = account_attributes(&snapshot.state, &call.account)
+    let attributes = account_attributes(&snapshot.state, &call.account);
+    let is_known = |name: &&String| attributes.iter().any(|(known, _)| known == name);
+    if let Some(unknown) = names.iter().find(|name| !is_known(name)) {
+        return Err(ApiError::invalid_value("attributeName", unknown, ""));
+    }
+    let attributes: Vec<_> = attributes
         .into_iter()
         .filter(|(name, _)| names.is_empty() || names.iter().any(|asked| asked == name))
         .map(|(name, value)| {
@@ -275,5 +280,9 @@ mod tests {
                 .len(),
             6
         );
+        let one = "Action=DescribeAccountAttributes&AttributeName.1=max-instances";
+        assert_eq!(cloud.ok(one).all("attributeName"), ["max-instances"]);
+        let unknown = "Action=DescribeAccountAttributes&AttributeName.1=max-friends";
+        assert_eq!(cloud.refusal(unknown), "InvalidParameterValue");
     }
 }
