@@ -29,6 +29,7 @@ static LISTING: Listing = Listing {
         "block-device-mapping.snapshot-id",
         "block-device-mapping.volume-size",
         "block-device-mapping.volume-type",
+        "boot-mode",
         "creation-date",
         "description",
         "ena-support",
@@ -37,6 +38,13 @@ static LISTING: Listing = Listing {
         "image-allowed",
         "image-id",
         "image-type",
+        "image-watermark.source-image-creation-time",
+        "image-watermark.source-image-id",
+        "image-watermark.source-image-region",
+        "image-watermark.watermark-creation-time",
+        "image-watermark.watermark-key",
+        "instance-type-specification.supported-instance-type",
+        "instance-type-specification.unsupported-instance-type",
         "is-public",
         "kernel-id",
         "manifest-location",
@@ -46,9 +54,17 @@ static LISTING: Listing = Listing {
         "platform",
         "product-code",
         "product-code.type",
+        "public-ssm-parameter-name",
         "ramdisk-id",
         "root-device-name",
         "root-device-type",
+        "scan-result.critical-fix-available-since",
+        "scan-result.finding-scan-date",
+        "scan-result.high-fix-available-since",
+        "scan-result.highest-finding-severity-label",
+        "scan-result.informational-fix-available-since",
+        "scan-result.low-fix-available-since",
+        "scan-result.medium-fix-available-since",
         "source-image-id",
         "source-image-region",
         "source-instance-id",
@@ -61,6 +77,8 @@ static LISTING: Listing = Listing {
     tagged: true,
     page: PAGE,
 };
+
+const BOOT_MODE: &str = "legacy-bios";
 
 pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let state = &snapshot.state;
@@ -191,6 +209,7 @@ fn matches(row: &Image, name: &str, test: &dyn Fn(&str) -> bool) -> bool {
         "block-device-mapping.encrypted" | "ena-support" | "free-tier-eligible" => test("false"),
         "block-device-mapping.volume-size" => test(&size_gib(row).to_string()),
         "block-device-mapping.volume-type" => test(volumes::TYPE),
+        "boot-mode" => test(BOOT_MODE),
         "creation-date" => test(&format_ms(row.created.0)),
         "description" => test(&row.description),
         "hypervisor" => test("xen"),
@@ -205,7 +224,8 @@ fn matches(row: &Image, name: &str, test: &dyn Fn(&str) -> bool) -> bool {
         "root-device-type" => test("ebs"),
         "state" => test("available"),
         "virtualization-type" => test("hvm"),
-        // What no image of Boira has: product codes, sources, a platform other than Linux.
+        // What no image of Boira has: product codes, sources, watermarks, scans, a platform other
+        // than Linux.
         _ => false,
     }
 }
@@ -229,7 +249,7 @@ fn value(call: &Call, row: &Image) -> out::Image {
     out::Image::new()
         .architecture(row.architecture.clone())
         .block_device_mappings(mappings(row))
-        .boot_mode("legacy-bios")
+        .boot_mode(BOOT_MODE)
         .creation_date(format_ms(row.created.0))
         .deprecation_time(row.deprecated.map(|at| format_ms(at.0)))
         .deregistration_protection(is_own.then(|| protection(row)))
@@ -299,10 +319,11 @@ pub fn describe_attribute(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
         "description" => answer.description(text(&row.description)),
         "launchPermission" => answer.launch_permissions(permissions(row)),
         "blockDeviceMapping" => answer.block_device_mappings(mappings(row)),
-        "bootMode" => answer.boot_mode(text("legacy-bios")),
+        "bootMode" => answer.boot_mode(text(BOOT_MODE)),
         "deregistrationProtection" => answer.deregistration_protection(text(protection(row))),
         // Set for no image of Boira, which AWS answers by an empty element.
         "imdsSupport" => answer.imds_support(none()),
+        "lastLaunchedTime" => answer.last_launched_time(none()),
         "kernel" => answer.kernel_id(none()),
         "productCodes" => answer.product_codes(Vec::<Value>::new()),
         "ramdisk" => answer.ramdisk_id(none()),
@@ -368,24 +389,54 @@ fn change(call: &Call) -> Result<Change, ApiError> {
     let request = &call.request;
     let description = request.structure("Description");
     let permission = request.structure("LaunchPermission");
-    match (request.str("Attribute"), description, permission) {
+    // Ansible asks for "Description ", with the capital and the blank.
+    let attribute = request.str("Attribute").map(str::trim);
+    let attribute = attribute.map(str::to_ascii_lowercase);
+    match (attribute.as_deref(), description, permission) {
         (_, Some(_), Some(_)) => Err(ApiError::invalid_combination(
             "A call modifies one attribute: either description or launchPermission.",
         )),
-        (None | Some("description"), Some(text), None) => Ok(Change::Description(
-            text.str("Value").unwrap_or_default().to_owned(),
-        )),
-        (Some("description"), None, None) => match request.str("Value") {
-            Some(text) => Ok(Change::Description(text.to_owned())),
-            None => Err(ApiError::missing_parameter("Value")),
-        },
-        (None | Some("launchPermission"), None, Some(lists)) => Ok(Change::Permissions {
-            add: grantees(lists.list("Add"))?,
-            remove: grantees(lists.list("Remove"))?,
-        }),
-        (Some("launchPermission"), None, None) => flat_permissions(call),
+        (None | Some("description"), Some(text), None) => {
+            refuse_flat(
+                request,
+                &["OperationType", "UserGroups", "UserIds", "Value"],
+            )?;
+            Ok(Change::Description(
+                text.str("Value").unwrap_or_default().to_owned(),
+            ))
+        }
+        (Some("description"), None, None) => {
+            refuse_flat(request, &["OperationType", "UserGroups", "UserIds"])?;
+            let text = request.str("Value");
+            let text = text.ok_or_else(|| ApiError::missing_parameter("Value"))?;
+            Ok(Change::Description(text.to_owned()))
+        }
+        (None | Some("launchpermission"), None, Some(lists)) => {
+            refuse_flat(
+                request,
+                &["OperationType", "UserGroups", "UserIds", "Value"],
+            )?;
+            Ok(Change::Permissions {
+                add: grantees(lists.list("Add"))?,
+                remove: grantees(lists.list("Remove"))?,
+            })
+        }
+        (Some("launchpermission"), None, None) => {
+            refuse_flat(request, &["Value"])?;
+            flat_permissions(call)
+        }
         (None, None, None) => Err(ApiError::missing_parameter("Attribute")),
         (Some(other), ..) => Err(unsupported(other)),
+    }
+}
+
+/// Refuses parts of the flat form that would be without effect.
+fn refuse_flat(request: &Struct, members: &[&str]) -> Result<(), ApiError> {
+    match members.iter().find(|member| request.get(member).is_some()) {
+        Some(member) => Err(ApiError::invalid_combination(format!(
+            "The parameter {member} cannot be used to modify this attribute in this form."
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -492,8 +543,12 @@ fn protect(call: &Call, draft: &mut Draft, protected: bool) -> Outcome {
     Ok(Answer::Done(call.answer().with("Return", "true")))
 }
 
+/// Years ahead that a deprecation may be, for any image and for a public one.
+const DEPRECATION_YEARS: [i64; 2] = [10, 2];
+
 pub fn enable_deprecation(call: &Call, draft: &mut Draft) -> Outcome {
-    let id = own(call, &draft.state)?.id.clone();
+    let row = own(call, &draft.state)?;
+    let (id, years) = (row.id.clone(), DEPRECATION_YEARS[usize::from(row.public)]);
     let at = call
         .request
         .get("DeprecateAt")
@@ -503,6 +558,12 @@ pub fn enable_deprecation(call: &Call, draft: &mut Draft) -> Outcome {
         return Err(ApiError::invalid_parameter_value(
             "The deprecation time must be in the future.",
         ));
+    }
+    // A year as long as it gets, so that the same day of the year is still allowed.
+    if at > call.now.0 + years * 366 * 24 * 60 * 60_000 {
+        return Err(ApiError::invalid_parameter_value(format!(
+            "The deprecation time may be up to {years} years in the future."
+        )));
     }
     // EC2 rounds to the minute.
     let at = Wall((at + 30_000).div_euclid(60_000) * 60_000);

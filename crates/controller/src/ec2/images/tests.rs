@@ -175,6 +175,7 @@ fn attributes_are_modified_one_at_a_time() {
         "Action=DescribeImageAttribute&Attribute=description&ImageId={image}"
     ));
     assert!(reply.has("<description><value>new words</value></description>"));
+    cloud.ok(&change("&Attribute=Description+&Description.Value=ansible"));
     cloud.ok(&change("&Attribute=description&Value=old+words"));
     assert_eq!(
         cloud.ok("Action=DescribeImages").one("description"),
@@ -196,6 +197,22 @@ fn attributes_are_modified_one_at_a_time() {
         ),
         (
             "&Description.Value=a&LaunchPermission.Add.1.Group=all",
+            "InvalidParameterCombination",
+        ),
+        (
+            "&Description.Value=a&Value=b",
+            "InvalidParameterCombination",
+        ),
+        (
+            "&Attribute=description&Value=b&UserId.1=123456789012",
+            "InvalidParameterCombination",
+        ),
+        (
+            "&LaunchPermission.Add.1.Group=all&OperationType=remove",
+            "InvalidParameterCombination",
+        ),
+        (
+            "&Attribute=launchPermission&OperationType=add&UserGroup.1=all&Value=b",
             "InvalidParameterCombination",
         ),
         ("&ImdsSupport.Value=v2.0", "UnsupportedOperation"),
@@ -220,15 +237,13 @@ fn every_attribute_of_the_model_has_an_answer() {
         ("ramdisk", "<ramdisk></ramdisk>"),
         ("launchPermission", "<group>all</group>"),
         ("sriovNetSupport", "<sriovNetSupport></sriovNetSupport>"),
+        ("lastLaunchedTime", "<lastLaunchedTime></lastLaunchedTime>"),
     ] {
         let reply = cloud.ok(&format!(
             "Action=DescribeImageAttribute&ImageId={image}&Attribute={attribute}"
         ));
         assert!(reply.has(part), "{attribute}: {}", reply.0);
     }
-    let never_recorded =
-        format!("Action=DescribeImageAttribute&ImageId={image}&Attribute=lastLaunchedTime");
-    assert_eq!(cloud.refusal(&never_recorded), "UnsupportedOperation");
 }
 
 #[test]
@@ -273,6 +288,23 @@ fn a_deprecated_image_is_listed_to_its_owner_and_to_who_asks_for_it() {
     assert_eq!(count(&mut cloud, &other, ""), 1);
     let past = format!("Action=EnableImageDeprecation&ImageId={image}&DeprecateAt={at}");
     assert_eq!(cloud.refusal(&past), "InvalidParameterValue");
+    let after_years = |cloud: &mut Cloud, years: i64| {
+        let at = boira_api::time::format_ms(cloud.now.0 + years * 365 * 24 * 3_600_000);
+        format!("Action=EnableImageDeprecation&ImageId={image}&DeprecateAt={at}")
+    };
+    let (two, three) = (after_years(&mut cloud, 2), after_years(&mut cloud, 3));
+    cloud.ok(&two);
+    assert_eq!(
+        cloud.refusal(&three),
+        "InvalidParameterValue",
+        "it is public"
+    );
+    cloud.ok(&format!(
+        "Action=ResetImageAttribute&ImageId={image}&Attribute=launchPermission"
+    ));
+    cloud.ok(&three);
+    let eleven = after_years(&mut cloud, 11);
+    assert_eq!(cloud.refusal(&eleven), "InvalidParameterValue");
 }
 
 #[test]
@@ -291,6 +323,15 @@ fn filters_are_those_that_aws_documents() {
         ("tag:boira:default", "true", 1),
         ("platform", "windows", 0),
         ("creation-date", "2026-*", 1),
+        ("boot-mode", "legacy-bios", 1),
+        ("public-ssm-parameter-name", "*", 0),
+        (
+            "instance-type-specification.supported-instance-type",
+            "*",
+            0,
+        ),
+        ("image-watermark.source-image-id", "*", 0),
+        ("scan-result.finding-scan-date", "*", 0),
     ] {
         let query = format!("&Filter.1.Name={name}&Filter.1.Value.1={value}");
         assert_eq!(count(&mut cloud, &account, &query), found, "{name}={value}");
