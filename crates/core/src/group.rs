@@ -49,7 +49,7 @@ pub fn create(
         return Err(Refusal::Duplicate("security group", name));
     }
     if owned().count() >= MAX_GROUPS {
-        return Err(Refusal::Limit(format!("{MAX_GROUPS} security groups")));
+        return Err(Refusal::GroupLimit);
     }
     let row = SecurityGroup {
         id: GroupId::from_entropy(draft.ctx.entropy()),

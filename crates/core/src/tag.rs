@@ -52,7 +52,7 @@ fn each(
     for id in ids {
         // Looked up anew each time: two of the ids may be kept in one row.
         let found = find(&draft.state, owner, id);
-        let mut found = found.ok_or_else(|| Refusal::NotFound(Thing::Resource, id.clone()))?;
+        let mut found = found.ok_or_else(|| missing(&draft.state, owner, id))?;
         let before = found.tags().clone();
         edit(found.tags_mut());
         if found.tags().len() > MAX_TAGS {
@@ -152,6 +152,14 @@ fn find(state: &State, owner: &AccountId, id: &str) -> Option<Found> {
         _ => vpcs_of(state, owner)
             .find(|vpc| parts(vpc).iter().any(|(part, _)| *part == id))
             .map(|vpc| Found::Part(Vpc::clone(vpc), id.to_owned())),
+    }
+}
+
+/// Why there is nothing to tag: an image may be another account's and yet be seen.
+fn missing(state: &State, owner: &AccountId, id: &str) -> Refusal {
+    match state.image(owner, id) {
+        Some(row) => Refusal::NotYours(row.id.to_string()),
+        None => Refusal::NotFound(Thing::Resource, id.to_owned()),
     }
 }
 

@@ -96,6 +96,11 @@ pub fn create(call: &Call, draft: &mut Draft) -> Outcome {
 
 fn check_name(name: &str) -> Result<(), ApiError> {
     let fits = !name.is_empty() && permissions::check_description(name).is_ok();
+    if name.eq_ignore_ascii_case("default") {
+        return Err(ApiError::invalid_parameter_value(
+            "Cannot use reserved security group name: default",
+        ));
+    }
     if !fits || name.trim() != name || name.starts_with("sg-") {
         return Err(ApiError::invalid_value(
             "GroupName",

@@ -139,7 +139,10 @@ fn group_peer(pair: &Struct, scope: &Scope<'_>) -> Result<GroupId, ApiError> {
         return Err(ApiError::unsupported_parameter("VpcId"));
     }
     match (pair.str("GroupId"), pair.str("GroupName")) {
-        (Some(group), _) => {
+        (Some(_), Some(_)) => Err(ApiError::invalid_combination(
+            "The parameter GroupName cannot be used with the parameter GroupId",
+        )),
+        (Some(group), None) => {
             id::SECURITY_GROUP.validate(group)?;
             scope.refuse_foreign(pair.str("UserId"), group)?;
             Ok(group.into())
@@ -160,6 +163,11 @@ fn flat(request: &Struct, scope: &Scope<'_>) -> Result<Vec<NewRule>, ApiError> {
         description: None,
     };
     let Some(name) = request.str("SourceSecurityGroupName") else {
+        if request.get("SourceSecurityGroupOwnerId").is_some() {
+            return Err(ApiError::invalid_combination(
+                "The parameter sourceSecurityGroupOwnerId needs the parameter sourceSecurityGroupName",
+            ));
+        }
         let cidr = request
             .str("CidrIp")
             .ok_or_else(|| ApiError::missing_parameter("CidrIp"))?;
@@ -220,19 +228,26 @@ fn protocol(one: &Struct) -> Result<Protocol, ApiError> {
         .str("IpProtocol")
         .ok_or_else(|| ApiError::missing_parameter("IpProtocol"))?;
     let (from, to) = (one.int("FromPort"), one.int("ToPort"));
-    match name.to_ascii_lowercase().as_str() {
-        "-1" => Ok(Protocol::All),
-        "tcp" | "6" => ports(from, to).map(|(from, to)| Protocol::Tcp { from, to }),
-        "udp" | "17" => ports(from, to).map(|(from, to)| Protocol::Udp { from, to }),
-        "icmp" | "1" => icmp(from, to),
-        "icmpv6" | "58" => Err(no_effect("IPv6")),
-        other => match other.parse::<u8>() {
-            Ok(number) => Ok(Protocol::Number(number)),
-            Err(_) => Err(ApiError::invalid_parameter_value(format!(
-                "Invalid value '{}' for IP protocol. Unknown protocol.",
-                name.chars().take(100).collect::<String>()
-            ))),
-        },
+    let number = match name.to_ascii_lowercase().as_str() {
+        "-1" => return Ok(Protocol::All),
+        "icmp" => Some(1),
+        "tcp" => Some(6),
+        "udp" => Some(17),
+        "icmpv6" => Some(58),
+        // Only digits: `parse` would take a sign too.
+        other if other.bytes().all(|byte| byte.is_ascii_digit()) => other.parse::<u8>().ok(),
+        _ => None,
+    };
+    match number {
+        Some(1) => icmp(from, to),
+        Some(6) => ports(from, to).map(|(from, to)| Protocol::Tcp { from, to }),
+        Some(17) => ports(from, to).map(|(from, to)| Protocol::Udp { from, to }),
+        Some(58) => Err(no_effect("IPv6")),
+        Some(number) => Ok(Protocol::Number(number)),
+        None => Err(ApiError::invalid_parameter_value(format!(
+            "Invalid value '{}' for IP protocol. Unknown protocol.",
+            name.chars().take(100).collect::<String>()
+        ))),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use boira_api::ApiError;
 use boira_core::Refusal;
+use boira_core::group;
 use boira_core::interface::MAX_GROUPS;
 use boira_core::refusal::Thing;
 use boira_core::tag::MAX_TAGS;
@@ -81,6 +82,17 @@ pub fn error(refusal: Refusal) -> ApiError {
         Refusal::Limit(what) => ApiError::new(
             "ResourceCountExceeded",
             format!("You have reached the limit of {what}."),
+        ),
+        Refusal::NotYours(id) => ApiError::new(
+            "UnauthorizedOperation",
+            format!("You are not authorized to change '{id}', which belongs to another account."),
+        ),
+        Refusal::GroupLimit => ApiError::new(
+            "SecurityGroupLimitExceeded",
+            format!(
+                "You have reached the limit of {} security groups.",
+                group::MAX_GROUPS
+            ),
         ),
         Refusal::TooManyTags => ApiError::new(
             "TagLimitExceeded",

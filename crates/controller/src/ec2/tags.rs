@@ -25,9 +25,6 @@ pub fn create(call: &Call, draft: &mut Draft) -> Outcome {
     call.honours(&["Resources", "Tags"])?;
     let resources = resources(call)?;
     let tags = read(call.request.list("Tags"))?;
-    if tags.is_empty() {
-        return Err(ApiError::missing_parameter("Tag"));
-    }
     tag::create(draft, &call.account, &resources, &tags).map_err(refusals::error)?;
     call.done()
 }
@@ -166,7 +163,9 @@ pub fn read(list: &[Value]) -> Result<Tags, ApiError> {
     let mut tags = Tags::new();
     for tag in list.iter().filter_map(Value::as_struct) {
         let key = tag.str("Key").unwrap_or_default();
-        let value = tag.str("Value").unwrap_or_default();
+        let value = tag.str("Value").ok_or_else(|| {
+            ApiError::invalid_parameter_value("Tag value cannot be null. Use empty string instead.")
+        })?;
         if key.is_empty() || key.chars().count() > 127 {
             return Err(ApiError::invalid_parameter_value(
                 "Tag keys have between 1 and 127 Unicode characters",
@@ -296,6 +295,18 @@ mod tests {
     }
 
     #[test]
+    fn an_image_of_somebody_else_is_seen_and_not_tagged() {
+        let mut cloud = Cloud::new();
+        let other = cloud.other.clone();
+        let tag = format!(
+            "Action=CreateTags&ResourceId.1={}&Tag.1.Key=a&Tag.1.Value=1",
+            cloud.image.clone()
+        );
+        let error = cloud.call_as(&other, &tag).err().expect("refused");
+        assert_eq!(error.code, "UnauthorizedOperation");
+    }
+
+    #[test]
     fn the_fifty_first_tag_is_refused() {
         let mut cloud = Cloud::new();
         let id = cloud.instance();
@@ -332,6 +343,7 @@ mod tests {
         for tag in [
             "Tag.1.Key=aws:x&Tag.1.Value=1",
             "Tag.1.Key=AWS:x&Tag.1.Value=1",
+            "Tag.1.Key=a",
             "Tag.1.Key=&Tag.1.Value=1",
             &format!("Tag.1.Key={long}&Tag.1.Value=1"),
             &format!("Tag.1.Key=a&Tag.1.Value={long}{long}x"),

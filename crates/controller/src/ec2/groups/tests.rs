@@ -37,7 +37,7 @@ fn names_are_unique_in_a_vpc_and_follow_the_rules() {
     for (name, text, refused) in [
         ("web", "d", "InvalidGroup.Duplicate"),
         ("WEB", "d", "InvalidGroup.Duplicate"),
-        ("default", "d", "InvalidGroup.Duplicate"),
+        ("default", "d", "InvalidParameterValue"),
         ("sg-web", "d", "InvalidParameterValue"),
         ("", "d", "InvalidParameterValue"),
         ("a%3Cb", "d", "InvalidParameterValue"),
@@ -126,6 +126,12 @@ fn the_flat_form_of_older_clients_works() {
         cloud.refusal(&format!("{from_group}&IpProtocol=tcp")),
         "InvalidParameterCombination"
     );
+    let owner_of_none = format!(
+        "Action=AuthorizeSecurityGroupIngress&GroupName=web&IpProtocol=tcp&FromPort=80&ToPort=80\
+         &CidrIp=10.0.0.0/8&SourceSecurityGroupOwnerId={}",
+        cloud.account.clone()
+    );
+    assert_eq!(cloud.refusal(&owner_of_none), "InvalidParameterCombination");
     let foreign = format!("{from_group}&SourceSecurityGroupOwnerId=123456789012");
     assert_eq!(cloud.refusal(&foreign), "InvalidGroup.NotFound");
     let both = format!("Action=AuthorizeSecurityGroupIngress&GroupId={web}&CidrIp=0.0.0.0/0&{SSH}");
@@ -167,6 +173,14 @@ fn what_is_malformed_or_has_no_effect_is_refused() {
         ),
         (
             "IpProtocol=256&IpRanges.1.CidrIp=0.0.0.0/0",
+            "InvalidParameterValue",
+        ),
+        (
+            "IpProtocol=%2B47&IpRanges.1.CidrIp=0.0.0.0/0",
+            "InvalidParameterValue",
+        ),
+        (
+            "IpProtocol=06&IpRanges.1.CidrIp=0.0.0.0/0",
             "InvalidParameterValue",
         ),
         (
