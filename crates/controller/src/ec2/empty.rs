@@ -1,62 +1,49 @@
 //! Describes of kinds of which nothing can exist yet: after validation they answer an empty list, and
 //! NotFound for everything that is named.
+//!
+//! AWS's model tells most of it. Lists of the answer are the lists; a parameter that ends in `Id` or
+//! `Ids` names things; whatever else narrows the list down, which can't narrow an empty one.
 
-use super::empty_table::TABLE;
-use super::{Answer, Call, Outcome};
-use boira_api::ApiError;
+use super::empty_table::{NAMED, TABLE};
+use super::{Answer, Call, Outcome, strings};
 use boira_api::filter::Filters;
-use boira_api::id::IdKind;
+use boira_api::id::{self, IdKind};
 use boira_api::page::Paged;
-use boira_api::value::{Struct, Value};
+use boira_api::shape::{Kind, Shape};
+use boira_api::value::Value;
+use boira_api::{ApiError, Struct};
+use boira_core::State;
 use boira_store::Snapshot;
 use std::sync::Arc;
 
 /// One Describe that always answers an empty list.
 pub struct Nothing {
     pub action: &'static str,
-    /// The member of the answer that is the list.
-    list: &'static str,
-    /// Parameters that name what doesn't exist.
-    named: &'static [(&'static str, Missing)],
-    /// AWS's names of filters, separated by blanks, without those for tags.
+    /// AWS's names of filters, separated by blanks, beside tags and the members of the list's items.
     filters: &'static str,
-    tagged: bool,
-    /// What `MaxResults` may be.
+    /// What `MaxResults` may be, where the model doesn't tell.
     page: (i64, i64),
-    /// Parameters that narrow the list further, which can't narrow an empty one.
-    beside: &'static [&'static str],
+    /// What goes before [`NAMED`] here.
+    named: &'static [(&'static str, Missing)],
 }
 
 /// The error for something that is named.
 pub enum Missing {
     /// A kind of id that is checked for its form first.
     Kind(&'static IdKind),
-    /// A code, and what messages call the kind.
-    Code(&'static str, &'static str),
+    Code(&'static str),
 }
 
+/// Parameters that end like those that name things, and only narrow the list.
+const NARROWING: [&str; 3] = ["AvailabilityZoneId", "OwnerIds", "RestorableByUserIds"];
+
 impl Nothing {
-    pub const fn new(action: &'static str, list: &'static str) -> Self {
+    pub const fn new(action: &'static str, filters: &'static str) -> Self {
         Self {
             action,
-            list,
-            named: &[],
-            filters: "",
-            tagged: false,
-            page: (1, 1000),
-            beside: &[],
-        }
-    }
-
-    pub const fn named(self, named: &'static [(&'static str, Missing)]) -> Self {
-        Self { named, ..self }
-    }
-
-    pub const fn filtered(self, tagged: bool, filters: &'static str) -> Self {
-        Self {
-            tagged,
             filters,
-            ..self
+            page: (1, 1000),
+            named: &[],
         }
     }
 
@@ -67,8 +54,8 @@ impl Nothing {
         }
     }
 
-    pub const fn beside(self, beside: &'static [&'static str]) -> Self {
-        Self { beside, ..self }
+    pub const fn named(self, named: &'static [(&'static str, Missing)]) -> Self {
+        Self { named, ..self }
     }
 }
 
@@ -78,149 +65,280 @@ pub fn row(action: &str) -> Option<&'static Nothing> {
     Some(&TABLE[index])
 }
 
-pub fn describe(call: &Call, _snapshot: &Arc<Snapshot>) -> Outcome {
+pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let row = row(call.operation.name).expect("every action that comes here has a row");
-    let common = [
-        "Filter",
-        "Filters",
-        "IncludeManagedResources",
-        "MaxResults",
-        "NextToken",
-    ];
-    let named = row.named.iter().map(|(member, _)| *member);
-    let honoured: Vec<&str> = common
-        .into_iter()
-        .chain(named)
-        .chain(row.beside.iter().copied())
-        .collect();
-    call.honours(&honoured)?;
     check_filters(row, call)?;
     // No token was ever given out for an empty list, so that any key refuses them all.
-    let (min, max) = row.page;
+    let (min, max) = page(call.operation.input()).unwrap_or(row.page);
     let paged = Paged {
         min,
         max,
         ..Paged::new(b"", row.action, call.account.as_str())
     };
     paged.page(&call.request)?;
-    for (member, missing) in row.named {
-        refuse_named(&call.request, member, missing)?;
+    for (member, _) in call.request.iter() {
+        check_named(row, call, &snapshot.state, member.name)?;
     }
-    Ok(Answer::Done(
-        call.answer().with(row.list, Vec::<Value>::new()),
-    ))
+    let answer = call.answer();
+    let lists = lists(answer.shape()).map(|(member, _)| member);
+    Ok(Answer::Done(lists.fold(call.answer(), |answer, member| {
+        answer.with(member, Vec::<Value>::new())
+    })))
+}
+
+/// The lists of an answer, with the shape of their items.
+fn lists(output: &'static Shape) -> impl Iterator<Item = (&'static str, &'static Shape)> {
+    let members = output.members().iter();
+    members.filter_map(|member| match output.at(member.shape).kind {
+        Kind::List { item, .. } => Some((member.name, output.at(item))),
+        _ => None,
+    })
+}
+
+/// The model's bounds of `MaxResults`, where it has any.
+fn page(input: &Shape) -> Option<(i64, i64)> {
+    let member = input.members().iter().find(|m| m.name == "MaxResults")?;
+    match input.at(member.shape).kind {
+        Kind::Integer { min, max } if max < i64::from(i32::MAX) => Some((min, max)),
+        _ => None,
+    }
 }
 
 /// A few old actions call the parameter `Filter`; it is the same.
 fn check_filters(row: &Nothing, call: &Call) -> Result<(), ApiError> {
-    let known: Vec<&str> = row.filters.split_whitespace().collect();
     let asked = match call.request.get("Filter") {
         Some(filters) => &call
             .shape("DescribeVpcsRequest")
             .with("Filters", filters.clone()),
         None => &*call.request,
     };
-    Filters::of(asked, &known, row.tagged).map(drop)
+    let item = lists(call.answer().shape()).next().map(|(_, item)| item);
+    let members = item.map_or(&[][..], Shape::members);
+    let of_item: Vec<String> = members.iter().map(|m| kebab(m.name)).collect();
+    let known: Vec<&str> = row
+        .filters
+        .split_whitespace()
+        .chain(of_item.iter().map(String::as_str))
+        .collect();
+    let is_tagged = of_item.iter().any(|name| name == "tags");
+    Filters::of(asked, &known, is_tagged).map(drop)
 }
 
-fn refuse_named(request: &Struct, member: &str, missing: &Missing) -> Result<(), ApiError> {
-    let value = request.get(member);
-    let one = value.and_then(Value::as_str);
-    let list = value
-        .map_or(&[][..], Value::as_list)
-        .iter()
-        .filter_map(Value::as_str);
-    let names: Vec<&str> = one.into_iter().chain(list).collect();
-    if names.is_empty() {
+/// `TransitGatewayId` as filters spell it: `transit-gateway-id`.
+fn kebab(name: &str) -> String {
+    let mut text = String::new();
+    for character in name.chars() {
+        if character.is_ascii_uppercase() && !text.is_empty() {
+            text.push('-');
+        }
+        text.push(character.to_ascii_lowercase());
+    }
+    text
+}
+
+fn check_named(row: &Nothing, call: &Call, state: &State, member: &str) -> Result<(), ApiError> {
+    let names = texts(&call.request, member);
+    if names.is_empty() || NARROWING.contains(&member) {
         return Ok(());
     }
-    match missing {
-        Missing::Kind(kind) => {
-            for name in &names {
-                kind.validate(name)?;
-            }
-            Err(kind.not_found(&names))
-        }
-        Missing::Code(code, noun) => {
-            let list: String = names.join(", ").chars().take(200).collect();
-            let does = if names.len() == 1 { "does" } else { "do" };
-            Err(ApiError::new(
-                *code,
-                format!("The {noun} '{list}' {does} not exist"),
-            ))
-        }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    if let Some((kind, exists)) = existing(member) {
+        return check_existing(kind, &names, |name| exists(state, call, name));
     }
+    let mut known = row.named.iter().chain(NAMED);
+    match known.find(|(known, _)| *known == member) {
+        Some((_, Missing::Kind(kind))) => check_existing(kind, &names, |_| false),
+        Some((_, Missing::Code(code))) => Err(missing(code.to_string(), member, &names)),
+        None if member.ends_with("Id") || member.ends_with("Ids") => {
+            let code = format!("Invalid{}.NotFound", singular(member));
+            Err(missing(code, member, &names))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A parameter that is a string or a list of them.
+fn texts(request: &Struct, member: &str) -> Vec<String> {
+    match request.str(member) {
+        Some(text) => vec![text.to_owned()],
+        None => strings(request, member),
+    }
+}
+
+type Exists = fn(&State, &Call, &str) -> bool;
+
+/// What does exist: nothing of it is in the list, but it may be named.
+fn existing(member: &str) -> Option<(&'static IdKind, Exists)> {
+    match member {
+        "GroupId" => Some((&id::SECURITY_GROUP, |state, call, id| {
+            state.group(&call.account, id).is_some()
+        })),
+        "ImageIds" => Some((&id::IMAGE, |state, call, id| {
+            state.image(&call.account, id).is_some()
+        })),
+        "InstanceIds" => Some((&id::INSTANCE, |state, call, id| {
+            state.instance(&call.account, id).is_some()
+        })),
+        "VpcId" | "VpcIds" => Some((&id::VPC, |state, call, id| {
+            state.vpc(&call.account, id).is_some()
+        })),
+        _ => None,
+    }
+}
+
+fn check_existing(
+    kind: &IdKind,
+    ids: &[&str],
+    exists: impl Fn(&str) -> bool,
+) -> Result<(), ApiError> {
+    for id in ids {
+        kind.validate(id)?;
+    }
+    let missing: Vec<&str> = ids.iter().copied().filter(|id| !exists(id)).collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(kind.not_found(&missing)),
+    }
+}
+
+/// AWS's messages call things as their parameters do: `vpnGateway ID`.
+fn missing(code: String, member: &str, names: &[&str]) -> ApiError {
+    let list: String = names.join(", ").chars().take(200).collect();
+    let mut noun = singular(member).to_owned();
+    noun[..1].make_ascii_lowercase();
+    if let Some(start) = noun.strip_suffix("Id") {
+        noun = format!("{start} ID");
+    }
+    let does = if names.len() == 1 { "does" } else { "do" };
+    ApiError::new(code, format!("The {noun} '{list}' {does} not exist"))
+}
+
+fn singular(member: &str) -> &str {
+    member.strip_suffix('s').unwrap_or(member)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ec2::testing::Cloud;
-    use boira_api::shape::{Kind, Operation};
+    use boira_api::shape::Member;
     use boira_api::shapes::ec2::SERVICE;
 
     /// The parameters without which the action is not valid.
-    fn required(operation: &Operation) -> String {
-        let members = operation
-            .input()
+    fn required(shape: &Shape, prefix: &str) -> String {
+        let is_needed = |member: &&Member| member.required || !prefix.is_empty();
+        shape
             .members()
             .iter()
-            .filter(|member| member.required);
-        members
-            .map(|member| match operation.input().at(member.shape).kind {
-                Kind::Integer { min, .. } => format!("&{}={}", member.query, min.max(5)),
-                Kind::Enum(values) => format!("&{}={}", member.query, values[0]),
-                _ => format!("&{}=snap-01234567", member.query),
+            .filter(is_needed)
+            .map(|member| {
+                let name = format!("{prefix}{}", member.query);
+                match shape.at(member.shape).kind {
+                    Kind::Integer { min, .. } => format!("&{name}={}", min.max(5)),
+                    Kind::Enum(values) => format!("&{name}={}", values[0]),
+                    Kind::List { item, .. } => match shape.at(item).kind {
+                        Kind::Integer { .. } => format!("&{name}.1=5"),
+                        _ => format!("&{name}.1=x"),
+                    },
+                    Kind::Timestamp => format!("&{name}=2026-01-01T00:00:00Z"),
+                    Kind::Boolean => format!("&{name}=true"),
+                    Kind::Structure(_) => required(shape.at(member.shape), &format!("{name}.")),
+                    _ if member.name == "SnapshotId" => format!("&{name}=snap-01234567"),
+                    _ => format!("&{name}=x"),
+                }
             })
             .collect()
     }
 
     #[test]
-    fn every_row_answers_an_empty_list_of_its_model() {
+    fn every_row_answers_empty_lists_or_needs_a_name() {
         assert!(TABLE.is_sorted_by_key(|row| row.action));
+        assert!(NAMED.is_sorted_by_key(|(member, _)| member));
         let mut cloud = Cloud::new();
+        let vpc = cloud.vpc();
         for row in TABLE {
             let operation = SERVICE.operation(row.action).expect("AWS has it");
+            let query = format!("Action={}{}", row.action, required(operation.input(), ""))
+                .replace("VpcId=x", &format!("VpcId={}", vpc.id))
+                .replace("GroupId.1=x", &format!("GroupId.1={}", vpc.default_group));
+            let reply = match cloud.call(&query) {
+                Ok(reply) => reply,
+                Err(error) => {
+                    let names = query.contains("Id=");
+                    assert!(names, "{query}: {error}");
+                    continue;
+                }
+            };
             let output = operation.output().expect("a Describe answers");
-            let list = output.member_index(row.list).expect(row.action);
-            let member = &output.members()[usize::from(list)];
-            assert!(
-                matches!(output.at(member.shape).kind, Kind::List { .. }),
-                "{}",
-                row.action
-            );
-            let query = format!("Action={}{}", row.action, required(operation));
-            if row.named.iter().any(|(name, _)| {
-                operation
-                    .input()
-                    .members()
-                    .iter()
-                    .any(|member| member.required && member.name == *name)
-            }) {
-                assert!(cloud.call(&query).is_err(), "{query}");
-                continue;
+            assert!(lists(output).next().is_some(), "{query}");
+            for (name, _) in lists(output) {
+                let index = output.member_index(name).expect("it is a member");
+                let xml = output.members()[usize::from(index)].xml;
+                assert!(
+                    reply.has(&format!("<{xml}></{xml}>")),
+                    "{query}: {}",
+                    reply.0
+                );
             }
-            let reply = cloud.ok(&query);
-            assert!(
-                reply.has(&format!("<{0}></{0}>", member.xml)),
-                "{query}: {}",
-                reply.0
-            );
         }
     }
 
     #[test]
-    fn every_parameter_of_the_models_is_known_to_its_row() {
-        for row in TABLE {
+    fn exceptions_are_about_parameters_of_the_models() {
+        let has = |row: &Nothing, member: &str| {
             let input = SERVICE.operation(row.action).expect("AWS has it").input();
-            let named = row.named.iter().map(|(member, _)| *member);
-            for member in named.chain(row.beside.iter().copied()) {
-                assert!(
-                    input.member_index(member).is_some(),
-                    "{}: {member}",
-                    row.action
-                );
+            input.member_index(member).is_some()
+        };
+        for row in TABLE {
+            for (member, _) in row.named {
+                assert!(has(row, member), "{}: {member}", row.action);
             }
+        }
+        let everywhere = NAMED.iter().map(|(member, _)| *member).chain(NARROWING);
+        for member in everywhere {
+            assert!(TABLE.iter().any(|row| has(row, member)), "{member}");
+        }
+    }
+
+    #[test]
+    fn what_exists_may_be_named_and_what_does_not_may_not() {
+        let mut cloud = Cloud::new();
+        let (vpc, image, instance) = (cloud.vpc(), cloud.image.clone(), cloud.instance());
+        for (query, id, unknown, code) in [
+            (
+                "DescribeStaleSecurityGroups&VpcId",
+                vpc.id.as_str(),
+                "vpc-01234567",
+                "InvalidVpcID.NotFound",
+            ),
+            (
+                "DescribeVpcClassicLink&VpcId.1",
+                vpc.id.as_str(),
+                "vpc-01234567",
+                "InvalidVpcID.NotFound",
+            ),
+            (
+                "DescribeSecurityGroupReferences&GroupId.1",
+                vpc.default_group.as_str(),
+                "sg-01234567",
+                "InvalidGroup.NotFound",
+            ),
+            (
+                "DescribeStoreImageTasks&ImageId.1",
+                image.as_str(),
+                "ami-01234567",
+                "InvalidAMIID.NotFound",
+            ),
+            (
+                "DescribeInstanceTopology&InstanceId.1",
+                instance.as_str(),
+                "i-01234567",
+                "InvalidInstanceID.NotFound",
+            ),
+        ] {
+            cloud.ok(&format!("Action={query}={id}"));
+            let query = format!("Action={query}={unknown}");
+            assert_eq!(cloud.refusal(&query), code, "{query}");
         }
     }
 
@@ -272,6 +390,19 @@ mod tests {
                 "DescribeSpotInstanceRequests&SpotInstanceRequestId.1=sir-01234567",
                 "InvalidSpotInstanceRequestID.NotFound",
             ),
+            (
+                "DescribeTransitGatewayMulticastDomains&TransitGatewayMulticastDomainIds.1=x",
+                "InvalidTransitGatewayMulticastDomainId.NotFound",
+            ),
+            ("DescribeIpams&IpamId.1=ipam-1", "InvalidIpamId.NotFound"),
+            (
+                "DescribePublicIpv4Pools&PoolId.1=x",
+                "InvalidPublicIpv4PoolID.NotFound",
+            ),
+            (
+                "DescribeVpcEndpointServices&ServiceName.1=com.amazonaws.us-east-1.s3",
+                "InvalidServiceName",
+            ),
         ] {
             assert_eq!(cloud.refusal(&format!("Action={query}")), code, "{query}");
         }
@@ -287,6 +418,9 @@ mod tests {
             "DescribeSnapshots&Owner.1=self&MaxResults=5",
             "DescribeSpotPriceHistory&InstanceType.1=m1.small&ProductDescription.1=Linux",
             "DescribeHosts&Filter.1.Name=state&Filter.1.Value.1=available",
+            "DescribeAddresses&Filter.1.Name=domain&Filter.1.Value.1=vpc",
+            "DescribeIpams&Filter.1.Name=ipam-region&Filter.1.Value.1=us-east-1",
+            "DescribeIpamPoolAllocations&MaxResults=2000",
         ] {
             cloud.ok(&format!("Action={fine}"));
         }
