@@ -283,9 +283,10 @@ def refused(code, status, operation, client=EC2, **parameters):
         getattr(client, operation)(**parameters)
     except botocore.exceptions.ClientError as error:
         assert error.response["Error"]["Code"] == code, f"{operation} {parameters}: {error}"
-        answered = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        about = error.response["ResponseMetadata"]
+        answered = about["HTTPStatusCode"]
         assert answered == status, f"{code} came with status {answered}"
-        assert error.response["ResponseMetadata"]["RequestId"]
+        assert about["RequestId"] == about["HTTPHeaders"]["x-amzn-requestid"], about
         return error
     raise AssertionError(f"{operation} {parameters} was not refused with {code}")
 
