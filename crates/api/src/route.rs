@@ -2,7 +2,7 @@
 //! `AWS_ENDPOINT_URL` points every tool at Boira.
 //!
 //! Told apart in this order: a path below `/services/` (as Eucalyptus had them,
-//! which euca2ools still sends), the host of a bucket, the scope of the
+//! which euca2ools still sends) or `/boira/`, the host of a bucket, the scope of the
 //! credential, the credential of a form, `Action` (or a signature of version 2 in a form), else S3.
 
 use crate::auth::RequestHead;
@@ -50,6 +50,9 @@ pub fn destination(head: &RequestHead<'_>, bucket_domains: &[&str]) -> Destinati
             Some((_, service)) => named(service),
             None => Destination::Unserved(name),
         };
+    }
+    if head.path.starts_with("/boira/") {
+        return Destination::Boira;
     }
     if head
         .header("host")
@@ -150,6 +153,7 @@ mod tests {
         ];
         assert_eq!(route("/services/compute/", "Action=A", &headers), "ec2");
         assert_eq!(route("/services/Tokens", "", &[]), "sts");
+        assert_eq!(route("/boira/v1/nothing", "", &headers), "Boira");
         assert_eq!(
             route("/services/elsewhere", "", &headers),
             "Unserved(\"elsewhere\")"

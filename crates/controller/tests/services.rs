@@ -106,7 +106,7 @@ async fn a_request_is_answered_by_the_service_that_it_is_for() {
         ),
         (
             "GET /boira/v1/nothing",
-            signed_for("boira"),
+            String::new(),
             "",
             [" 404 ", "/boira/v1/nothing"],
         ),
