@@ -119,7 +119,6 @@ fn open_home(options: Options) -> Result<Controller> {
     let fresh = CloudId::from_entropy(rand::random());
     let store = Sqlite::open(&store_path, &fresh)
         .with_context(|| format!("open the store {}", store_path.display()))?;
-    restrict(&store_path)?;
     let links = Links::default();
     let cluster = Cluster::start(
         Box::new(store),
@@ -158,13 +157,6 @@ fn open_home(options: Options) -> Result<Controller> {
         pki,
         options,
     })
-}
-
-/// The store holds secrets of access keys.
-fn restrict(path: &std::path::Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("restrict {} to its owner", path.display()))
 }
 
 /// The first zone and the administrator's account of a new cloud.

@@ -27,6 +27,8 @@ pub enum StoreError {
     Corrupt(String),
     #[error("the store failed")]
     Database(#[from] rusqlite::Error),
+    #[error("the store's files can't be kept private")]
+    Files(#[from] std::io::Error),
     #[error("the store's disk is full")]
     Full,
 }

@@ -5,6 +5,7 @@ use crate::{Loaded, Store, StoreError};
 use boira_core::{Change, Kind, Row};
 use boira_model::{CloudId, Event, InstanceId, Wall};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use std::io;
 use std::path::{Path, PathBuf};
 
 const FORMAT: i64 = 1;
@@ -52,6 +53,7 @@ impl Sqlite {
     /// Opens or creates the store and becomes its leader: the epoch goes up by one. A new store is
     /// given the id `fresh`.
     pub fn open(path: &Path, fresh: &CloudId) -> Result<Self, StoreError> {
+        keep_private(path)?;
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
@@ -155,6 +157,32 @@ impl Sqlite {
         transaction.commit()?;
         Ok(seq)
     }
+}
+
+/// The rows hold secrets of access keys. SQLite gives the files beside the database its mode, so that
+/// has to be right before the first of them is made; what an earlier Boira left is mended.
+fn keep_private(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let name = path.as_os_str();
+    if name.as_encoded_bytes().starts_with(b"file:") {
+        // A URI, which names no file of this folder.
+        return Ok(());
+    }
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = name.to_owned();
+        file.push(suffix);
+        match std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 impl Store for Sqlite {

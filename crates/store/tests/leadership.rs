@@ -71,6 +71,36 @@ fn a_replaced_leader_is_told_so_also_after_the_new_one_has_committed() {
 }
 
 #[test]
+fn nobody_else_may_read_any_file_of_the_store() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = tempfile::tempdir().expect("a directory");
+    let path = home.path().join("boira.db");
+    let modes = || -> Vec<(String, u32)> {
+        let files = std::fs::read_dir(home.path()).expect("it is there");
+        let mut modes: Vec<_> = files
+            .map(|file| {
+                let file = file.expect("it is there");
+                let mode = file.metadata().expect("it is there").permissions().mode();
+                (file.file_name().into_string().expect("text"), mode & 0o777)
+            })
+            .collect();
+        modes.sort();
+        modes
+    };
+    let private = ["boira.db", "boira.db-shm", "boira.db-wal"].map(|name| (name.to_owned(), 0o600));
+    let mut store = open(&path);
+    store.commit(&put("a")).expect("it leads");
+    assert_eq!(modes(), private);
+    // As an earlier version left them, with the log not yet taken in.
+    for (name, _) in &private {
+        let readable = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(home.path().join(name), readable).expect("it is ours");
+    }
+    let _again = open(&path);
+    assert_eq!(modes(), private);
+}
+
+#[test]
 fn sequence_numbers_go_on_where_they_were() {
     let home = tempfile::tempdir().expect("a directory");
     let path = home.path().join("boira.db");

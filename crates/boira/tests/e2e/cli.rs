@@ -491,7 +491,14 @@ fn whoever_called_sudo_needs_no_root(cloud: &Cloud) {
         let meta = std::fs::metadata(cloud.home.join(name)).expect("it is there");
         assert_eq!((meta.uid(), meta.mode() & 0o777), (CALLER, 0o600), "{name}");
     }
-    for name in ["boira.db", "pki/ca-key.pem", "agent/identity.json"] {
+    for name in [
+        "boira.db",
+        "boira.db-wal",
+        "boira.db-shm",
+        "pki/ca-key.pem",
+        "pki/identity-key.der",
+        "agent/identity.json",
+    ] {
         let meta = std::fs::metadata(cloud.home.join(name)).expect("it is there");
         assert_eq!(
             (meta.uid(), meta.mode() & 0o077),
