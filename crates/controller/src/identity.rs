@@ -31,6 +31,7 @@ impl Signer {
         std::thread::Builder::new()
             .name("notary".into())
             .spawn(move || {
+                let _vital = boira_store::Vital;
                 yield_to_requests();
                 while let Ok(first) = inbox.recv() {
                     for document in std::iter::once(first).chain(inbox.try_iter()) {

@@ -8,7 +8,7 @@ mod sqlite;
 mod writer;
 
 pub use sqlite::{History, Sqlite};
-pub use writer::{Cluster, Event, Listener, Snapshot, Unavailable, Writer, now};
+pub use writer::{Cluster, Event, Listener, Snapshot, Unavailable, Vital, Writer, now};
 
 use boira_core::{Change, Row};
 use boira_model::CloudId;

@@ -9,8 +9,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 const FORMAT: i64 = 1;
-/// Changes that the log keeps at least; it is cut to this when it has grown to twice as many.
+/// The latest changes that the log keeps.
 const LOG_KEEPS: u64 = 100_000;
+/// Old changes that a commit removes for each new one, at most: a log that is too long gets shorter
+/// without any commit having to wait for it.
+const LOG_CUT_PER_CHANGE: u64 = 4;
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS meta (
@@ -46,7 +49,9 @@ pub struct Sqlite {
     connection: Connection,
     epoch: i64,
     seq: u64,
+    /// Sequence number of the oldest change in the log.
     log_starts: u64,
+    log_keeps: u64,
 }
 
 impl Sqlite {
@@ -81,7 +86,7 @@ impl Sqlite {
             Ok((row.get(0)?, row.get(1)?))
         })?;
         let log_starts =
-            connection.query_row("SELECT COALESCE(MIN(seq), 0) FROM log", [], |row| {
+            connection.query_row("SELECT COALESCE(MIN(seq), ?1) FROM log", [seq + 1], |row| {
                 row.get(0)
             })?;
         Ok(Self {
@@ -89,7 +94,16 @@ impl Sqlite {
             epoch,
             seq,
             log_starts,
+            log_keeps: LOG_KEEPS,
         })
+    }
+
+    /// The same store with a log of another length.
+    pub fn keeping(self, changes: u64) -> Self {
+        Self {
+            log_keeps: changes,
+            ..self
+        }
     }
 
     fn write(&mut self, changes: &[Change]) -> Result<u64, StoreError> {
@@ -97,6 +111,7 @@ impl Sqlite {
             .connection
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let mut seq = self.seq;
+        let mut log_starts = self.log_starts;
         {
             // First of all, or a replaced leader would stumble over the new one's log.
             let led = transaction
@@ -117,6 +132,8 @@ impl Sqlite {
                 "INSERT INTO history (instance, at_ms, cause, what, took_ms)
                  VALUES (?1, ?2, ?3, ?4, ?5)",
             )?;
+            let mut forget =
+                transaction.prepare_cached("DELETE FROM history WHERE instance = ?1")?;
             for change in changes {
                 seq += 1;
                 let mut text = String::from("{\"puts\":[");
@@ -148,13 +165,23 @@ impl Sqlite {
                         event.took_ms
                     ])?;
                 }
+                for (kind, key) in &change.deletes {
+                    if *kind == Kind::Instance {
+                        forget.execute([key])?;
+                    }
+                }
             }
-            if seq - self.log_starts > 2 * LOG_KEEPS {
-                transaction.execute("DELETE FROM log WHERE seq < ?1", [seq - LOG_KEEPS])?;
-                self.log_starts = seq - LOG_KEEPS;
+            let keeps_from = (seq + 1).saturating_sub(self.log_keeps);
+            let cut = keeps_from.min(log_starts + LOG_CUT_PER_CHANGE * changes.len() as u64);
+            if cut > log_starts {
+                transaction
+                    .prepare_cached("DELETE FROM log WHERE seq < ?1")?
+                    .execute([cut])?;
+                log_starts = cut;
             }
         }
         transaction.commit()?;
+        self.log_starts = log_starts;
         Ok(seq)
     }
 }

@@ -92,7 +92,10 @@ impl Cluster {
         let (events, inbox) = mpsc::channel();
         std::thread::Builder::new()
             .name("writer".into())
-            .spawn(move || writer.run(&inbox))
+            .spawn(move || {
+                let _vital = Vital;
+                writer.run(&inbox);
+            })
             .expect("a thread can be started at start-up");
         Ok(Self {
             events,
@@ -119,6 +122,18 @@ impl Cluster {
         let gone = || Unavailable("the controller is stopping".into());
         self.events.send(event).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+}
+
+/// Held by a thread without which its process is of no use: if the thread panics, the process ends
+/// and its supervisor starts it again. Without it everything would go on and answer errors for ever.
+pub struct Vital;
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Two controllers over one store, and a controller that is killed.
 
-use boira_core::{Change, Row};
-use boira_model::{CloudId, HostId, Zone};
-use boira_store::{Cluster, Listener, Sqlite, Store, StoreError};
+use boira_core::{Change, Kind, Row};
+use boira_model::{CloudId, Event, HostId, InstanceId, Wall, Zone};
+use boira_store::{Cluster, History, Listener, Sqlite, Store, StoreError};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader};
@@ -143,6 +143,100 @@ fn a_full_disk_keeps_nothing_of_the_batch_and_harms_nothing() {
     limit(1 << 20);
     store.commit(&put("c")).expect("there is room again");
     assert_eq!(keys(&mut store), set(["a", "c"]));
+}
+
+#[test]
+fn the_log_keeps_the_latest_changes_and_a_long_one_gets_shorter_bit_by_bit() {
+    let home = tempfile::tempdir().expect("a directory");
+    let path = home.path().join("boira.db");
+    let reader = rusqlite::Connection::open(&path).expect("a second connection");
+    let log = || -> Vec<u64> {
+        let mut statement = reader
+            .prepare("SELECT seq FROM log ORDER BY seq")
+            .expect("there is a log");
+        let found = statement.query_map([], |row| row.get(0)).expect("it reads");
+        found.collect::<Result<_, _>>().expect("numbers")
+    };
+    let mut store = open(&path);
+    for _ in 0..20 {
+        store.commit(&put("a")).expect("it leads");
+    }
+    assert_eq!(log(), (1..=20).collect::<Vec<_>>());
+    let mut store = open(&path).keeping(5);
+    store.commit(&put("b")).expect("it leads");
+    let cut = log();
+    assert_eq!(cut.last(), Some(&21));
+    assert!((6..21).contains(&cut.len()), "a few at a time: {cut:?}");
+    for _ in 0..20 {
+        store.commit(&put("b")).expect("it leads");
+    }
+    assert_eq!(log(), (37..=41).collect::<Vec<_>>());
+    let mut store = open(&path).keeping(5);
+    let three = [put("a"), put("c"), put("d")].concat();
+    store.commit(&three).expect("it leads");
+    assert_eq!(log(), (40..=44).collect::<Vec<_>>());
+    assert_eq!(keys(&mut store), set(["a", "b", "c", "d"]));
+}
+
+#[test]
+fn a_history_goes_with_its_instance() {
+    let home = tempfile::tempdir().expect("a directory");
+    let path = home.path().join("boira.db");
+    let mut store = open(&path);
+    let [ours, other] = [1, 2].map(InstanceId::from_entropy);
+    let event = |instance: &InstanceId| Event {
+        instance: instance.clone(),
+        at: Wall(1),
+        cause: "test".into(),
+        what: "something".into(),
+        took_ms: None,
+    };
+    let lived = Change {
+        events: vec![event(&ours), event(&ours), event(&other)],
+        ..Change::default()
+    };
+    store.commit(&[lived]).expect("it leads");
+    let history = History::new(&path);
+    assert_eq!(history.of(&ours).expect("it reads").len(), 2);
+    let gone = Change {
+        deletes: vec![(Kind::Instance, ours.to_string())],
+        events: vec![event(&ours)],
+        ..Change::default()
+    };
+    store.commit(&[gone]).expect("it leads");
+    assert_eq!(history.of(&ours).expect("it reads"), []);
+    assert_eq!(history.of(&other).expect("it reads").len(), 1);
+}
+
+/// In the process that the next test starts; does nothing elsewhere.
+#[test]
+fn child_whose_decision_panics() {
+    let Ok(path) = std::env::var(PANICS) else {
+        return;
+    };
+    let store = Box::new(open(path.as_ref()));
+    let cluster = Cluster::start(store, |_| {}, Box::new(Nobody)).expect("the store loads");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    let decide = cluster.decide(|_| -> Result<(), Infallible> { panic!("a mistake") });
+    let _ = runtime.block_on(decide);
+    // The answer may be lost before the process is; one that lives on fails the next test.
+    std::thread::sleep(std::time::Duration::from_secs(20));
+}
+
+const PANICS: &str = "BOIRA_STORE_PANICS";
+
+#[test]
+fn a_panic_in_a_decision_ends_the_process() {
+    use std::os::unix::process::ExitStatusExt;
+    let home = tempfile::tempdir().expect("a directory");
+    let child = Command::new(std::env::current_exe().expect("this test's file"))
+        .args(["--exact", "child_whose_decision_panics"])
+        .env(PANICS, home.path().join("boira.db"))
+        .output()
+        .expect("this test runs again");
+    assert_eq!(child.status.signal(), Some(6), "{child:?}");
 }
 
 struct Nobody;
