@@ -111,6 +111,7 @@ pub async fn agent(
     api: Option<SocketAddr>,
 ) -> Result<()> {
     require_root("An agent")?;
+    end_on_panic();
     let identity = Identity::read(&directory.join("identity.json"))?;
     let line = Arc::new(Line::new(&identity, controller)?);
     let place = Place {
@@ -122,6 +123,16 @@ pub async fn agent(
     let acceleration = crate::commands::doctor::acceleration(directory).await?;
     let host = RealHost::open(&place, commands()?, acceleration, line.clone())?;
     boira_agent::run(Arc::new(host), line, directory).await
+}
+
+/// An agent that has lost one of its tasks would look alive and do half its work. Guests don't mind a
+/// new one, which the supervisor starts.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 /// A short word for namespaces and control groups, different for every cloud of a machine.
