@@ -21,15 +21,11 @@ use boira_core::account::Credentials;
 use boira_core::{Kind, account, schedule};
 use boira_model::wire::StreamKind;
 use boira_model::*;
-use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
-
-/// JSON bodies; blobs are streamed and not bound by it.
-const BODY_BYTES: usize = 1 << 20;
 
 pub fn router(controller: Arc<Controller>) -> Router<Arc<Controller>> {
     let own = Router::new()
@@ -104,21 +100,18 @@ async fn authenticate(
     next: Next,
 ) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
-    let denied = |error: auth::AuthError| {
-        let error = error.to_api_error(boira_api::shape::Protocol::Query);
+    let refused = |error: boira_api::ApiError| {
         let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::FORBIDDEN);
         Problem(status, error.message)
     };
+    let denied =
+        |error: auth::AuthError| refused(error.to_api_error(boira_api::shape::Protocol::Query));
     let is_blob = parts.method == "PUT" && parts.uri.path().starts_with("/blobs/");
     let (hash, body) = match is_blob {
         // The signature covers the hash that names the blob; the store checks the bytes against it.
         true => (declared_hash(parts.uri.path())?, body),
         false => {
-            let bytes = http_body_util::Limited::new(body, BODY_BYTES)
-                .collect()
-                .await
-                .map_err(|_| bad(format!("a request may have up to {BODY_BYTES} bytes")))?
-                .to_bytes();
+            let bytes = http::read_body(body).await.map_err(refused)?;
             (Sha256::digest(&bytes).into(), Body::from(bytes))
         }
     };

@@ -3,7 +3,7 @@
 
 use crate::controller::Controller;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -19,9 +19,13 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct PeerCertificate(pub String);
 
+/// A report names everything that a host has: some hundred bytes a guest.
+const REPORT_BYTES: usize = 64 << 20;
+
 pub fn router(controller: Arc<Controller>) -> Router {
     Router::new()
         .route("/v1/sync", post(synchronise))
+        .layer(DefaultBodyLimit::max(REPORT_BYTES))
         .route("/v1/blobs/{sha256}", get(blob))
         .route("/v1/streams/{id}", get(stream))
         .with_state(controller)

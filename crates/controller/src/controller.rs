@@ -50,6 +50,7 @@ pub struct Opened {
 
 /// Opens the listeners and the home, and makes a new cloud's first rows.
 pub async fn open(options: Options) -> Result<Opened> {
+    listen::raise_open_files();
     let api = bind(options.listen).await?;
     let agents = bind(options.agents).await?;
     let options = Options {

@@ -111,7 +111,8 @@ fn request_id() -> String {
     )
 }
 
-async fn read_body(body: Body) -> Result<Bytes, ApiError> {
+/// A request's body within the limits of bytes and time.
+pub async fn read_body(body: Body) -> Result<Bytes, ApiError> {
     let limited = Limited::new(body, BODY_BYTES);
     match tokio::time::timeout(BODY_DEADLINE, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),

@@ -4,20 +4,34 @@
 use crate::agents::PeerCertificate;
 use crate::pki;
 use axum::Router;
+use axum::body::Body;
+use axum::middleware::Next;
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
-/// Connections that a listener serves at a time; more wait in the kernel's queue.
+/// Connections that a listener serves at a time at most; more wait in the kernel's queue.
 const CONNECTIONS: usize = 4096;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADERS: Duration = Duration::from_secs(30);
+/// How long a connection may be without a request.
+const IDLE: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy)]
+enum Version {
+    Http1,
+    Http2,
+}
 
 /// What a listener speaks.
 #[derive(Clone)]
@@ -29,7 +43,7 @@ pub enum Security {
 
 /// Serves until the process ends.
 pub async fn serve(listener: TcpListener, security: Security, router: Router) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(places()));
     loop {
         let place = places
             .clone()
@@ -59,7 +73,7 @@ async fn connection(stream: TcpStream, security: Security, router: Router) {
         Security::Tls(config) => config,
         Security::PlainOrTls(config) => match begins_with_tls(&stream).await {
             Some(true) => config,
-            Some(false) => return http(stream, router).await,
+            Some(false) => return http(stream, Version::Http1, router).await,
             None => return,
         },
     };
@@ -79,7 +93,11 @@ async fn connection(stream: TcpStream, security: Security, router: Router) {
         )))),
         None => router,
     };
-    http(stream, router).await;
+    let version = match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => Version::Http2,
+        Some(_) | None => Version::Http1,
+    };
+    http(stream, version, router).await;
 }
 
 /// Looks at the first byte without taking it: 0x16 opens a TLS handshake (RFC 8446, 5.1).
@@ -92,7 +110,12 @@ async fn begins_with_tls(stream: &TcpStream) -> Option<bool> {
     }
 }
 
-async fn http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+/// HTTP of a version that is known: looking for HTTP/2's preface would wait for it without end.
+async fn http(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    version: Version,
+    router: Router,
+) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -103,12 +126,205 @@ async fn http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, rout
     builder
         .http2()
         .timer(TokioTimer::new())
+        .keep_alive_interval(HEADERS)
+        .keep_alive_timeout(HANDSHAKE)
         .max_concurrent_streams(256);
+    let builder = match version {
+        Version::Http1 => builder.http1_only(),
+        Version::Http2 => builder.http2_only(),
+    };
+    let activity = Arc::new(Activity::new());
+    let noting = activity.clone();
+    let router = router.layer(axum::middleware::from_fn(move |request, next: Next| {
+        let request_in_work = noting.clone().begin();
+        async move {
+            let response = next.run(request).await;
+            response.map(|body| {
+                Body::new(Sent {
+                    body,
+                    _until: request_in_work,
+                })
+            })
+        }
+    }));
     let service = TowerToHyperService::new(router);
-    if let Err(error) = builder
-        .serve_connection_with_upgrades(TokioIo::new(stream), service)
-        .await
-    {
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = activity.idle() => {
+            connection.as_mut().graceful_shutdown();
+            match tokio::time::timeout(HANDSHAKE, connection).await {
+                Ok(outcome) => outcome,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = outcome {
         tracing::debug!("a connection ended: {error}");
+    }
+}
+
+/// What a connection's requests do, to end one that has none.
+struct Activity {
+    /// Requests in work.
+    count: watch::Sender<usize>,
+}
+
+struct InWork(Arc<Activity>);
+
+/// A body whose request is in work until all of it is sent.
+struct Sent {
+    body: Body,
+    _until: InWork,
+}
+
+impl hyper::body::Body for Sent {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self {
+            count: watch::Sender::new(0),
+        }
+    }
+
+    fn begin(self: Arc<Self>) -> InWork {
+        self.count.send_modify(|count| *count += 1);
+        InWork(self)
+    }
+
+    /// Returns when there has been no request for a while.
+    async fn idle(&self) {
+        let mut count = self.count.subscribe();
+        loop {
+            // The sender is `self`, so waiting can't fail.
+            let _ = count.wait_for(|count| *count == 0).await;
+            if tokio::time::timeout(IDLE, count.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for InWork {
+    fn drop(&mut self) {
+        self.0.count.send_modify(|count| *count -= 1);
+    }
+}
+
+/// Lets this process have as many files as it may: each connection is one, each stream two.
+pub fn raise_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
+}
+
+/// Connections that a listener may have: all listeners together leave half of the open files to
+/// streams, blobs and the store, so that one that is full doesn't stop another.
+fn places() -> usize {
+    use nix::sys::resource::{Resource, getrlimit};
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    usize::try_from(files / 4)
+        .unwrap_or(CONNECTIONS)
+        .clamp(16, CONNECTIONS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::Instant;
+
+    fn router() -> Router {
+        Router::new()
+            .route("/", get(async || "here"))
+            .route("/slow", get(async || tokio::time::sleep(10 * IDLE).await))
+    }
+
+    /// How long a client that says only this is listened to, and what it hears.
+    async fn patience(version: Version, said: &[u8]) -> (Duration, Vec<u8>) {
+        let (mut client, server) = tokio::io::duplex(64 << 10);
+        let served = tokio::spawn(http(server, version, router()));
+        let begun = Instant::now();
+        client.write_all(said).await.expect("it listens");
+        served.await.expect("it doesn't panic");
+        let took = begun.elapsed();
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.expect("it is closed");
+        (took, heard)
+    }
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    /// A frame SETTINGS without any.
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    /// The acknowledgement of such a frame.
+    const SETTINGS_SEEN: &[u8] = &[0, 0, 0, 4, 1, 0, 0, 0, 0];
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_or_half_a_request_is_thrown_out() {
+        let first: [&[u8]; 5] = [b"", b"P", b"PRI", b"GET / HT", b"GET / HTTP/1.1\r\nhost"];
+        let hello = [PREFACE, SETTINGS].concat();
+        let second: [&[u8]; 4] = [b"", b"PRI", PREFACE, &hello];
+        let first = first.map(|said| (Version::Http1, said));
+        let second = second.map(|said| (Version::Http2, said));
+        for (version, said) in first.into_iter().chain(second) {
+            let (took, _) = patience(version, said).await;
+            assert!(took <= IDLE + HANDSHAKE, "{said:?} was heard for {took:?}");
+        }
+        let (took, _) = patience(Version::Http1, b"GET / HT").await;
+        assert_eq!(took, HEADERS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_answers_pings_and_asks_nothing_is_thrown_out_too() {
+        let (client, server) = tokio::io::duplex(64 << 10);
+        let served = tokio::spawn(http(server, Version::Http2, router()));
+        let (mut reading, mut writing) = tokio::io::split(client);
+        let begun = Instant::now();
+        let hello = [PREFACE, SETTINGS, SETTINGS_SEEN].concat();
+        writing.write_all(&hello).await.expect("it listens");
+        let mut head = [0; 9];
+        while reading.read_exact(&mut head).await.is_ok() {
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut body = vec![0; length as usize];
+            reading.read_exact(&mut body).await.expect("a whole frame");
+            if head[3] == 6 && head[4] == 0 {
+                let pong = [&[0, 0, 8, 6, 1, 0, 0, 0, 0], &body[..]].concat();
+                // It may have closed meanwhile.
+                let _ = writing.write_all(&pong).await;
+            }
+        }
+        served.await.expect("it doesn't panic");
+        assert!(begun.elapsed() <= IDLE + HANDSHAKE, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_an_answer_is_not() {
+        let ask = b"GET /slow HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let (took, heard) = patience(Version::Http1, ask).await;
+        assert!(took >= 10 * IDLE, "thrown out after {took:?}");
+        assert!(heard.starts_with(b"HTTP/1.1 200"));
     }
 }
