@@ -143,7 +143,8 @@ fn port(port: &WantedPort) -> Result<network::PortSpec> {
             identity_document: about.identity_document.clone(),
             identity_signature: about.identity_signature.clone(),
             identity_pkcs7: Some(about.identity_pkcs7.clone()).filter(|text| !text.is_empty()),
-            identity_rsa2048: None,
+            // AWS's differ in the kind of key; this cloud has RSA only.
+            identity_rsa2048: Some(about.identity_pkcs7.clone()).filter(|text| !text.is_empty()),
         },
     })
 }

@@ -7,13 +7,13 @@ use crate::links::Links;
 use crate::listen::{self, Security};
 use crate::pki::Pki;
 use crate::{admin, agents, http, pki};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use boira_chunks::Blobs;
-use boira_core::{account, network, reconcile};
+use boira_core::{account, network, reconcile, wanted};
 use boira_model::{CloudId, Host, HostId, InstanceId};
 use boira_store::{Cluster, History, Sqlite};
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,12 @@ use tokio::net::TcpListener;
 
 /// Bytes of images that a controller keeps at most.
 const BLOB_BYTES: u64 = 1 << 40;
+
+/// Where guests reach the API, as `boira_network` has it.
+const GUESTS_API: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 252);
+
+/// How long agents wait after a start for signatures; a thousand take a second.
+const SIGN_AGAIN: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -50,6 +56,12 @@ pub struct Opened {
 
 /// Opens the listeners and the home, and makes a new cloud's first rows.
 pub async fn open(options: Options) -> Result<Opened> {
+    for address in [options.listen, options.agents] {
+        ensure!(
+            !address.ip().is_unspecified(),
+            "{address} is no address that a client could be told; give one that this machine has"
+        );
+    }
     listen::raise_open_files();
     let api = bind(options.listen).await?;
     let agents = bind(options.agents).await?;
@@ -91,11 +103,11 @@ impl Opened {
         ready(&controller)?;
         tokio::join!(
             listen::serve(api, security, http::router(controller.clone())),
-            listen::serve(
-                agents,
-                Security::Tls(agents_tls),
-                agents::router(controller.clone())
-            ),
+            async {
+                sign_again(&controller).await;
+                let router = agents::router(controller.clone());
+                listen::serve(agents, Security::Tls(agents_tls), router).await;
+            },
             clockwork(controller.clone()),
         );
         Ok(())
@@ -132,7 +144,7 @@ fn open_home(options: Options) -> Result<Controller> {
     .context("load the store")?;
     let notary = {
         let (cluster, links) = (cluster.clone(), links.clone());
-        Signer::start(&pki.identity_key()?, move || {
+        Signer::start(&pki.identity()?, move || {
             use boira_store::Listener;
             let hosts: Vec<HostId> = cluster.snapshot().state.hosts.keys().cloned().collect();
             links.hosts_changed(&hosts);
@@ -180,11 +192,28 @@ async fn bootstrap(controller: &Controller) -> Result<()> {
     Ok(())
 }
 
+/// Signatures are not stored. A host that were told the wanted state before they are made again would
+/// replace those that its guests see by nothing.
+async fn sign_again(controller: &Controller) {
+    let snapshot = controller.cluster.snapshot();
+    for host in snapshot.state.hosts.keys() {
+        wanted::wanted(&snapshot.state, host, &controller.notary);
+        tokio::task::yield_now().await;
+    }
+    if tokio::time::timeout(SIGN_AGAIN, controller.notary.idle())
+        .await
+        .is_err()
+    {
+        tracing::warn!("identity documents are still being signed; agents are served meanwhile");
+    }
+}
+
 fn tls(controller: &Controller) -> Result<(Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>)> {
     let addresses = [
         controller.options.listen.ip(),
         controller.options.agents.ip(),
         std::net::Ipv4Addr::LOCALHOST.into(),
+        GUESTS_API.into(),
     ];
     let pair = controller.pki.api_pair(&addresses)?;
     let mut chain = pki::certificates(&pair.certificate)?;

@@ -4,6 +4,7 @@
 //!  pki/ca.pem, ca-key.pem            signs the API's and the hosts' certificates
 //!  pki/api.pem, api-key.pem          what the API and the agents' endpoint show
 //!  pki/identity-key.der              RSA key that signs instance identity documents
+//!  pki/identity.pem                  its certificate, for whoever verifies them
 //! ```
 
 use crate::config::write_atomically;
@@ -100,18 +101,66 @@ impl Pki {
         })
     }
 
-    /// The PKCS#8 DER of the RSA key for identity documents. Making one takes a second.
-    pub fn identity_key(&self) -> Result<Vec<u8>> {
-        let path = self.path("identity-key.der");
-        if !path.exists() {
+    /// The key for identity documents and its certificate. Making them takes a second.
+    pub fn identity(&self) -> Result<Identity> {
+        let (key, certificate) = (self.path("identity-key.der"), self.path("identity.pem"));
+        if !key.exists() {
             use rsa::pkcs8::EncodePrivateKey;
-            let key = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048)
+            let made = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048)
                 .context("make the identity key")?;
-            let der = key.to_pkcs8_der().context("write the identity key")?;
-            write_atomically(&path, der.as_bytes(), 0o600)?;
+            let der = made.to_pkcs8_der().context("write the identity key")?;
+            // The certificate of an earlier key verifies nothing any more.
+            let _ = std::fs::remove_file(&certificate);
+            write_atomically(&key, der.as_bytes(), 0o600)?;
         }
-        std::fs::read(&path).with_context(|| format!("read {}", path.display()))
+        let key_pkcs8 = std::fs::read(&key).with_context(|| format!("read {}", key.display()))?;
+        if !certificate.exists() {
+            let pem = identity_certificate(&key_pkcs8)?;
+            write_atomically(&certificate, pem.as_bytes(), 0o644)?;
+        }
+        let pem = std::fs::read_to_string(&certificate)
+            .with_context(|| format!("read {}", certificate.display()))?;
+        let certificate = certificates(&pem)?
+            .into_iter()
+            .next()
+            .with_context(|| format!("{} has no certificate", certificate.display()))?;
+        Ok(Identity {
+            key_pkcs8,
+            certificate,
+        })
     }
+}
+
+/// What signs identity documents.
+pub struct Identity {
+    pub key_pkcs8: Vec<u8>,
+    pub certificate: CertificateDer<'static>,
+}
+
+impl Identity {
+    /// How a signature names the certificate: DER of its issuer and of its serial number.
+    pub fn issuer_and_serial(&self) -> Result<Vec<u8>> {
+        let (_, parsed) = x509_parser::parse_x509_certificate(&self.certificate)
+            .context("parse the identity certificate")?;
+        const INTEGER: u8 = 2;
+        let serial = crate::identity::der(INTEGER, &[parsed.raw_serial()]);
+        Ok([parsed.issuer().as_raw(), &serial].concat())
+    }
+}
+
+fn identity_certificate(key_pkcs8: &[u8]) -> Result<String> {
+    let mut params = CertificateParams::new(Vec::<String>::new())?;
+    params.distinguished_name = name("Boira instance identity");
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    let key = KeyPair::from_pkcs8_der_and_sign_algo(
+        &rustls::pki_types::PrivatePkcs8KeyDer::from(key_pkcs8),
+        &rcgen::PKCS_RSA_SHA256,
+    )
+    .context("read the identity key")?;
+    let certificate = params
+        .self_signed(&key)
+        .context("sign the identity certificate")?;
+    Ok(certificate.pem())
 }
 
 fn make_authority() -> Result<Pair> {

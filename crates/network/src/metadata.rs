@@ -268,6 +268,17 @@ mod tests {
     }
 
     #[test]
+    fn a_signature_that_is_not_made_yet_is_not_found() {
+        let mut spec = spec();
+        spec.ports[0].metadata.identity_signature.clear();
+        let path = "/latest/dynamic/instance-identity";
+        let signature = format!("{path}/signature");
+        assert_eq!(status(&spec, &Method::GET, &signature, &[]), 404);
+        let answer = ask(&spec, &Method::GET, path, &HeaderMap::new(), 0);
+        assert_eq!(answer.response.body(), "document\npkcs7\nrsa2048");
+    }
+
+    #[test]
     fn values_are_those_of_the_port() {
         let base = "/latest/meta-data";
         let interface = format!("{base}/network/interfaces/macs/02:00:00:00:00:01");

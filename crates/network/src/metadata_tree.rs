@@ -348,10 +348,11 @@ fn interface(spec: &VpcSpec, port: &PortSpec) -> Vec<Entry> {
 
 fn dynamic(port: &PortSpec) -> Node {
     let facts = &port.metadata;
-    let mut documents = vec![
-        value("document", &facts.identity_document),
-        value("signature", &facts.identity_signature),
-    ];
+    let mut documents = vec![value("document", &facts.identity_document)];
+    // Signatures come a moment later; until then they are missing and not empty.
+    if !facts.identity_signature.is_empty() {
+        documents.push(value("signature", &facts.identity_signature));
+    }
     if let Some(pkcs7) = &facts.identity_pkcs7 {
         documents.push(value("pkcs7", pkcs7));
     }
