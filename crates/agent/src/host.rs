@@ -29,6 +29,8 @@ pub struct About {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
     pub guests: BTreeMap<InstanceId, Guest>,
+    /// Guests that are there and can't be looked at for now, and why.
+    pub unclear: BTreeMap<InstanceId, String>,
     pub volumes: BTreeSet<VolumeId>,
     pub blobs: BTreeSet<String>,
 }

@@ -9,9 +9,13 @@
 //!                                          Host: real drivers, or simulated
 //! ```
 
+mod accepted;
 pub mod client;
 mod engine;
 mod host;
+mod line;
+mod networks;
+mod reach;
 mod real;
 pub mod simulated;
 mod translate;

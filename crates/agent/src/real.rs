@@ -285,22 +285,25 @@ impl Host for RealHost {
     }
 
     async fn observe(&self) -> Result<Observed> {
-        let guests = self.guests.observe().await.context("look at the guests")?;
-        let guests: BTreeMap<InstanceId, Guest> = guests
-            .into_iter()
-            .map(|guest| {
-                let state = translate::guest_state(&guest.state);
-                (
-                    InstanceId::from(guest.guest.as_str()),
+        let mut guests = BTreeMap::new();
+        let mut unclear = BTreeMap::new();
+        for seen in self.guests.observe().await.context("look at the guests")? {
+            let id = InstanceId::from(seen.guest.as_str());
+            match translate::guest_state(&seen.state) {
+                Some(state) => drop(guests.insert(
+                    id,
                     Guest {
-                        generation: guest.generation,
+                        generation: seen.generation,
                         state,
+                        detail: seen.detail,
                     },
-                )
-            })
-            .collect();
+                )),
+                None => drop(unclear.insert(id, seen.detail.unwrap_or_default())),
+            }
+        }
         Ok(Observed {
             guests,
+            unclear,
             volumes: list(&self.volumes)?
                 .iter()
                 .map(|name| VolumeId::from(name.as_str()))
@@ -333,12 +336,17 @@ impl Host for RealHost {
                 .reset(instance.as_str())
                 .await
                 .context("reset the guest"),
+            Step::Resume { instance } => self
+                .guests
+                .resume(instance.as_str())
+                .await
+                .context("let the guest go on"),
             Step::Kill { instance } => self
                 .guests
                 .kill(instance.as_str())
                 .await
                 .context("switch the guest off"),
-            Step::Forget { instance } => self
+            Step::Forget { instance, .. } => self
                 .guests
                 .forget(instance.as_str())
                 .await
@@ -405,11 +413,12 @@ impl Host for RealHost {
                 instance,
                 max_bytes,
             } => {
-                let log = self
-                    .guests
-                    .console_log(instance.as_str(), *max_bytes as usize)
-                    .await
-                    .context("read the console's log")?;
+                let max_bytes = *max_bytes as usize;
+                let log = match self.guests.console_log(instance.as_str(), max_bytes).await {
+                    // Not started yet, or its remains went with the last `down`.
+                    Err(boira_hypervisor::Error::Unknown(_)) => Vec::new(),
+                    log => log.context("read the console's log")?,
+                };
                 Box::new(translate::read_only(log))
             }
         })

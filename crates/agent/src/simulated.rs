@@ -76,16 +76,17 @@ impl Host for SimulatedHost {
                 let guest = Guest {
                     generation: instance.generation,
                     state: GuestState::Running,
+                    detail: None,
                 };
                 observed.guests.insert(instance.id.clone(), guest);
             }
-            Step::Reset { .. } => {}
+            Step::Reset { .. } | Step::Resume { .. } => {}
             Step::PowerButton { instance } | Step::Kill { instance } => {
                 if let Some(guest) = observed.guests.get_mut(instance) {
                     guest.state = GuestState::Exited(Exit::Poweroff);
                 }
             }
-            Step::Forget { instance } => {
+            Step::Forget { instance, .. } => {
                 observed.guests.remove(instance);
             }
         }

@@ -25,18 +25,21 @@ pub fn uuid(instance: &InstanceId) -> String {
     )
 }
 
-pub fn guest_state(state: &boira_hypervisor::GuestState) -> GuestState {
-    match state {
+/// A guest's state; `None` where it is unknown.
+pub fn guest_state(state: &boira_hypervisor::GuestState) -> Option<GuestState> {
+    Some(match state {
+        boira_hypervisor::GuestState::Unknown => return None,
         boira_hypervisor::GuestState::Starting => GuestState::Preparing,
         boira_hypervisor::GuestState::Running => GuestState::Running,
         boira_hypervisor::GuestState::Paused => GuestState::Paused,
         boira_hypervisor::GuestState::Exited(reason) => GuestState::Exited(match reason {
             ExitReason::Poweroff => Exit::Poweroff,
             ExitReason::Panic => Exit::Panic,
-            ExitReason::Killed | ExitReason::Failed(_) => Exit::Killed,
+            ExitReason::Killed => Exit::Killed,
+            ExitReason::Failed(why) => Exit::Failed(why.clone()),
             ExitReason::StartFailed(why) => Exit::StartFailed(why.clone()),
         }),
-    }
+    })
 }
 
 fn net(cidr: Cidr) -> Result<Ipv4Net> {

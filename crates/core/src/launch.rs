@@ -456,6 +456,7 @@ fn put_volume(
             delete_on_termination: ask.delete_root,
             since: draft.now(),
         }),
+        written: false,
         deleting: false,
         created: draft.now(),
         tags: ask.volume_tags.clone(),

@@ -1,9 +1,9 @@
 //! What an agent remembers about its instances, and how each step changes it.
 
-use crate::plan::{ATTEMPTS, Memory, Step, back_off_ms};
+use crate::plan::{self, ATTEMPTS, Memory, STEADY_MS, Step, back_off_ms};
 use crate::sync::Accepted;
 use crate::wanted::Wanted;
-use boira_model::{BootTime, InstanceId};
+use boira_model::{BootTime, Exit, InstanceId};
 use std::collections::BTreeMap;
 
 pub type Memories = BTreeMap<InstanceId, Memory>;
@@ -20,7 +20,7 @@ pub fn recall(accepted: &Accepted) -> Memories {
                 ..Memory::default()
             };
             if let Some(why) = &done.gave_up {
-                memory.failures = ATTEMPTS;
+                memory.failed_starts = ATTEMPTS;
                 memory.last_error = why.clone();
             }
             (id.clone(), memory)
@@ -40,7 +40,8 @@ pub fn of<'a>(memories: &'a mut Memories, id: &InstanceId, generation: u64) -> &
     memory
 }
 
-/// Forgets instances that are no longer wanted here.
+/// Forgets instances that are no longer wanted here, also what was kept of removing them: that begins
+/// anew.
 pub fn prune(memories: &mut Memories, wanted: &Wanted) {
     memories.retain(|id, _| wanted.instances.iter().any(|row| row.id == *id));
 }
@@ -54,51 +55,98 @@ pub fn begun(memories: &mut Memories, step: &Step, wanted: &Wanted, now: BootTim
     }
 }
 
-/// A step ended, with an error where it failed.
+/// A step ended, with an error where it failed. Answers whether the history should say so: what only
+/// repeats its last line would bury the others.
 pub fn done(
     memories: &mut Memories,
     step: &Step,
     error: Option<&str>,
     wanted: &Wanted,
     now: BootTime,
-) {
+) -> bool {
     let Some(generation) = generation(step, wanted) else {
-        return;
+        return true;
     };
-    let after = |ms| BootTime(now.0 + ms);
     let memory = of(memories, step.instance(), generation);
-    match (step, error) {
-        (Step::Reset { resets, .. }, None) => {
+    match error {
+        Some(error) => failed(memory, step, error, now),
+        None => succeeded(memory, step, now),
+    }
+}
+
+fn failed(memory: &mut Memory, step: &Step, error: &str, now: BootTime) -> bool {
+    let again = memory.failures > 0 && memory.last_error == error;
+    if let Step::Start { .. } | Step::MakeVolume { .. } = step {
+        count_failed_start(memory, now);
+    }
+    memory.failures += 1;
+    memory.last_error = error.to_owned();
+    hold(memory, step.name(), memory.failures, now);
+    !again || memory.gave_up()
+}
+
+fn succeeded(memory: &mut Memory, step: &Step, now: BootTime) -> bool {
+    memory.failures = 0;
+    match step {
+        Step::Reset { resets, .. } => {
             memory.resets = *resets;
             memory.pressed = None;
             memory.reachable = None;
         }
         // A guest that starts has seen every reset that was asked for before.
-        (Step::Start { instance }, None) => {
+        Step::Start { instance } => {
             memory.resets = instance.resets;
             memory.pressed = None;
+            memory.started = Some(now);
         }
-        (Step::Start { .. } | Step::MakeVolume { .. } | Step::Fetch { .. }, Some(error)) => {
-            memory.failures += 1;
-            memory.last_error = error.to_owned();
-            memory.retry_at = after(back_off_ms(memory.failures));
+        Step::Resume { .. } => {
+            if now.since_ms(memory.resumed) >= STEADY_MS {
+                memory.resumes = 0;
+            }
+            memory.resumes += 1;
+            memory.resumed = now;
+            hold(memory, step.name(), memory.resumes, now);
+            return memory.resumes == 1;
         }
-        // A guest that was killed from outside is started again, but not in a tight loop.
-        (Step::Forget { .. }, None) => {
-            memory.retry_at = after(back_off_ms(0));
+        Step::Forget { after, .. } => {
+            if let Some(Exit::Failed(why)) = after {
+                count_failed_start(memory, now);
+                memory.last_error = why.clone();
+            }
             memory.reachable = None;
+            // It is started again, but not in a tight loop.
+            if let Some(Exit::Killed | Exit::Ordered | Exit::Failed(_)) = after {
+                hold(memory, plan::START, memory.failed_starts, now);
+            }
         }
-        (_, Some(_)) => memory.retry_at = after(back_off_ms(1)),
-        (_, None) => {}
+        Step::PowerButton { .. } => return memory.pressed == Some(memory.pressed_last),
+        Step::MakeVolume { .. } => memory.failed_starts = 0,
+        Step::Fetch { .. } | Step::Kill { .. } => {}
     }
+    true
 }
 
-/// The generation that a step was for, where the instance is still wanted here in it.
+/// Counts one more start that came to nothing, from the beginning where the last one had succeeded.
+fn count_failed_start(memory: &mut Memory, now: BootTime) {
+    let started = memory.started.take();
+    if started.is_some_and(|at| now.since_ms(at) >= STEADY_MS) {
+        memory.failed_starts = 0;
+    }
+    memory.failed_starts += 1;
+}
+
+fn hold(memory: &mut Memory, step: &'static str, failures: u32, now: BootTime) {
+    memory.held = Some((step, BootTime(now.0 + back_off_ms(failures))));
+}
+
+/// The generation that a step was for, where the instance is still wanted here in it; 0 where it is
+/// not wanted at all.
 fn generation(step: &Step, wanted: &Wanted) -> Option<u64> {
     let row = wanted
         .instances
         .iter()
-        .find(|row| row.id == *step.instance())?;
+        .find(|row| row.id == *step.instance());
+    let Some(row) = row else { return Some(0) };
     match step {
         Step::Start { instance } if instance.generation != row.generation => None,
         Step::Reset { generation, .. } if *generation != row.generation => None,

@@ -83,6 +83,9 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
                 row.since = now;
             }
         });
+        if observed == Observed::Running {
+            note_written(draft, &row.disks);
+        }
         let after = draft.state.instances[&row.id].state();
         if after != before {
             draft.log(&row.id, "host", after.as_str());
@@ -93,6 +96,19 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
         (Desired::Running, Observed::Exited(exit)) => follow_exit(draft, &row, exit),
         (Desired::Terminated, Observed::Absent) => release(draft, &row.id),
         (Desired::Running | Desired::Stopped(_) | Desired::Terminated, _) => {}
+    }
+}
+
+fn note_written(draft: &mut Draft, disks: &[VolumeId]) {
+    for disk in disks {
+        let row = draft.state.volumes.get(disk).filter(|row| !row.written);
+        if let Some(row) = row {
+            let row = Volume::clone(row);
+            draft.put(Volume {
+                written: true,
+                ..row
+            });
+        }
     }
 }
 
@@ -118,7 +134,7 @@ fn follow_exit(draft: &mut Draft, row: &Instance, exit: &Exit) {
             "Server.InternalError",
             format!("The instance could not be started: {why}"),
         ),
-        Exit::Killed | Exit::Ordered => return,
+        Exit::Killed | Exit::Ordered | Exit::Failed(_) => return,
     };
     let reason = StateReason {
         code: code.into(),

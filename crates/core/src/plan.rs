@@ -4,7 +4,9 @@
 //!            wanted On                 wanted Off                wanted Gone / not wanted
 //!  nothing   blobs, volumes, Start     -                         -
 //!  running   Reset if asked            PowerButton, then Kill    Kill
+//!  paused    Reset if asked, Resume    Kill                      Kill
 //!  exited    killed: Forget, again     -                         Forget
+//!  unclear   -                         -                         -
 //! ```
 //! A guest of an older generation is killed and forgotten before anything else happens. Steps are
 //! idempotent: after a crash the same plan is made from what is found.
@@ -19,6 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Guest {
     pub generation: u64,
     pub state: GuestState,
+    /// Why it is paused, in the driver's words.
+    pub detail: Option<String>,
 }
 
 /// What the agent remembers about an instance beside what it can see.
@@ -30,9 +34,17 @@ pub struct Memory {
     /// When the power button was pressed first, and last.
     pub pressed: Option<BootTime>,
     pub pressed_last: BootTime,
-    /// Starts that failed in this generation, and when to try again.
+    /// Steps that failed in a row; the pause before the next attempt grows with them.
     pub failures: u32,
-    pub retry_at: BootTime,
+    /// Disks and starts that failed, and guests whose hypervisor did, since the guest last ran for a
+    /// while.
+    pub failed_starts: u32,
+    pub started: Option<BootTime>,
+    /// How often in a row the guest had to be woken from a pause, and when it was last.
+    pub resumes: u32,
+    pub resumed: BootTime,
+    /// The step that must wait, and until when.
+    pub held: Option<(&'static str, BootTime)>,
     pub last_error: String,
     pub reachable: Option<bool>,
 }
@@ -48,6 +60,11 @@ pub struct Facts {
     pub memory: BTreeMap<InstanceId, Memory>,
     /// Instances for which a step is under way.
     pub busy: BTreeSet<InstanceId>,
+    /// Blobs that are on their way.
+    pub fetching: BTreeSet<String>,
+    /// Guests that are there and can't be looked at for now, and why. Nothing is done with them and
+    /// nothing is said about them.
+    pub unclear: BTreeMap<InstanceId, String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -71,11 +88,17 @@ pub enum Step {
         generation: u64,
         resets: u64,
     },
+    /// Lets a guest go on that was paused because its host's disk was full.
+    Resume {
+        instance: InstanceId,
+    },
     Kill {
         instance: InstanceId,
     },
     Forget {
         instance: InstanceId,
+        /// How the wanted generation's guest ended, if this was one.
+        after: Option<Exit>,
     },
 }
 
@@ -86,23 +109,46 @@ impl Step {
             | Step::MakeVolume { instance, .. }
             | Step::PowerButton { instance }
             | Step::Reset { instance, .. }
+            | Step::Resume { instance }
             | Step::Kill { instance }
-            | Step::Forget { instance } => instance,
+            | Step::Forget { instance, .. } => instance,
             Step::Start { instance } => &instance.id,
         }
     }
 
-    /// What the instance's history calls it.
+    /// What the instance's history says of it.
+    pub fn describe(&self) -> String {
+        match self {
+            Step::Forget {
+                after: Some(exit), ..
+            } => format!("{}: {}", self.name(), how(exit)),
+            _ => self.name().into(),
+        }
+    }
+
+    /// What tells it from other kinds of steps.
     pub fn name(&self) -> &'static str {
         match self {
             Step::Fetch { .. } => "image fetched",
             Step::MakeVolume { .. } => "disk made",
-            Step::Start { .. } => "guest started",
+            Step::Start { .. } => START,
             Step::PowerButton { .. } => "power button pressed",
             Step::Reset { .. } => "guest reset",
+            Step::Resume { .. } => "guest resumed",
             Step::Kill { .. } => "guest switched off",
             Step::Forget { .. } => "guest removed",
         }
+    }
+}
+
+fn how(exit: &Exit) -> String {
+    match exit {
+        Exit::Poweroff => "it switched itself off".into(),
+        Exit::Panic => "its kernel panicked".into(),
+        Exit::Killed => "its process was killed".into(),
+        Exit::Ordered => "as told".into(),
+        Exit::Failed(why) => format!("its hypervisor failed: {why}"),
+        Exit::StartFailed(why) => format!("it did not start: {why}"),
     }
 }
 
@@ -120,31 +166,76 @@ const REBOOT_DEADLINE_MS: u64 = 30_000;
 /// How long a guest may take to hear of the power button.
 const PRESS_AGAIN_MS: u64 = 1_000;
 
+/// The name of [`Step::Start`].
+pub(crate) const START: &str = "guest started";
+
 /// Starts that fail this often in a row are reported as failed.
 pub const ATTEMPTS: u32 = 3;
 
+/// A guest that ran this long has started; what ends it then is another trouble.
+pub const STEADY_MS: u64 = 60_000;
+
+impl Memory {
+    /// Whether nothing more is tried in this generation. A missing image is no reason: it comes when
+    /// the controller does.
+    pub fn gave_up(&self) -> bool {
+        self.failed_starts >= ATTEMPTS
+    }
+}
+
+impl Plan {
+    /// Takes a step, or notes when it may be taken.
+    fn add(&mut self, step: Step, memory: Option<&Memory>, now: BootTime) {
+        match memory.and_then(|memory| memory.held) {
+            Some((name, until)) if name == step.name() && until > now => self.wake_by(until),
+            _ => self.steps.push(step),
+        }
+    }
+
+    fn wake_by(&mut self, at: BootTime) {
+        self.wake_at = Some(self.wake_at.map_or(at, |wake_at| wake_at.min(at)));
+    }
+}
+
 pub fn plan(wanted: &Wanted, facts: &Facts, stop_deadline_ms: u64, now: BootTime) -> Plan {
     let mut plan = Plan::default();
-    let mut known = BTreeSet::new();
-    for instance in &wanted.instances {
-        known.insert(&instance.id);
-        if facts.busy.contains(&instance.id) {
-            continue;
-        }
-        let next = next_step(wanted, instance, facts, stop_deadline_ms, now);
-        match next {
-            Next::Step(step) => plan.steps.push(step),
-            Next::At(at) => plan.wake_at = Some(plan.wake_at.map_or(at, |w| w.min(at))),
+    let mut fetching = facts.fetching.clone();
+    let rests = |id| facts.busy.contains(id) || facts.unclear.contains_key(id);
+    for instance in wanted.instances.iter().filter(|row| !rests(&row.id)) {
+        let memory = memory_of(facts, instance);
+        match next_step(wanted, instance, facts, &memory, stop_deadline_ms, now) {
+            // Whoever needs the same blob plans again when it is there.
+            Next::Step(Step::Fetch { sha256, .. }) if fetching.contains(&sha256) => {}
+            Next::Step(step) => {
+                let before = plan.steps.len();
+                plan.add(step, Some(&memory), now);
+                if let Some(Step::Fetch { sha256, .. }) = plan.steps.get(before) {
+                    fetching.insert(sha256.clone());
+                }
+            }
+            Next::At(at) => plan.wake_by(at),
             Next::Nothing => {}
         }
     }
-    for (id, guest) in &facts.guests {
-        if !known.contains(id) && !facts.busy.contains(id) {
-            plan.steps.extend(remove(id, guest));
+    for (id, guest) in facts.guests.iter().filter(|(id, _)| !rests(id)) {
+        if !is_wanted(wanted, id)
+            && let Some(step) = remove(id, guest)
+        {
+            plan.add(step, facts.memory.get(id), now);
         }
     }
     plan.remove_volumes = unwanted_volumes(wanted, facts);
     plan
+}
+
+fn is_wanted(wanted: &Wanted, id: &InstanceId) -> bool {
+    wanted.instances.iter().any(|row| row.id == *id)
+}
+
+/// Whether there is a guest that nobody wants, which may use anything here.
+pub fn has_leftovers(wanted: &Wanted, facts: &Facts) -> bool {
+    let mut here = facts.guests.keys().chain(facts.unclear.keys());
+    here.any(|id| !is_wanted(wanted, id))
 }
 
 /// Volumes that nobody wants and no guest may still write to.
@@ -155,11 +246,7 @@ fn unwanted_volumes(wanted: &Wanted, facts: &Facts) -> Vec<VolumeId> {
         .iter()
         .flat_map(|row| row.disks.iter())
         .collect();
-    let leftovers = facts
-        .guests
-        .keys()
-        .any(|id| !wanted.instances.iter().any(|w| w.id == *id));
-    if leftovers {
+    if has_leftovers(wanted, facts) {
         return Vec::new();
     }
     facts
@@ -181,15 +268,15 @@ fn next_step(
     wanted: &Wanted,
     instance: &WantedInstance,
     facts: &Facts,
+    memory: &Memory,
     stop_deadline_ms: u64,
     now: BootTime,
 ) -> Next {
     let id = &instance.id;
-    let memory = memory_of(facts, instance);
     let step = |step| Next::Step(step);
     let Some(guest) = facts.guests.get(id) else {
         return match instance.power {
-            Power::On => bring_up(wanted, instance, facts, &memory, now),
+            Power::On => bring_up(wanted, instance, facts, memory),
             Power::Off(_) | Power::Gone => Next::Nothing,
         };
     };
@@ -197,38 +284,41 @@ fn next_step(
         return match (&guest.state, instance.power) {
             // A stopped instance keeps the remains of its last run; they say how it ended.
             (GuestState::Exited(_), Power::Off(_)) => Next::Nothing,
-            (GuestState::Exited(_) | GuestState::Absent, _) => step(Step::Forget {
-                instance: id.clone(),
-            }),
+            (GuestState::Exited(_) | GuestState::Absent, _) => step(forget(id, None)),
             _ => step(Step::Kill {
                 instance: id.clone(),
             }),
         };
     }
     match (instance.power, &guest.state) {
-        (Power::On, GuestState::Running) if memory.resets < instance.resets => {
+        (Power::On, GuestState::Running | GuestState::Paused)
+            if memory.resets < instance.resets =>
+        {
             let hard = Step::Reset {
                 instance: id.clone(),
                 generation: instance.generation,
                 resets: instance.resets,
             };
-            ask_to_end(id, &memory, REBOOT_DEADLINE_MS, hard, now)
-        }
-        // The guest has followed the power button of a reboot; its next start ends the reboot.
-        (Power::On, GuestState::Exited(Exit::Poweroff)) if memory.resets < instance.resets => {
-            step(Step::Forget {
-                instance: id.clone(),
-            })
-        }
-        (Power::On, GuestState::Running | GuestState::Paused) => Next::Nothing,
-        (Power::On, GuestState::Exited(Exit::Killed | Exit::Ordered)) => {
-            match memory.retry_at > now {
-                true => Next::At(memory.retry_at),
-                false => step(Step::Forget {
-                    instance: id.clone(),
-                }),
+            match guest.state {
+                // A guest that is paused hears no button.
+                GuestState::Paused => step(hard),
+                _ => ask_to_end(id, memory, REBOOT_DEADLINE_MS, hard, now),
             }
         }
+        // The guest has followed the power button of a reboot; its next start ends the reboot.
+        (Power::On, GuestState::Exited(exit @ Exit::Poweroff))
+            if memory.resets < instance.resets =>
+        {
+            step(forget(id, Some(exit)))
+        }
+        (Power::On, GuestState::Running) => Next::Nothing,
+        (Power::On, GuestState::Paused) => step(Step::Resume {
+            instance: id.clone(),
+        }),
+        (
+            Power::On,
+            GuestState::Exited(exit @ (Exit::Killed | Exit::Ordered | Exit::Failed(_))),
+        ) => step(forget(id, Some(exit))),
         (Power::On, GuestState::Exited(_)) => Next::Nothing,
         (Power::On, GuestState::Absent | GuestState::Preparing | GuestState::Stopping) => {
             Next::Nothing
@@ -237,7 +327,7 @@ fn next_step(
             let hard = Step::Kill {
                 instance: id.clone(),
             };
-            ask_to_end(id, &memory, stop_deadline_ms, hard, now)
+            ask_to_end(id, memory, stop_deadline_ms, hard, now)
         }
         (Power::Off(_), GuestState::Exited(_) | GuestState::Absent) => Next::Nothing,
         (Power::Off(_), _) => step(Step::Kill {
@@ -280,9 +370,7 @@ fn ask_to_end(
 
 fn remove(id: &InstanceId, guest: &Guest) -> Option<Step> {
     match guest.state {
-        GuestState::Exited(_) => Some(Step::Forget {
-            instance: id.clone(),
-        }),
+        GuestState::Exited(_) => Some(forget(id, None)),
         GuestState::Absent => None,
         GuestState::Preparing | GuestState::Running | GuestState::Paused | GuestState::Stopping => {
             Some(Step::Kill {
@@ -292,18 +380,16 @@ fn remove(id: &InstanceId, guest: &Guest) -> Option<Step> {
     }
 }
 
-fn bring_up(
-    wanted: &Wanted,
-    instance: &WantedInstance,
-    facts: &Facts,
-    memory: &Memory,
-    now: BootTime,
-) -> Next {
-    if memory.failures >= ATTEMPTS {
-        return Next::Nothing;
+fn forget(id: &InstanceId, after: Option<&Exit>) -> Step {
+    Step::Forget {
+        instance: id.clone(),
+        after: after.cloned(),
     }
-    if memory.retry_at > now {
-        return Next::At(memory.retry_at);
+}
+
+fn bring_up(wanted: &Wanted, instance: &WantedInstance, facts: &Facts, memory: &Memory) -> Next {
+    if cannot_start(wanted, instance, facts, memory).is_some() {
+        return Next::Nothing;
     }
     let id = &instance.id;
     let mut blobs = Vec::new();
@@ -350,6 +436,23 @@ fn bring_up(
     }
 }
 
+/// Why a guest that isn't there won't be started. A disk that had been written and is gone, as when
+/// its file system isn't mounted, is never replaced by a new one.
+fn cannot_start(
+    wanted: &Wanted,
+    instance: &WantedInstance,
+    facts: &Facts,
+    memory: &Memory,
+) -> Option<String> {
+    if memory.gave_up() {
+        return Some(memory.last_error.clone());
+    }
+    let lost = wanted.volumes.iter().find(|volume| {
+        volume.written && instance.disks.contains(&volume.id) && !facts.volumes.contains(&volume.id)
+    });
+    lost.map(|volume| format!("the file of its disk {} is not on this host", volume.id))
+}
+
 fn ports_are_up(instance: &WantedInstance, facts: &Facts) -> bool {
     instance
         .interfaces
@@ -368,26 +471,49 @@ fn memory_of(facts: &Facts, instance: &WantedInstance) -> Memory {
     }
 }
 
-/// How long to wait before the next start after `failures` failed ones.
+/// How long to wait before the next attempt after `failures` failed ones.
 pub fn back_off_ms(failures: u32) -> u64 {
     500 << failures.min(6)
 }
 
-/// What is reported of every wanted instance.
+/// What is wrong with instances here, in words.
+pub fn troubles(wanted: &Wanted, facts: &Facts) -> Vec<String> {
+    let mut troubles: Vec<_> = facts
+        .unclear
+        .iter()
+        .map(|(id, why)| format!("{id} can't be looked at: {why}"))
+        .collect();
+    for row in &wanted.instances {
+        let guest = facts.guests.get(&row.id);
+        let memory = memory_of(facts, row);
+        if memory.failures > 0 && (row.power == Power::On || guest.is_some()) {
+            troubles.push(format!("{}: {}", row.id, memory.last_error));
+        }
+        if let Some(guest) = guest.filter(|guest| guest.state == GuestState::Paused) {
+            let why = guest.detail.as_deref().unwrap_or("for no known reason");
+            troubles.push(format!("{} is paused: {why}", row.id));
+        }
+    }
+    troubles
+}
+
+/// What is reported of every wanted instance that can be looked at.
 pub fn guest_reports(wanted: &Wanted, facts: &Facts) -> Vec<GuestReport> {
     wanted
         .instances
         .iter()
-        .map(|instance| guest_report(instance, facts))
+        .filter(|instance| !facts.unclear.contains_key(&instance.id))
+        .map(|instance| guest_report(wanted, instance, facts))
         .collect()
 }
 
-fn guest_report(instance: &WantedInstance, facts: &Facts) -> GuestReport {
+fn guest_report(wanted: &Wanted, instance: &WantedInstance, facts: &Facts) -> GuestReport {
     let memory = memory_of(facts, instance);
     let current = facts.guests.get(&instance.id);
+    let cannot_start = cannot_start(wanted, instance, facts, &memory);
     let state = match (instance.power, current) {
-        (Power::On, None) if memory.failures >= ATTEMPTS => {
-            GuestState::Exited(Exit::StartFailed(memory.last_error.clone()))
+        (Power::On, None) if cannot_start.is_some() => {
+            GuestState::Exited(Exit::StartFailed(cannot_start.unwrap_or_default()))
         }
         // In the middle of a reboot an instance runs, as in EC2.
         (Power::On, None) if memory.pressed.is_some() => GuestState::Running,
@@ -401,7 +527,9 @@ fn guest_report(instance: &WantedInstance, facts: &Facts) -> GuestReport {
             GuestState::Preparing
         }
         (Power::On, Some(guest)) => match guest.state {
-            GuestState::Exited(Exit::Killed | Exit::Ordered) => GuestState::Preparing,
+            GuestState::Exited(Exit::Killed | Exit::Ordered | Exit::Failed(_)) => {
+                GuestState::Preparing
+            }
             GuestState::Exited(Exit::Poweroff) if memory.resets < instance.resets => {
                 GuestState::Running
             }

@@ -9,7 +9,7 @@
 //! ```
 //! Nothing here waits or sends; agent, controller and simulator share it.
 
-use crate::plan::{ATTEMPTS, Memory};
+use crate::plan::Memory;
 use crate::planted::{Bug, planted};
 use crate::wanted::Wanted;
 use boira_model::wire::*;
@@ -164,7 +164,7 @@ impl Accepted {
             let done = Done {
                 generation: memory.generation,
                 resets: memory.resets,
-                gave_up: (memory.failures >= ATTEMPTS).then(|| memory.last_error.clone()),
+                gave_up: memory.gave_up().then(|| memory.last_error.clone()),
             };
             if (done.resets > 0 || done.gave_up.is_some()) && self.done.get(&row.id) != Some(&done)
             {

@@ -33,6 +33,7 @@ pub fn wanted(state: &State, host: &HostId, notary: &dyn Notary) -> Wanted {
             id: row.id.clone(),
             size_bytes: row.size_bytes,
             source: row.source.clone(),
+            written: row.written,
         })
         .collect();
     let instances: Vec<_> = state

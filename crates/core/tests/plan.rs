@@ -1,7 +1,7 @@
 //! The planner: from what is wanted and what is there to the next step.
 
 use boira_core::memory::{self, Memories};
-use boira_core::plan::{self, ATTEMPTS, Facts, Guest, Memory, Plan, Step};
+use boira_core::plan::{self, ATTEMPTS, Facts, Guest, Memory, Plan, STEADY_MS, Step};
 use boira_core::sync::{Accepted, parts};
 use boira_core::wanted::Wanted;
 use boira_model::wire::*;
@@ -50,6 +50,7 @@ fn wanted(power: Power) -> Wanted {
                 blob: "disk".into(),
                 format: "qcow2".into(),
             },
+            written: false,
         }],
         ..Wanted::default()
     }
@@ -67,7 +68,12 @@ fn ready() -> Facts {
 
 fn with_guest(generation: u64, state: GuestState) -> Facts {
     let mut facts = ready();
-    facts.guests.insert(id(), Guest { generation, state });
+    let guest = Guest {
+        generation,
+        state,
+        detail: None,
+    };
+    facts.guests.insert(id(), guest);
     facts
 }
 
@@ -126,7 +132,10 @@ fn what_is_done_with_a_guest_follows_from_its_state() {
     for (state, steps) in [
         (Preparing, ["-", "guest switched off", "guest switched off"]),
         (Running, ["-", "guest switched off", "guest switched off"]),
-        (Paused, ["-", "guest switched off", "guest switched off"]),
+        (
+            Paused,
+            ["guest resumed", "guest switched off", "guest switched off"],
+        ),
         (Stopping, ["-", "guest switched off", "guest switched off"]),
         (Exited(Exit::Poweroff), ["-", "-", "guest removed"]),
         (Exited(Exit::Panic), ["-", "-", "guest removed"]),
@@ -136,6 +145,10 @@ fn what_is_done_with_a_guest_follows_from_its_state() {
         ),
         (
             Exited(Exit::Ordered),
+            ["guest removed", "-", "guest removed"],
+        ),
+        (
+            Exited(Exit::Failed("assertion".into())),
             ["guest removed", "-", "guest removed"],
         ),
     ] {
@@ -259,7 +272,7 @@ fn a_new_generation_is_tried_afresh() {
     wanted.instances[0].generation = 3;
     assert_eq!(next(&wanted, &facts), "guest started");
     fail(&mut facts, &wanted, 0);
-    assert_eq!(facts.memory[&id()].failures, 1);
+    assert_eq!(facts.memory[&id()].failed_starts, 1);
 }
 
 #[test]
@@ -303,7 +316,7 @@ fn a_new_agent_neither_repeats_resets_nor_tries_again_what_was_given_up() {
     let memory = Memory {
         generation: 2,
         resets: 2,
-        failures: ATTEMPTS,
+        failed_starts: ATTEMPTS,
         last_error: "no memory".into(),
         ..Memory::default()
     };
@@ -335,7 +348,173 @@ fn a_guest_that_starts_has_seen_the_reboots_asked_for_before() {
     let guest = Guest {
         generation: 2,
         state: GuestState::Running,
+        detail: None,
     };
     facts.guests.insert(id(), guest);
     assert_eq!(next(&wanted, &facts), "-");
+}
+
+/// Takes the only step that is planned, at once or when it is due; answers when, and whether it made
+/// news.
+fn take(facts: &mut Facts, wanted: &Wanted, now_ms: u64, error: Option<&str>) -> (u64, bool) {
+    let plan = plan_at(wanted, facts, now_ms);
+    let at_ms = match plan.steps.is_empty() {
+        true => plan.wake_at.expect("there is something to wait for").0,
+        false => now_ms,
+    };
+    let step = plan_at(wanted, facts, at_ms).steps.remove(0);
+    let news = memory::done(&mut facts.memory, &step, error, wanted, BootTime(at_ms));
+    (at_ms, news)
+}
+
+#[test]
+fn a_missing_image_is_asked_for_ever_more_rarely_and_never_given_up() {
+    let wanted = wanted(Power::On);
+    let mut facts = Facts::default();
+    let (mut now_ms, mut waits) = (0, Vec::new());
+    for attempt in 0..20 {
+        let (at_ms, news) = take(&mut facts, &wanted, now_ms, Some("no controller"));
+        assert_eq!(news, attempt == 0, "one line of the history says it all");
+        assert_eq!(reported(&wanted, &facts), GuestState::Preparing);
+        waits.push(at_ms - now_ms);
+        now_ms = at_ms;
+    }
+    assert!(waits.is_sorted(), "{waits:?}");
+    let trouble = plan::troubles(&wanted, &facts).remove(0);
+    assert!(trouble.contains("no controller"), "{trouble}");
+
+    take(&mut facts, &wanted, now_ms, None);
+    assert_eq!(facts.memory[&id()].failures, 0, "in a row");
+    assert!(plan::troubles(&wanted, &facts).is_empty());
+}
+
+#[test]
+fn a_blob_is_fetched_once_for_all_who_need_it() {
+    let mut wanted = wanted(Power::On);
+    let mut second = wanted.instances[0].clone();
+    second.id = InstanceId::from_entropy(2);
+    wanted.instances.push(second);
+    let mut facts = Facts::default();
+    assert_eq!(plan_at(&wanted, &facts, 0).steps.len(), 1);
+    facts.busy.insert(id());
+    facts.fetching.insert("kernel".into());
+    assert_eq!(plan_at(&wanted, &facts, 0).steps, []);
+    facts.blobs.insert("kernel".into());
+    facts.fetching.clear();
+    assert_eq!(plan_at(&wanted, &facts, 0).steps.len(), 1);
+}
+
+#[test]
+fn a_hypervisor_that_fails_again_and_again_is_given_up() {
+    let wanted = wanted(Power::On);
+    let failed = || GuestState::Exited(Exit::Failed("assertion".into()));
+    let mut facts = ready();
+    let mut now_ms = 0;
+    for _ in 0..ATTEMPTS {
+        (now_ms, _) = take(&mut facts, &wanted, now_ms, None);
+        facts.guests = with_guest(2, failed()).guests;
+        assert_eq!(reported(&wanted, &facts), GuestState::Preparing);
+        (now_ms, _) = take(&mut facts, &wanted, now_ms, None);
+        facts.guests.clear();
+    }
+    assert_eq!(next(&wanted, &facts), "-");
+    let why = Exit::StartFailed("assertion".into());
+    assert_eq!(reported(&wanted, &facts), GuestState::Exited(why));
+}
+
+#[test]
+fn a_hypervisor_that_fails_after_a_long_run_is_started_again() {
+    let wanted = wanted(Power::On);
+    let failed = || GuestState::Exited(Exit::Failed("assertion".into()));
+    let mut facts = ready();
+    let mut now_ms = 0;
+    for _ in 0..2 * ATTEMPTS {
+        (now_ms, _) = take(&mut facts, &wanted, now_ms, None);
+        facts.guests = with_guest(2, failed()).guests;
+        (now_ms, _) = take(&mut facts, &wanted, now_ms + STEADY_MS, None);
+        facts.guests.clear();
+    }
+    let plan = plan_at(&wanted, &facts, now_ms + STEADY_MS);
+    assert_eq!(plan.steps[0].name(), "guest started");
+}
+
+#[test]
+fn a_guest_that_its_hosts_full_disk_stopped_is_woken_ever_more_rarely() {
+    let wanted = wanted(Power::On);
+    let mut facts = with_guest(2, GuestState::Paused);
+    facts.guests.get_mut(&id()).unwrap().detail = Some("io-error".into());
+    let mut now_ms = 1_000_000;
+    for resume in 0..5 {
+        assert!(plan::troubles(&wanted, &facts)[0].contains("io-error"));
+        let (at_ms, news) = take(&mut facts, &wanted, now_ms, None);
+        assert_eq!(news, resume == 0);
+        assert!(resume == 0 || at_ms > now_ms, "not in a tight loop");
+        now_ms = at_ms;
+    }
+    // A pause long after the last one is another trouble.
+    let (_, news) = take(&mut facts, &wanted, now_ms + STEADY_MS, None);
+    assert!(news);
+}
+
+#[test]
+fn a_paused_guest_is_reset_without_being_asked() {
+    let mut wanted = wanted(Power::On);
+    wanted.instances[0].resets = 1;
+    let facts = with_guest(2, GuestState::Paused);
+    assert_eq!(next(&wanted, &facts), "guest reset");
+}
+
+#[test]
+fn a_step_that_fails_waits_longer_each_time_also_for_a_guest_that_nobody_wants() {
+    let running = || with_guest(1, GuestState::Running);
+    for wanted in [Wanted::default(), wanted(Power::On), wanted(Power::Gone)] {
+        let mut facts = running();
+        let (mut now_ms, mut waits) = (0, Vec::new());
+        for _ in 0..5 {
+            let (at_ms, _) = take(&mut facts, &wanted, now_ms, Some("a dead disk"));
+            waits.push(at_ms - now_ms);
+            now_ms = at_ms;
+        }
+        assert!(waits[1] > 0 && waits.is_sorted(), "{waits:?}");
+    }
+}
+
+#[test]
+fn nothing_is_done_with_or_said_about_a_guest_that_cant_be_looked_at() {
+    let unclear: std::collections::BTreeMap<_, _> = [(id(), "it runs".to_owned())].into();
+    for power in [Power::On, Power::Off(StopHow::Force), Power::Gone] {
+        let wanted = wanted(power);
+        let facts = Facts {
+            unclear: unclear.clone(),
+            ..ready()
+        };
+        assert_eq!(next(&wanted, &facts), "-");
+        assert_eq!(plan::guest_reports(&wanted, &facts), []);
+        assert!(plan::troubles(&wanted, &facts)[0].contains("it runs"));
+    }
+    let nothing = Wanted::default();
+    let facts = Facts { unclear, ..ready() };
+    assert!(plan_at(&nothing, &facts, 0).remove_volumes.is_empty());
+}
+
+#[test]
+fn a_disk_that_was_written_is_never_made_anew() {
+    let mut wanted = wanted(Power::On);
+    let mut facts = ready();
+    facts.volumes.clear();
+    assert_eq!(next(&wanted, &facts), "disk made");
+    wanted.volumes[0].written = true;
+    assert_eq!(next(&wanted, &facts), "-");
+    let GuestState::Exited(Exit::StartFailed(why)) = reported(&wanted, &facts) else {
+        panic!("it can't start");
+    };
+    assert!(why.contains(volume(1).as_str()), "{why}");
+}
+
+#[test]
+fn the_history_says_how_a_guest_ended_that_is_started_again() {
+    let wanted = wanted(Power::On);
+    let facts = with_guest(2, GuestState::Exited(Exit::Killed));
+    let said = plan_at(&wanted, &facts, 0).steps[0].describe();
+    assert_eq!(said, "guest removed: its process was killed");
 }

@@ -31,6 +31,7 @@ fn facts(state: GuestState) -> Facts {
     let guest = Guest {
         generation: 1,
         state,
+        detail: None,
     };
     facts.guests.insert(InstanceId::from_entropy(1), guest);
     facts

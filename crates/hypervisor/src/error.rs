@@ -8,6 +8,9 @@ pub enum Error {
     /// The driver's directory holds no such guest.
     #[error("no guest {0} on this host")]
     Unknown(String),
+    /// There is something of the guest on this host, and for now it can't be looked at: why.
+    #[error("guest {0} can't be looked at: {1}")]
+    Unclear(String, String),
     /// The guest runs, or is kept, with another generation than the one asked for.
     #[error("guest {guest} is here with generation {present}, not {asked}")]
     OtherGeneration {

@@ -70,7 +70,8 @@ pub trait Hypervisor: Send + Sync {
     /// Lets paused virtual CPUs go on.
     async fn resume(&self, guest: &str) -> Result<()>;
 
-    /// Every guest of this driver's directory, adopting those that another process started.
+    /// Every guest of this driver's directory, adopting those that another process started. None is
+    /// left out: one that can't be looked at is [`GuestState::Unknown`].
     async fn observe(&self) -> Result<Vec<ObservedGuest>>;
 
     /// Removes what is kept of an exited guest, its console log included. Absent is fine.

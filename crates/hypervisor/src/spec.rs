@@ -133,11 +133,12 @@ pub struct InterfaceSpec {
 pub struct ObservedGuest {
     /// The instance's id.
     pub guest: String,
-    /// The generation it was started with.
+    /// The generation it was started with; 0 where that is unknown.
     pub generation: u64,
     /// What it does.
     pub state: GuestState,
-    /// Why it is paused, if not by [`crate::Hypervisor::pause`]: `io-error` for a full host.
+    /// Why it is paused, if not by [`crate::Hypervisor::pause`]: `io-error` for a full host. Why its
+    /// state is unknown.
     pub detail: Option<String>,
     /// Since when `state` is known to hold.
     pub since: SystemTime,
@@ -151,6 +152,8 @@ pub struct ObservedGuest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GuestState {
+    /// There is something of it and it can't be looked at for now: it may well run.
+    Unknown,
     /// The process exists and hasn't answered yet.
     Starting,
     /// The virtual CPUs run.

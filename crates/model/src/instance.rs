@@ -45,8 +45,10 @@ pub enum Exit {
     Poweroff,
     /// The guest's kernel panicked.
     Panic,
-    /// The process was killed from outside or died.
+    /// The process was killed from outside.
     Killed,
+    /// The hypervisor gave the guest up; the text says why.
+    Failed(String),
     /// The agent ended it because it was told to.
     Ordered,
     /// It never started; the text says why.

@@ -37,6 +37,9 @@ pub struct Volume {
     /// Where the bytes are; `None` until the instance is placed.
     pub host: Option<HostId>,
     pub attachment: Option<Attachment>,
+    /// A guest has run on it, so that its file can't be made again.
+    #[serde(default)]
+    pub written: bool,
     /// The row waits for its host to say that the file is gone.
     pub deleting: bool,
     pub created: Wall,

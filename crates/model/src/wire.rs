@@ -107,6 +107,9 @@ pub struct WantedVolume {
     pub id: VolumeId,
     pub size_bytes: u64,
     pub source: VolumeSource,
+    /// A guest has run on it: a new one is no substitute.
+    #[serde(default)]
+    pub written: bool,
 }
 
 /// A blob that must be in the host's cache: an image's disk, kernel or ramdisk.
@@ -222,7 +225,7 @@ pub struct Report {
     pub guests: Vec<GuestReport>,
     /// Volumes whose files exist.
     pub volumes: Vec<VolumeId>,
-    /// What is wrong with the host's networks, in words; empty when nothing is.
+    /// What is wrong with the host's networks and instances, in words; empty when nothing is.
     pub troubles: Vec<String>,
     /// Steps taken since the last answered report.
     pub steps: Vec<StepReport>,

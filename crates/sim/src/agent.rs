@@ -25,7 +25,7 @@ pub struct Agent {
     wanted: Option<Rc<Wanted>>,
     outbox: Outbox,
     memories: Memories,
-    busy: BTreeSet<InstanceId>,
+    busy: BTreeMap<InstanceId, Step>,
     leaving: BTreeSet<VolumeId>,
     pub applied: BTreeMap<VpcId, WantedVpc>,
     applying: BTreeSet<VpcId>,
@@ -61,7 +61,7 @@ impl Agent {
             wanted: accepted.wanted().map(Rc::new),
             accepted,
             outbox: Outbox::new(host.id.clone(), random.next() as u32),
-            busy: BTreeSet::new(),
+            busy: BTreeMap::new(),
             leaving: BTreeSet::new(),
             applied: BTreeMap::new(),
             applying: BTreeSet::new(),
@@ -104,7 +104,7 @@ impl Agent {
         let plan = plan::plan(wanted, &self.facts(host), crate::STOP_DEADLINE_MS, clock);
         for step in plan.steps {
             memory::begun(&mut self.memories, &step, wanted, clock);
-            self.busy.insert(step.instance().clone());
+            self.busy.insert(step.instance().clone(), step.clone());
             out.push(Motion::Step(step));
         }
         for volume in plan.remove_volumes {
@@ -148,8 +148,18 @@ impl Agent {
                 .flat_map(|vpc| vpc.ports.iter().map(|port| port.interface.clone()))
                 .collect(),
             memory: self.memories.clone(),
-            busy: self.busy.clone(),
+            busy: self.busy.keys().cloned().collect(),
+            fetching: self.fetching(),
+            unclear: BTreeMap::new(),
         }
+    }
+
+    fn fetching(&self) -> BTreeSet<String> {
+        let blobs = self.busy.values().filter_map(|step| match step {
+            Step::Fetch { sha256, .. } => Some(sha256.clone()),
+            _ => None,
+        });
+        blobs.collect()
     }
 
     fn say(
@@ -184,7 +194,7 @@ impl Agent {
             overhead_bytes: host.overhead_bytes,
             guests,
             volumes: host.volumes.keys().cloned().collect(),
-            troubles: Vec::new(),
+            troubles: plan::troubles(wanted, &self.facts(host)),
             steps: self.steps.clone(),
         };
         if let Some(request) = self.outbox.report(&report) {
@@ -254,18 +264,19 @@ impl Agent {
     /// A step ended.
     pub fn finish(&mut self, host: &mut Host, ended: &Running, error: Option<&str>, now_ms: u64) {
         self.busy.remove(ended.step.instance());
-        self.steps.push(StepReport {
-            instance: ended.step.instance().clone(),
-            at: Wall(now_ms as i64),
-            what: ended.step.name().into(),
-            took_ms: now_ms - ended.began_ms,
-            error: error.map(str::to_owned),
-        });
         let Some(wanted) = self.wanted.clone() else {
             return;
         };
         let clock = host.boot_clock(now_ms);
-        memory::done(&mut self.memories, &ended.step, error, &wanted, clock);
+        if memory::done(&mut self.memories, &ended.step, error, &wanted, clock) {
+            self.steps.push(StepReport {
+                instance: ended.step.instance().clone(),
+                at: Wall(now_ms as i64),
+                what: ended.step.describe(),
+                took_ms: now_ms - ended.began_ms,
+                error: error.map(str::to_owned),
+            });
+        }
         // Where this fails, the next report waits for it.
         self.save(host);
     }

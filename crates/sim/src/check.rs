@@ -1,6 +1,6 @@
 //! What must hold at every step, over the published state and the PCs.
 
-use crate::host::{Host, SimGuest};
+use crate::host::{Host, SimGuest, UNREACHABLE};
 use boira_core::{State, schedule};
 use boira_model::*;
 use std::collections::BTreeMap;
@@ -11,6 +11,7 @@ type Verdict = Result<(), String>;
 pub fn state(state: &State) -> Verdict {
     capacity_is_not_promised_twice(state)?;
     addresses_are_leased_once(state)?;
+    no_launch_ends_for_want_of_a_controller(state)?;
     volumes_are_attached_once(state)
 }
 
@@ -28,6 +29,17 @@ fn capacity_is_not_promised_twice(state: &State) -> Verdict {
                 "{id} gives {vcpus} vCPUs, {memory_bytes} bytes of memory and {} of disk, and {usage:?} is promised",
                 host.capacity.disk_bytes
             ));
+        }
+    }
+    Ok(())
+}
+
+/// What was acknowledged waits for its image as long as it takes.
+fn no_launch_ends_for_want_of_a_controller(state: &State) -> Verdict {
+    for row in state.instances.values() {
+        let reason = row.state_reason.as_ref().map(|reason| &reason.message);
+        if let Some(reason) = reason.filter(|reason| reason.contains(UNREACHABLE)) {
+            return Err(format!("{} was given up: {reason}", row.id));
         }
     }
     Ok(())

@@ -161,7 +161,8 @@ impl World {
                 self.schedule_exit(index, instance, after_ms, Exit::Poweroff, false);
             }
             Step::Start { instance } if self.random.chance(self.mix.guest_acts) => {
-                let exits = [Exit::Poweroff, Exit::Panic, Exit::Killed, Exit::Killed];
+                let failed = Exit::Failed("an assertion of the hypervisor".into());
+                let exits = [Exit::Poweroff, Exit::Panic, Exit::Killed, failed];
                 let exit = self.random.pick(&exits).clone();
                 let after_ms = self.random.between(50, 60_000);
                 self.schedule_exit(index, &instance.id, after_ms, exit, true);
@@ -208,6 +209,11 @@ impl World {
             return;
         };
         if !guest.is_live() || guest.process != process {
+            return;
+        }
+        // Its virtual CPUs are halted: only its process can end.
+        let by_itself = matches!(exit, Exit::Poweroff | Exit::Panic);
+        if guest.state == GuestState::Paused && by_itself {
             return;
         }
         guest.state = GuestState::Exited(exit.clone());

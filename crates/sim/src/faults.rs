@@ -83,6 +83,9 @@ impl World {
         host.boot += 1;
         host.agent = None;
         host.running.clear();
+        // What is kept of a guest is synced when it ends and not before.
+        let lost = self.random.chance(300);
+        host.guests.retain(|_, guest| !(lost && guest.is_live()));
         for guest in host.guests.values_mut().filter(|guest| guest.is_live()) {
             guest.state = GuestState::Exited(Exit::Killed);
         }
@@ -101,8 +104,20 @@ impl World {
         } else {
             note!(self, "the disk of host {host} is full");
             self.hosts[host].disk_full = true;
+            self.pause_writers(host);
             self.schedule(after_ms, Event::Undo(Undo::HostDisk(host)));
         }
+    }
+
+    /// Guests that write to a full disk are paused until somebody lets them go on.
+    fn pause_writers(&mut self, index: usize) {
+        for guest in self.hosts[index].guests.values_mut() {
+            if guest.state == GuestState::Running && self.random.chance(500) {
+                guest.state = GuestState::Paused;
+                self.hosts_changed = true;
+            }
+        }
+        self.agent_turn(index);
     }
 
     pub fn undo(&mut self, undo: Undo) {

@@ -8,6 +8,9 @@ use boira_model::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+/// Why an image can't be fetched.
+pub const UNREACHABLE: &str = "the controller can't be reached";
+
 /// A port as it was when its guest started.
 #[derive(Clone, Debug)]
 pub struct Port {
@@ -93,6 +96,7 @@ impl Host {
                 let seen = Guest {
                     generation: guest.generation,
                     state: guest.state.clone(),
+                    detail: None,
                 };
                 (id.clone(), seen)
             })
@@ -113,7 +117,7 @@ impl Host {
         match step {
             Step::Fetch { sha256, .. } => {
                 if self.cut_off {
-                    return Err("the controller can't be reached".into());
+                    return Err(UNREACHABLE.into());
                 }
                 self.blobs.insert(sha256.clone());
                 Ok(())
@@ -135,6 +139,20 @@ impl Host {
                 Some(guest) if guest.generation == *generation && guest.is_live() => Ok(()),
                 _ => Err("there is no such guest".into()),
             },
+            Step::Resume { instance } => {
+                let full = self.disk_full;
+                match self.guests.get_mut(instance) {
+                    // It goes on, and stops at the same write.
+                    Some(guest) if guest.state == GuestState::Paused => {
+                        guest.state = match full {
+                            true => GuestState::Paused,
+                            false => GuestState::Running,
+                        };
+                        Ok(())
+                    }
+                    _ => Err("there is no paused guest".into()),
+                }
+            }
             Step::Kill { instance } => {
                 if let Some(guest) = self.guests.get_mut(instance)
                     && guest.is_live()
@@ -143,7 +161,7 @@ impl Host {
                 }
                 Ok(())
             }
-            Step::Forget { instance } => match self.guests.get(instance) {
+            Step::Forget { instance, .. } => match self.guests.get(instance) {
                 Some(guest) if guest.is_live() => Err("the guest still runs".into()),
                 _ => {
                     self.guests.remove(instance);

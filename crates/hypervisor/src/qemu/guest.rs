@@ -229,7 +229,10 @@ impl Guest {
                 tokio::spawn(async move { recorder.ended().await });
             }
         }
-        let exit = conclude(&self.dir, ending.unwrap_or(Ending::Unknown));
+        let (dir, ending) = (Arc::clone(&self.dir), ending.unwrap_or(Ending::Unknown));
+        let exit = tokio::task::spawn_blocking(move || conclude(&dir, ending))
+            .await
+            .expect("reading a guest's end doesn't panic");
         self.monitor.send_replace(None);
         self.set(GuestState::Exited(exit.reason), None);
     }
@@ -341,7 +344,10 @@ impl Guest {
         let Some(process) = self.process.as_ref().filter(|_| !self.has_exited()) else {
             return Ok(());
         };
-        note_exit(&self.dir, reason)?;
+        let dir = Arc::clone(&self.dir);
+        tokio::task::spawn_blocking(move || note_exit(&dir, reason))
+            .await
+            .map_err(io::Error::other)??;
         let client = self.monitor.borrow().clone();
         if let Some(client) = client {
             let mut seen = self.seen.subscribe();
@@ -408,17 +414,7 @@ fn conclude(dir: &RunDir, ending: Ending) -> Exit {
         .ok()
         .flatten()
         .unwrap_or_default();
-    let said = said.trim().to_owned();
-    let reason = match ending {
-        _ if !dir.has(rundir::ANSWERED) => ExitReason::StartFailed(said),
-        Ending::Status(status) if status != 0 => ExitReason::Failed(said),
-        Ending::Signal(signal)
-            if ![libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP].contains(&signal) =>
-        {
-            ExitReason::Failed(format!("signal {signal}: {said}"))
-        }
-        Ending::Status(_) | Ending::Signal(_) | Ending::Unknown => ExitReason::Killed,
-    };
+    let reason = reason(ending, dir.has(rundir::ANSWERED), said.trim());
     match note_exit(dir, reason.clone()) {
         Ok(exit) => exit,
         Err(error) => {
@@ -428,6 +424,22 @@ fn conclude(dir: &RunDir, ending: Ending) -> Exit {
                 at: SystemTime::now(),
             }
         }
+    }
+}
+
+/// What an end means. A guest that was ended from outside, or with the host, did not fail to start,
+/// however young it was: it may be started again.
+fn reason(ending: Ending, answered: bool, said: &str) -> ExitReason {
+    match ending {
+        Ending::Status(0)
+        | Ending::Signal(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP)
+        | Ending::Unknown => ExitReason::Killed,
+        Ending::Status(_) if !answered => ExitReason::StartFailed(said.to_owned()),
+        Ending::Status(_) => ExitReason::Failed(said.to_owned()),
+        Ending::Signal(signal) if !answered && !said.is_empty() => {
+            ExitReason::StartFailed(format!("signal {signal}: {said}"))
+        }
+        Ending::Signal(signal) => ExitReason::Failed(format!("signal {signal}: {said}")),
     }
 }
 
@@ -442,5 +454,49 @@ fn note_exit(dir: &RunDir, reason: ExitReason) -> io::Result<Exit> {
         at: SystemTime::now(),
     };
     dir.write_json(rundir::EXIT, &exit)?;
+    match exit.reason {
+        ExitReason::Killed => {}
+        ExitReason::Poweroff
+        | ExitReason::Panic
+        | ExitReason::StartFailed(_)
+        | ExitReason::Failed(_) => dir.sync()?,
+    }
     Ok(exit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_hypervisor_that_ends_by_itself_has_failed_to_start() {
+        for answered in [false, true] {
+            for ending in [
+                Ending::Signal(libc::SIGKILL),
+                Ending::Signal(libc::SIGTERM),
+                Ending::Status(0),
+                Ending::Unknown,
+            ] {
+                let reason = reason(ending, answered, "terminating on signal 15");
+                assert_eq!(reason, ExitReason::Killed, "{ending:?}, {answered}");
+            }
+        }
+        let said = || "no such machine".to_owned();
+        assert_eq!(
+            reason(Ending::Status(1), false, &said()),
+            ExitReason::StartFailed(said())
+        );
+        assert_eq!(
+            reason(Ending::Status(1), true, &said()),
+            ExitReason::Failed(said())
+        );
+        assert_eq!(
+            reason(Ending::Signal(libc::SIGABRT), false, &said()),
+            ExitReason::StartFailed("signal 6: no such machine".into())
+        );
+        assert_eq!(
+            reason(Ending::Signal(libc::SIGSEGV), false, ""),
+            ExitReason::Failed("signal 11: ".into())
+        );
+    }
 }

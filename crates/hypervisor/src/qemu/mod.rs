@@ -33,8 +33,8 @@ use tokio::sync::Notify;
 use crate::cgroup::Cgroups;
 use crate::error::Context;
 use crate::{
-    Acceleration, Accelerator, AsyncReadWrite, Error, ExitReason, GuestSpec, Hypervisor,
-    ObservedGuest, Result,
+    Acceleration, Accelerator, AsyncReadWrite, Error, ExitReason, GuestSpec, GuestState,
+    Hypervisor, ObservedGuest, Result,
 };
 use guest::Guest;
 use kernel::Kernels;
@@ -65,6 +65,8 @@ pub struct Qemu {
     cgroups: Cgroups,
     host_boot: String,
     guests: Mutex<HashMap<String, Arc<Guest>>>,
+    /// Guests that are there and could not be adopted the last time, and why.
+    unclear: Mutex<HashMap<String, String>>,
     /// Held while a guest's directory is made, taken up or removed.
     directories: tokio::sync::Mutex<()>,
     changed: Arc<Notify>,
@@ -89,6 +91,7 @@ impl Qemu {
             cgroups,
             host_boot: process::host_boot().context("reading the host's boot id")?,
             guests: Mutex::default(),
+            unclear: Mutex::default(),
             directories: tokio::sync::Mutex::default(),
             changed: Arc::default(),
             settings,
@@ -101,21 +104,31 @@ impl Qemu {
             .expect("nobody panics while holding the guests")
     }
 
+    fn unclear(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.unclear
+            .lock()
+            .expect("nobody panics while holding the unclear guests")
+    }
+
     /// A guest by name, adopted if it wasn't known.
     async fn guest(&self, name: &str) -> Result<Arc<Guest>> {
         if let Some(guest) = self.guests().get(name) {
             return Ok(Arc::clone(guest));
         }
         self.adopt().await?;
-        self.guests()
-            .get(name)
-            .cloned()
-            .ok_or_else(|| Error::Unknown(name.to_owned()))
+        if let Some(guest) = self.guests().get(name) {
+            return Ok(Arc::clone(guest));
+        }
+        Err(match self.unclear().get(name) {
+            Some(why) => Error::Unclear(name.to_owned(), why.clone()),
+            None => Error::Unknown(name.to_owned()),
+        })
     }
 
     /// Takes up every guest of the directory that isn't known yet.
     async fn adopt(&self) -> Result<()> {
         let _turn = self.directories.lock().await;
+        let mut unclear = HashMap::new();
         let entries = fs::read_dir(&self.settings.dir).context("listing the guests")?;
         for entry in entries {
             let Ok(name) = entry
@@ -142,10 +155,27 @@ impl Qemu {
             {
                 Ok(Some(guest)) => drop(self.guests().insert(name, guest)),
                 Ok(None) => {}
-                Err(error) => tracing::error!(guest = name, %error, "can't adopt a guest"),
+                Err(error) => drop(unclear.insert(name, error.to_string())),
             }
         }
+        let mut before = self.unclear();
+        for (guest, error) in &unclear {
+            if before.get(guest) != Some(error) {
+                tracing::error!(guest, error, "can't adopt a guest");
+            }
+        }
+        *before = unclear;
         Ok(())
+    }
+
+    /// A guest without its CPU shares is better than none.
+    fn add_cgroup(&self, spec: &GuestSpec) -> Option<File> {
+        self.cgroups
+            .add(&spec.guest, spec.cpu_shares)
+            .unwrap_or_else(|error| {
+                tracing::warn!(guest = spec.guest, %error, "no CPU shares");
+                None
+            })
     }
 
     /// A cgroup that stays is an empty directory, which the guest's next start takes up again.
@@ -209,10 +239,7 @@ impl Hypervisor for Qemu {
                 guest: spec.guest.clone(),
                 uid: spec.uid,
             },
-            cgroup: self
-                .cgroups
-                .add(&spec.guest, spec.cpu_shares)
-                .context(format!("making the cgroup of {}", spec.guest))?,
+            cgroup: self.add_cgroup(spec),
         };
         let changed = Arc::clone(&self.changed);
         let guest = tokio::task::spawn_blocking(move || start::start(plan, taps, changed))
@@ -253,6 +280,15 @@ impl Hypervisor for Qemu {
             .values()
             .map(|guest| guest.observe())
             .collect();
+        guests.extend(self.unclear().iter().map(|(guest, why)| ObservedGuest {
+            guest: guest.clone(),
+            generation: 0,
+            state: GuestState::Unknown,
+            detail: Some(why.clone()),
+            since: std::time::SystemTime::now(),
+            pid: None,
+            boots: 0,
+        }));
         guests.sort_by(|one, other| one.guest.cmp(&other.guest));
         Ok(guests)
     }

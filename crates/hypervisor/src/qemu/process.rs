@@ -46,7 +46,8 @@ impl Process {
 
     /// Finds the process that wrote `stat`, if it still runs and `marker` is in its command line.
     ///
-    /// May block for [`EXEC`]: a process that has written its stat may yet have to exec.
+    /// May block for [`EXEC`]: a process that has written its stat may yet have to exec. One that
+    /// takes longer is an error of the kind `TimedOut`: it is there and may become the guest.
     pub fn find(stat: &str, marker: &str) -> io::Result<Option<Process>> {
         let Some(recorded) = Stat::parse(stat) else {
             return Ok(None);
@@ -70,7 +71,8 @@ impl Process {
                 }));
             }
             if Instant::now() > end {
-                return Ok(None);
+                let late = format!("process {} has not begun yet", recorded.pid);
+                return Err(io::Error::new(io::ErrorKind::TimedOut, late));
             }
             std::thread::sleep(EXEC / 100);
         }
@@ -262,7 +264,8 @@ mod tests {
     async fn only_the_process_that_was_recorded_is_found_and_its_end_is_seen() {
         let mut child = Command::new("sleep").arg("61.5").spawn().unwrap();
         let stat = stat_of(child.id());
-        assert!(Process::find(&stat, "another").unwrap().is_none());
+        let unmarked = Process::find(&stat, "another").unwrap_err();
+        assert_eq!(unmarked.kind(), io::ErrorKind::TimedOut, "it is there");
         let later = stat.replacen(") S", ") R", 1);
         let found = Process::find(&later, "61.5").unwrap().expect("it runs");
         assert_eq!(found.pid(), child.id());

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! The directory belongs to root and nobody else enters it: QEMU gets open file descriptors.
-//! Nothing here is synced, because no guest survives the host's power cut either.
+//! Nothing here is synced while the guest lives, because no guest survives the host's power cut
+//! either. How it ended of its own accord is: whoever has heard of that may have given its place away.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -147,10 +148,20 @@ impl RunDir {
         fs::rename(partial, self.at(name))
     }
 
-    /// Reads a document; nothing where there is none.
+    /// Makes what is kept of an ended guest durable.
+    pub fn sync(&self) -> io::Result<()> {
+        for name in [LAUNCH, PROCESS, EXIT, "."] {
+            File::open(self.at(name))?.sync_all()?;
+        }
+        File::open(self.at(".."))?.sync_all()
+    }
+
+    /// Reads a document; nothing where there is none. One that is torn is `InvalidData`.
     pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
         match fs::read(self.at(name)) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

@@ -102,6 +102,29 @@ async fn a_new_driver_adopts_what_runs_and_only_its_generation() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_cant_be_adopted_is_there_all_the_same() {
+    let host = Host::new();
+    let spec = host.spec(GUEST);
+    let first = host.driver();
+    first.start(&spec, Vec::new()).await.unwrap();
+    drop(first);
+    let launch = host.guests().join(GUEST).join("launch.json");
+    let written = fs::read(&launch).unwrap();
+    fs::write(&launch, "{").unwrap();
+
+    let driver = host.driver();
+    let seen = driver.observe().await.unwrap().remove(0);
+    assert_eq!((&*seen.guest, seen.state), (GUEST, GuestState::Unknown));
+    assert!(seen.detail.unwrap().contains("can't be read"));
+    let refused = driver.start(&spec, Vec::new()).await.unwrap_err();
+    assert!(matches!(refused, Error::Unclear(..)), "{refused}");
+
+    fs::write(&launch, written).unwrap();
+    until(&driver, GUEST, is_running).await;
+    driver.kill(GUEST).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_guest_does_while_nobody_watches_is_observed_later() {
     let host = Host::new();
     let guests = ["i-00000001", "i-00000002", "i-00000003", "i-00000004"];
@@ -178,6 +201,25 @@ async fn a_panic_and_a_kill_are_told_from_a_poweroff() {
             exited(reason)
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_is_killed_before_it_says_anything_did_not_fail_to_start() {
+    let host = Host::new();
+    let driver = host.driver();
+    driver.start(&host.spec(GUEST), Vec::new()).await.unwrap();
+    kill_9(recorded(&host, GUEST, "process")).await;
+    let seen = until(&driver, GUEST, has_exited).await;
+    assert_eq!(seen.state, exited(ExitReason::Killed));
+
+    // The same, and nobody there to see how it ended.
+    let host = Host::new();
+    let first = host.driver();
+    first.start(&host.spec(GUEST), Vec::new()).await.unwrap();
+    drop(first);
+    kill_9(recorded(&host, GUEST, "process")).await;
+    let seen = until(&host.driver(), GUEST, has_exited).await;
+    assert_eq!(seen.state, exited(ExitReason::Killed));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,137 @@
+//! The line to the controller: the poller learns what is wanted, the reporter tells what is observed.
+
+use crate::client::Controller;
+use crate::engine::Event;
+use boira_core::sync::Outbox;
+use boira_model::wire::{Report, SyncAnswer};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, watch};
+
+/// A report with the number of the last step in it.
+#[derive(Clone)]
+pub struct Outgoing {
+    pub report: Report,
+    pub last_step: u64,
+}
+
+/// The line to the controller that poller and reporter share.
+pub struct Line {
+    outbox: Mutex<Outbox>,
+    controller: Arc<Controller>,
+    /// A new session began, so the controller must be told everything again.
+    renewed: Notify,
+    /// A report was taken, so polls are answered again.
+    reported: Notify,
+}
+
+impl Line {
+    pub fn new(controller: Arc<Controller>) -> Self {
+        Self {
+            outbox: Mutex::new(Outbox::new(controller.host.clone(), rand::random())),
+            controller,
+            renewed: Notify::new(),
+            reported: Notify::new(),
+        }
+    }
+
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().expect("no holder of this lock panics")
+    }
+
+    /// The controller doesn't know this session (any more).
+    fn renew(&self) {
+        self.outbox().renew(rand::random());
+        self.renewed.notify_one();
+    }
+}
+
+/// Long-polls for what is wanted.
+pub async fn poll(
+    line: Arc<Line>,
+    mut have: watch::Receiver<[String; 4]>,
+    events: mpsc::Sender<Event>,
+) {
+    let mut failures = 0;
+    loop {
+        let request = line.outbox().poll(have.borrow_and_update().clone());
+        match line.controller.sync(&request).await {
+            Ok(Some(answer)) => {
+                failures = 0;
+                let carries = !boira_core::sync::is_empty(&SyncAnswer {
+                    streams: Vec::new(),
+                    ..answer.clone()
+                });
+                let has_streams = !answer.streams.is_empty();
+                if events.send(Event::Answer(Box::new(answer))).await.is_err() {
+                    return;
+                }
+                if carries {
+                    // Asking again with the old hashes would only bring the same parts again.
+                    let _ = tokio::time::timeout(Duration::from_secs(5), have.changed()).await;
+                } else if has_streams {
+                    // The controller repeats itself until the stream that it asked for is open.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            Ok(None) => {
+                // A poll may only follow a report of its own session.
+                if line.outbox().session() == request.session {
+                    line.renew();
+                }
+                let reported = line.reported.notified();
+                let _ = tokio::time::timeout(Duration::from_secs(2), reported).await;
+            }
+            Err(error) => {
+                failures += 1;
+                if failures == 1 {
+                    tracing::warn!("the controller is away: {error:#}");
+                }
+                back_off(failures).await;
+            }
+        }
+    }
+}
+
+/// Sends the latest report whenever the controller doesn't know all of it.
+pub async fn send_reports(
+    line: Arc<Line>,
+    mut latest: watch::Receiver<Option<Outgoing>>,
+    taken: watch::Sender<u64>,
+) {
+    let mut failures = 0;
+    loop {
+        tokio::select! {
+            changed = latest.changed() => if changed.is_err() { return },
+            () = line.renewed.notified() => {}
+        }
+        loop {
+            let Some(outgoing) = latest.borrow_and_update().clone() else {
+                break;
+            };
+            let Some(request) = line.outbox().report(&outgoing.report) else {
+                break;
+            };
+            match line.controller.sync(&request).await {
+                Ok(Some(answer)) => {
+                    failures = 0;
+                    if line.outbox().answered(request.session, answer.seq) {
+                        taken.send_replace(outgoing.last_step);
+                    }
+                    line.reported.notify_one();
+                    break;
+                }
+                Ok(None) => line.outbox().renew(rand::random()),
+                Err(_) => {
+                    failures += 1;
+                    back_off(failures).await;
+                }
+            }
+        }
+    }
+}
+
+async fn back_off(failures: u32) {
+    let wait_ms = (50u64 << failures.min(6)).min(2_000);
+    tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+}

@@ -1,0 +1,251 @@
+//! The networks of this host's VPCs: brought in force, tried again where that failed, and removed
+//! when nobody wants them any more.
+
+use crate::engine::Event;
+use crate::host::Host;
+use anyhow::Result;
+use boira_core::plan::back_off_ms;
+use boira_core::wanted::Wanted;
+use boira_model::wire::{StepReport, WantedPort, WantedVpc};
+use boira_model::{InstanceId, InterfaceId, VpcId, Wall};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+#[derive(Default)]
+pub struct Networks {
+    applied: BTreeMap<VpcId, WantedVpc>,
+    troubled: BTreeMap<VpcId, Trouble>,
+    busy: BTreeSet<VpcId>,
+    /// What is there and not wanted has been removed; found anew by every agent.
+    swept: bool,
+    sweeping: bool,
+    sweeps_failed: u32,
+    sweep_at: Option<Instant>,
+}
+
+/// What a network lacks, or why it can't be brought up.
+struct Trouble {
+    words: Vec<String>,
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+impl Networks {
+    /// Ports whose network is in force.
+    pub fn ports(&self) -> BTreeSet<InterfaceId> {
+        let ports = self.applied.values().flat_map(|vpc| vpc.ports.iter());
+        ports.map(|port| port.interface.clone()).collect()
+    }
+
+    /// What is wrong, in words.
+    pub fn troubles(&self) -> impl Iterator<Item = &String> {
+        self.troubled
+            .values()
+            .flat_map(|trouble| trouble.words.iter())
+    }
+
+    /// Brings every wanted VPC in force and, once `may_sweep`, removes the others. Answers when to
+    /// look again.
+    pub fn act(
+        &mut self,
+        wanted: &Wanted,
+        may_sweep: bool,
+        host: &Arc<dyn Host>,
+        events: &mpsc::Sender<Event>,
+    ) -> Option<Instant> {
+        let now = Instant::now();
+        for vpc in &wanted.network {
+            let applied = self.applied.get(&vpc.vpc) == Some(vpc);
+            let retry_at = self.troubled.get(&vpc.vpc).and_then(|t| t.retry_at);
+            let held = retry_at.is_some_and(|at| at > now);
+            if applied || held || self.sweeping || !self.busy.insert(vpc.vpc.clone()) {
+                continue;
+            }
+            ensure(vpc.clone(), host.clone(), events.clone());
+        }
+        if may_sweep {
+            self.sweep(wanted, now, host, events);
+        }
+        let retries = self.troubled.values().filter_map(|t| t.retry_at);
+        retries.chain(self.sweep_at).filter(|at| *at > now).min()
+    }
+
+    /// An attempt ended. Answers what the instances behind its new ports have to say about it, as far
+    /// as they waited for it.
+    pub fn done(
+        &mut self,
+        vpc: WantedVpc,
+        outcome: Result<Vec<String>>,
+        (at, took): (Wall, Duration),
+        waits: impl Fn(&InstanceId) -> bool,
+    ) -> Vec<StepReport> {
+        self.busy.remove(&vpc.vpc);
+        let before = self.applied.get(&vpc.vpc);
+        let is_new = |port: &&WantedPort| {
+            let known = |old: &WantedPort| old.interface == port.interface;
+            waits(&port.instance) && !before.is_some_and(|vpc| vpc.ports.iter().any(known))
+        };
+        let error = outcome.as_ref().err().map(|error| format!("{error:#}"));
+        let steps = vpc.ports.iter().filter(is_new).map(|port| StepReport {
+            instance: port.instance.clone(),
+            at,
+            what: "network brought up".into(),
+            took_ms: took.as_millis() as u64,
+            error: error.clone(),
+        });
+        let steps = steps.collect();
+        let old = self.troubled.remove(&vpc.vpc);
+        match outcome {
+            Ok(lacks) => {
+                if !lacks.is_empty() {
+                    let trouble = Trouble {
+                        words: lacks,
+                        failures: 0,
+                        retry_at: None,
+                    };
+                    self.troubled.insert(vpc.vpc.clone(), trouble);
+                }
+                self.applied.insert(vpc.vpc.clone(), vpc);
+                steps
+            }
+            Err(error) => {
+                let words = vec![format!(
+                    "the network {} can't be brought up: {error:#}",
+                    vpc.vpc
+                )];
+                let failures = old.as_ref().map_or(0, |old| old.failures) + 1;
+                let is_news = old.is_none_or(|old| old.words != words);
+                if is_news {
+                    tracing::error!("{}", words[0]);
+                }
+                let trouble = Trouble {
+                    words,
+                    failures,
+                    retry_at: Some(Instant::now() + back_off(failures)),
+                };
+                self.troubled.insert(vpc.vpc, trouble);
+                if is_news { steps } else { Vec::new() }
+            }
+        }
+    }
+
+    fn sweep(
+        &mut self,
+        wanted: &Wanted,
+        now: Instant,
+        host: &Arc<dyn Host>,
+        events: &mpsc::Sender<Event>,
+    ) {
+        let kept: BTreeSet<VpcId> = wanted.network.iter().map(|vpc| vpc.vpc.clone()).collect();
+        let stale = !self.swept || self.applied.keys().any(|vpc| !kept.contains(vpc));
+        let held = self.sweep_at.is_some_and(|at| at > now);
+        if !stale || held || !self.busy.is_empty() || self.sweeping {
+            return;
+        }
+        self.swept = true;
+        self.sweeping = true;
+        self.applied.retain(|vpc, _| kept.contains(vpc));
+        self.troubled.retain(|vpc, _| kept.contains(vpc));
+        let (host, events) = (host.clone(), events.clone());
+        tokio::spawn(async move {
+            let mut all_gone = true;
+            let here = host.networks().await;
+            for vpc in here.iter().filter(|vpc| !kept.contains(vpc.as_str())) {
+                if let Err(error) = host.remove_network(vpc).await {
+                    tracing::error!("the network {vpc} can't be removed: {error:#}");
+                    all_gone = false;
+                }
+            }
+            let _ = events.send(Event::NetworksSwept { all_gone }).await;
+        });
+    }
+
+    /// What nobody wants is gone, or some of it couldn't be removed and is tried again.
+    pub fn swept(&mut self, all_gone: bool) {
+        self.sweeping = false;
+        self.swept = all_gone;
+        self.sweeps_failed = if all_gone { 0 } else { self.sweeps_failed + 1 };
+        self.sweep_at = (!all_gone).then(|| Instant::now() + back_off(self.sweeps_failed));
+    }
+}
+
+fn ensure(vpc: WantedVpc, host: Arc<dyn Host>, events: mpsc::Sender<Event>) {
+    tokio::spawn(async move {
+        let (at, begun) = (crate::engine::wall_now(), Instant::now());
+        let outcome = host.ensure_network(&vpc).await;
+        let took = begun.elapsed();
+        let done = Event::NetworkDone {
+            vpc,
+            outcome,
+            at,
+            took,
+        };
+        let _ = events.send(done).await;
+    });
+}
+
+fn back_off(failures: u32) -> Duration {
+    Duration::from_millis(back_off_ms(failures))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    fn vpc() -> WantedVpc {
+        WantedVpc {
+            vpc: VpcId::from_entropy(1),
+            cidr: "172.31.0.0/16".parse().unwrap(),
+            subnets: Vec::new(),
+            ports: vec![WantedPort {
+                interface: InterfaceId::from_entropy(1),
+                instance: InstanceId::from_entropy(1),
+                mac: boira_model::Mac::from_entropy(1),
+                ip: [172, 31, 0, 4].into(),
+                subnet: boira_model::SubnetId::from_entropy(1),
+                groups: Vec::new(),
+                source_dest_check: true,
+                metadata: Default::default(),
+            }],
+            groups: Vec::new(),
+        }
+    }
+
+    fn done(networks: &mut Networks, outcome: Result<Vec<String>>) -> Vec<StepReport> {
+        networks.done(vpc(), outcome, (Wall(0), Duration::ZERO), |_| true)
+    }
+
+    #[test]
+    fn an_instance_hears_once_why_its_network_cant_come_up_and_once_that_it_did() {
+        let mut networks = Networks::default();
+        let steps = done(&mut networks, Err(anyhow!("no nft")));
+        assert!(steps[0].error.as_ref().is_some_and(|e| e == "no nft"));
+        assert!(done(&mut networks, Err(anyhow!("no nft"))).is_empty());
+        assert!(networks.troubles().next().unwrap().contains("no nft"));
+        assert!(networks.ports().is_empty());
+
+        let steps = done(&mut networks, Ok(Vec::new()));
+        assert_eq!((steps.len(), &steps[0].error), (1, &None));
+        assert!(
+            done(&mut networks, Ok(Vec::new())).is_empty(),
+            "an old port"
+        );
+        assert_eq!(networks.troubles().next(), None);
+        assert_eq!(networks.ports().len(), 1);
+    }
+
+    #[test]
+    fn a_network_that_could_not_be_removed_is_removed_later() {
+        let mut networks = Networks {
+            swept: true,
+            ..Networks::default()
+        };
+        networks.swept(false);
+        assert!(!networks.swept && networks.sweep_at.is_some());
+        networks.swept(true);
+        assert!(networks.swept && networks.sweep_at.is_none());
+    }
+}
