@@ -57,17 +57,17 @@ impl Cgroups {
     }
 
     /// For the administrator: whether CPU shares work here, and if not, why.
-    pub fn verdict(&self) -> String {
+    pub fn verdict(&self) -> Result<String, String> {
         match &self.place {
             Ok(Place {
                 version: Version::V1,
                 dir,
-            }) => format!("CPU shares by cgroup v1 in {}", dir.display()),
+            }) => Ok(format!("CPU shares by cgroup v1 in {}", dir.display())),
             Ok(Place {
                 version: Version::V2,
                 dir,
-            }) => format!("CPU weights by cgroup v2 in {}", dir.display()),
-            Err(reason) => format!("no CPU shares: {reason}"),
+            }) => Ok(format!("CPU weights by cgroup v2 in {}", dir.display())),
+            Err(reason) => Err(format!("no CPU shares: {reason}")),
         }
     }
 
@@ -181,7 +181,11 @@ mod tests {
         let name = format!("boira-test-{}", std::process::id());
         let cgroups = Cgroups::open(&name);
         let Ok(place) = &cgroups.place else {
-            assert!(cgroups.verdict().starts_with("no CPU shares: "));
+            assert!(
+                cgroups
+                    .verdict()
+                    .is_err_and(|why| why.starts_with("no CPU shares: "))
+            );
             assert!(cgroups.add("i-1", 512).unwrap().is_none());
             return;
         };

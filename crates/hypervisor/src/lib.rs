@@ -32,7 +32,10 @@ use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use error::{Error, Result};
-pub use qemu::{Probe, Settings, confinement_verdict, find_acceleration, guest_console};
+pub use qemu::{
+    ACCELERATION_REMEDY, PROGRAMS, Probe, Settings, confinement_verdict, find_acceleration,
+    guest_console, kept_acceleration,
+};
 pub use spec::{
     Acceleration, Accelerator, Base, Boot, DiskFormat, DiskSpec, ExitReason, GuestSpec, GuestState,
     InterfaceSpec, ObservedGuest,

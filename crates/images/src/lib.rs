@@ -27,6 +27,7 @@ pub use cache::{cached, cached_tiny};
 pub use error::{ImageError, Result};
 pub use import::import;
 pub use inspect::{Format, Info, MAX_VIRTUAL_SIZE_BYTES, inspect};
+pub use tools::missing_programs;
 
 #[cfg(test)]
 mod tests {

@@ -48,6 +48,12 @@ pub(crate) fn find(tool: &str) -> Result<PathBuf> {
         })
 }
 
+/// What building and importing would need and this machine lacks, with the package of each.
+pub fn missing_programs() -> Vec<(&'static str, &'static str)> {
+    let absent = |(tool, _): &&(&str, &str)| find(tool).is_err();
+    PACKAGES.iter().filter(absent).copied().collect()
+}
+
 /// Checks that all of `tools` are here, so that a build does not fail after a minute of work.
 pub(crate) fn require(tools: &[&str]) -> Result<()> {
     tools.iter().try_for_each(|tool| find(tool).map(drop))

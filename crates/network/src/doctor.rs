@@ -1,6 +1,7 @@
 //! What the networks of guests need of a host, for `boira doctor`.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use crate::namespace::find_tool;
 use crate::tap;
@@ -38,5 +39,24 @@ pub fn requirements() -> Vec<Requirement> {
             optional: false,
             remedy: "load the kernel module tun",
         },
+        Requirement {
+            what: "nf_tables",
+            present: filters_packets(),
+            optional: false,
+            remedy: "as root, load the kernel module nf_tables",
+        },
     ]
+}
+
+/// Whether the kernel would take a table of rules; it is only asked.
+fn filters_packets() -> bool {
+    let asked = |nft| {
+        Command::new(nft)
+            .args(["--check", "add table inet boira"])
+            .stdin(Stdio::null())
+            .output()
+    };
+    find_tool("nft")
+        .and_then(asked)
+        .is_ok_and(|output| output.status.success())
 }

@@ -2,63 +2,101 @@
 
 use crate::home::Home;
 use crate::output::{self, Format, line_out};
+use crate::terminal::Progress;
 use anyhow::{Context, Result};
-use boira_hypervisor::{Acceleration, Accelerator, Probe, find_acceleration};
+use boira_hypervisor::cgroup::Cgroups;
+use boira_hypervisor::{Acceleration, Accelerator, Probe};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// How long a kernel may take to its first line before KVM counts as unusable.
+/// How long a kernel may take to its first line before virtualization counts as unusable.
 const PROBE: Duration = Duration::from_secs(10);
 /// The user that the probe runs as: below those of guests.
 const PROBE_UID: u32 = 699_999_999;
 
-#[derive(Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    /// It works, with something less.
+    Less,
+    /// Something won't work.
+    Missing,
+}
+
+#[derive(Debug, Serialize)]
 struct Finding {
     what: &'static str,
-    /// `ok`, `missing` (something won't work) or `less` (it works, with something less).
-    verdict: &'static str,
+    verdict: Verdict,
     detail: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     remedy: String,
 }
 
+impl Finding {
+    fn ok(what: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            what,
+            verdict: Verdict::Ok,
+            detail: detail.into(),
+            remedy: String::new(),
+        }
+    }
+
+    /// What is not fine always comes with what to do.
+    fn bad(
+        verdict: Verdict,
+        what: &'static str,
+        detail: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            what,
+            verdict,
+            detail: detail.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
 /// Exit code 1 where something is missing without which no guest runs.
 pub async fn doctor(home: &Home, format: Format) -> Result<ExitCode> {
-    let mut findings = vec![root()];
-    for (program, package) in [
-        ("qemu-system-x86_64", "qemu-system-x86"),
-        ("qemu-img", "qemu-utils"),
-        ("ip", "iproute2"),
-        ("nft", "nftables"),
-        ("mke2fs", "e2fsprogs"),
-        ("ssh", "openssh-client"),
-    ] {
-        findings.push(program_there(program, package, "missing"));
-    }
-    for (program, package) in [("slirp4netns", "slirp4netns"), ("mmdebstrap", "mmdebstrap")] {
-        findings.push(program_there(program, package, "less"));
-    }
-    findings.push(device("/dev/net/tun", "guests' network interfaces"));
-    findings.push(home_finding(home));
-    let acceleration = acceleration(&home.agent()).await?;
-    findings.push(Finding {
-        what: "acceleration",
-        verdict: match acceleration.accelerator {
-            Accelerator::Kvm => "ok",
-            Accelerator::Tcg => "less",
-        },
-        detail: acceleration.verdict,
-        remedy: String::new(),
-    });
+    let progress = Progress::new(format == Format::Json);
+    progress.step(format!(
+        "looking at this machine (up to {} s)",
+        PROBE.as_secs()
+    ));
+    let findings = findings(home).await;
+    drop(progress);
     show(format, &findings);
-    let broken = findings.iter().any(|finding| finding.verdict == "missing");
-    Ok(if broken {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
+    let broken = findings.iter().any(|one| one.verdict == Verdict::Missing);
+    Ok(match broken {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
     })
+}
+
+async fn findings(home: &Home) -> Vec<Finding> {
+    let is_root = nix::unistd::geteuid().is_root();
+    let mut findings = vec![root(is_root)];
+    findings.extend(
+        boira_hypervisor::PROGRAMS
+            .map(|(program, package)| program_there(program, package, Verdict::Missing)),
+    );
+    findings.extend(
+        boira_network::doctor::requirements()
+            .into_iter()
+            .map(network),
+    );
+    findings.push(program_there("ssh", "openssh-client", Verdict::Missing));
+    findings.push(building());
+    findings.push(disk(home));
+    findings.push(shares(is_root));
+    findings.push(confinement());
+    findings.push(execution(home, is_root).await);
+    findings
 }
 
 fn show(format: Format, findings: &[Finding]) {
@@ -66,9 +104,14 @@ fn show(format: Format, findings: &[Finding]) {
         return output::json(&findings);
     }
     for finding in findings {
+        let verdict = match finding.verdict {
+            Verdict::Ok => "ok",
+            Verdict::Less => "less",
+            Verdict::Missing => "missing",
+        };
         line_out(&format!(
-            "{:<8}{:<20}{}",
-            finding.verdict, finding.what, finding.detail
+            "{verdict:<8}{:<20}{}",
+            finding.what, finding.detail
         ));
         if !finding.remedy.is_empty() {
             line_out(&format!("{:<28}-> {}", "", finding.remedy));
@@ -76,59 +119,67 @@ fn show(format: Format, findings: &[Finding]) {
     }
 }
 
-fn root() -> Finding {
-    let is_root = nix::unistd::geteuid().is_root();
-    Finding {
-        what: "root",
-        verdict: if is_root { "ok" } else { "missing" },
-        detail: "for namespaces and for users that guests run as".into(),
-        remedy: if is_root {
-            String::new()
-        } else {
-            "run it with sudo".into()
-        },
+fn root(is_root: bool) -> Finding {
+    let detail = "for namespaces and for users that guests run as";
+    match is_root {
+        true => Finding::ok("root", detail),
+        false => Finding::bad(Verdict::Missing, "root", detail, "run it with sudo"),
     }
 }
 
-fn program_there(program: &'static str, package: &str, otherwise: &'static str) -> Finding {
+fn program_there(program: &'static str, package: &str, otherwise: Verdict) -> Finding {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&folders)
         .chain(["/usr/sbin".into(), "/sbin".into()])
         .map(|folder| folder.join(program))
         .find(|path| path.is_file());
     match found {
-        Some(path) => Finding {
-            what: program,
-            verdict: "ok",
-            detail: path.display().to_string(),
-            remedy: String::new(),
-        },
-        None => Finding {
-            what: program,
-            verdict: otherwise,
-            detail: "not found".into(),
-            remedy: format!("apt-get install {package}"),
-        },
+        Some(path) => Finding::ok(program, path.display().to_string()),
+        None => Finding::bad(
+            otherwise,
+            program,
+            "not found",
+            format!("apt-get install {package}"),
+        ),
     }
 }
 
-fn device(path: &'static str, what: &str) -> Finding {
-    let opened = std::fs::File::options().read(true).write(true).open(path);
-    Finding {
-        what: path,
-        verdict: if opened.is_ok() { "ok" } else { "missing" },
-        detail: match &opened {
-            Ok(_) => format!("for {what}"),
-            Err(error) => format!("for {what}: {error}"),
-        },
-        remedy: match opened {
-            Ok(_) => String::new(),
-            Err(_) => "modprobe tun, and run as root".into(),
-        },
+fn network(requirement: boira_network::doctor::Requirement) -> Finding {
+    let detail = "for guests' networks";
+    match (requirement.present, requirement.optional) {
+        (true, _) => Finding::ok(requirement.what, detail),
+        (false, true) => Finding::bad(
+            Verdict::Less,
+            requirement.what,
+            format!("not found, {detail}"),
+            requirement.remedy,
+        ),
+        (false, false) => Finding::bad(
+            Verdict::Missing,
+            requirement.what,
+            format!("not found, {detail}"),
+            requirement.remedy,
+        ),
     }
 }
 
-fn home_finding(home: &Home) -> Finding {
+fn building() -> Finding {
+    let missing = boira_images::missing_programs();
+    if missing.is_empty() {
+        return Finding::ok("building images", "has the programs that it needs");
+    }
+    let (programs, mut packages): (Vec<_>, Vec<_>) = missing.into_iter().unzip();
+    packages.sort_unstable();
+    packages.dedup();
+    Finding::bad(
+        Verdict::Less,
+        "building images",
+        format!("not found: {}", programs.join(", ")),
+        format!("apt-get install {}", packages.join(" ")),
+    )
+}
+
+fn disk(home: &Home) -> Finding {
     let mut folder = home.path();
     while !folder.exists() {
         let Some(parent) = folder.parent() else { break };
@@ -137,63 +188,171 @@ fn home_finding(home: &Home) -> Finding {
     let free = nix::sys::statvfs::statvfs(folder)
         .map(|fs| fs.blocks_available() * fs.fragment_size())
         .unwrap_or(0);
-    let enough = free > 2 << 30;
-    Finding {
-        what: "disk",
-        verdict: if enough { "ok" } else { "less" },
-        detail: format!("{} free for {}", output::bytes(free), home.path().display()),
-        remedy: match enough {
-            true => String::new(),
-            false => "free some space, or choose another folder with --home".into(),
-        },
+    let detail = format!("{} free for {}", output::bytes(free), home.path().display());
+    match free > 2 << 30 {
+        true => Finding::ok("disk", detail),
+        false => Finding::bad(
+            Verdict::Less,
+            "disk",
+            detail,
+            "free some space, or choose another folder with --home",
+        ),
+    }
+}
+
+/// Whether guests get their share of the processor. Only root can find out.
+fn shares(is_root: bool) -> Finding {
+    let verdict = match is_root {
+        true => {
+            let group = Cgroups::open(&format!("boira-doctor-{}", std::process::id()));
+            let verdict = group.verdict();
+            // It is empty; what can't be removed now is of no harm.
+            let _ = group.remove_all();
+            verdict.map(|_| "guests get CPU time by their size".to_owned())
+        }
+        false => Err("not tried, because that takes root".to_owned()),
+    };
+    match verdict {
+        Ok(detail) => Finding::ok("CPU shares", detail),
+        Err(why) => Finding::bad(
+            Verdict::Less,
+            "CPU shares",
+            why,
+            "as root, hand on the cpu controller: echo +cpu >/sys/fs/cgroup/cgroup.subtree_control",
+        ),
+    }
+}
+
+fn confinement() -> Finding {
+    match boira_hypervisor::confinement_verdict() {
+        Ok(detail) => Finding::ok("confinement", detail),
+        Err(why) => Finding::bad(
+            Verdict::Less,
+            "confinement",
+            why,
+            "add landlock to lsm= on the kernel's command line, or take a newer kernel",
+        ),
+    }
+}
+
+/// How guests would be executed: found out by root, for others what root found out.
+async fn execution(home: &Home, is_root: bool) -> Finding {
+    let agent = home.agent();
+    let verdict = match is_root {
+        true => acceleration(&agent).await,
+        false => probe(&agent)
+            .and_then(|probe| boira_hypervisor::kept_acceleration(&probe))
+            .context("not tried, because that takes root"),
+    };
+    match verdict {
+        Ok(Acceleration {
+            accelerator: Accelerator::Kvm,
+            verdict,
+        }) => Finding::ok("acceleration", verdict),
+        Ok(Acceleration {
+            accelerator: Accelerator::Tcg,
+            verdict,
+        }) => Finding::bad(
+            Verdict::Less,
+            "acceleration",
+            verdict,
+            boira_hypervisor::ACCELERATION_REMEDY,
+        ),
+        Err(error) => Finding::bad(
+            Verdict::Less,
+            "acceleration",
+            format!("{error:#}"),
+            match is_root {
+                true => "mend what is missing above",
+                false => "run it with sudo",
+            },
+        ),
     }
 }
 
 /// How guests run here. A device that opens proves nothing, so a kernel is booted to its first line;
 /// the verdict is kept in `directory` for this boot of the host, this kernel and this hypervisor.
 pub async fn acceleration(directory: &Path) -> Result<Acceleration> {
-    let Some(kernel) = kernel(directory) else {
+    let Some(probe) = probe(directory) else {
         return Ok(Acceleration {
-            verdict: "QEMU translates guests' instructions (TCG); KVM is tried at the next start, when there is a kernel to try it with (`boira image build tiny`)".into(),
+            verdict: "guests are emulated; virtualization is tried at the next start, when there is a kernel to try it with (`boira image build`)".into(),
             ..without_probe()
         });
     };
-    let probe = Probe {
-        kernel,
-        cache: directory.join("acceleration.json"),
-        deadline: PROBE,
-        uid: PROBE_UID,
-    };
-    find_acceleration(&probe)
+    boira_hypervisor::find_acceleration(&probe)
         .await
         .context("find out how guests run here")
 }
 
-/// The kernel of the tiny image that was built here, else this system's own.
-fn kernel(directory: &Path) -> Option<PathBuf> {
-    let home = directory.parent()?;
-    let tiny = boira_images::Built::load(&home.join("work/images/tiny")).ok();
-    let of_the_host = || {
-        let mut kernels: Vec<PathBuf> = std::fs::read_dir("/boot")
-            .ok()?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| {
-                path.file_name()
-                    .is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz"))
-            })
-            .collect();
-        kernels.sort();
-        kernels.pop()
-    };
-    tiny.and_then(|built| built.kernel)
-        .filter(|path| path.exists())
-        .or_else(of_the_host)
+/// Nothing where there is no kernel to try.
+fn probe(directory: &Path) -> Option<Probe> {
+    Some(Probe {
+        kernel: kernel(directory)?,
+        cache: directory.join("acceleration.json"),
+        deadline: PROBE,
+        uid: PROBE_UID,
+    })
 }
 
-/// Translation works everywhere and needs no probe.
+/// The kernel of an image that was built here, else this system's own.
+fn kernel(directory: &Path) -> Option<PathBuf> {
+    let built = files(&directory.parent()?.join("work/images"))
+        .into_iter()
+        .filter_map(|folder| boira_images::Built::load(&folder).ok()?.kernel)
+        .find(|kernel| kernel.exists());
+    let is_kernel = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
+    };
+    built.or_else(|| files(Path::new("/boot")).into_iter().rfind(is_kernel))
+}
+
+/// A folder's entries by name; none where it can't be read.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let mut paths: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    paths.sort();
+    paths
+}
+
+/// Emulation works everywhere and needs no probe.
 pub fn without_probe() -> Acceleration {
     Acceleration {
         accelerator: Accelerator::Tcg,
-        verdict: "QEMU translates guests' instructions (TCG)".into(),
+        verdict: "guests are emulated".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_machine_where_nothing_was_started_is_described_with_a_remedy_for_all() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::find(Some(&folder.path().join("not made")));
+        for is_root in [true, false] {
+            let execution = execution(&home, is_root).await;
+            assert!(!execution.detail.is_empty());
+        }
+        let findings = findings(&home).await;
+        assert!(findings.len() > 10, "{findings:?}");
+        for finding in findings {
+            assert_eq!(
+                finding.verdict == Verdict::Ok,
+                finding.remedy.is_empty(),
+                "{finding:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn without_root_nothing_is_tried() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::find(Some(folder.path()));
+        assert_eq!(execution(&home, false).await.remedy, "run it with sudo");
+        assert_eq!(shares(false).verdict, Verdict::Less);
     }
 }

@@ -58,14 +58,15 @@ pub fn abi() -> Option<u32> {
 }
 
 /// For the administrator: whether files are denied to guests beyond their user's rights.
-pub fn verdict() -> String {
+pub fn verdict() -> Result<String, String> {
     match abi() {
-        Some(abi) => format!(
+        Some(abi) => Ok(format!(
             "a guest's process opens only firmware, libraries and its kernel (Landlock {abi})"
+        )),
+        None => Err(
+            "this kernel has no Landlock: a guest's process opens what everyone may read"
+                .to_owned(),
         ),
-        None => "this kernel has no Landlock: a guest's process opens what everyone may read; \
-                 enable it by lsm=landlock,… on the kernel's command line"
-            .to_owned(),
     }
 }
 

@@ -43,7 +43,7 @@ use recording::Recording;
 use rundir::{Launch, RunDir};
 
 pub use landlock::verdict as confinement_verdict;
-pub use probe::{Probe, find_acceleration};
+pub use probe::{Probe, REMEDY as ACCELERATION_REMEDY, find_acceleration, kept_acceleration};
 pub use recorder::main as guest_console;
 
 /// How the driver is set up.
@@ -74,6 +74,11 @@ pub struct Qemu {
 
 /// The program that runs guests.
 const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
+/// Programs without which no guest runs, and Debian's package of each.
+pub const PROGRAMS: [(&str, &str); 2] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("qemu-img", "qemu-utils"),
+];
 /// Where unpacked kernels are kept, among the guests: no guest's name begins with a dot.
 const KERNELS: &str = ".kernels";
 /// What QEMU and the recorder need beside the guest's memory and the translation cache.

@@ -30,8 +30,9 @@ const FIRST_WORDS: &[u8] = b"Linux version ";
 /// How much of a console is looked at for them.
 const CONSOLE_BYTES_MAX: u64 = 64 * 1024;
 const DEVICE: &str = "/dev/kvm";
-const REMEDY: &str = "switch on virtualization (VT-x, AMD-V) in the firmware's setup, or load the kernel's module \
-    kvm_intel or kvm_amd; without it guests are emulated, which works and is slower";
+/// What gets guests off emulation, which works and is slower.
+pub const REMEDY: &str = "switch on virtualization (VT-x, AMD-V) in the firmware's setup, load the kernel's module \
+    kvm_intel or kvm_amd, and let the group of /dev/kvm use it (chmod 0660)";
 
 /// How to find out.
 #[derive(Debug, Clone)]
@@ -73,11 +74,11 @@ struct Kept {
 /// How guests are to be executed on this host: the verdict that is kept, or a new one. Takes up to
 /// the deadline. Never fails for want of KVM; only if QEMU or the kernel aren't there.
 pub async fn find_acceleration(probe: &Probe) -> Result<Acceleration> {
+    if let Some(kept) = kept_acceleration(probe) {
+        return Ok(kept);
+    }
     let circumstances =
         circumstances(probe).context("looking at what decides about acceleration")?;
-    if let Some(kept) = kept(&probe.cache).filter(|kept| kept.circumstances == circumstances) {
-        return Ok(kept.acceleration);
-    }
     let acceleration = match unusable(circumstances.device) {
         Some(why) => emulation(&why),
         None => judge(boots(Accelerator::Kvm, probe).await),
@@ -86,9 +87,18 @@ pub async fn find_acceleration(probe: &Probe) -> Result<Acceleration> {
         circumstances,
         acceleration,
     };
-    keep(&probe.cache, &kept)
-        .context(format!("keeping the verdict in {}", probe.cache.display()))?;
+    // Who asks next has to wait again, and that is all.
+    if let Err(error) = keep(&probe.cache, &kept) {
+        tracing::debug!("{}: {error}", probe.cache.display());
+    }
     Ok(kept.acceleration)
+}
+
+/// The verdict that is kept, if it still holds. Starts nothing.
+pub fn kept_acceleration(probe: &Probe) -> Option<Acceleration> {
+    let now = circumstances(probe).ok()?;
+    let kept = kept(&probe.cache).filter(|kept| kept.circumstances == now)?;
+    Some(kept.acceleration)
 }
 
 /// The groups that a guest needs to open the device: its own, where only that may.
@@ -127,10 +137,9 @@ fn version(path: &Path) -> io::Result<Version> {
 /// Why there is no point in trying, if so.
 fn unusable(device: Option<(u32, u32, u32)>) -> Option<String> {
     match device {
-        None => Some(format!("{DEVICE} is missing; {REMEDY}")),
+        None => Some(format!("{DEVICE} is missing")),
         Some((mode, ..)) if mode & 0o006 != 0o006 && mode & 0o060 != 0o060 => Some(format!(
-            "{DEVICE} is open to root alone (mode {:04o}) and guests don't run as root; \
-             let its group use it: chmod 0660 {DEVICE}",
+            "{DEVICE} is open to root alone (mode {:04o}) and guests don't run as root",
             mode & 0o7777
         )),
         Some(_) => None,
@@ -395,6 +404,13 @@ mod tests {
             find_acceleration(&probe).await.unwrap().accelerator,
             first.accelerator
         );
+        probe.cache = dir.path().join("no such folder/acceleration.json");
+        assert_eq!(
+            find_acceleration(&probe).await.unwrap().accelerator,
+            first.accelerator,
+            "a verdict that can't be kept is one all the same"
+        );
+        assert_eq!(kept_acceleration(&probe), None);
         probe.kernel = dir.path().join("missing");
         assert!(
             find_acceleration(&probe)
@@ -407,8 +423,8 @@ mod tests {
 
     #[test]
     fn a_device_that_guests_may_not_open_is_not_tried() {
-        assert!(unusable(None).is_some_and(|why| why.contains("VT-x")));
-        assert!(unusable(Some((0o020_600, 0, 0))).is_some_and(|why| why.contains("chmod 0660")));
+        assert!(unusable(None).is_some_and(|why| why.contains("missing")));
+        assert!(unusable(Some((0o020_600, 0, 0))).is_some_and(|why| why.contains("root alone")));
         assert_eq!(unusable(Some((0o020_660, 0, 104))), None);
         assert_eq!(unusable(Some((0o020_666, 0, 0))), None);
     }
