@@ -8,12 +8,18 @@ ensure_clients() {
     stamp=".venv/boira-$AWSCLI_V1-$BOTO3"
     if [ ! -e "$stamp" ]; then
         rm -rf .venv
+        echo "installing the AWS CLI $AWSCLI_V1 and boto3 $BOTO3 into .venv"
         python3 -m venv .venv
         .venv/bin/pip install --quiet --disable-pip-version-check "awscli==$AWSCLI_V1" "boto3==$BOTO3"
         touch "$stamp"
     fi
     if [ ! -x /usr/bin/aws ] && command -v apt-get >/dev/null 2>&1; then
-        apt_quietly update
-        apt_quietly install awscli
+        update_lists
+        if apt-cache show awscli >/dev/null 2>&1; then
+            echo "installing: awscli"
+            apt_quietly install awscli
+        else
+            echo "skipped: apt has no awscli here, so the AWS CLI v2 is not tried"
+        fi
     fi
 }

@@ -24,11 +24,12 @@ install_packages() {
     find_missing "$@"
     [ -n "$missing" ] || return 0
     if ! command -v apt-get >/dev/null 2>&1; then
+        find_cargo || missing="$missing, and Rust 1.$RUST_MINOR or newer (https://rustup.rs)"
         echo "error: this system has no apt. Install by its own means what Debian calls:$missing" >&2
         exit 1
     fi
     [ "$(id -u)" = 0 ] || { echo "error: missing packages:$missing (run as root to install them)" >&2; exit 1; }
-    apt_quietly update
+    update_lists
     # A package may push out one that was there: a backport's qemu-utils goes when qemu-system-x86
     # comes. So what is missing afterwards is installed too.
     for round in 1 2; do
@@ -49,9 +50,15 @@ find_missing() {
     done
 }
 
+update_lists() {
+    echo "reading the lists of packages"
+    apt_quietly update
+}
+
+# Waits where another apt is at work, as on a machine that was just switched on.
 apt_quietly() {
     log=$(mktemp)
-    if ! DEBIAN_FRONTEND=noninteractive apt-get -o Dpkg::Use-Pty=0 -y --no-install-recommends "$@" >"$log" 2>&1; then
+    if ! DEBIAN_FRONTEND=noninteractive apt-get -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 -y --no-install-recommends "$@" >"$log" 2>&1; then
         cat "$log" >&2
         rm -f "$log"
         echo "error: apt-get $* failed; its words are above" >&2
@@ -66,23 +73,60 @@ cargo_is_new_enough() {
     [ -n "$minor" ] && [ "$minor" -ge "$RUST_MINOR" ]
 }
 
+# A cargo that is new enough: rustup's in the home of who runs this or of who called sudo, which drops
+# the caller's PATH, else one in PATH.
+find_cargo() {
+    for home in "${HOME:-/root}" ${SUDO_USER:+"$(getent passwd "$SUDO_USER" | cut -d: -f6)"}; do
+        if take_cargo_of "$home"; then return 0; fi
+    done
+    drop_old_cargos
+    cargo_is_new_enough
+}
+
+# rustup's programs look for the toolchain below the home of who runs them, which sudo changes.
+take_cargo_of() {
+    [ -x "$1/.cargo/bin/cargo" ] || return 1
+    before=$PATH toolchains=${RUSTUP_HOME-}
+    export PATH="$1/.cargo/bin:$PATH"
+    if [ -z "$toolchains" ] && [ -d "$1/.rustup" ]; then export RUSTUP_HOME="$1/.rustup"; fi
+    if cargo_is_new_enough; then return 0; fi
+    PATH=$before
+    if [ -z "$toolchains" ]; then unset RUSTUP_HOME; fi
+    return 1
+}
+
+# Takes folders out of PATH whose cargo would come before one that is new enough, or before the one
+# that is installed now, in /usr/bin.
+drop_old_cargos() {
+    kept="" rest="$PATH:"
+    while [ -n "$rest" ]; do
+        folder=${rest%%:*} rest=${rest#*:}
+        if [ -x "$folder/cargo" ] && [ "$folder" != /usr/bin ] && [ "$folder" != /bin ] &&
+            ! (PATH="$folder:$PATH" && cargo_is_new_enough); then
+            continue
+        fi
+        kept="$kept${kept:+:}$folder"
+    done
+    export PATH="$kept"
+}
+
 # A cargo that is there if it is new enough, else Debian's rustc-web and cargo-web.
 ensure_cargo() {
-    # sudo drops the caller's PATH, and with it rustup's cargo.
-    for folder in "${HOME:-/root}/.cargo/bin" ${SUDO_USER:+"$(getent passwd "$SUDO_USER" | cut -d: -f6)/.cargo/bin"}; do
-        if [ -x "$folder/cargo" ]; then PATH="$folder:$PATH"; fi
-    done
-    export PATH
-    cargo_is_new_enough && return 0
-    echo "installing: rustc-web cargo-web (Rust 1.$RUST_MINOR or newer)"
+    if find_cargo; then return 0; fi
+    hint="Rust 1.$RUST_MINOR or newer is needed; https://rustup.rs installs it"
     if ! command -v apt-get >/dev/null 2>&1; then
-        echo "error: Rust 1.$RUST_MINOR or newer is needed; https://rustup.rs installs it" >&2
+        echo "error: $hint" >&2
         exit 1
     fi
-    apt_quietly update
+    update_lists
+    if ! apt-cache show rustc-web >/dev/null 2>&1; then
+        echo "error: $hint (this system's packages have none; Debian 12 has rustc-web with its security suite)" >&2
+        exit 1
+    fi
+    echo "installing: rustc-web cargo-web (Rust 1.$RUST_MINOR or newer)"
     apt_quietly install rustc-web cargo-web
     cargo_is_new_enough && return 0
-    echo "error: Rust 1.$RUST_MINOR or newer is needed and this system's packages have none; https://rustup.rs installs it" >&2
+    echo "error: $hint (this system's packages have an older one)" >&2
     exit 1
 }
 
