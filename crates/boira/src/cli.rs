@@ -22,19 +22,26 @@ struct Cli {
     command: Command,
 }
 
+const DEFAULT_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8773);
+
 #[derive(Args, Clone)]
 struct Listen {
-    /// Where the APIs are served; another address than loopback speaks TLS
-    #[arg(long, default_value = "127.0.0.1:8773", value_name = "ADDRESS:PORT")]
-    listen: SocketAddr,
+    /// Where the APIs are served; another address than loopback speaks TLS [default: 127.0.0.1:8773]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
     /// Where agents are served [default: one port above]
     #[arg(long, value_name = "ADDRESS:PORT")]
     agents: Option<SocketAddr>,
 }
 
 impl Listen {
+    fn listen(&self) -> SocketAddr {
+        self.listen.unwrap_or(DEFAULT_LISTEN)
+    }
+
     fn agents(&self) -> SocketAddr {
-        self.agents.unwrap_or_else(|| agents_address(self.listen))
+        self.agents.unwrap_or_else(|| agents_address(self.listen()))
     }
 }
 
@@ -110,7 +117,8 @@ enum Command {
     Completion { shell: clap_complete::Shell },
 }
 
-/// Parses, runs and turns the outcome into an exit code: 0 done, 1 failed, 2 wrong usage.
+/// Parses, runs and turns the outcome into an exit code: 0 done, 1 failed, 2 wrong usage. `boira ssh`
+/// has ssh's.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log();
@@ -121,7 +129,10 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(cli)) {
+    let outcome = runtime.block_on(run(cli));
+    // A thread that waits for a key would hold the process until one is pressed.
+    runtime.shutdown_background();
+    match outcome {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -158,11 +169,20 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             detach,
             demo,
         } => {
-            up::up(&home, listen.listen, listen.agents(), detach, demo).await?;
+            let chosen = listen.listen.is_some() || listen.agents.is_some();
+            let order = up::Order {
+                listen: listen.listen(),
+                agents: listen.agents(),
+                chosen,
+                detach,
+                demo,
+                format,
+            };
+            up::up(&home, &order).await?;
         }
-        Command::Down => up::down(&home).await?,
+        Command::Down => up::down(&home, format).await?,
         Command::Controller { listen, local_host } => {
-            node::controller(&home, listen.listen, listen.agents(), local_host).await?;
+            node::controller(&home, listen.listen(), listen.agents(), local_host).await?;
         }
         Command::Agent {
             directory,
@@ -172,17 +192,17 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             node::agent(&directory, controller, api).await?;
         }
         Command::Supervise { listen } => {
-            node::supervise(&home, listen.listen, listen.agents()).await?;
+            node::supervise(&home, listen.listen(), listen.agents()).await?;
         }
         Command::VpcServices { directory } => boira_network::serve(&directory).await?,
         Command::Proxy { name, port } => ssh::proxy(&home, &name, port).await?,
-        Command::Env => env::env(&home)?,
+        Command::Env => env::env(&home, format)?,
         Command::Status => status::status(&home, format).await?,
         Command::Doctor => return doctor::doctor(&home, format).await,
         Command::Image(command) => image::run(&home, format, command).await?,
         Command::Instance(command) => instance::run(&home, format, command).await?,
-        Command::Ssh(ssh) => return ssh::ssh(&home, ssh).await,
-        Command::Forward(forward) => ssh::forward(&home, forward).await?,
+        Command::Ssh(ssh) => return Ok(ssh::ssh(&home, ssh).await),
+        Command::Forward(forward) => ssh::forward(&home, format, forward).await?,
         Command::Host(command) => host::run(&home, format, command).await?,
         Command::Account(command) => account::run(&home, format, command).await?,
         Command::Kind(command) => kind::run(&home, format, command).await?,

@@ -255,12 +255,7 @@ impl Client {
                 return Ok(Box::new(stream) as Box<dyn Connection>);
             }
             let connector = tokio_rustls::TlsConnector::from(Arc::new(self.trust()?));
-            let name = self
-                .host
-                .rsplit_once(':')
-                .map_or(self.host.as_str(), |(name, _)| name);
-            let name = rustls::pki_types::ServerName::try_from(name.to_owned())
-                .context("name the endpoint")?;
+            let name = server_name(&self.host)?;
             let stream = connector
                 .connect(name, stream)
                 .await
@@ -292,6 +287,22 @@ impl Client {
             .with_root_certificates(roots)
             .with_no_client_auth())
     }
+}
+
+/// Whom the certificate must name: an address in brackets is one without them.
+fn server_name(host: &str) -> Result<rustls::pki_types::ServerName<'static>> {
+    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    rustls::pki_types::ServerName::try_from(name.to_owned()).context("name the endpoint")
+}
+
+/// A name as one part of a path.
+pub fn segment(name: &str) -> String {
+    let mut text = String::new();
+    boira_api::form::percent_encode(&mut text, name.as_bytes(), b"");
+    text
 }
 
 async fn read(answer: Response<body::Incoming>) -> Result<(StatusCode, String)> {
@@ -344,5 +355,24 @@ impl<F: Fn(u64) + Unpin> futures_core::Stream for Pieces<F> {
                     })
                 })
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_names_an_address_without_brackets() {
+        let name = |host: &str| server_name(host).expect("a name").to_str().into_owned();
+        assert_eq!(name("[::1]:8773"), "::1");
+        assert_eq!(name("192.0.2.1:8773"), "192.0.2.1");
+        assert_eq!(name("cloud.example"), "cloud.example");
+    }
+
+    #[test]
+    fn a_name_stays_one_part_of_a_path() {
+        assert_eq!(segment("a b/c"), "a%20b%2Fc");
+        assert_eq!(segment("i-0feacebc35132c429"), "i-0feacebc35132c429");
     }
 }

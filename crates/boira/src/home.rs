@@ -8,6 +8,7 @@
 //!  run/            process ids and logs
 //! ```
 
+use crate::commands::env::quote;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -30,45 +31,60 @@ pub struct Access {
 }
 
 #[derive(Clone, Debug)]
-pub struct Home(PathBuf);
+pub struct Home {
+    path: PathBuf,
+    /// Whether it was chosen, by `--home` or `BOIRA_HOME`.
+    named: bool,
+}
 
 impl Home {
     /// `--home`, else `BOIRA_HOME`, else the default.
     pub fn find(given: Option<&Path>) -> Self {
         let from_environment = || std::env::var_os("BOIRA_HOME").map(PathBuf::from);
         let path = given.map(Path::to_owned).or_else(from_environment);
+        let named = path.is_some();
         let path = path.unwrap_or_else(|| DEFAULT.into());
         // Child processes have other working directories.
-        Self(std::path::absolute(&path).unwrap_or(path))
+        let path = std::path::absolute(&path).unwrap_or(path);
+        Self { path, named }
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// What to add to a command for this home. `sudo` drops the variable, so the option is given
+    /// also where that names the home.
+    pub fn option(&self) -> String {
+        match self.path == Path::new(DEFAULT) {
+            true => String::new(),
+            false => format!(" --home {}", quote(&self.path.display().to_string())),
+        }
     }
 
     pub fn agent(&self) -> PathBuf {
-        self.0.join("agent")
+        self.path.join("agent")
     }
 
     pub fn run(&self, name: &str) -> PathBuf {
-        self.0.join("run").join(name)
+        self.path.join("run").join(name)
     }
 
     pub fn key(&self) -> PathBuf {
-        self.0.join("keys/boira")
+        self.path.join("keys/boira")
     }
 
     pub fn work(&self) -> PathBuf {
-        self.0.join("work")
+        self.path.join("work")
     }
 
     /// Makes the folder: open to pass through, closed to look into.
     pub fn create(&self) -> Result<()> {
         for (path, mode) in [
-            (self.0.clone(), 0o711),
+            (self.path.clone(), 0o711),
             (self.agent(), 0o711),
-            (self.0.join("run"), 0o700),
-            (self.0.join("keys"), 0o711),
+            (self.path.join("run"), 0o700),
+            (self.path.join("keys"), 0o711),
             (self.work(), 0o700),
         ] {
             std::fs::create_dir_all(&path)
@@ -81,7 +97,7 @@ impl Home {
 
     /// Guests run as users of their own, so every folder above must let them through.
     fn check_passable(&self) -> Result<()> {
-        for folder in self.0.ancestors() {
+        for folder in self.path.ancestors() {
             let mode = std::fs::metadata(folder)
                 .with_context(|| format!("look at {}", folder.display()))?
                 .permissions()
@@ -98,28 +114,29 @@ impl Home {
     }
 
     pub fn access_path(&self) -> PathBuf {
-        self.0.join("admin.json")
+        self.path.join("admin.json")
     }
 
-    /// Who to speak as: AWS's variables where they name an endpoint, else the administrator.
+    /// Who to speak as: AWS's variables where they name an endpoint, else the administrator. A home
+    /// that was named stands for its cloud, so variables of another cloud don't count there.
     pub fn access(&self) -> Result<Access> {
-        let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
-        if let (Some(access_key_id), Some(secret_access_key), Some(endpoint)) = (
-            variable("AWS_ACCESS_KEY_ID"),
-            variable("AWS_SECRET_ACCESS_KEY"),
-            variable("AWS_ENDPOINT_URL"),
-        ) {
-            return Ok(Access {
-                access_key_id,
-                secret_access_key,
-                endpoint,
-                region: variable("AWS_REGION")
-                    .or_else(|| variable("AWS_DEFAULT_REGION"))
-                    .unwrap_or_else(|| "us-east-1".into()),
-                authority: variable("AWS_CA_BUNDLE").map(PathBuf::from),
-            });
+        let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+        match from_variables(variable) {
+            Some(access) if !self.named => Ok(access),
+            Some(access) if self.may_be_of(&access)? => Ok(access),
+            _ => self.administrator(),
         }
-        self.administrator()
+    }
+
+    /// Whether these keys can be of this home's cloud. Who may not read its endpoint knows best.
+    fn may_be_of(&self, access: &Access) -> Result<bool> {
+        match std::fs::read(self.access_path()) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(true),
+            _ => {
+                let own = self.administrator()?.endpoint;
+                Ok(own == access.endpoint.trim_end_matches('/'))
+            }
+        }
     }
 
     pub fn administrator(&self) -> Result<Access> {
@@ -127,7 +144,7 @@ impl Home {
         let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => anyhow::anyhow!(
                 "there is no cloud in {}; start one with `sudo boira up`, or name its folder with --home",
-                self.0.display()
+                self.path.display()
             ),
             std::io::ErrorKind::PermissionDenied => anyhow::anyhow!(
                 "{} belongs to whoever started the cloud; use that user, sudo, or set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL of your own account",
@@ -143,6 +160,18 @@ impl Home {
         boira_controller::config::write_atomically(path, bytes, 0o600)?;
         give_to_caller(path)
     }
+}
+
+fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Option<Access> {
+    Some(Access {
+        access_key_id: variable("AWS_ACCESS_KEY_ID")?,
+        secret_access_key: variable("AWS_SECRET_ACCESS_KEY")?,
+        endpoint: variable("AWS_ENDPOINT_URL")?,
+        region: variable("AWS_REGION")
+            .or_else(|| variable("AWS_DEFAULT_REGION"))
+            .unwrap_or_else(|| "us-east-1".into()),
+        authority: variable("AWS_CA_BUNDLE").map(PathBuf::from),
+    })
 }
 
 /// The user who called sudo owns what is theirs to read.
@@ -162,4 +191,38 @@ pub fn agents_address(listen: SocketAddr) -> SocketAddr {
         port => port.saturating_add(1),
     };
     SocketAddr::new(listen.ip(), port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(endpoint: &str) -> Access {
+        Access {
+            access_key_id: "AKIA".into(),
+            secret_access_key: "secret".into(),
+            endpoint: endpoint.into(),
+            region: "us-east-1".into(),
+            authority: None,
+        }
+    }
+
+    #[test]
+    fn keys_of_another_cloud_are_not_taken_for_this_homes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::find(Some(folder.path()));
+        assert!(home.may_be_of(&access("http://127.0.0.1:1")).is_err());
+        let own = serde_json::to_vec(&access("http://127.0.0.1:1")).expect("it is JSON");
+        std::fs::write(home.access_path(), own).expect("a file");
+        let of = |endpoint| home.may_be_of(&access(endpoint)).expect("a home");
+        assert!(of("http://127.0.0.1:1/"));
+        assert!(!of("http://127.0.0.1:2"));
+    }
+
+    #[test]
+    fn a_home_that_is_not_the_default_is_named_in_commands() {
+        assert_eq!(Home::find(Some(Path::new(DEFAULT))).option(), "");
+        let other = Home::find(Some(Path::new("/srv/my cloud")));
+        assert_eq!(other.option(), " --home '/srv/my cloud'");
+    }
 }

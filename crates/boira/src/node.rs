@@ -17,12 +17,13 @@ use boira_network::Network;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
@@ -30,6 +31,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// How long guests may take to switch themselves off when the cloud goes down.
 const DOWN_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a guest that is adopted may take to say what it does.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(3);
 const PRESS_AGAIN: Duration = Duration::from_secs(1);
 /// How long controller and agent may take to end.
 const END_DEADLINE: Duration = Duration::from_secs(5);
@@ -43,8 +46,37 @@ pub fn require_root(what: &str) -> Result<()> {
     Ok(())
 }
 
-fn this_program() -> Result<PathBuf> {
-    std::env::current_exe().context("find this program's own file")
+/// This program's file. After a new build took its place, that is the new one: the kernel still tells
+/// the old one's name, with a note.
+pub fn this_program() -> Result<PathBuf> {
+    let path = std::env::current_exe().context("find this program's own file")?;
+    Ok(without_note(&path).unwrap_or(path))
+}
+
+fn without_note(path: &Path) -> Option<PathBuf> {
+    let name = path.as_os_str().to_str()?;
+    name.strip_suffix(" (deleted)").map(PathBuf::from)
+}
+
+/// Whether the running supervisor is another build than this program.
+pub fn is_another_build(home: &Home) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let file = |process: &str| {
+        let meta = std::fs::metadata(format!("/proc/{process}/exe")).ok()?;
+        Some((meta.dev(), meta.ino()))
+    };
+    let Ok(supervisor) = supervisor(home) else {
+        return false;
+    };
+    let theirs = file(&supervisor.to_string());
+    theirs.is_some() && theirs != file("self")
+}
+
+fn supervisor(home: &Home) -> Result<Pid> {
+    let text =
+        std::fs::read_to_string(home.run("supervisor.pid")).context("find the supervisor")?;
+    let pid = text.trim().parse().context("read the supervisor's pid")?;
+    Ok(Pid::from_raw(pid))
 }
 
 /// The name of this machine.
@@ -70,7 +102,10 @@ pub async fn controller(
         enroll_local(home, &controller).await?;
     }
     controller
-        .run(|controller| hand_out(home, controller))
+        .run({
+            let home = home.clone();
+            move |controller| hand_out(&home, controller)
+        })
         .await
 }
 
@@ -99,9 +134,9 @@ fn hand_out(home: &Home, controller: &boira_controller::Controller) -> Result<()
         endpoint,
     };
     let agents = controller.options.agents.to_string();
-    boira_controller::config::write_atomically(&home.run("agents"), agents.as_bytes(), 0o600)?;
     let text = serde_json::to_vec_pretty(&access).context("write the access file")?;
-    home.write_private(&home.access_path(), &text)
+    home.write_private(&home.access_path(), &text)?;
+    note(home, "agents", &agents)
 }
 
 /// The agent's process.
@@ -190,8 +225,46 @@ pub fn is_up(home: &Home) -> Result<bool> {
     Ok(lock(home)?.is_none())
 }
 
-/// Starts a supervisor of its own session, with its log in the home.
-pub fn start_supervisor(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Result<()> {
+/// What would keep a cloud from starting, found before anything is started.
+pub async fn check(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Result<()> {
+    let files = boira_controller::config::Files::of(home.path());
+    files.create_missing()?;
+    files.settings()?;
+    files.types()?;
+    port_is_free(listen, "--listen").await?;
+    port_is_free(agents, "--agents").await
+}
+
+async fn port_is_free(address: SocketAddr, option: &str) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        match std::net::TcpListener::bind(address) {
+            Ok(_) => return Ok(()),
+            // The controller of a supervisor that was killed may be about to end.
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse
+                    && begun.elapsed() < Duration::from_secs(1) =>
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("listen on {address}; choose another address with {option}")
+                });
+            }
+        }
+    }
+}
+
+/// Where the running cloud was told to listen.
+pub fn listening(home: &Home) -> Option<(SocketAddr, SocketAddr)> {
+    let text = std::fs::read_to_string(home.run("listen")).ok()?;
+    let (listen, agents) = text.split_once(' ')?;
+    Some((listen.parse().ok()?, agents.trim().parse().ok()?))
+}
+
+/// Starts a supervisor of its own session, with its log in the home. On return it holds the home.
+pub async fn start_supervisor(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Result<()> {
     let mut command = std::process::Command::new(this_program()?);
     command
         .args([
@@ -213,7 +286,17 @@ pub fn start_supervisor(home: &Home, listen: SocketAddr, agents: SocketAddr) -> 
     unsafe {
         command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into));
     }
-    command.spawn().context("start the supervisor")?;
+    let mut supervisor = command.spawn().context("start the supervisor")?;
+    while !is_up(home)? {
+        let ended = supervisor.try_wait().context("wait for the supervisor")?;
+        if let Some(status) = ended {
+            bail!(
+                "the supervisor ended: {status}; see {}",
+                home.run("supervisor.log").display()
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     Ok(())
 }
 
@@ -235,11 +318,13 @@ pub async fn supervise(home: &Home, listen: SocketAddr, agents: SocketAddr) -> R
     require_root("A cloud")?;
     home.create()?;
     let _lock = lock_soon(home).await?;
-    let pid = std::process::id().to_string();
-    boira_controller::config::write_atomically(&home.run("supervisor.pid"), pid.as_bytes(), 0o600)?;
+    note(home, "supervisor.pid", &std::process::id().to_string())?;
+    note(home, "listen", &format!("{listen} {agents}"))?;
+    // The controller writes it when it is ready; an older one's isn't worth anything.
+    let _ = std::fs::remove_file(home.run("agents"));
     if closing_marker(home).exists() {
         tracing::info!("the last going down was interrupted; finishing it");
-        switch_off(home).await?;
+        switch_off(home, &|_| ()).await?;
     }
     let mut term = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -257,11 +342,17 @@ pub async fn supervise(home: &Home, listen: SocketAddr, agents: SocketAddr) -> R
             _ = term.recv() => break,
             _ = interrupt.recv() => break,
             status = ended(&mut controller) => {
+                if never_was_ready(home, &status) {
+                    stop(agent).await;
+                    bail!("the controller did not start");
+                }
+                let status = words(status);
                 tracing::error!("the controller ended: {status}; starting it again");
                 controller = None;
                 restarts.pause().await;
             }
             status = ended(&mut agent) => {
+                let status = words(status);
                 tracing::error!("the agent ended: {status}; starting it again");
                 agent = None;
                 restarts.pause().await;
@@ -270,11 +361,22 @@ pub async fn supervise(home: &Home, listen: SocketAddr, agents: SocketAddr) -> R
         }
     }
     stop(agent).await;
-    switch_off(home).await?;
+    let off = switch_off(home, &|_| ()).await;
     stop(controller).await;
     // The file names a process that is about to be gone.
     let _ = std::fs::remove_file(home.run("supervisor.pid"));
-    Ok(())
+    off.map(drop)
+}
+
+fn note(home: &Home, name: &str, text: &str) -> Result<()> {
+    boira_controller::config::write_atomically(&home.run(name), text.as_bytes(), 0o600)
+}
+
+/// A controller that gave up before it was ready for the first time would do so again, and `up` waits
+/// for its reason. One that was killed is another matter.
+fn never_was_ready(home: &Home, status: &std::io::Result<ExitStatus>) -> bool {
+    let gave_up = status.as_ref().is_ok_and(|status| status.code().is_some());
+    gave_up && !home.run("agents").exists()
 }
 
 /// Keeps a process that can't start from being started in a tight loop.
@@ -298,13 +400,17 @@ impl Restarts {
 }
 
 /// Waits for a child; for ever where there is none.
-async fn ended(child: &mut Option<Child>) -> String {
+async fn ended(child: &mut Option<Child>) -> std::io::Result<ExitStatus> {
     match child {
-        Some(child) => match child.wait().await {
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
-        },
+        Some(child) => child.wait().await,
         None => std::future::pending().await,
+    }
+}
+
+fn words(status: std::io::Result<ExitStatus>) -> String {
+    match status {
+        Ok(status) => status.to_string(),
+        Err(error) => error.to_string(),
     }
 }
 
@@ -399,30 +505,20 @@ pub async fn enroll_local(home: &Home, controller: &boira_controller::Controller
     boira_controller::config::write_atomically(&path, &text, 0o600)
 }
 
-/// Ends a cloud: its supervisor if there is one, else what it left.
+/// Ends a cloud: its supervisor if there is one, else what it left. Whether there was anything to end.
 pub async fn down(home: &Home, note: impl Fn(String)) -> Result<bool> {
     require_root("`boira down`")?;
-    let text = std::fs::read_to_string(home.run("supervisor.pid"));
-    if !is_up(home)? {
-        let left = home.agent().join("guests").exists();
-        if left {
-            let _lock = lock(home)?;
-            switch_off(home).await?;
-        }
+    if !home.run("lock").exists() {
         return Ok(false);
     }
-    let pid: i32 = text
-        .context("find the supervisor")?
-        .trim()
-        .parse()
-        .context("read the supervisor's pid")?;
-    kill(Pid::from_raw(pid), Signal::SIGTERM).context("tell the supervisor to end")?;
+    if !is_up(home)? {
+        let _lock = lock_soon(home).await?;
+        return switch_off(home, &note).await;
+    }
+    kill(supervisor(home)?, Signal::SIGTERM).context("tell the supervisor to end")?;
     let begun = Instant::now();
     while is_up(home)? {
-        note(format!(
-            "switching guests off ({} s)",
-            begun.elapsed().as_secs()
-        ));
+        note(switching_off(begun));
         if begun.elapsed() > DOWN_DEADLINE + Duration::from_secs(30) {
             bail!(
                 "the cloud did not go down; see {}",
@@ -431,23 +527,33 @@ pub async fn down(home: &Home, note: impl Fn(String)) -> Result<bool> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    if closing_marker(home).exists() {
+        bail!(
+            "the cloud went down with something left; see {} and run `boira down` again",
+            home.run("supervisor.log").display()
+        );
+    }
     Ok(true)
 }
 
-/// Exists while guests are being switched off because the cloud goes down, so that an interrupted
-/// going down isn't taken for guests that switched themselves off.
+fn switching_off(begun: Instant) -> String {
+    format!("switching guests off ({} s)", begun.elapsed().as_secs())
+}
+
+/// Exists while guests are being switched off because the cloud goes down, and names them, one a
+/// line, so that they aren't taken for guests that switched themselves off.
 fn closing_marker(home: &Home) -> PathBuf {
     home.agent().join("closing")
 }
 
 /// Presses every guest's power button, waits, ends what remains, and removes the networks. What the
-/// guests should be stays as it is, so the next `up` starts them again.
-async fn switch_off(home: &Home) -> Result<()> {
+/// guests should be stays as it is, so the next `up` starts them again; a guest that had ended by
+/// itself before is left for the next agent to report. Whether there was anything to switch off.
+async fn switch_off(home: &Home, note: &dyn Fn(String)) -> Result<bool> {
     let directory = home.agent();
     let Ok(identity) = Identity::read(&directory.join("identity.json")) else {
-        return Ok(());
+        return Ok(false);
     };
-    File::create(closing_marker(home)).context("note that the cloud is going down")?;
     let commands = commands()?;
     let cloud = cloud_tag(&identity);
     let group = format!("boira-{cloud}");
@@ -458,13 +564,51 @@ async fn switch_off(home: &Home) -> Result<()> {
         acceleration: crate::commands::doctor::without_probe(),
     })
     .context("open the hypervisor")?;
-    let deadline = tokio::time::Instant::now() + DOWN_DEADLINE;
+    all_have_answered(&*guests).await?;
+    let closing = note_closing(home, running(&*guests).await?)?;
+    press_and_wait(&*guests, note).await?;
+    for guest in &closing {
+        guests
+            .forget(guest)
+            .await
+            .with_context(|| format!("remove {guest}"))?;
+    }
+    let network = Network::new(&cloud, &directory.join("networks"), commands.services);
+    let networks = network.present().await;
+    for vpc in &networks {
+        network
+            .remove(vpc)
+            .await
+            .with_context(|| format!("remove the network {vpc}"))?;
+    }
+    if let Err(error) = Cgroups::open(&group).remove_all() {
+        tracing::warn!("the control group {group} stays: {error}");
+    }
+    std::fs::remove_file(closing_marker(home)).context("note that the cloud is down")?;
+    Ok(!closing.is_empty() || !networks.is_empty())
+}
+
+/// Writes down who runs now, beside those that an interrupted going down has written.
+fn note_closing(home: &Home, running: Vec<String>) -> Result<BTreeSet<String>> {
+    let marker = closing_marker(home);
+    let before = std::fs::read_to_string(&marker).unwrap_or_default();
+    let mut closing: BTreeSet<String> = before.lines().map(str::to_owned).collect();
+    closing.extend(running);
+    let text: String = closing.iter().map(|guest| format!("{guest}\n")).collect();
+    boira_controller::config::write_atomically(&marker, text.as_bytes(), 0o600)
+        .context("note that the cloud is going down")?;
+    Ok(closing)
+}
+
+async fn press_and_wait(guests: &dyn Hypervisor, note: &dyn Fn(String)) -> Result<()> {
+    let begun = Instant::now();
     loop {
-        let left = running(&*guests).await?;
+        let left = running(guests).await?;
         if left.is_empty() {
-            break;
+            return Ok(());
         }
-        if tokio::time::Instant::now() > deadline {
+        note(switching_off(begun));
+        if begun.elapsed() > DOWN_DEADLINE {
             for guest in left {
                 tracing::warn!("{guest} did not switch itself off in time; switching it off");
                 guests
@@ -472,7 +616,7 @@ async fn switch_off(home: &Home) -> Result<()> {
                     .await
                     .with_context(|| format!("end {guest}"))?;
             }
-            break;
+            return Ok(());
         }
         for guest in left {
             if let Err(error) = guests.power_button(&guest).await {
@@ -482,23 +626,21 @@ async fn switch_off(home: &Home) -> Result<()> {
         // A guest that is still booting doesn't listen yet, so the button is pressed again.
         let _ = tokio::time::timeout(PRESS_AGAIN, guests.changed()).await;
     }
-    for guest in guests.observe().await.context("look at the guests")? {
-        guests
-            .forget(&guest.guest)
-            .await
-            .with_context(|| format!("remove {}", guest.guest))?;
+}
+
+/// Who ended while nobody looked says so in its first answer, and is not to be taken for one that runs.
+async fn all_have_answered(guests: &dyn Hypervisor) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let observed = guests.observe().await.context("look at the guests")?;
+        let waiting = observed
+            .iter()
+            .any(|guest| guest.state == GuestState::Starting);
+        if !waiting || begun.elapsed() > ANSWER_DEADLINE {
+            return Ok(());
+        }
+        let _ = tokio::time::timeout(ANSWER_DEADLINE, guests.changed()).await;
     }
-    let network = Network::new(&cloud, &directory.join("networks"), commands.services);
-    for vpc in network.present().await {
-        network
-            .remove(&vpc)
-            .await
-            .with_context(|| format!("remove the network {vpc}"))?;
-    }
-    if let Err(error) = Cgroups::open(&group).remove_all() {
-        tracing::warn!("the control group {group} stays: {error}");
-    }
-    std::fs::remove_file(closing_marker(home)).context("note that the cloud is down")
 }
 
 async fn running(guests: &dyn Hypervisor) -> Result<Vec<String>> {
@@ -508,4 +650,28 @@ async fn running(guests: &dyn Hypervisor) -> Result<Vec<String>> {
         .filter(|guest| !matches!(guest.state, GuestState::Exited(_)))
         .map(|guest| guest.guest)
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_was_replaced_is_found_under_its_own_name() {
+        let found = |path: &str| without_note(Path::new(path));
+        assert_eq!(found("/x/boira (deleted)"), Some("/x/boira".into()));
+        assert_eq!(found("/x/boira"), None);
+    }
+
+    #[test]
+    fn whom_an_interrupted_going_down_named_stays_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::find(Some(folder.path()));
+        std::fs::create_dir(home.agent()).expect("a folder");
+        note_closing(&home, vec!["i-1".into(), "i-2".into()]).expect("it is written");
+        let closing = note_closing(&home, vec!["i-2".into()]).expect("it is written");
+        assert_eq!(closing.into_iter().collect::<Vec<_>>(), ["i-1", "i-2"]);
+        let text = std::fs::read_to_string(closing_marker(&home)).expect("it is there");
+        assert_eq!(text, "i-1\ni-2\n");
+    }
 }

@@ -1,7 +1,7 @@
 //! What people see while they wait: a line that says what is happening, gone when it is done.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 /// Progress of one long piece of work. Silent where standard error is no terminal, but for one line
@@ -30,12 +30,17 @@ impl Progress {
         }
     }
 
+    /// One line per step where there is no bar. A terminal that was closed can't be told.
+    fn say_once(&self, what: &str) {
+        if !self.terminal && !self.quiet && self.bar.message() != what {
+            let _ = writeln!(std::io::stderr(), "{what}");
+        }
+    }
+
     /// A step whose length nobody knows.
     pub fn step(&self, what: impl Into<String>) {
         let what = what.into();
-        if !self.terminal && !self.quiet && self.bar.message() != what {
-            eprintln!("{what}");
-        }
+        self.say_once(&what);
         self.bar.unset_length();
         self.bar.set_style(style("{spinner} {msg} {elapsed:>.dim}"));
         self.bar.set_message(what);
@@ -44,9 +49,7 @@ impl Progress {
     /// A step of which `done` of `total` are done.
     pub fn part(&self, what: impl Into<String>, done: u64, total: u64) {
         let what = what.into();
-        if !self.terminal && !self.quiet && self.bar.message() != what {
-            eprintln!("{what}");
-        }
+        self.say_once(&what);
         if total == 0 {
             return self.step(what);
         }
@@ -61,7 +64,8 @@ impl Progress {
     pub fn done(&self, what: impl Into<String>) {
         let what = what.into();
         if !self.quiet {
-            self.bar.suspend(|| eprintln!("{what}"));
+            self.bar
+                .suspend(|| writeln!(std::io::stderr(), "{what}").unwrap_or(()));
         }
     }
 }

@@ -32,7 +32,8 @@ pub fn router(controller: Arc<Controller>) -> Router<Arc<Controller>> {
         .route("/status", get(status))
         .route("/instances/{id}/history", get(history))
         .route("/instances/{id}/console", get(console))
-        .route("/instances/{id}/dial/{port}", get(dial));
+        .route("/instances/{id}/dial/{port}", get(dial))
+        .route("/types", get(types));
     let administrators = Router::new()
         .route("/hosts", get(hosts).post(enroll_host))
         .route("/accounts", get(accounts).post(create_account))
@@ -442,6 +443,9 @@ async fn rotate_keys(
         .accounts
         .get(&account)
         .is_some_and(|row| row.admin);
+    if admin {
+        controller.administrator_changed();
+    }
     Ok(Json(IssuedKey {
         account,
         admin,
@@ -601,6 +605,12 @@ async fn remove_image(State(controller): State<Arc<Controller>>, Path(id): Path<
         })
         .await??;
     Ok(Json(json!({ "image": removed })))
+}
+
+async fn types(State(controller): State<Arc<Controller>>) -> Json<Value> {
+    let snapshot = controller.cluster.snapshot();
+    let rows: Vec<_> = snapshot.state.types.values().collect();
+    Json(json!({ "types": rows }))
 }
 
 async fn put_type(

@@ -15,7 +15,7 @@ use boira_store::{Cluster, History, Sqlite};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
 
@@ -45,7 +45,11 @@ pub struct Controller {
     pub blobs: Arc<Blobs>,
     pub files: Files,
     pub pki: Pki,
+    ready: OnceLock<Ready>,
 }
+
+/// Hands out what the controller's owner needs to reach it.
+type Ready = Box<dyn Fn(&Controller) -> Result<()> + Send + Sync>;
 
 /// A controller whose listeners are open and not yet served.
 pub struct Opened {
@@ -88,8 +92,12 @@ impl std::ops::Deref for Opened {
 }
 
 impl Opened {
-    /// Serves until the process ends. `ready` runs when everything is set up.
-    pub async fn run(self, ready: impl FnOnce(&Controller) -> Result<()>) -> Result<()> {
+    /// Serves until the process ends. `ready` runs when everything is set up, and again when the
+    /// administrator's key changes.
+    pub async fn run(
+        self,
+        ready: impl Fn(&Controller) -> Result<()> + Send + Sync + 'static,
+    ) -> Result<()> {
         let Self {
             controller,
             api,
@@ -101,6 +109,7 @@ impl Opened {
             false => Security::Tls(api_tls),
         };
         ready(&controller)?;
+        controller.ready.get_or_init(|| Box::new(ready));
         tokio::join!(
             listen::serve(api, security, http::router(controller.clone())),
             async {
@@ -169,6 +178,7 @@ fn open_home(options: Options) -> Result<Controller> {
         files,
         pki,
         options,
+        ready: OnceLock::new(),
     })
 }
 
@@ -383,6 +393,14 @@ impl Controller {
             .await?
             .unwrap_or_else(|never| match never {});
         Ok((id, pair))
+    }
+
+    /// Hands out the administrator's new key. Its caller has the key already, so a failure is only
+    /// noted.
+    pub fn administrator_changed(&self) {
+        if let Some(Err(error)) = self.ready.get().map(|ready| ready(self)) {
+            tracing::error!("the administrator's new key is not handed out: {error:#}");
+        }
     }
 
     /// The file of a blob by its SHA-256 in hex.

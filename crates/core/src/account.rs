@@ -132,13 +132,13 @@ fn keys<'a, T: 'a>(
         .collect()
 }
 
-/// By name or by number.
+/// By name, by id or by the small number; a name is no number.
 pub fn find<'a>(draft: &'a Draft, name: &str) -> Result<&'a Account, Refusal> {
     draft
         .state
         .accounts
         .values()
-        .find(|row| row.name == name || row.id.as_str() == name)
+        .find(|row| row.name == name || row.id.as_str() == name || row.number.to_string() == name)
         .map(|row| &**row)
         .ok_or_else(|| Refusal::NotFound(Thing::Account, name.into()))
 }

@@ -1,7 +1,8 @@
 //! `boira account`: accounts, each with its keys, its network and its own view.
 
-use crate::client::Client;
-use crate::home::Home;
+use crate::client::{Client, segment};
+use crate::commands::env;
+use crate::home::{Access, Home};
 use crate::output::{self, Format, line_out};
 use anyhow::{Context, Result};
 use clap::Subcommand;
@@ -16,12 +17,12 @@ pub enum Command {
     Ls,
     /// Replace an account's keys; the old ones stop working at once
     RotateKeys {
-        /// Name or number
+        /// Name, id or number
         name: String,
     },
     /// Remove an account that has nothing left
     Rm {
-        /// Name or number
+        /// Name, id or number
         name: String,
     },
 }
@@ -35,17 +36,17 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
             show_key(format, &client, &issued);
         }
         Command::RotateKeys { name } => {
-            let issued = client
-                .json(Method::POST, &format!("/accounts/{name}/keys"), None)
-                .await?;
-            replace_own_key(home, &client, &issued)?;
+            let path = format!("/accounts/{}/keys", segment(&name));
+            let issued = client.json(Method::POST, &path, None).await?;
             show_key(format, &client, &issued);
         }
         Command::Rm { name } => {
-            client
-                .json(Method::DELETE, &format!("/accounts/{name}"), None)
-                .await?;
-            line_out(&format!("account {name} is removed"));
+            let path = format!("/accounts/{}", segment(&name));
+            let removed = client.json(Method::DELETE, &path, None).await?;
+            match format {
+                Format::Json => output::json(&removed),
+                Format::Table => line_out(&format!("account {name} is removed")),
+            }
         }
         Command::Ls => {
             let answer = client.json(Method::GET, "/accounts", None).await?;
@@ -75,22 +76,6 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
     Ok(())
 }
 
-/// The administrator's own file follows a rotation of the keys in it.
-fn replace_own_key(home: &Home, client: &Client, issued: &Value) -> Result<()> {
-    let Ok(mut access) = home.administrator() else {
-        return Ok(());
-    };
-    let own = client.access.access_key_id == access.access_key_id && issued["admin"] == true;
-    if !own {
-        return Ok(());
-    }
-    let text = |name: &str| issued[name].as_str().unwrap_or_default().to_owned();
-    access.access_key_id = text("access_key_id");
-    access.secret_access_key = text("secret_access_key");
-    let bytes = serde_json::to_vec_pretty(&access).context("write the access file")?;
-    home.write_private(&home.access_path(), &bytes)
-}
-
 fn show_key(format: Format, client: &Client, issued: &Value) {
     if format == Format::Json {
         return output::json(issued);
@@ -100,20 +85,9 @@ fn show_key(format: Format, client: &Client, issued: &Value) {
         "# account {}; keep the secret, it is not shown again",
         text("account")
     ));
-    line_out(&format!(
-        "export AWS_ENDPOINT_URL={}",
-        client.access.endpoint
-    ));
-    line_out(&format!(
-        "export AWS_ACCESS_KEY_ID={}",
-        text("access_key_id")
-    ));
-    line_out(&format!(
-        "export AWS_SECRET_ACCESS_KEY={}",
-        text("secret_access_key")
-    ));
-    line_out(&format!(
-        "export AWS_DEFAULT_REGION={}",
-        client.access.region
-    ));
+    env::show(&env::variables(&Access {
+        access_key_id: text("access_key_id"),
+        secret_access_key: text("secret_access_key"),
+        ..client.access.clone()
+    }));
 }

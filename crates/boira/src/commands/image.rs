@@ -129,7 +129,10 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
         Command::Rm { image } => {
             let id = find(&client, &image).await?.id;
             client.ec2("DeregisterImage", &[("ImageId", &id)]).await?;
-            line_out(&format!("image {id} is removed"));
+            match format {
+                Format::Json => output::json(&json!({ "image": id })),
+                Format::Table => line_out(&format!("image {id} is removed")),
+            }
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! `boira instance`: launch, look, stop, start, and the serial console.
 
-use crate::client::Client;
+use crate::client::{Client, segment};
 use crate::commands::image::{self, Xml};
 use crate::commands::ssh;
 use crate::home::Home;
@@ -27,7 +27,7 @@ pub struct Run {
     name: Option<String>,
     #[arg(long, default_value_t = 1)]
     count: u32,
-    /// Key pair [default: this home's own, made when it is missing]
+    /// Key pair [default: this home's own]
     #[arg(long)]
     key: Option<String>,
     /// Security group id; may be repeated
@@ -58,32 +58,24 @@ pub enum Command {
         all: bool,
     },
     /// Everything about one instance
-    Show {
-        instance: String,
-    },
-    Start {
-        instances: Vec<String>,
-    },
+    Show { instance: String },
+    /// Start stopped instances
+    Start { instances: Vec<String> },
+    /// Switch instances off and keep their disks
     Stop {
         instances: Vec<String>,
         /// At once, without asking the guest
         #[arg(long)]
         force: bool,
     },
-    Reboot {
-        instances: Vec<String>,
-    },
-    Terminate {
-        instances: Vec<String>,
-    },
+    /// Boot instances again
+    Reboot { instances: Vec<String> },
+    /// End instances for good, their disks included
+    Terminate { instances: Vec<String> },
     /// The serial console, live and two-way; ctrl-] leaves it
-    Console {
-        instance: String,
-    },
+    Console { instance: String },
     /// The instance's history: every state, every step of its host, and why
-    Log {
-        instance: String,
-    },
+    Log { instance: String },
 }
 
 pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
@@ -98,22 +90,47 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
         }
         Command::Show { instance } => show(&client, format, &instance).await,
         Command::Start { instances } => {
-            change(&client, "StartInstances", &instances, &[], Some("running")).await
+            change(
+                &client,
+                format,
+                "StartInstances",
+                &instances,
+                &[],
+                "running",
+            )
+            .await
         }
         Command::Stop { instances, force } => {
             let extra: &[_] = if force { &[("Force", "true")] } else { &[] };
-            change(&client, "StopInstances", &instances, extra, Some("stopped")).await
+            change(
+                &client,
+                format,
+                "StopInstances",
+                &instances,
+                extra,
+                "stopped",
+            )
+            .await
         }
         Command::Reboot { instances } => {
-            change(&client, "RebootInstances", &instances, &[], None).await
+            change(
+                &client,
+                format,
+                "RebootInstances",
+                &instances,
+                &[],
+                "running",
+            )
+            .await
         }
         Command::Terminate { instances } => {
             change(
                 &client,
+                format,
                 "TerminateInstances",
                 &instances,
                 &[],
-                Some("terminated"),
+                "terminated",
             )
             .await
         }
@@ -226,7 +243,7 @@ async fn launch_rows(home: &Home, client: &Client, ask: &Run) -> Result<Vec<Row>
     let image = image::find(client, &ask.image).await?;
     let key = match &ask.key {
         Some(key) => key.clone(),
-        None => ssh::ensure_key(home, client).await?,
+        None => ssh::import_key(home, client).await?,
     };
     let count = ask.count.to_string();
     let mut parameters = vec![
@@ -337,12 +354,14 @@ pub async fn wait(client: &Client, ids: &[String], state: &str) -> Result<Vec<Ro
     }
 }
 
+/// Tells EC2 and waits for the state that follows. A reboot leaves the state as it is.
 async fn change(
     client: &Client,
+    format: Format,
     action: &str,
     instances: &[String],
     extra: &[(&str, &str)],
-    state: Option<&str>,
+    state: &str,
 ) -> Result<()> {
     if instances.is_empty() {
         bail!("name one instance at least; see `boira instance ls`");
@@ -361,13 +380,19 @@ async fn change(
         .collect();
     parameters.extend(extra);
     client.ec2(action, &parameters).await?;
-    let Some(state) = state else { return Ok(()) };
-    let progress = Progress::new(false);
+    let progress = Progress::new(format == Format::Json);
     progress.step(format!("waiting until {} {state}", ids.join(", ")));
     let rows = wait(client, &ids, state).await?;
     drop(progress);
-    for row in rows {
-        line_out(&format!("{} {}", row.id, row.state));
+    let word = |row: &Row| match action {
+        "RebootInstances" => "is told to reboot".to_owned(),
+        _ => row.state.clone(),
+    };
+    match format {
+        Format::Json => output::json(&rows),
+        Format::Table => rows
+            .iter()
+            .for_each(|row| line_out(&format!("{} {}", row.id, word(row)))),
     }
     Ok(())
 }
@@ -398,9 +423,8 @@ async fn show(client: &Client, format: Format, wanted: &str) -> Result<()> {
 }
 
 async fn log(client: &Client, format: Format, wanted: &str) -> Result<()> {
-    let answer = client
-        .json(Method::GET, &format!("/instances/{wanted}/history"), None)
-        .await?;
+    let path = format!("/instances/{}/history", segment(wanted));
+    let answer = client.json(Method::GET, &path, None).await?;
     if format == Format::Json {
         output::json(&answer);
         return Ok(());

@@ -1,12 +1,12 @@
 //! `boira type`: the table of instance types.
 
-use crate::client::Client;
+use crate::client::{Client, segment};
 use crate::home::Home;
 use crate::output::{self, Format, bytes, line_out};
-use anyhow::Result;
-use clap::Subcommand;
+use anyhow::{Context, Result};
+use boira_model::InstanceType;
+use clap::{Args, Subcommand};
 use hyper::Method;
-use serde::Serialize;
 use serde_json::json;
 
 #[derive(Subcommand)]
@@ -17,82 +17,121 @@ pub enum Command {
     Set {
         /// FAMILY.SIZE
         name: String,
-        #[arg(long)]
-        vcpus: u32,
-        #[arg(long, value_name = "MIB")]
-        memory_mib: u64,
-        #[arg(long, value_name = "GIB", default_value_t = 8)]
-        disk_gib: u64,
+        #[command(flatten)]
+        change: Change,
     },
     /// Remove a type; instances of it go on, but can't be started again
     Rm { name: String },
 }
 
-#[derive(Serialize)]
-struct Row {
-    name: String,
-    vcpus: u32,
-    memory_mib: u64,
+/// What isn't given stays as it is; a new type needs CPUs and memory.
+#[derive(Args)]
+pub struct Change {
+    #[arg(long)]
+    vcpus: Option<u32>,
+    #[arg(long, value_name = "MIB")]
+    memory_mib: Option<u64>,
+    /// Root disk where neither the image nor the launch asks for more [default for a new type: 8]
+    #[arg(long, value_name = "GIB")]
+    disk_gib: Option<u64>,
+    /// Whether EC2's CPU credits are recorded for it [default for a new type: false]
+    #[arg(long, value_name = "BOOL")]
+    burstable: Option<bool>,
 }
 
 pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
     let client = Client::new(home.access()?)?;
     match command {
-        Command::Ls => list(&client, format).await?,
-        Command::Set {
-            name,
-            vcpus,
-            memory_mib,
-            disk_gib,
-        } => {
-            let row = json!({
-                "name": name, "vcpus": vcpus, "memory_mib": memory_mib, "disk_gib": disk_gib,
-            });
-            client
-                .json(Method::PUT, &format!("/types/{name}"), Some(&row))
-                .await?;
-            line_out(&format!(
-                "{name}: {vcpus} vCPUs, {memory_mib} MiB, {disk_gib} GiB"
-            ));
+        Command::Ls => show(format, &list(&client).await?),
+        Command::Set { name, change } => {
+            let old = list(&client).await?.into_iter().find(|t| t.name == name);
+            let row = changed(name, old, &change)?;
+            let body = serde_json::to_value(&row).context("write the type")?;
+            let path = format!("/types/{}", segment(&row.name));
+            client.json(Method::PUT, &path, Some(&body)).await?;
+            match format {
+                Format::Json => output::json(&row),
+                Format::Table => line_out(&format!(
+                    "{}: {} vCPUs, {} MiB, {} GiB",
+                    row.name, row.vcpus, row.memory_mib, row.disk_gib
+                )),
+            }
         }
         Command::Rm { name } => {
-            client
-                .json(Method::DELETE, &format!("/types/{name}"), None)
-                .await?;
-            line_out(&format!("{name} is removed"));
+            let path = format!("/types/{}", segment(&name));
+            client.json(Method::DELETE, &path, None).await?;
+            match format {
+                Format::Json => output::json(&json!({ "name": name })),
+                Format::Table => line_out(&format!("{name} is removed")),
+            }
         }
     }
     Ok(())
 }
 
-async fn list(client: &Client, format: Format) -> Result<()> {
-    let text = client.ec2("DescribeInstanceTypes", &[]).await?;
-    let document = roxmltree::Document::parse(&text)?;
-    let number = |node: roxmltree::Node<'_, '_>, name: &str| {
-        node.descendants()
-            .find(|n| n.tag_name().name() == name)
-            .and_then(|n| n.text()?.parse::<u64>().ok())
-            .unwrap_or(0)
-    };
-    let mut rows: Vec<Row> = document
-        .descendants()
-        .filter(|node| node.tag_name().name() == "instanceType" && node.parent().is_some())
-        .filter_map(|node| {
-            let item = node.parent()?;
-            Some(Row {
-                name: node.text()?.to_owned(),
-                vcpus: number(item, "defaultVCpus") as u32,
-                memory_mib: number(item, "sizeInMiB"),
-            })
-        })
-        .collect();
-    rows.sort_by(|a, b| (a.memory_mib, a.vcpus, &a.name).cmp(&(b.memory_mib, b.vcpus, &b.name)));
-    output::rows(format, &["TYPE", "VCPUS", "MEMORY"], &rows, |row| {
+fn changed(name: String, old: Option<InstanceType>, change: &Change) -> Result<InstanceType> {
+    let needed = |option: &str| format!("{name} is a new type and needs {option}");
+    let old = old.as_ref();
+    let vcpus = change.vcpus.or(old.map(|t| t.vcpus));
+    let memory_mib = change.memory_mib.or(old.map(|t| t.memory_mib));
+    let disk_gib = change.disk_gib.or(old.map(|t| t.disk_gib));
+    let burstable = change.burstable.or(old.map(|t| t.burstable));
+    Ok(InstanceType {
+        vcpus: vcpus.with_context(|| needed("--vcpus"))?,
+        memory_mib: memory_mib.with_context(|| needed("--memory-mib"))?,
+        disk_gib: disk_gib.unwrap_or(8),
+        burstable: burstable.unwrap_or(false),
+        name,
+    })
+}
+
+async fn list(client: &Client) -> Result<Vec<InstanceType>> {
+    let mut answer = client.json(Method::GET, "/types", None).await?;
+    serde_json::from_value(answer["types"].take()).context("read the table of types")
+}
+
+fn show(format: Format, types: &[InstanceType]) {
+    let mut rows: Vec<_> = types.iter().collect();
+    rows.sort_by_key(|t| (t.memory_mib, t.vcpus, &t.name));
+    let header = ["TYPE", "VCPUS", "MEMORY", "DISK"];
+    output::rows(format, &header, &rows, |row| {
         vec![
             row.name.clone(),
             row.vcpus.to_string(),
             bytes(row.memory_mib << 20),
+            bytes(row.disk_gib << 30),
         ]
     });
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_given_stays_as_it_is() {
+        let old = InstanceType {
+            name: "t3.micro".into(),
+            vcpus: 2,
+            memory_mib: 1024,
+            disk_gib: 30,
+            burstable: true,
+        };
+        let change = Change {
+            vcpus: None,
+            memory_mib: Some(2048),
+            disk_gib: None,
+            burstable: None,
+        };
+        let row = changed("t3.micro".into(), Some(old.clone()), &change).expect("a type");
+        assert_eq!(
+            row,
+            InstanceType {
+                memory_mib: 2048,
+                ..old
+            }
+        );
+        let error = changed("x1.new".into(), None, &change).expect_err("CPUs are missing");
+        assert!(error.to_string().contains("--vcpus"), "{error}");
+    }
 }

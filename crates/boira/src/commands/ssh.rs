@@ -1,13 +1,15 @@
 //! `boira ssh` and `boira forward`: the way in, over a stream that the instance's agent opens.
 
-use crate::client::Client;
+use crate::client::{Client, segment};
 use crate::commands::{env::quote, image, instance};
 use crate::home::{Home, give_to_caller};
-use crate::output::line_out;
+use crate::output::{self, Format, line_out};
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use clap::Args;
-use std::path::Path;
+use serde_json::json;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
@@ -38,8 +40,16 @@ pub struct Forward {
     ports: String,
 }
 
-/// Runs the system's ssh with this cloud's ProxyCommand, and answers its exit code.
-pub async fn ssh(home: &Home, ask: Ssh) -> Result<ExitCode> {
+/// Runs the system's ssh with this cloud's ProxyCommand, and answers its exit code. An own failure has
+/// the code of ssh's.
+pub async fn ssh(home: &Home, ask: Ssh) -> ExitCode {
+    run_ssh(home, ask).await.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(255)
+    })
+}
+
+async fn run_ssh(home: &Home, ask: Ssh) -> Result<ExitCode> {
     let client = Client::new(home.access()?)?;
     let (user, name) = match ask.name.split_once('@') {
         Some((user, name)) => (Some(user.to_owned()), name),
@@ -48,7 +58,11 @@ pub async fn ssh(home: &Home, ask: Ssh) -> Result<ExitCode> {
     let row = instance::find(&client, name).await?;
     match row.state.as_str() {
         "running" => {}
-        "pending" => drop(instance::wait(&client, std::slice::from_ref(&row.id), "running").await?),
+        "pending" => {
+            let progress = crate::terminal::Progress::new(false);
+            progress.step(format!("waiting until {} runs", row.id));
+            instance::wait(&client, std::slice::from_ref(&row.id), "running").await?;
+        }
         "stopped" => bail!(
             "{0} is stopped; start it with `boira instance start {0}`",
             row.id
@@ -62,11 +76,13 @@ pub async fn ssh(home: &Home, ask: Ssh) -> Result<ExitCode> {
             .map_or("root".into(), |image| image.user),
     };
     wait_while_booting(&client, &row.id).await?;
-    let config = write_config(home)?;
     let mut command = tokio::process::Command::new("ssh");
-    command.arg("-F").arg(&config).arg("-l").arg(user);
+    command.args(["-F", "none", "-l", &user]);
     if let Some(identity) = &ask.identity {
         command.arg("-i").arg(identity);
+    }
+    for (name, value) in options(home)? {
+        command.arg("-o").arg(format!("{name} {value}"));
     }
     command.arg(&row.id).arg("--").args(&ask.command);
     let status = command
@@ -88,52 +104,70 @@ async fn wait_while_booting(client: &Client, id: &str) -> Result<()> {
     wait_for_ssh(client, id, BOOT).await
 }
 
-/// `<home>/ssh_config`, also for `ssh -F`, scp, rsync and editors. Users without a home of their own
-/// in the cloud's folder get one beside their other configuration.
-pub fn write_config(home: &Home) -> Result<std::path::PathBuf> {
-    let text = config_text(home)?;
+/// What the way in needs of a home: `ssh_config` for `ssh -F`, scp, rsync and editors, and the key and
+/// the list of known hosts of who called sudo.
+pub async fn prepare(home: &Home) -> Result<()> {
+    let options: String = options(home)?
+        .iter()
+        .map(|(name, value)| format!("\t{name} {value}\n"))
+        .collect();
     let path = home.path().join("ssh_config");
-    if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
-        return Ok(path);
+    let text = format!(
+        "# Written by boira: ssh -F {} NAME\nHost *\n\tUser root\n{options}",
+        quote(&path.display().to_string()),
+    );
+    boira_controller::config::write_atomically(&path, text.as_bytes(), 0o644)?;
+    if !home.key().exists() {
+        make_key(&home.key()).await?;
     }
-    match boira_controller::config::write_atomically(&path, text.as_bytes(), 0o644) {
-        Ok(()) => Ok(path),
-        // Another user's home: ssh reads the same text from a private file.
-        Err(_) => {
-            let path =
-                std::env::temp_dir().join(format!("boira-ssh-config-{}", nix::unistd::geteuid()));
-            boira_controller::config::write_atomically(&path, text.as_bytes(), 0o600)?;
-            Ok(path)
-        }
+    let hosts = known_hosts(home);
+    std::fs::File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&hosts)
+        .with_context(|| format!("make {}", hosts.display()))?;
+    for path in [home.key(), home.key().with_extension("pub"), hosts] {
+        give_to_caller(&path)?;
     }
+    Ok(())
 }
 
-fn config_text(home: &Home) -> Result<String> {
-    let program = std::env::current_exe().context("find this program's own file")?;
-    let word = |path: &Path| quote(&path.display().to_string());
-    Ok(format!(
-        "# Written by boira: ssh -F {home}/ssh_config NAME\n\
-         Host *\n\
-         \tUser root\n\
-         \tProxyCommand {program} proxy --home {home} %h %p\n\
-         \tIdentityFile \"{key}\"\n\
-         \tUserKnownHostsFile \"{hosts}\"\n\
-         \tStrictHostKeyChecking accept-new\n\
-         \tHashKnownHosts no\n\
-         \tServerAliveInterval 30\n\
-         \tLogLevel ERROR\n",
-        home = word(home.path()),
-        program = word(&program),
-        key = home.key().display(),
-        hosts = home.path().join("keys/known_hosts").display(),
-    ))
+fn known_hosts(home: &Home) -> PathBuf {
+    home.path().join("keys/known_hosts")
+}
+
+fn options(home: &Home) -> Result<Vec<(&'static str, String)>> {
+    // ssh has uses of its own for the percent sign.
+    let text = |path: &Path| path.display().to_string().replace('%', "%%");
+    let word = |path: &Path| quote(&text(path));
+    let program = crate::node::this_program()?;
+    Ok(vec![
+        (
+            "ProxyCommand",
+            format!(
+                "{} proxy --home {} %h %p",
+                word(&program),
+                word(home.path())
+            ),
+        ),
+        ("IdentityFile", format!("\"{}\"", text(&home.key()))),
+        (
+            "UserKnownHostsFile",
+            format!("\"{}\"", text(&known_hosts(home))),
+        ),
+        ("StrictHostKeyChecking", "accept-new".into()),
+        ("HashKnownHosts", "no".into()),
+        ("ServerAliveInterval", "30".into()),
+        ("LogLevel", "ERROR".into()),
+    ])
 }
 
 /// What ssh talks through: standard input and output joined with a port of the instance.
 pub async fn proxy(home: &Home, name: &str, port: u16) -> Result<()> {
     let client = Client::new(home.access()?)?;
     let mut far = client
-        .stream(&format!("/instances/{name}/dial/{port}"))
+        .stream(&format!("/instances/{}/dial/{port}", segment(name)))
         .await?;
     let mut near = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
     // ssh reports what a broken connection means.
@@ -141,7 +175,7 @@ pub async fn proxy(home: &Home, name: &str, port: u16) -> Result<()> {
     Ok(())
 }
 
-pub async fn forward(home: &Home, ask: Forward) -> Result<()> {
+pub async fn forward(home: &Home, format: Format, ask: Forward) -> Result<()> {
     let access = home.access()?;
     let client = Client::new(access.clone())?;
     let row = instance::find(&client, &ask.name).await?;
@@ -157,10 +191,15 @@ pub async fn forward(home: &Home, ask: Forward) -> Result<()> {
         .await
         .with_context(|| format!("listen on port {local}"))?;
     let address = listener.local_addr().context("ask for the port")?;
-    line_out(&format!(
-        "{address} leads to port {remote} of {}; ctrl-c ends it",
-        row.id
-    ));
+    match format {
+        Format::Json => {
+            output::json(&json!({ "listen": address, "instance": row.id, "port": remote }));
+        }
+        Format::Table => line_out(&format!(
+            "{address} leads to port {remote} of {}; ctrl-c ends it",
+            row.id
+        )),
+    }
     loop {
         let (mut near, _) = listener.accept().await.context("accept a connection")?;
         let client = Client::new(access.clone())?;
@@ -174,13 +213,11 @@ pub async fn forward(home: &Home, ask: Forward) -> Result<()> {
     }
 }
 
-/// Makes this home's SSH key and imports it under the caller's account.
-pub async fn ensure_key(home: &Home, client: &Client) -> Result<String> {
+/// Imports this home's SSH key, which `up` made, under the caller's account.
+pub async fn import_key(home: &Home, client: &Client) -> Result<String> {
     let path = home.key();
-    if !path.exists() {
-        make_key(&path).await?;
-    }
-    let public = std::fs::read(path.with_extension("pub")).context("read the public key")?;
+    let public = std::fs::read(path.with_extension("pub"))
+        .context("read this home's public key; name another with --key")?;
     let material = base64::engine::general_purpose::STANDARD.encode(&public);
     let parameters = [("KeyName", KEY), ("PublicKeyMaterial", material.as_str())];
     match client.ec2("ImportKeyPair", &parameters).await {
@@ -205,8 +242,7 @@ async fn make_key(path: &Path) -> Result<()> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    give_to_caller(path)?;
-    give_to_caller(&path.with_extension("pub"))
+    Ok(())
 }
 
 /// Waits until the instance's SSH server says who it is.

@@ -4,10 +4,11 @@ use crate::client::Client;
 use crate::commands::{image, instance, ssh};
 use crate::home::Home;
 use crate::node;
-use crate::output::line_out;
+use crate::output::{self, Format, line_out};
 use crate::terminal::Progress;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use hyper::Method;
+use serde_json::json;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,43 +19,134 @@ const READY: Duration = Duration::from_secs(60);
 const SSH: Duration = Duration::from_secs(240);
 const DEMO: &str = "demo";
 
-pub async fn up(
-    home: &Home,
-    listen: SocketAddr,
-    agents: SocketAddr,
-    detach: bool,
-    demo: bool,
-) -> Result<()> {
+/// What `up` was asked for.
+pub struct Order {
+    pub listen: SocketAddr,
+    pub agents: SocketAddr,
+    /// Whether these addresses were given, or are the default.
+    pub chosen: bool,
+    pub detach: bool,
+    pub demo: bool,
+    pub format: Format,
+}
+
+/// A cloud that is up and, if it was asked for, the instance in it.
+struct Begun {
+    client: Client,
+    demo: Option<instance::Row>,
+}
+
+/// Whoever starts a cloud in the foreground ends it, however `up` ends. With `--detach`, or where it
+/// was up before, the cloud goes on.
+pub async fn up(home: &Home, order: &Order) -> Result<()> {
     node::require_root("`boira up`")?;
     home.create()?;
-    let progress = Arc::new(Progress::new(false));
+    let mut signals = Signals::listen()?;
     let was_up = node::is_up(home)?;
-    let start = || {
+    if was_up {
+        refuse_other_addresses(home, order)?;
+    } else {
+        node::check(home, order.listen, order.agents).await?;
+    }
+    let stays = order.detach || was_up;
+    let progress = Arc::new(Progress::new(order.format == Format::Json));
+    let outcome = tokio::select! {
+        outcome = begin(home, order, was_up, &progress) => outcome.map(Some),
+        () = signals.any() => Ok(None),
+    };
+    drop(progress);
+    match outcome {
+        Ok(Some(begun)) => {
+            greet(home, &begun, order.format, stays)?;
+            if !stays {
+                wait_for_the_end(home, &mut signals, order.format).await?;
+            }
+            Ok(())
+        }
+        Ok(None) if stays => bail!("interrupted; {}", goes_on(home)),
+        Ok(None) => down(home, order.format).await,
+        Err(error) if !node::is_up(home)? => Err(error),
+        Err(error) if stays => Err(anyhow!("{error:#}\n{}", goes_on(home))),
+        Err(error) => {
+            end_after_failure(home).await;
+            Err(error)
+        }
+    }
+}
+
+fn goes_on(home: &Home) -> String {
+    format!(
+        "the cloud goes on; `sudo {}{} down` ends it",
+        program(),
+        home.option()
+    )
+}
+
+/// The failure is what people have to know; one more while clearing up is only noted.
+async fn end_after_failure(home: &Home) {
+    let progress = Progress::new(false);
+    progress.step("ending the cloud");
+    if let Err(error) = node::down(home, |what| progress.step(what)).await {
+        progress.done(format!("warning: {error:#}"));
+    }
+}
+
+fn refuse_other_addresses(home: &Home, order: &Order) -> Result<()> {
+    let Some((listen, agents)) = node::listening(home) else {
+        return Ok(());
+    };
+    if order.chosen && (listen, agents) != (order.listen, order.agents) {
+        bail!(
+            "the cloud in {} is up already, at {listen} (agents at {agents}); end it first with `sudo {}{} down`, \
+             or choose another home for another cloud",
+            home.path().display(),
+            program(),
+            home.option()
+        );
+    }
+    Ok(())
+}
+
+async fn begin(
+    home: &Home,
+    order: &Order,
+    was_up: bool,
+    progress: &Arc<Progress>,
+) -> Result<Begun> {
+    let log = Log::now(home);
+    let start = async || {
         progress.step("starting the controller and this machine's agent");
         // What the last run left must not pass for this run's readiness.
         let _ = std::fs::remove_file(home.access_path());
-        node::start_supervisor(home, listen, agents)
+        node::start_supervisor(home, order.listen, order.agents).await
     };
     if !was_up {
-        start()?;
+        start().await?;
     }
-    let client = ready(home, was_up.then_some(start)).await?;
-    ssh::write_config(home)?;
-    let demo = match demo {
-        true => Some(run_demo(home, &client, &progress).await?),
+    let client = match ready(home, was_up.then_some(start)).await {
+        Ok(client) => client,
+        Err(error) => {
+            // What never worked doesn't stay half-started.
+            if !was_up {
+                end_after_failure(home).await;
+            }
+            bail!("{error:#}:\n{}", log.since(home));
+        }
+    };
+    ssh::prepare(home).await?;
+    let demo = match order.demo {
+        true => Some(run_demo(home, &client, progress).await?),
         false => None,
     };
-    drop(progress);
-    greet(home, &client, demo.as_ref(), detach || was_up);
-    if detach || was_up {
-        return Ok(());
-    }
-    wait_for_the_end(home).await
+    Ok(Begun { client, demo })
 }
 
 /// Waits until the API answers and the host has reported. A supervisor that was there may have been
 /// about to end; then `start_instead` starts another.
-async fn ready(home: &Home, mut start_instead: Option<impl Fn() -> Result<()>>) -> Result<Client> {
+async fn ready(
+    home: &Home,
+    mut start_instead: Option<impl AsyncFn() -> Result<()>>,
+) -> Result<Client> {
     let mut begun = Instant::now();
     loop {
         if let Ok(access) = home.administrator() {
@@ -70,27 +162,41 @@ async fn ready(home: &Home, mut start_instead: Option<impl Fn() -> Result<()>>) 
             }
         }
         if let Some(start) = start_instead.take_if(|_| matches!(node::is_up(home), Ok(false))) {
-            start()?;
+            start().await?;
             begun = Instant::now();
         }
-        let elapsed = begun.elapsed();
-        if elapsed > READY || (elapsed > Duration::from_secs(2) && !node::is_up(home)?) {
-            bail!("the cloud did not start:\n{}", last_lines(home));
+        if begun.elapsed() > READY || !node::is_up(home)? {
+            bail!("the cloud did not start");
         }
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
 }
 
-fn last_lines(home: &Home) -> String {
-    ["supervisor", "controller", "agent"]
-        .iter()
-        .filter_map(|name| std::fs::read_to_string(home.run(&format!("{name}.log"))).ok())
-        .flat_map(|text| {
-            let lines: Vec<_> = text.lines().rev().take(5).map(str::to_owned).collect();
-            lines.into_iter().rev()
-        })
-        .collect::<Vec<_>>()
-        .join("\n")
+/// What the processes of a start have logged, apart from those before.
+struct Log([u64; 3]);
+
+impl Log {
+    const NAMES: [&str; 3] = ["supervisor", "controller", "agent"];
+
+    fn now(home: &Home) -> Self {
+        Self(Self::NAMES.map(|name| {
+            std::fs::metadata(home.run(&format!("{name}.log"))).map_or(0, |meta| meta.len())
+        }))
+    }
+
+    /// The last lines of each.
+    fn since(&self, home: &Home) -> String {
+        let mut lines = Vec::new();
+        for (name, from) in Self::NAMES.iter().zip(self.0) {
+            let bytes = std::fs::read(home.run(&format!("{name}.log"))).unwrap_or_default();
+            // A log that was turned over is new from its beginning.
+            let text = String::from_utf8_lossy(bytes.get(from as usize..).unwrap_or(&bytes));
+            let all: Vec<_> = text.lines().collect();
+            let last = all.len().saturating_sub(5);
+            lines.extend(all[last..].iter().map(|line| format!("{name}: {line}")));
+        }
+        lines.join("\n")
+    }
 }
 
 /// The default image, and one instance of it that answers on SSH.
@@ -145,21 +251,33 @@ async fn open_ssh(client: &Client) -> Result<()> {
     }
 }
 
-fn greet(home: &Home, client: &Client, demo: Option<&instance::Row>, stays: bool) {
-    // Where ./run made its link, the short name is the one to type.
-    let boira = match std::fs::symlink_metadata("boira").is_ok_and(|meta| meta.is_symlink()) {
+/// Where ./run made its link, the short name is the one to type.
+fn program() -> &'static str {
+    match std::fs::symlink_metadata("boira").is_ok_and(|meta| meta.is_symlink()) {
         true => "./boira",
         false => "boira",
-    };
-    let place = match std::env::var_os("BOIRA_HOME").is_some()
-        || home.path() == std::path::Path::new("/var/lib/boira")
-    {
-        true => String::new(),
-        false => format!(" --home {}", home.path().display()),
-    };
-    line_out(&format!("The cloud is up at {}", client.access.endpoint));
-    if let Some(row) = demo {
-        line_out(&format!("\n  log in       {boira}{place} ssh {}", row.name));
+    }
+}
+
+fn greet(home: &Home, begun: &Begun, format: Format, stays: bool) -> Result<()> {
+    let endpoint = &begun.client.access.endpoint;
+    if format == Format::Json {
+        output::json(&json!({
+            "endpoint": endpoint,
+            "home": home.path(),
+            "demo": begun.demo,
+        }));
+        return Ok(());
+    }
+    let boira = format!("{}{}", program(), home.option());
+    line_out(&format!("The cloud is up at {endpoint}"));
+    if node::is_another_build(home) {
+        line_out(&format!(
+            "It still runs an older build: `sudo {boira} down` and a new start change that"
+        ));
+    }
+    if let Some(row) = &begun.demo {
+        line_out(&format!("\n  log in       {boira} ssh {}", row.name));
         line_out(&format!(
             "  or           ssh -F {}/ssh_config {}",
             home.path().display(),
@@ -167,42 +285,64 @@ fn greet(home: &Home, client: &Client, demo: Option<&instance::Row>, stays: bool
         ));
     }
     line_out(&format!(
-        "  AWS's tools  eval \"$({boira}{place} env)\"; aws ec2 describe-instances"
+        "  AWS's tools  eval \"$({boira} env)\"; aws ec2 describe-instances"
     ));
     match stays {
-        true => line_out(&format!("  stop it      sudo {boira}{place} down")),
+        true => line_out(&format!("  stop it      sudo {boira} down")),
         false => line_out("  stop it      ctrl-c"),
+    }
+    Ok(())
+}
+
+/// What tells a foreground `up` to end.
+struct Signals([tokio::signal::unix::Signal; 3]);
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let listen = |kind| signal(kind).context("listen for signals");
+        Ok(Self([
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn any(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
     }
 }
 
 /// In the foreground ctrl-c means `down`, and so does the end of the supervisor.
-async fn wait_for_the_end(home: &Home) -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut term = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+async fn wait_for_the_end(home: &Home, signals: &mut Signals, format: Format) -> Result<()> {
     loop {
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => break,
-            _ = term.recv() => break,
-            _ = hangup.recv() => break,
+            () = signals.any() => return down(home, format).await,
             () = tokio::time::sleep(Duration::from_secs(1)) => {
                 if !node::is_up(home)? {
-                    line_out("The cloud was ended from elsewhere.");
+                    if format == Format::Table {
+                        line_out("The cloud was ended from elsewhere.");
+                    }
                     return Ok(());
                 }
             }
         }
     }
-    down(home).await
 }
 
-pub async fn down(home: &Home) -> Result<()> {
-    let progress = Progress::new(false);
+pub async fn down(home: &Home, format: Format) -> Result<()> {
+    let progress = Progress::new(format == Format::Json);
     let was_up = node::down(home, |what| progress.step(what)).await?;
     drop(progress);
-    line_out(match was_up {
-        true => "The cloud is down; its state is kept.",
-        false => "The cloud was not up.",
-    });
+    match (format, was_up) {
+        (Format::Json, _) => output::json(&json!({ "was_up": was_up })),
+        (Format::Table, true) => line_out("The cloud is down; its state is kept."),
+        (Format::Table, false) => line_out("The cloud was not up."),
+    }
     Ok(())
 }

@@ -29,6 +29,10 @@ fn a_cloud_goes_down_and_comes_back_with_its_guests() {
         boots[0],
         "a second up changes nothing"
     );
+    let elsewhere = cloud
+        .boira(&["up", "--detach", "--listen", "127.0.0.1:1"])
+        .fails(1);
+    assert!(elsewhere.contains("is up already"), "{elsewhere}");
 
     let text = cloud.boira(&["down"]).ok();
     assert!(text.contains("down"), "{text}");
@@ -53,8 +57,9 @@ fn a_cloud_goes_down_and_comes_back_with_its_guests() {
         assert_eq!(before["id"], after["id"]);
     }
 
+    powers_itself_off_unseen(&cloud, &stopped);
     cloud.boira(&["down"]).ok();
-    ctrl_c_is_down(&cloud, &ids);
+    ctrl_c_is_down(&cloud, &ids, &stopped);
     cloud.never_panicked();
 }
 
@@ -76,8 +81,28 @@ fn up_is_quick(cloud: &mut Cloud) {
     assert!(took < START, "up took {took:?}");
 }
 
+/// The guest ends by itself while the agent looks away; nobody has told the controller.
+fn powers_itself_off_unseen(cloud: &Cloud, id: &str) {
+    cloud.boira(&["instance", "start", id]).ok();
+    cloud.boot_id(id);
+    // The way in leads through the agent, so the guest waits until that sleeps.
+    cloud
+        .ssh(id, "(sleep 3; poweroff) >/dev/null 2>&1 </dev/null &")
+        .ok();
+    let agent = Pid::from_raw(cloud.process("agent").pid);
+    kill(agent, Signal::SIGSTOP).expect("an agent can be stopped");
+    let console = cloud.home.join("agent/guests").join(id).join("console.log");
+    wait("the guest is off", BOOT, || {
+        let text = String::from_utf8_lossy(&std::fs::read(&console).expect("a log")).into_owned();
+        match text.contains("reboot: Power down") {
+            true => Ok(()),
+            false => Err(text),
+        }
+    });
+}
+
 /// A foreground `up` that is interrupted switches its guests off and ends.
-fn ctrl_c_is_down(cloud: &Cloud, ids: &[String]) {
+fn ctrl_c_is_down(cloud: &Cloud, ids: &[String], off: &str) {
     let mut up = cloud
         .command(cloud.binary())
         .arg("--home")
@@ -93,6 +118,14 @@ fn ctrl_c_is_down(cloud: &Cloud, ids: &[String]) {
         guests => Err(format!("{guests:?}")),
     });
     cloud.boot_id(&ids[0]);
+    wait(
+        "who was off before `down` is stopped",
+        BOOT,
+        || match states(cloud, off).as_str() {
+            "stopped" => Ok(()),
+            other => Err(other.to_owned()),
+        },
+    );
     kill(Pid::from_raw(up.id() as i32), Signal::SIGINT).expect("an own child can be interrupted");
     let status = wait("up ends", Duration::from_secs(100), || {
         match up.try_wait() {
@@ -102,6 +135,58 @@ fn ctrl_c_is_down(cloud: &Cloud, ids: &[String]) {
     });
     assert!(status.success(), "{status}");
     cloud.left_nothing();
+}
+
+#[test]
+fn a_start_that_is_interrupted_leaves_nothing() {
+    let cloud = Cloud::new(None);
+    let mut up = cloud
+        .command(cloud.binary())
+        .arg("--home")
+        .arg(&cloud.home)
+        .args(["up", "--listen", &cloud.listen()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    cloud.process("supervise");
+    kill(Pid::from_raw(up.id() as i32), Signal::SIGINT).expect("an own child can be interrupted");
+    let status = wait("up ends", Duration::from_secs(30), || match up.try_wait() {
+        Ok(Some(status)) => Ok(status),
+        other => Err(format!("{other:?}")),
+    });
+    assert!(status.success(), "{status}");
+    cloud.left_nothing();
+}
+
+#[test]
+fn a_start_that_fails_says_why_and_leaves_nothing() {
+    let cloud = Cloud::new(None);
+    let up = || {
+        let begun = Instant::now();
+        let why = cloud
+            .boira(&["up", "--detach", "--listen", &cloud.listen()])
+            .fails(1);
+        assert!(begun.elapsed() < START, "{why}");
+        assert!(cloud.processes().is_empty(), "{:?}", cloud.processes());
+        why
+    };
+    let taken = std::net::TcpListener::bind(cloud.listen()).expect("a free port");
+    let why = up();
+    assert!(why.contains("--listen"), "{why}");
+    drop(taken);
+
+    let settings = cloud.home.join("settings.toml");
+    std::fs::write(&settings, "region = 7\n").expect("a file");
+    let why = up();
+    assert!(why.contains("settings.toml"), "{why}");
+    std::fs::remove_file(settings).expect("it is there");
+
+    // What only the controller can find out comes from its log.
+    std::fs::write(cloud.home.join("boira.db"), "no database").expect("a file");
+    let why = up();
+    assert!(why.contains("boira.db"), "{why}");
 }
 
 #[test]
