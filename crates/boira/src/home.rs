@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  admin.json      the administrator's key and the endpoint, 0600, owned by who called sudo
-//!  keys/boira      the SSH key of `boira ssh`, owned likewise
+//!  keys/           the SSH key and the known hosts of `boira ssh`, owned likewise
 //!  boira.db pki/ blobs/ settings.toml instance-types.toml     the controller's
 //!  agent/          the agent's
 //!  run/            process ids and logs

@@ -227,6 +227,10 @@ pub fn is_up(home: &Home) -> Result<bool> {
 
 /// What would keep a cloud from starting, found before anything is started.
 pub async fn check(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Result<()> {
+    let lacking = crate::commands::doctor::lacking();
+    if !lacking.is_empty() {
+        bail!("no guest would run here:\n{}", lacking.join("\n"));
+    }
     let files = boira_controller::config::Files::of(home.path());
     files.create_missing()?;
     files.settings()?;

@@ -81,15 +81,7 @@ pub async fn doctor(home: &Home, format: Format) -> Result<ExitCode> {
 async fn findings(home: &Home) -> Vec<Finding> {
     let is_root = nix::unistd::geteuid().is_root();
     let mut findings = vec![root(is_root)];
-    findings.extend(
-        boira_hypervisor::PROGRAMS
-            .map(|(program, package)| program_there(program, package, Verdict::Missing)),
-    );
-    findings.extend(
-        boira_network::doctor::requirements()
-            .into_iter()
-            .map(network),
-    );
+    findings.extend(programs_and_networks());
     findings.push(program_there("ssh", "openssh-client", Verdict::Missing));
     findings.push(building());
     findings.push(disk(home));
@@ -97,6 +89,23 @@ async fn findings(home: &Home) -> Vec<Finding> {
     findings.push(confinement());
     findings.push(execution(home, is_root).await);
     findings
+}
+
+/// What keeps guests from running here, as far as a look tells.
+pub fn lacking() -> Vec<String> {
+    programs_and_networks()
+        .filter(|finding| finding.verdict == Verdict::Missing)
+        .map(|finding| format!("{} is missing: {}", finding.what, finding.remedy))
+        .collect()
+}
+
+fn programs_and_networks() -> impl Iterator<Item = Finding> {
+    let programs = boira_hypervisor::PROGRAMS
+        .map(|(program, package)| program_there(program, package, Verdict::Missing));
+    let networks = boira_network::doctor::requirements();
+    programs
+        .into_iter()
+        .chain(networks.into_iter().map(network))
 }
 
 fn show(format: Format, findings: &[Finding]) {

@@ -3,7 +3,7 @@
 use crate::client::{Client, segment};
 use crate::home::Home;
 use crate::output::{self, Format, bytes, line_out};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use boira_model::InstanceType;
 use clap::{Args, Subcommand};
 use hyper::Method;
@@ -70,18 +70,24 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
 }
 
 fn changed(name: String, old: Option<InstanceType>, change: &Change) -> Result<InstanceType> {
-    let needed = |option: &str| format!("{name} is a new type and needs {option}");
-    let old = old.as_ref();
-    let vcpus = change.vcpus.or(old.map(|t| t.vcpus));
-    let memory_mib = change.memory_mib.or(old.map(|t| t.memory_mib));
-    let disk_gib = change.disk_gib.or(old.map(|t| t.disk_gib));
-    let burstable = change.burstable.or(old.map(|t| t.burstable));
+    let base = match (old, change.vcpus, change.memory_mib) {
+        (Some(old), ..) => old,
+        (None, Some(vcpus), Some(memory_mib)) => InstanceType {
+            name,
+            vcpus,
+            memory_mib,
+            disk_gib: 8,
+            burstable: false,
+            unlimited: false,
+        },
+        (None, ..) => bail!("{name} is a new type and needs --vcpus and --memory-mib"),
+    };
     Ok(InstanceType {
-        vcpus: vcpus.with_context(|| needed("--vcpus"))?,
-        memory_mib: memory_mib.with_context(|| needed("--memory-mib"))?,
-        disk_gib: disk_gib.unwrap_or(8),
-        burstable: burstable.unwrap_or(false),
-        name,
+        vcpus: change.vcpus.unwrap_or(base.vcpus),
+        memory_mib: change.memory_mib.unwrap_or(base.memory_mib),
+        disk_gib: change.disk_gib.unwrap_or(base.disk_gib),
+        burstable: change.burstable.unwrap_or(base.burstable),
+        ..base
     })
 }
 
@@ -116,6 +122,7 @@ mod tests {
             memory_mib: 1024,
             disk_gib: 30,
             burstable: true,
+            unlimited: true,
         };
         let change = Change {
             vcpus: None,

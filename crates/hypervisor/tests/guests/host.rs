@@ -191,7 +191,7 @@ async fn a_guest_has_its_cpu_shares_in_a_cgroup_that_goes_with_it() {
     let seen = until(&driver, GUEST, is_running).await;
     let membership = fs::read_to_string(format!("/proc/{}/cgroup", seen.pid.unwrap())).unwrap();
     let place = format!("/{name}/{GUEST}");
-    let has_shares = cgroups.verdict().starts_with("CPU ");
+    let has_shares = cgroups.verdict().is_ok();
     assert_eq!(membership.contains(&place), has_shares, "{membership}");
     cgroups.remove_all().unwrap();
     let membership = fs::read_to_string(format!("/proc/{}/cgroup", seen.pid.unwrap())).unwrap();
