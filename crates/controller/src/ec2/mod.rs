@@ -197,6 +197,10 @@ pub static ACTIONS: &[(&str, Act)] = &[
     ("ModifyImageAttribute", Act::Write(images::modify_attribute)),
     ("ModifyInstanceAttribute", Act::Write(attributes::modify)),
     (
+        "ModifyInstanceCapacityReservationAttributes",
+        Act::Write(options::modify_capacity_reservation),
+    ),
+    (
         "ModifyInstanceCreditSpecification",
         Act::Write(options::modify_credits),
     ),

@@ -6,7 +6,7 @@ use super::describe::{Listing, PAGE};
 use super::instance_value::{auto_recovery, metadata_options, monitoring};
 use super::instances::{self, INSTANCE_IDS};
 use super::run_instances::{apply_metadata_options, only};
-use super::{Answer, Call, Outcome, refusals};
+use super::{Answer, Call, Outcome, honours, refusals};
 use boira_api::output::ec2::{
     InstanceCreditSpecification, InstanceMonitoring, ModifyInstanceCreditSpecificationResult,
     ModifyInstanceMaintenanceOptionsResult, ModifyInstanceMetadataOptionsResult,
@@ -207,6 +207,19 @@ pub fn modify_private_names(call: &Call, draft: &mut Draft) -> Outcome {
         Some(flag) => Err(ApiError::unsupported_parameter(flag)),
         None => call.done(),
     }
+}
+
+/// There is nothing to reserve, so only what asks for no reservation in particular is taken.
+pub fn modify_capacity_reservation(call: &Call, draft: &mut Draft) -> Outcome {
+    let member = "CapacityReservationSpecification";
+    call.honours(&[member, "InstanceId"])?;
+    let wanted = call.request.structure(member);
+    let wanted = wanted.ok_or_else(|| ApiError::missing_parameter(member))?;
+    honours(wanted, &["CapacityReservationPreference"])?;
+    only(wanted, "CapacityReservationPreference", &["open"])?;
+    attribute::changeable(draft, &call.account, instance_id(call)?, true)
+        .map_err(refusals::error)?;
+    call.done()
 }
 
 #[cfg(test)]

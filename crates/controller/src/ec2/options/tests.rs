@@ -141,3 +141,19 @@ fn maintenance_and_host_names_take_what_holds() {
         );
     }
 }
+
+#[test]
+fn a_stopped_instance_may_be_told_to_reserve_nothing() {
+    let mut cloud = Cloud::new();
+    let id = cloud.instance();
+    let modify = |preference: &str| {
+        format!(
+            "Action=ModifyInstanceCapacityReservationAttributes&InstanceId={id}\
+             &CapacityReservationSpecification.CapacityReservationPreference={preference}"
+        )
+    };
+    assert_eq!(cloud.refusal(&modify("open")), "IncorrectInstanceState");
+    cloud.stop(&id);
+    assert_eq!(cloud.ok(&modify("open")).one("return"), "true");
+    assert_eq!(cloud.refusal(&modify("none")), "UnsupportedOperation");
+}
