@@ -1,7 +1,7 @@
 use crate::ec2::testing::Cloud;
 use boira_api::ApiError;
 use boira_core::wanted::{Notary, wanted};
-use boira_model::{AccountId, Peer};
+use boira_model::{AccountId, Peer, Tags};
 
 const SSH: &str = "IpPermissions.1.IpProtocol=tcp&IpPermissions.1.FromPort=22&IpPermissions.1.ToPort=22&IpPermissions.1.IpRanges.1.CidrIp=10.0.0.0/8";
 
@@ -489,4 +489,19 @@ fn terraform_takes_the_first_rules_of_a_new_group_away() {
     ));
     let ipv6 = format!("{revoke}&IpPermissions.1.Ipv6Ranges.1.CidrIpv6=::/0");
     assert_eq!(cloud.refusal(&ipv6), "InvalidPermission.NotFound");
+}
+
+#[test]
+fn an_account_has_a_limit_of_groups() {
+    let mut cloud = Cloud::new();
+    let (owner, vpc) = (cloud.account.clone(), cloud.vpc().id);
+    cloud.edit(|draft| {
+        // One is there already: the default group.
+        for n in 1..boira_core::group::MAX_GROUPS {
+            let (name, text) = (format!("g{n}"), "d".to_owned());
+            boira_core::group::create(draft, &owner, &vpc, name, text, Tags::new()).expect("room");
+        }
+    });
+    let one_more = "Action=CreateSecurityGroup&GroupName=web&GroupDescription=d";
+    assert_eq!(cloud.refusal(one_more), "SecurityGroupLimitExceeded");
 }
