@@ -170,6 +170,8 @@ static STATUSES: Listing = Listing {
         "action.code",
         "action.description",
         "action.event-id",
+        "attachment-status.instance-id",
+        "attachment-status.io-performance",
         "availability-zone",
         "availability-zone-id",
         "event.description",
@@ -232,6 +234,10 @@ fn overall(known: bool) -> &'static str {
 fn status_matches(state: &State, row: &Volume, name: &str, test: &dyn Fn(&str) -> bool) -> bool {
     let known = is_known(state, row);
     match name {
+        "attachment-status.instance-id" => {
+            attachment(row).is_some_and(|attached| test(attached.instance.as_str()))
+        }
+        "attachment-status.io-performance" => attachment(row).is_some() && test("not-applicable"),
         "availability-zone" => test(&row.zone),
         "availability-zone-id" => zone_id(state, &row.zone).is_some_and(|id| test(&id)),
         "volume-status.details-name" => checks(known).iter().any(|(name, _)| test(name)),
@@ -434,6 +440,16 @@ mod tests {
         assert!(cloud.ok(&ask).has("<status>insufficient-data</status>"));
         let impaired = "Action=DescribeVolumeStatus&Filter.1.Name=volume-status.status&Filter.1.Value.1=impaired";
         assert!(!cloud.ok(impaired).has("<volumeId>"));
+        for (name, value, found) in [
+            ("attachment-status.instance-id", instance.as_str(), true),
+            ("attachment-status.instance-id", "i-01234567", false),
+            ("attachment-status.io-performance", "not-applicable", true),
+        ] {
+            let filter = format!(
+                "Action=DescribeVolumeStatus&Filter.1.Name={name}&Filter.1.Value.1={value}"
+            );
+            assert_eq!(cloud.ok(&filter).has("<volumeId>"), found, "{name}={value}");
+        }
         let tags = "Action=DescribeVolumeStatus&Filter.1.Name=tag:a&Filter.1.Value.1=b";
         assert_eq!(cloud.refusal(tags), "InvalidParameterValue");
     }
