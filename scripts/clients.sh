@@ -2,15 +2,19 @@
 
 AWSCLI_V1=1.46.3
 BOTO3=1.44.5
+ANSIBLE_CORE=2.18.6
+# Everything that is made for Ansible; its collection amazon.aws is 9.5.0.
+ANSIBLE=11.6.0
 
-# PyPI's AWS CLI v1 and boto3 in .venv; Debian's AWS CLI v2 as a package where apt has it.
+# PyPI's AWS CLI v1, boto3 and Ansible in .venv; Debian's AWS CLI v2 as a package where apt has it.
 ensure_clients() {
-    stamp=".venv/boira-$AWSCLI_V1-$BOTO3"
+    stamp=".venv/boira-$AWSCLI_V1-$BOTO3-$ANSIBLE_CORE-$ANSIBLE"
     if [ ! -e "$stamp" ]; then
         rm -rf .venv
         echo "installing the AWS CLI $AWSCLI_V1 and boto3 $BOTO3 into .venv"
         python3 -m venv .venv
-        .venv/bin/pip install --quiet --disable-pip-version-check "awscli==$AWSCLI_V1" "boto3==$BOTO3"
+        pip_quietly install "awscli==$AWSCLI_V1" "boto3==$BOTO3" "ansible-core==$ANSIBLE_CORE"
+        ensure_collection
         touch "$stamp"
     fi
     if [ ! -x /usr/bin/aws ] && command -v apt-get >/dev/null 2>&1; then
@@ -22,4 +26,20 @@ ensure_clients() {
             echo "skipped: apt has no awscli here, so the AWS CLI v2 is not tried"
         fi
     fi
+}
+
+# PyPI has the collection only in a package of 500 MB, of which these are 4.
+ensure_collection() {
+    pip_quietly download --no-deps --dest .venv/ansible "ansible==$ANSIBLE"
+    .venv/bin/python - .venv/ansible/*.whl .venv/collections <<'END'
+import sys, zipfile
+wheel = zipfile.ZipFile(sys.argv[1])
+wanted = [name for name in wheel.namelist() if name.startswith("ansible_collections/amazon/aws/")]
+wheel.extractall(sys.argv[2], wanted)
+END
+    rm -r .venv/ansible
+}
+
+pip_quietly() {
+    .venv/bin/pip --quiet --disable-pip-version-check "$@"
 }

@@ -107,7 +107,7 @@ fn a_poweroff_while_nobody_looks_is_noticed(cloud: &mut Cloud, id: &str) {
     });
     cloud.up();
     let api = cloud.api();
-    wait("the instance is stopped", BOOT, || match state(&api, id) {
+    wait("the instance is stopped", BOOT, || match api.state(id) {
         (name, reason) if name == "stopped" && reason == "Client.InstanceInitiatedShutdown" => {
             Ok(())
         }
@@ -116,18 +116,21 @@ fn a_poweroff_while_nobody_looks_is_noticed(cloud: &mut Cloud, id: &str) {
     assert_eq!(cloud.qemus(id), []);
 }
 
-/// The instance's state and the code of its reason.
-fn state(api: &Api, id: &str) -> (String, String) {
-    let answer = api.call("DescribeInstances", &[("InstanceId.1", id)]);
-    let row = &answer.items("reservationSet")[0].items("instancesSet")[0];
-    (row.text("instanceState/name"), row.text("stateReason/code"))
-}
-
 /// How long processes are killed, and how long the cloud may take afterwards.
 const STORM: Duration = Duration::from_secs(60);
 const CALM: Duration = Duration::from_secs(120);
 /// Instances that aren't terminated, at a time: what two cores can emulate.
 const LIVE: usize = 3;
+/// The product's processes.
+const KINDS: [&str; 7] = [
+    "supervise",
+    "controller",
+    "agent",
+    "qemu",
+    "guest-console",
+    "vpc-services",
+    "slirp4netns",
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Desired {
@@ -152,10 +155,10 @@ fn a_minute_of_random_kills_loses_and_duplicates_nothing() {
         let client = scope.spawn(|| Client::new(api, image, load).work(&storm));
         let killed = kill_at_random(&mut cloud, &mut random);
         storm.store(false, std::sync::atomic::Ordering::Relaxed);
-        for word in ["supervise", "controller", "agent", "qemu"] {
+        for kind in KINDS {
             assert!(
-                killed.get(word) > Some(&0),
-                "{word} was never killed: {killed:?}"
+                killed.get(kind) > Some(&0),
+                "{kind} was never killed: {killed:?}"
             );
         }
         eprintln!("killed {killed:?}");
@@ -172,7 +175,7 @@ fn kill_at_random(cloud: &mut Cloud, random: &mut StdRng) -> BTreeMap<String, u3
     let begun = Instant::now();
     let mut killed = BTreeMap::new();
     // Each kind once, in any order, and then whatever comes.
-    let mut due = vec!["qemu", "agent", "controller", "supervise"];
+    let mut due = KINDS.to_vec();
     while begun.elapsed() < STORM || !due.is_empty() {
         std::thread::sleep(Duration::from_millis(random.random_range(500..4000)));
         let kinds: BTreeMap<String, Vec<Process>> =
@@ -211,17 +214,8 @@ fn kind(process: &Process) -> Option<String> {
     if process.arguments.first()?.contains("slirp4netns") {
         return Some("slirp4netns".into());
     }
-    let known = [
-        "supervise",
-        "controller",
-        "agent",
-        "vpc-services",
-        "guest-console",
-    ];
-    known
-        .iter()
-        .find(|word| process.is_boira(word))
-        .map(|word| (*word).to_owned())
+    let kind = KINDS.iter().find(|word| process.is_boira(word))?;
+    Some((*kind).to_owned())
 }
 
 /// A user who insists on an answer to every call.
@@ -357,6 +351,25 @@ fn converges(cloud: &Cloud, acknowledged: &BTreeMap<String, Desired>) {
     for id in &running {
         cloud.boot_id(id);
     }
+    wait("every process once", CALM, || {
+        // The account has one VPC.
+        let expected: BTreeMap<String, usize> = KINDS
+            .iter()
+            .map(|kind| match *kind {
+                "qemu" | "guest-console" => (kind.to_string(), running.len()),
+                _ => (kind.to_string(), 1),
+            })
+            .collect();
+        let mut found = BTreeMap::new();
+        for kind in cloud.processes().iter().filter_map(kind) {
+            *found.entry(kind).or_insert(0) += 1;
+        }
+        if found == expected {
+            Ok(())
+        } else {
+            Err(format!("{found:?} instead of {expected:?}"))
+        }
+    });
 }
 
 fn describe(api: &Api) -> BTreeMap<String, String> {

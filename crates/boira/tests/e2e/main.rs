@@ -8,6 +8,7 @@ mod support;
 mod chaos;
 mod cli;
 mod clients;
+mod inside;
 mod lifecycle;
 mod network;
 mod robustness;

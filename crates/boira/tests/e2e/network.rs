@@ -1,9 +1,12 @@
 //! Groups between real guests, two accounts and two clouds with the same addresses, the way out, and
 //! that the machine itself stays as it was.
 
+use crate::inside;
 use crate::support::api::Node;
 use crate::support::machine::{MACHINE, OUTSIDE, PORT};
-use crate::support::{Api, Cloud, Machine, wait};
+use crate::support::{Api, Boto3, Cloud, Machine, wait};
+use base64::prelude::{BASE64_STANDARD, Engine};
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -20,14 +23,18 @@ fn groups_rule_between_guests_and_the_machine_stays_as_it_was() {
     {
         let cloud = Cloud::start_in(Some(machine.namespace()));
         let api = cloud.api();
-        let guests = Guests::launch(&cloud, &api);
+        let mut boto3 = Boto3::start(&cloud, &api);
+        let guests = Guests::launch(&cloud, &api, &mut boto3);
         assert_eq!(machine.setup(), before, "while guests run");
-        guests.groups_decide(&cloud, &api);
-        guests.rules_change_at_once(&cloud, &api);
-        guests.a_spoofed_source_gets_nowhere(&cloud);
+        guests.groups_decide(&cloud, &mut boto3);
+        guests.rules_change_at_once(&cloud, &mut boto3);
+        guests.a_spoofed_source_gets_nowhere(&cloud, &mut boto3);
         guests.the_way_out_leads_outside(&cloud);
         another_account_has_the_same_addresses(&cloud, &guests);
         another_cloud_has_the_same_addresses(&cloud, &machine, &guests);
+        inside::user_data_arrives_byte_by_byte(&cloud, &guests.other.id);
+        inside::metadata_is_as_open_as_the_api_says(&cloud, &api, &guests.other.id);
+        inside::a_guest_that_panics_is_stopped(&cloud, &api, &guests.other.id);
         cloud.never_panicked();
     }
     assert_eq!(machine.setup(), before, "after the clouds are gone");
@@ -49,25 +56,25 @@ struct Guests {
 }
 
 impl Guests {
-    fn launch(cloud: &Cloud, api: &Api) -> Self {
+    fn launch(cloud: &Cloud, api: &Api, boto3: &mut Boto3) -> Self {
         cloud.ensure_key(api);
         let groups = ["server", "client", "other"].map(|name| {
-            let answer = api.call(
-                "CreateSecurityGroup",
-                &[("GroupName", name), ("GroupDescription", name)],
-            );
-            let group = answer.text("groupId");
-            rule(
-                api,
-                "Authorize",
-                &group,
-                "22",
-                &[("IpRanges.1.CidrIp", "0.0.0.0/0")],
-            );
+            let group = json!({"GroupName": name, "Description": name});
+            let group = boto3.call("create_security_group", group)["GroupId"]
+                .as_str()
+                .expect("a group has an id")
+                .to_owned();
+            rule(boto3, AUTHORIZE, &group, 22, from_range("0.0.0.0/0"));
             group
         });
-        let [server, client, other] = [0, 1, 2]
-            .map(|index| run_instance(cloud, api, &[("SecurityGroupId.1", &groups[index])]));
+        let user_data = BASE64_STANDARD.encode(inside::USER_DATA);
+        let [server, client, other] = [0, 1, 2].map(|index| {
+            let parameters = [
+                ("SecurityGroupId.1", groups[index].as_str()),
+                ("UserData", &user_data),
+            ];
+            run_instance(cloud, api, &parameters)
+        });
         for guest in [&server, &client, &other] {
             cloud.boot_id(&guest.id);
         }
@@ -84,26 +91,15 @@ impl Guests {
         }
     }
 
-    fn groups_decide(&self, cloud: &Cloud, api: &Api) {
+    fn groups_decide(&self, cloud: &Cloud, boto3: &mut Boto3) {
         assert!(
             !self.reaches(cloud, &self.client, "8080"),
             "nothing is allowed but SSH"
         );
-        rule(
-            api,
-            "Authorize",
-            &self.server_group,
-            "8080",
-            &[("Groups.1.GroupId", &self.client_group)],
-        );
-        let source = format!("{}/32", self.other.address);
-        rule(
-            api,
-            "Authorize",
-            &self.server_group,
-            "8081",
-            &[("IpRanges.1.CidrIp", &source)],
-        );
+        let source = from_group(&self.client_group);
+        rule(boto3, AUTHORIZE, &self.server_group, 8080, source);
+        let source = from_range(&format!("{}/32", self.other.address));
+        rule(boto3, AUTHORIZE, &self.server_group, 8081, source);
         assert!(
             self.reaches(cloud, &self.client, "8080"),
             "a member of the named group"
@@ -129,7 +125,7 @@ impl Guests {
     }
 
     /// Has the client connect again and again, and changes the rule meanwhile.
-    fn rules_change_at_once(&self, cloud: &Cloud, api: &Api) {
+    fn rules_change_at_once(&self, cloud: &Cloud, boto3: &mut Boto3) {
         let mut probe = cloud
             .command("ssh")
             .arg("-F")
@@ -146,8 +142,8 @@ impl Guests {
             .expect("ssh starts");
         let lines = Lines::of(probe.stdout.take().expect("it is piped"));
         lines.next("yes");
-        let source = [("Groups.1.GroupId", self.client_group.as_str())];
-        rule(api, "Revoke", &self.server_group, "8080", &source);
+        let source = from_group(&self.client_group);
+        rule(boto3, REVOKE, &self.server_group, 8080, source.clone());
         let revoked = Instant::now();
         lines.next("no");
         // From here on every probe that began after the effect says no.
@@ -157,7 +153,7 @@ impl Guests {
             late.is_none_or(|after| after < EFFECT + DELIVERY),
             "still let in after {late:?}"
         );
-        rule(api, "Authorize", &self.server_group, "8080", &source);
+        rule(boto3, AUTHORIZE, &self.server_group, 8080, source);
         let allowed = Instant::now();
         let after = lines.next("yes").saturating_duration_since(allowed);
         // A probe that began before may first have to time out.
@@ -169,30 +165,39 @@ impl Guests {
         probe.wait().expect("a child can be waited for");
     }
 
-    /// The other guest takes the client's address, which the server's group lets in.
-    fn a_spoofed_source_gets_nowhere(&self, cloud: &Cloud) {
-        let opened = "awk '/^Tcp: [0-9]/ { print $7 }' /proc/net/snmp";
-        let before = cloud.ssh(&self.server.id, opened).ok();
-        let spoof = format!(
-            "set -e; gateway=$(ip route | awk '/^default/ {{ print $3 }}'); \
-             ip addr add {address}/32 dev eth0; \
-             ip route add {server}/32 via $gateway dev eth0 src {address}; \
-             nc -w 3 {server} 8080 </dev/null || echo refused; \
-             ip route del {server}/32; ip addr del {address}/32 dev eth0",
-            address = self.client.address,
-            server = self.server.address,
-        );
-        assert_eq!(cloud.ssh(&self.other.id, &spoof).ok(), "refused");
-        assert_eq!(
-            cloud
-                .ssh(&self.server.id, opened)
-                .ok()
-                .parse::<u64>()
-                .expect("a count"),
-            // The two SSH connections that ask.
-            before.parse::<u64>().expect("a count") + 1,
-            "no connection came through"
-        );
+    /// The other guest takes the client's address. A datagram to a port that nobody listens to is
+    /// counted where it arrives, and nothing else is.
+    fn a_spoofed_source_gets_nowhere(&self, cloud: &Cloud, boto3: &mut Boto3) {
+        let everybody = json!([{
+            "IpProtocol": "udp", "FromPort": 33434, "ToPort": 33534,
+            "IpRanges": [{"CidrIp": "172.31.0.0/16"}],
+        }]);
+        let parameters = json!({"GroupId": self.server_group, "IpPermissions": everybody});
+        boto3.call(AUTHORIZE, parameters.clone());
+        let arrived = || -> u64 {
+            let count = "awk '/^Udp: [0-9]/ { print $3 }' /proc/net/snmp";
+            let count = cloud.ssh(&self.server.id, count).ok();
+            count.parse().expect("a count")
+        };
+        let (own, victims) = (&self.other.address, &self.client.address);
+        let before = arrived();
+        wait("an own address gets through", EFFECT + DELIVERY, || {
+            self.sends_a_datagram(cloud, own);
+            match arrived() - before {
+                0 => Err("nothing arrived".into()),
+                count => Ok(count),
+            }
+        });
+        let before = arrived();
+        let take = format!("ip addr add {victims}/32 dev eth0");
+        cloud.ssh(&self.other.id, &take).ok();
+        self.sends_a_datagram(cloud, victims);
+        let give_back = format!("ip addr del {victims}/32 dev eth0");
+        cloud.ssh(&self.other.id, &give_back).ok();
+        assert_eq!(arrived(), before, "a datagram with the client's address");
+        self.sends_a_datagram(cloud, own);
+        assert_eq!(arrived(), before + 1, "and the next with its own");
+        boto3.call(REVOKE, parameters);
         assert!(
             self.reaches(cloud, &self.client, "8080"),
             "the owner of the address isn't disturbed"
@@ -201,6 +206,15 @@ impl Guests {
             self.reaches(cloud, &self.other, "8081"),
             "nor is the spoofer under its own"
         );
+    }
+
+    /// The other guest sends one to the server; it takes its time to hear that nobody listens.
+    fn sends_a_datagram(&self, cloud: &Cloud, source: &str) {
+        let send = format!(
+            "traceroute -n -q 1 -f 9 -m 9 -w 1 -s {source} {}",
+            self.server.address
+        );
+        cloud.ssh(&self.other.id, &send).ok();
     }
 
     fn the_way_out_leads_outside(&self, cloud: &Cloud) {
@@ -328,20 +342,25 @@ fn run_instance(cloud: &Cloud, api: &Api, parameters: &[(&str, &str)]) -> Guest 
     }
 }
 
+const AUTHORIZE: &str = "authorize_security_group_ingress";
+const REVOKE: &str = "revoke_security_group_ingress";
+
 /// Authorizes or revokes TCP to one port.
-fn rule(api: &Api, verb: &str, group: &str, port: &str, source: &[(&str, &str)]) {
-    let sources: Vec<_> = source
-        .iter()
-        .map(|(name, value)| (format!("IpPermissions.1.{name}"), *value))
-        .collect();
-    let mut parameters = vec![
-        ("GroupId", group),
-        ("IpPermissions.1.IpProtocol", "tcp"),
-        ("IpPermissions.1.FromPort", port),
-        ("IpPermissions.1.ToPort", port),
-    ];
-    parameters.extend(sources.iter().map(|(name, value)| (name.as_str(), *value)));
-    api.call(&format!("{verb}SecurityGroupIngress"), &parameters);
+fn rule(boto3: &mut Boto3, operation: &str, group: &str, port: u16, source: Value) {
+    let mut permission = source;
+    permission["IpProtocol"] = "tcp".into();
+    permission["FromPort"] = port.into();
+    permission["ToPort"] = port.into();
+    let parameters = json!({"GroupId": group, "IpPermissions": [permission]});
+    boto3.call(operation, parameters);
+}
+
+fn from_group(group: &str) -> Value {
+    json!({"UserIdGroupPairs": [{"GroupId": group}]})
+}
+
+fn from_range(range: &str) -> Value {
+    json!({"IpRanges": [{"CidrIp": range}]})
 }
 
 /// Answers on a port of a guest, for as long as it runs.

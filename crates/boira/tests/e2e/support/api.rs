@@ -84,6 +84,14 @@ impl Api {
         }
     }
 
+    /// An instance's state and the code of its reason.
+    #[track_caller]
+    pub fn state(&self, id: &str) -> (String, String) {
+        let answer = self.call("DescribeInstances", &[("InstanceId.1", id)]);
+        let row = &answer.items("reservationSet")[0].items("instancesSet")[0];
+        (row.text("instanceState/name"), row.text("stateReason/code"))
+    }
+
     /// A POST of a form to EC2, signed, as it goes over the wire.
     pub fn signed(&self, form: &[u8]) -> Vec<u8> {
         let host = format!("127.0.0.1:{}", self.port);

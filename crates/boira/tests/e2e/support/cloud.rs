@@ -395,6 +395,12 @@ impl Cloud {
         assert!(!logs.contains("panicked"), "{logs}");
     }
 
+    /// The network namespaces of its VPCs.
+    pub fn namespaces(&self) -> Vec<String> {
+        let tag = self.tag.as_deref().expect("a cloud that is up has a tag");
+        processes::namespaces(tag)
+    }
+
     fn remains(&self) -> Remains {
         let tag = self.tag.as_deref();
         Remains {

@@ -27,9 +27,10 @@ pub struct Machine {
 /// What a cloud must not touch.
 #[derive(Debug, PartialEq)]
 pub struct Setup {
+    /// With the links that have no address.
     addresses: Value,
-    routes: Value,
-    rules: Value,
+    /// Routes and rules of IPv4 and IPv6.
+    routing: [Value; 4],
     firewall: Value,
     forwarding: String,
 }
@@ -58,6 +59,9 @@ impl Machine {
             format!("netns add {machine}"),
             format!("netns add {outside}"),
             format!("-n {machine} link add {near} type veth peer name {far} netns {outside}"),
+            // IPv6 would give itself an address after a while.
+            format!("-n {machine} link set {near} addrgenmode none"),
+            format!("-n {machine} addr add fd77::1/64 dev {near} nodad"),
             format!("-n {machine} addr add {MACHINE}/24 dev {near}"),
             format!("-n {outside} addr add {OUTSIDE}/24 dev {far}"),
             format!("-n {machine} link set lo up"),
@@ -92,8 +96,7 @@ impl Machine {
 
     /// Its interfaces, routes and firewall now.
     pub fn setup(&self) -> Setup {
-        // IPv6 gives each interface an address after a while.
-        let mut addresses = self.json("ip", "-4 -j addr");
+        let mut addresses = self.json("ip", "-j addr");
         for link in addresses.as_array_mut().expect("a list of interfaces") {
             link.as_object_mut()
                 .expect("an interface")
@@ -101,11 +104,19 @@ impl Machine {
         }
         Setup {
             addresses,
-            routes: self.json("ip", "-4 -j route show table all"),
-            rules: self.json("ip", "-4 -j rule"),
+            routing: [
+                "-4 -j route show table all",
+                "-6 -j route show table all",
+                "-4 -j rule",
+                "-6 -j rule",
+            ]
+            .map(|words| self.json("ip", words)),
             firewall: self.json("nft", "-j list ruleset"),
             forwarding: run(
-                self.command("cat").arg("/proc/sys/net/ipv4/ip_forward"),
+                self.command("cat").args([
+                    "/proc/sys/net/ipv4/ip_forward",
+                    "/proc/sys/net/ipv6/conf/all/forwarding",
+                ]),
                 QUICK,
             )
             .ok(),

@@ -1,6 +1,7 @@
 //! Clouds to test with, a plain client for them, and what is left of them on the machine.
 
 pub mod api;
+mod boto3;
 mod cloud;
 pub mod machine;
 pub mod processes;
@@ -8,6 +9,7 @@ mod run;
 mod watcher;
 
 pub use api::Api;
+pub use boto3::{Boto3, python};
 pub use cloud::Cloud;
 pub use machine::Machine;
 pub use run::{Run, run};
