@@ -153,8 +153,9 @@ fn a_minute_of_random_kills_loses_and_duplicates_nothing() {
     let acknowledged = std::thread::scope(|scope| {
         let load = StdRng::seed_from_u64(random.random());
         let client = scope.spawn(|| Client::new(api, image, load).work(&storm));
+        let lull = Lull(&storm);
         let killed = kill_at_random(&mut cloud, &mut random);
-        storm.store(false, std::sync::atomic::Ordering::Relaxed);
+        drop(lull);
         for kind in KINDS {
             assert!(
                 killed.get(kind) > Some(&0),
@@ -168,6 +169,15 @@ fn a_minute_of_random_kills_loses_and_duplicates_nothing() {
     converges(&cloud, &acknowledged);
     terminate_all(&cloud, acknowledged.keys());
     cloud.never_panicked();
+}
+
+/// Ends the storm, also when the test fails in it: the scope waits for the client.
+struct Lull<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Lull<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, std::sync::atomic::Ordering::Relaxed);
+    }
 }
 
 /// Kills one process after another for a while; answers how often each kind was hit.

@@ -335,8 +335,9 @@ impl Cloud {
 
     /// Everything that runs for this cloud.
     pub fn processes(&self) -> Vec<Process> {
-        let mut processes = processes::of(&self.home, self.tag.as_deref());
-        // The watcher's own words name the home too.
+        // Some name the home, and some are known only by the binary beside it.
+        let mut processes = processes::of(self.folder.path(), self.tag.as_deref());
+        // The watcher's own words name both.
         processes.retain(|process| process.pid != self.watcher.pid());
         processes
     }

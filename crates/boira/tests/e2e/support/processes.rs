@@ -43,10 +43,10 @@ impl Process {
     }
 }
 
-/// Everything that runs for the cloud whose files are below `home` and whose namespaces and control
-/// groups have `tag` in their names.
-pub fn of(home: &Path, tag: Option<&str>) -> Vec<Process> {
-    let home = home.display().to_string();
+/// Everything that runs for the cloud whose files and binary are below `folder` and whose namespaces
+/// and control groups have `tag` in their names.
+pub fn of(folder: &Path, tag: Option<&str>) -> Vec<Process> {
+    let folder = folder.display().to_string();
     let tag = tag.map(|tag| format!("boira-{tag}"));
     let own = std::process::id() as i32;
     std::fs::read_dir("/proc")
@@ -56,7 +56,7 @@ pub fn of(home: &Path, tag: Option<&str>) -> Vec<Process> {
         .filter_map(read)
         .filter(|process| {
             let mentions = |text: &str| {
-                text.contains(&home) || tag.as_ref().is_some_and(|tag| text.contains(tag))
+                text.contains(&folder) || tag.as_ref().is_some_and(|tag| text.contains(tag))
             };
             let of_process = |name: &str| format!("/proc/{}/{name}", process.pid);
             let program = std::fs::read_link(of_process("exe")).unwrap_or_default();
