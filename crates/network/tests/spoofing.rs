@@ -106,9 +106,19 @@ fn arp_lies_change_nothing_and_fill_nothing() {
         // It claims the other's address and the gateway's, by request and by reply.
         for claimed in ["10.0.0.12", "10.0.0.1", "10.0.7.7"] {
             liar.sh(&format!("ip addr add {claimed}/32 dev eth0"));
-            liar.output(&format!("arping -c2 -w1 -U -I eth0 -s {claimed} {claimed}"));
-            liar.output(&format!("arping -c2 -w1 -A -I eth0 -s {claimed} {claimed}"));
-            liar.output(&format!("arping -c1 -w1 -I eth0 -s {claimed} 10.0.0.1"));
+            for lie in [
+                format!("-c2 -w1 -U -I eth0 -s {claimed} {claimed}"),
+                format!("-c2 -w1 -A -I eth0 -s {claimed} {claimed}"),
+                format!("-c1 -w1 -I eth0 -s {claimed} 10.0.0.1"),
+            ] {
+                // Its exit code says whether somebody answered, which is not asked here.
+                let said = liar.output(&format!("arping {lie}"));
+                let said = String::from_utf8_lossy(&said.stdout).into_owned();
+                assert!(
+                    said.contains("Sent ") && !said.contains("Sent 0 "),
+                    "arping {lie}: {said}"
+                );
+            }
             liar.sh(&format!("ip addr del {claimed}/32 dev eth0"));
         }
         let seen = neighbours();
