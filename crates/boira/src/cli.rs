@@ -214,6 +214,9 @@ async fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 #[cfg(test)]
+mod docs;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
