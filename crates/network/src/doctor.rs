@@ -17,7 +17,7 @@ pub struct Requirement {
     pub remedy: &'static str,
 }
 
-/// Looks for the tools and devices; changes nothing.
+/// Looks for the tools and devices, and as root asks the kernel; changes nothing.
 pub fn requirements() -> Vec<Requirement> {
     let tool = |what, optional, remedy| Requirement {
         what,
@@ -25,7 +25,7 @@ pub fn requirements() -> Vec<Requirement> {
         optional,
         remedy,
     };
-    vec![
+    let mut requirements = vec![
         tool("ip", false, "install the package iproute2"),
         tool("nft", false, "install the package nftables"),
         tool(
@@ -39,13 +39,16 @@ pub fn requirements() -> Vec<Requirement> {
             optional: false,
             remedy: "load the kernel module tun",
         },
-        Requirement {
+    ];
+    if nix::unistd::geteuid().is_root() {
+        requirements.push(Requirement {
             what: "nf_tables",
             present: filters_packets(),
             optional: false,
-            remedy: "as root, load the kernel module nf_tables",
-        },
-    ]
+            remedy: "load the kernel module nf_tables",
+        });
+    }
+    requirements
 }
 
 /// Whether the kernel would take a table of rules; it is only asked.

@@ -16,6 +16,9 @@ const PROBE: Duration = Duration::from_secs(10);
 /// The user that the probe runs as: below those of guests.
 const PROBE_UID: u32 = 699_999_999;
 
+const NOT_TRIED: &str = "not tried, because that takes root";
+const SUDO: &str = "run it with sudo";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
@@ -132,7 +135,7 @@ fn root(is_root: bool) -> Finding {
     let detail = "for namespaces and for users that guests run as";
     match is_root {
         true => Finding::ok("root", detail),
-        false => Finding::bad(Verdict::Missing, "root", detail, "run it with sudo"),
+        false => Finding::bad(Verdict::Missing, "root", detail, SUDO),
     }
 }
 
@@ -211,23 +214,21 @@ fn disk(home: &Home) -> Finding {
 
 /// Whether guests get their share of the processor. Only root can find out.
 fn shares(is_root: bool) -> Finding {
-    let verdict = match is_root {
-        true => {
-            let group = Cgroups::open(&format!("boira-doctor-{}", std::process::id()));
-            let verdict = group.verdict();
-            // It is empty; what can't be removed now is of no harm.
-            let _ = group.remove_all();
-            verdict.map(|_| "guests get CPU time by their size".to_owned())
-        }
-        false => Err("not tried, because that takes root".to_owned()),
-    };
+    let what = "CPU shares";
+    if !is_root {
+        return Finding::bad(Verdict::Less, what, NOT_TRIED, SUDO);
+    }
+    let group = Cgroups::open(&format!("boira-doctor-{}", std::process::id()));
+    let verdict = group.verdict();
+    // It is empty; what can't be removed now is of no harm.
+    let _ = group.remove_all();
     match verdict {
-        Ok(detail) => Finding::ok("CPU shares", detail),
+        Ok(_) => Finding::ok(what, "guests get CPU time by their size"),
         Err(why) => Finding::bad(
             Verdict::Less,
-            "CPU shares",
+            what,
             why,
-            "as root, hand on the cpu controller: echo +cpu >/sys/fs/cgroup/cgroup.subtree_control",
+            "hand on the cpu controller: echo +cpu >/sys/fs/cgroup/cgroup.subtree_control",
         ),
     }
 }
@@ -251,7 +252,7 @@ async fn execution(home: &Home, is_root: bool) -> Finding {
         true => acceleration(&agent).await,
         false => probe(&agent)
             .and_then(|probe| boira_hypervisor::kept_acceleration(&probe))
-            .context("not tried, because that takes root"),
+            .context(NOT_TRIED),
     };
     match verdict {
         Ok(Acceleration {
@@ -273,7 +274,7 @@ async fn execution(home: &Home, is_root: bool) -> Finding {
             format!("{error:#}"),
             match is_root {
                 true => "mend what is missing above",
-                false => "run it with sudo",
+                false => SUDO,
             },
         ),
     }
