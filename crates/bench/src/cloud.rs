@@ -6,7 +6,7 @@ use crate::hosts::Hosts;
 use crate::process::{Tied, program};
 use anyhow::{Context, Result, bail, ensure};
 use boira_agent::Identity;
-use boira_core::{Ctx, network};
+use boira_core::{Ctx, zone};
 use boira_model::{CloudId, HostCapacity, HostId};
 use boira_store::{Event, Listener, Sqlite, Writer};
 use serde_json::{Value, json};
@@ -385,7 +385,7 @@ fn seed(home: &Path, shape: Shape) -> Result<()> {
                 .map(|letter| format!("{REGION}{letter}"))
                 .collect();
             for zone in &zones {
-                network::create_zone(draft, zone)?;
+                zone::create(draft, zone)?;
             }
             for index in 0..shape.hosts {
                 let row = host_row(draft, index, &zones[index % zones.len()]);

@@ -1,6 +1,6 @@
 //! The command line: what there is, and which function does it.
 
-use crate::commands::{account, doctor, env, host, image, instance, kind, ssh, status, up};
+use crate::commands::{account, doctor, env, host, image, instance, kind, ssh, status, up, zone};
 use crate::home::{Home, agents_address};
 use crate::{node, output};
 use anyhow::Result;
@@ -107,6 +107,13 @@ enum Command {
     /// The machines that run instances
     #[command(subcommand)]
     Host(host::Command),
+    /// Availability zones: the groups of hosts that users choose between
+    #[command(subcommand)]
+    Zone(zone::Command),
+    /// What each zone can still take
+    Capacity,
+    /// Host by host, why an instance can go there or can't
+    Explain(zone::Explain),
     /// Accounts and their keys
     #[command(subcommand)]
     Account(account::Command),
@@ -204,6 +211,9 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Ssh(ssh) => return Ok(ssh::ssh(&home, ssh).await),
         Command::Forward(forward) => ssh::forward(&home, format, forward).await?,
         Command::Host(command) => host::run(&home, format, command).await?,
+        Command::Zone(command) => zone::run(&home, format, command).await?,
+        Command::Capacity => zone::capacity(&home, format).await?,
+        Command::Explain(ask) => zone::explain(&home, format, ask).await?,
         Command::Account(command) => account::run(&home, format, command).await?,
         Command::Kind(command) => kind::run(&home, format, command).await?,
         Command::Completion { shell } => {

@@ -7,13 +7,13 @@
 use crate::agents::upgrade_answer;
 use crate::config;
 use crate::controller::Controller;
-use crate::http;
+use crate::{http, zones};
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
+use axum::routing::{delete, get, patch, post, put};
 use axum::{Extension, Json, Router};
 use boira_api::auth::{self, RequestHead};
 use boira_api::form;
@@ -39,6 +39,10 @@ pub fn router(controller: Arc<Controller>) -> Router<Arc<Controller>> {
         .route("/accounts", get(accounts).post(create_account))
         .route("/accounts/{name}", delete(remove_account))
         .route("/accounts/{name}/keys", post(rotate_keys))
+        .route("/zones", get(zones::list).post(zones::create))
+        .route("/zones/{name}", patch(zones::change).delete(zones::delete))
+        .route("/capacity", get(zones::capacity))
+        .route("/explain", get(zones::explain))
         .route("/images", post(register_image))
         .route("/images/{id}", delete(remove_image))
         .route("/types/{name}", put(put_type).delete(remove_type))
@@ -77,7 +81,7 @@ impl From<boira_store::Unavailable> for Problem {
     }
 }
 
-fn bad(why: impl Into<String>) -> Problem {
+pub fn bad(why: impl Into<String>) -> Problem {
     Problem(StatusCode::BAD_REQUEST, why.into())
 }
 
@@ -85,7 +89,7 @@ fn missing(what: impl std::fmt::Display) -> Problem {
     Problem(StatusCode::NOT_FOUND, format!("{what} does not exist"))
 }
 
-type Reply = Result<Json<Value>, Problem>;
+pub type Reply = Result<Json<Value>, Problem>;
 
 /// Who asks, after the signature was verified.
 #[derive(Clone)]
@@ -211,7 +215,7 @@ async fn hosts(State(controller): State<Arc<Controller>>) -> Json<Value> {
                 "number": host.number,
                 "name": host.name,
                 "zone": host.zone,
-                "state": if state.silent.contains(&host.id) { "unknown" } else { "up" },
+                "state": zones::contact_name(state.contact(&host.id)),
                 "last_seen_s": controller.links.of(&host.id).silence().as_secs(),
                 "instances": used.instances,
                 "cpus": host.capacity.cpus,

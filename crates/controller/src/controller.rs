@@ -9,7 +9,7 @@ use crate::pki::Pki;
 use crate::{admin, agents, http, pki};
 use anyhow::{Context, Result, ensure};
 use boira_chunks::Blobs;
-use boira_core::{account, network, reconcile, wanted};
+use boira_core::{account, reconcile, wanted, zone};
 use boira_model::{CloudId, Host, HostId, InstanceId};
 use boira_store::{Cluster, History, Sqlite};
 use std::convert::Infallible;
@@ -190,7 +190,7 @@ async fn bootstrap(controller: &Controller) -> Result<()> {
         .decide(move |draft| {
             if draft.state.zones.is_empty() {
                 let zone = format!("{}a", draft.state.settings.region);
-                network::create_zone(draft, &zone)?;
+                zone::create(draft, &zone)?;
             }
             if draft.state.accounts.is_empty() {
                 account::create(draft, "admin", true, credentials)?;

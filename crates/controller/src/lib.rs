@@ -18,5 +18,6 @@ mod links;
 mod listen;
 pub mod pki;
 mod sts;
+mod zones;
 
 pub use controller::{Controller, Opened, Options, open};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 const ROUTES: &str = include_str!("../src/admin.rs");
 const DESCRIPTION: &str = include_str!("../src/openapi.json");
-const METHODS: [&str; 5] = ["get", "put", "post", "delete", "head"];
+const METHODS: [&str; 6] = ["get", "put", "post", "patch", "delete", "head"];
 
 fn description() -> Value {
     serde_json::from_str(DESCRIPTION).expect("the description is JSON")

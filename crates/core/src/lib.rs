@@ -6,6 +6,7 @@
 
 pub mod account;
 pub mod attribute;
+pub mod capacity;
 pub mod draft;
 pub mod group;
 pub mod image;
@@ -28,6 +29,7 @@ pub mod sync;
 pub mod tag;
 pub mod volume;
 pub mod wanted;
+pub mod zone;
 
 pub use draft::{Ctx, Draft};
 pub use refusal::Refusal;

@@ -1,6 +1,6 @@
 //! Default VPCs and the leases of addresses.
 
-use crate::{Draft, Refusal, State};
+use crate::{Draft, Refusal, State, zone};
 use boira_model::*;
 use std::net::Ipv4Addr;
 
@@ -37,43 +37,31 @@ pub fn create_default_vpc(draft: &mut Draft, owner: &AccountId) -> VpcId {
     id
 }
 
-/// Creates the zone, and its subnet in every default VPC.
-pub fn create_zone(draft: &mut Draft, name: &str) -> Result<(), Refusal> {
-    if draft.state.zones.contains_key(name) {
-        return Err(Refusal::Duplicate("zone", name.into()));
-    }
-    let number = draft.number(|c| &mut c.zone);
-    let zone = Zone {
-        name: name.into(),
-        id: format!("boz1-az{number}"),
-        number,
+/// The lowest /20 of the default VPC that no other zone has.
+pub fn add_default_subnet(draft: &mut Draft, owner: &AccountId, vpc: &VpcId, zone: &Zone) {
+    let cidr = |block: u32| Cidr {
+        address: DEFAULT_CIDR.nth(block << 12),
+        prefix: 20,
     };
-    draft.put(zone.clone());
-    let vpcs: Vec<_> = draft
+    let taken: Vec<_> = draft
         .state
-        .vpcs
+        .subnets
         .values()
-        .filter(|v| v.is_default)
-        .cloned()
+        .filter(|row| row.vpc == *vpc)
+        .map(|row| row.cidr)
         .collect();
-    for vpc in vpcs {
-        add_default_subnet(draft, &vpc.owner, &vpc.id, &zone);
-    }
-    Ok(())
-}
-
-fn add_default_subnet(draft: &mut Draft, owner: &AccountId, vpc: &VpcId, zone: &Zone) {
-    let block = ((zone.number - 1) % 16) as u32;
+    let free = (0..zone::MAX_ZONES as u32)
+        .map(cidr)
+        .find(|block| !taken.iter().any(|other| other.overlaps(*block)));
+    // An account may have filled its default VPC with subnets of its own; it then has none here.
+    let Some(cidr) = free else { return };
     let subnet = Subnet {
         id: SubnetId::from_entropy(draft.ctx.entropy()),
         number: draft.number(|c| &mut c.subnet),
         owner: owner.clone(),
         vpc: vpc.clone(),
         zone: zone.name.clone(),
-        cidr: Cidr {
-            address: DEFAULT_CIDR.nth(block << 12),
-            prefix: 20,
-        },
+        cidr,
         default_for_zone: true,
         acl_association: AclAssociationId::from_entropy(draft.ctx.entropy()),
         tags: Tags::new(),

@@ -96,17 +96,7 @@ fn forget_tokens(draft: &mut Draft) {
 fn place_waiting(draft: &mut Draft) {
     let waiting: Vec<_> = draft.state.waiting.iter().cloned().collect();
     for id in waiting {
-        let row = draft.state.instances[&id].clone();
-        let need = Need {
-            vcpus: row.vcpus,
-            memory_bytes: row.memory_bytes,
-            disk_bytes: 0,
-            zone: Some(row.zone.clone()),
-            host: row
-                .disks
-                .iter()
-                .find_map(|id| draft.state.volumes.get(id)?.host.clone()),
-        };
+        let need = Need::of(&draft.state, &draft.state.instances[&id]);
         match schedule::place(&draft.state, &need) {
             Ok(host) => {
                 let name = draft.state.hosts[&host].name.clone();
@@ -122,7 +112,7 @@ fn place_waiting(draft: &mut Draft) {
             }
             Err(reasons) => {
                 let held = Some(Held::NoCapacity(reasons));
-                if row.held != held {
+                if draft.state.instances[&id].held != held {
                     draft.edit_instance(&id, |row| row.held = held);
                 }
             }

@@ -1,5 +1,5 @@
-//! Where an instance goes: the live host with the most memory left that has room, or the reasons,
-//! host by host, why none has.
+//! Where an instance goes: of the live hosts with room the one that the zone's packing prefers, or the
+//! reasons, host by host, why none has.
 
 use crate::State;
 use crate::state::{Contact, Usage};
@@ -16,21 +16,39 @@ pub struct Need {
     pub host: Option<HostId>,
 }
 
+impl Need {
+    /// What an instance asks that was launched before: its own host where its disks are.
+    pub fn of(state: &State, row: &Instance) -> Self {
+        Self {
+            vcpus: row.vcpus,
+            memory_bytes: row.memory_bytes,
+            disk_bytes: 0,
+            zone: Some(row.zone.clone()),
+            host: row
+                .disks
+                .iter()
+                .find_map(|id| state.volumes.get(id)?.host.clone()),
+        }
+    }
+}
+
+/// Whether one host can take an instance: the memory that it would have left, or why not.
+pub type Verdict = Result<u64, String>;
+
 /// The host to use, or one line per host that was considered.
 pub fn place(state: &State, need: &Need) -> Result<HostId, Vec<String>> {
     let mut reasons = Vec::new();
     let mut best: Option<(u64, &HostId)> = None;
-    let candidates = state
-        .hosts
-        .iter()
-        .filter(|(id, _)| need.host.as_ref().is_none_or(|only| only == *id))
-        .filter(|(_, host)| need.zone.as_ref().is_none_or(|zone| *zone == host.zone));
-    for (id, host) in candidates {
+    for (id, host) in &state.hosts {
+        if let Err(_elsewhere) = belongs(host, need) {
+            continue;
+        }
         match room(state, host, need) {
-            // Free memory first; equal hosts by id, so that the choice is stable.
+            // Equal hosts by id, so that the choice is stable.
             Ok(left) => {
-                if best.is_none_or(|(most, _)| left > most) {
-                    best = Some((left, id));
+                let score = score(state, host, left);
+                if best.is_none_or(|(most, _)| score > most) {
+                    best = Some((score, id));
                 }
             }
             Err(reason) => reasons.push(format!("{}: {reason}", host.name)),
@@ -46,6 +64,32 @@ pub fn place(state: &State, need: &Need) -> Result<HostId, Vec<String>> {
     }
 }
 
+/// [`place`] for one host, with every reason that could keep an instance away from it.
+pub fn verdict(state: &State, host: &Host, need: &Need) -> Verdict {
+    belongs(host, need)?;
+    room(state, host, need)
+}
+
+/// Whether a host is among those that are asked for.
+fn belongs(host: &Host, need: &Need) -> Result<(), String> {
+    if need.host.as_ref().is_some_and(|only| *only != host.id) {
+        return Err("the disks are on another host".into());
+    }
+    match &need.zone {
+        Some(zone) if *zone != host.zone => Err(format!("is in zone {}", host.zone)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The larger the better; `left` is the memory that the host would have left.
+fn score(state: &State, host: &Host, left: u64) -> u64 {
+    let packing = state.zones.get(&host.zone).map(|zone| zone.packing);
+    match packing.unwrap_or_default() {
+        Packing::Striping => left,
+        Packing::Packing => u64::MAX - left,
+    }
+}
+
 /// What may be promised on a host in all: CPUs and bytes of memory.
 pub fn limits(state: &State, host: &Host) -> (u64, u64) {
     let vcpus = (f64::from(host.capacity.cpus) * state.settings.cpu_overcommit) as u64;
@@ -53,8 +97,37 @@ pub fn limits(state: &State, host: &Host) -> (u64, u64) {
     (vcpus, memory)
 }
 
+/// How many instances of a type fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slots {
+    /// Now.
+    pub free: u64,
+    /// If the host were empty.
+    pub max: u64,
+}
+
+/// How many more instances of a type with its own disk a host has room for; none while it is silent.
+pub fn slots(state: &State, host: &Host, kind: &InstanceType) -> Slots {
+    if state.contact(&host.id) == Contact::Silent {
+        return Slots::default();
+    }
+    let used = state.usage.get(&host.id).copied().unwrap_or_default();
+    let (vcpus, memory) = limits(state, host);
+    let memory_need = kind.memory_bytes() + host.overhead_bytes;
+    let fit = |used: Usage| {
+        let by_cpu = vcpus.saturating_sub(used.vcpus) / u64::from(kind.vcpus);
+        let by_memory = memory.saturating_sub(used.memory_bytes) / memory_need;
+        let disk_left = host.capacity.disk_bytes.saturating_sub(used.disk_bytes);
+        by_cpu.min(by_memory).min(disk_left / (kind.disk_gib << 30))
+    };
+    Slots {
+        free: fit(used),
+        max: fit(Usage::default()),
+    }
+}
+
 /// Bytes of memory that would be left, or why there is no room.
-fn room(state: &State, host: &Host, need: &Need) -> Result<u64, String> {
+fn room(state: &State, host: &Host, need: &Need) -> Verdict {
     if state.contact(&host.id) == Contact::Silent {
         return Err("has not been heard of lately".into());
     }

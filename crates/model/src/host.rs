@@ -9,6 +9,19 @@ pub struct Zone {
     pub name: String,
     pub id: String,
     pub number: u64,
+    #[serde(default)]
+    pub packing: Packing,
+}
+
+/// How a zone's hosts are filled, as OpenNebula names the two policies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Packing {
+    /// The host with the least memory left that has room: few hosts busy, the others free to rest.
+    Packing,
+    /// The host with the most memory left: load spread evenly.
+    #[default]
+    Striping,
 }
 
 /// How guests run on a host, with the words that explain the verdict.

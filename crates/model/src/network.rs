@@ -36,6 +36,10 @@ impl Cidr {
         1 << (32 - self.prefix)
     }
 
+    pub fn overlaps(self, other: Self) -> bool {
+        self.contains(other.address) || other.contains(self.address)
+    }
+
     /// The address at `offset` from its first one.
     pub fn nth(self, offset: u32) -> Ipv4Addr {
         (u32::from(self.address) + offset).into()

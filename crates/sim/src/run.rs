@@ -7,7 +7,7 @@ use crate::mix::Mix;
 use crate::random::Random;
 use crate::store::Disk;
 use crate::world::{End, World};
-use boira_core::{Settings, account, network};
+use boira_core::{Settings, account, zone};
 use boira_model::*;
 use boira_store::Event;
 use std::convert::Infallible;
@@ -211,7 +211,7 @@ fn put_accounts(controller: &mut Controller, mix: &Mix, random: &mut Random) -> 
     let (zones, accounts, prefix) = (mix.zones, mix.accounts, mix.subnet_prefix);
     set_up(controller, random, move |draft| {
         for n in 0..zones {
-            network::create_zone(draft, &format!("zone-{n}")).expect("zones are new");
+            zone::create(draft, &format!("zone-{n}")).expect("zones are new");
         }
         for n in 0..accounts {
             let credentials = account::Credentials {

@@ -18,6 +18,7 @@ fn zone(name: &str) -> Zone {
         name: name.into(),
         id: "id".into(),
         number: 1,
+        packing: Default::default(),
     }
 }
 

@@ -98,6 +98,7 @@ impl Bench {
                     name: name.into(),
                     id: String::new(),
                     number: 1,
+                    packing: Default::default(),
                 });
                 Ok(())
             },
@@ -227,6 +228,7 @@ fn answers_come_after_the_snapshot_that_holds_their_change() {
                 name: "a".into(),
                 id: String::new(),
                 number: 1,
+                packing: Default::default(),
             });
             Ok::<_, String>(())
         },

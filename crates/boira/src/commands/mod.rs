@@ -10,3 +10,4 @@ pub mod kind;
 pub mod ssh;
 pub mod status;
 pub mod up;
+pub mod zone;

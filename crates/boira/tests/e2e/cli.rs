@@ -20,6 +20,7 @@ fn every_command_does_what_it_says() {
     the_machine_is_described(&cloud);
     accounts_come_and_go(&cloud);
     types_come_and_go(&cloud);
+    zones_come_and_go(&cloud);
     an_instance_lives_by_name(&cloud);
     images_come_and_go(&cloud);
     whoever_called_sudo_needs_no_root(&cloud);
@@ -185,6 +186,42 @@ fn as_account(cloud: &Cloud, api: &crate::support::Api, words: &[&str]) -> Run {
         .env("AWS_ACCESS_KEY_ID", &api.access_key)
         .env("AWS_SECRET_ACCESS_KEY", &api.secret);
     run(&mut command, Duration::from_secs(20))
+}
+
+fn zones_come_and_go(cloud: &Cloud) {
+    cloud
+        .boira(&["zone", "create", "lab", "--packing", "packing"])
+        .ok();
+    let error = cloud.boira(&["zone", "create", "lab"]).fails(1);
+    assert!(error.contains("already exists"), "{error}");
+    cloud.boira(&["zone", "rename", "lab", "attic"]).ok();
+    let zones = cloud.json(&["zone", "ls"]);
+    let attic = row(&zones, "name", "attic");
+    assert_eq!(
+        (&attic["packing"], &attic["hosts"]),
+        (&"packing".into(), &0.into())
+    );
+    let capacity = cloud.json(&["capacity"]);
+    let zone = row(&capacity["zones"], "name", "us-east-1a");
+    let small = row(&zone["types"], "name", "m1.small");
+    assert!(small["free"].as_u64() > Some(0), "{small}");
+    assert!(cloud.boira(&["capacity"]).ok().contains("m1.small"));
+
+    let named = ["explain", "--type", "m1.small", "--zone", "attic"];
+    let why = cloud.json(&named);
+    assert_eq!(why[0]["reason"], "is in zone us-east-1a");
+    assert!(cloud.boira(&named).ok().contains("is in zone us-east-1a"));
+    let refused = ["instance", "run", "--type", "m1.small", "--zone", "attic"];
+    let error = cloud.boira(&refused).fails(1);
+    assert!(error.contains("no host has joined zone attic"), "{error}");
+
+    let error = cloud.boira(&["zone", "delete", "us-east-1a"]).fails(1);
+    assert!(error.contains("is in use by host"), "{error}");
+    cloud.boira(&["zone", "delete", "attic"]).ok();
+    let error = cloud
+        .boira(&["zone", "set", "attic", "--packing", "striping"])
+        .fails(1);
+    assert!(error.contains("does not exist"), "{error}");
 }
 
 fn types_come_and_go(cloud: &Cloud) {

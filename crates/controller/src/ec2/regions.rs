@@ -2,12 +2,13 @@
 
 use super::describe::{Listing, PAGE};
 use super::{Answer, Call, Outcome};
+use crate::zones;
 use boira_api::ApiError;
 use boira_api::output::ec2 as out;
 use boira_api::value::Value;
-use boira_core::State;
 use boira_core::interface::MAX_GROUPS;
 use boira_core::state::Contact;
+use boira_core::{State, capacity};
 use boira_model::{AccountId, Zone};
 use boira_store::Snapshot;
 use std::sync::Arc;
@@ -94,6 +95,9 @@ pub fn describe_zones(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
         &["AllAvailabilityZones", "ZoneIds", "ZoneNames"],
     )?;
     let (names, ids) = (call.strings("ZoneNames"), call.strings("ZoneIds"));
+    if names == [VERBOSE] {
+        return Ok(verbose(call, state));
+    }
     check(&names, "availability zones", |name| {
         state.zones.contains_key(name)
     })?;
@@ -127,6 +131,54 @@ pub fn describe_zones(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
             .availability_zones(zones)
             .into(),
     ))
+}
+
+/// The name of a zone that stands for all of them with what they can take, as in Eucalyptus.
+const VERBOSE: &str = "verbose";
+
+/// `euca-describe-availability-zones verbose`: below each zone a line per type, with the columns of
+/// Eucalyptus' `ClusterEndpoint`, and for administrators a line per host.
+fn verbose(call: &Call, state: &State) -> Answer {
+    let admin = state
+        .accounts
+        .get(&call.account)
+        .is_some_and(|account| account.admin);
+    let line = |name: String, text: String| {
+        out::AvailabilityZone::new()
+            .region_name(state.settings.region.clone())
+            .state(text)
+            .zone_name(format!("|- {name}"))
+    };
+    let zones: Vec<_> = capacity::zones(state)
+        .iter()
+        .flat_map(|zone| {
+            let mut lines = vec![
+                zone_value(state, &zone.zone),
+                line("vm types".into(), "free / max   cpu   ram  disk".into()),
+            ];
+            lines.extend(zone.types.iter().map(|(kind, slots)| {
+                let (cpu, ram, disk) = (kind.vcpus, kind.memory_mib, kind.disk_gib);
+                let (free, max) = (slots.free, slots.max);
+                let text = format!("{free:04} / {max:04}  {cpu:2}   {ram:4}  {disk:4}");
+                line(kind.name.clone(), text)
+            }));
+            lines.extend(zone.hosts.iter().filter(|_| admin).map(|row| {
+                let state = zones::contact_name(row.contact);
+                let (instances, used) = (row.used.instances, row.used.vcpus);
+                let text = format!(
+                    "{state}, {instances} instances, {used} of {} vCPUs",
+                    row.vcpus
+                );
+                line(format!("host {}", row.host.name), text)
+            }));
+            lines
+        })
+        .collect();
+    Answer::Done(
+        out::DescribeAvailabilityZonesResult::new()
+            .availability_zones(zones)
+            .into(),
+    )
 }
 
 /// Why nothing can be launched in the zone, if so.
@@ -218,6 +270,33 @@ mod tests {
     use crate::ec2::testing::Cloud;
 
     #[test]
+    fn the_zone_verbose_lists_what_every_zone_can_take() {
+        let mut cloud = Cloud::new();
+        let reply = cloud.ok("Action=DescribeAvailabilityZones&ZoneName.1=verbose");
+        let names = reply.all("zoneName");
+        assert_eq!(names[..2], ["us-east-1a", "|- vm types"]);
+        assert!(names.contains(&"|- m1.small"), "{names:?}");
+        assert!(names.last().expect("some").starts_with("|- host "));
+        let states = reply.all("zoneState");
+        assert_eq!(states[1], "free / max   cpu   ram  disk");
+        let small = names.iter().position(|name| *name == "|- m1.small");
+        let small = &states[small.expect("it is listed")];
+        assert!(small.ends_with("   1    128     1"), "{small:?}");
+        let other = cloud.other.clone();
+        let reply = cloud.call_as(
+            &other,
+            "Action=DescribeAvailabilityZones&ZoneName.1=verbose",
+        );
+        let reply = reply.expect("everybody may ask");
+        assert!(
+            !reply
+                .all("zoneName")
+                .iter()
+                .any(|name| name.contains("host"))
+        );
+    }
+
+    #[test]
     fn the_region_names_boiras_own_endpoint() {
         let mut cloud = Cloud::new();
         for query in [
@@ -256,7 +335,7 @@ mod tests {
         assert!(!cloud.ok(available).has("<zoneName>"));
         for unknown in [
             "ZoneName.1=us-east-1z",
-            "ZoneName.1=verbose",
+            "ZoneName.1=us-east-1a&ZoneName.2=verbose",
             "ZoneId.1=use1-az1",
         ] {
             let query = format!("Action=DescribeAvailabilityZones&{unknown}");

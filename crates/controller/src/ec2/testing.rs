@@ -4,7 +4,7 @@
 
 use super::{Act, Answer, Call, Facts, Outcome};
 use boira_api::{ApiError, respond, shapes};
-use boira_core::{Ctx, Draft, State, account, network, settings};
+use boira_core::{Ctx, Draft, State, account, settings, zone};
 use boira_model::*;
 use boira_store::Snapshot;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ impl Cloud {
         };
         let (host, image) = (cloud.host.clone(), cloud.image.clone());
         (cloud.account, cloud.other) = cloud.edit(|draft| {
-            network::create_zone(draft, "us-east-1a").expect("the first zone");
+            zone::create(draft, "us-east-1a").expect("the first zone");
             let [account, other] = ["admin", "guest"].map(|name| {
                 let credentials = account::Credentials {
                     access_key: format!("AK-{name}"),

@@ -4,7 +4,7 @@
 
 use boira_core::launch::{self, Launch};
 use boira_core::power::{self, Moved};
-use boira_core::{Ctx, Draft, Refusal, Settings, State, account, network, observe, settings};
+use boira_core::{Ctx, Draft, Refusal, Settings, State, account, observe, settings, zone};
 use boira_model::wire::{GuestReport, GuestState, Report};
 use boira_model::*;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ impl Cloud {
             hosts: Vec::new(),
         };
         cloud
-            .decide(|draft| network::create_zone(draft, ZONE))
+            .decide(|draft| zone::create(draft, ZONE))
             .expect("it is new");
         cloud.alice = cloud.account("alice");
         cloud.bob = cloud.account("bob");

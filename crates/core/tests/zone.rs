@@ -1,0 +1,234 @@
+//! Zones: what is in them follows them, and what would be left without one keeps them.
+
+mod common;
+
+use boira_core::launch::Launch;
+use boira_core::schedule::{self, Need};
+use boira_core::{Refusal, capacity, zone};
+use boira_model::*;
+use common::{Cloud, ZONE};
+use std::collections::BTreeSet;
+
+const OTHER: &str = "us-east-1b";
+
+/// A host of the first zone, and one of another.
+fn two_zones() -> Cloud {
+    let mut cloud = Cloud::of(&[(8, 1, 100), (8, 1, 100)]);
+    cloud
+        .decide(|draft| zone::create(draft, OTHER))
+        .expect("it is new");
+    let host = cloud.state.hosts[&cloud.hosts[1]].clone();
+    cloud.change(|draft| {
+        draft.put(Host {
+            zone: OTHER.into(),
+            ..Host::clone(&host)
+        })
+    });
+    cloud
+}
+
+fn blocks(cloud: &Cloud) -> BTreeSet<Cidr> {
+    let vpc = &cloud.state.accounts[&cloud.alice].default_vpc;
+    let own = cloud.state.subnets.values().filter(|row| row.vpc == *vpc);
+    own.map(|row| row.cidr).collect()
+}
+
+#[test]
+fn every_account_gets_a_subnet_of_a_new_zone() {
+    let cloud = two_zones();
+    for account in [&cloud.alice, &cloud.bob] {
+        let here = |row: &&std::sync::Arc<Subnet>| row.owner == *account && row.zone == OTHER;
+        assert_eq!(cloud.state.subnets.values().filter(here).count(), 1);
+    }
+}
+
+#[test]
+fn a_block_of_addresses_is_used_again_and_never_twice() {
+    let mut cloud = Cloud::of(&[]);
+    for round in 0..40 {
+        let name = format!("zone-{round}");
+        cloud
+            .decide(|draft| zone::create(draft, &name))
+            .expect("it is new");
+        assert_eq!(blocks(&cloud).len(), 2);
+        cloud
+            .decide(|draft| zone::delete(draft, &name))
+            .expect("it is empty");
+    }
+    for number in 1..zone::MAX_ZONES {
+        let name = format!("zone-{number}");
+        cloud
+            .decide(|draft| zone::create(draft, &name))
+            .expect("there is room");
+    }
+    assert_eq!(blocks(&cloud).len(), zone::MAX_ZONES);
+    let outcome = cloud.decide(|draft| zone::create(draft, "one-more"));
+    assert!(matches!(outcome, Err(Refusal::Limit(_))), "{outcome:?}");
+}
+
+#[test]
+fn a_launch_that_names_no_zone_goes_to_the_next_when_one_is_full() {
+    let mut cloud = two_zones();
+    let ids = cloud
+        .launch(&Launch {
+            max: 8,
+            ..cloud.ask()
+        })
+        .expect("two hosts have room for four each");
+    let zones: BTreeSet<_> = ids.iter().map(|id| cloud.row(id).zone.clone()).collect();
+    assert_eq!(ids.len(), 8);
+    assert_eq!(zones, [ZONE.to_owned(), OTHER.to_owned()].into());
+}
+
+#[test]
+fn a_launch_that_names_a_full_zone_is_refused_with_the_reasons() {
+    let mut cloud = two_zones();
+    let named = Launch {
+        zone: Some(OTHER.into()),
+        max: 5,
+        min: 5,
+        ..cloud.ask()
+    };
+    let Err(Refusal::NoCapacity { reasons }) = cloud.launch(&named) else {
+        panic!("four fit");
+    };
+    assert_eq!(reasons.len(), 1, "{reasons:?}");
+    assert!(reasons[0].contains("MiB of memory"), "{reasons:?}");
+}
+
+#[test]
+fn everything_in_a_zone_follows_its_new_name() {
+    let mut cloud = two_zones();
+    let id = cloud.running();
+    let from = cloud.row(&id).zone.clone();
+    let id_of_zone = cloud.state.zones[&from].id.clone();
+    cloud
+        .decide(|draft| zone::rename(draft, &from, "lab"))
+        .expect("the name is free");
+    assert!(!cloud.state.zones.contains_key(&from));
+    assert_eq!(cloud.state.zones["lab"].id, id_of_zone);
+    let host = &cloud.state.hosts[&cloud.host_of(&id)];
+    let volume = &cloud.state.volumes[&cloud.row(&id).disks[0]];
+    let subnet = &cloud.state.subnets[&cloud.row(&id).subnet];
+    let zones = [
+        &cloud.row(&id).zone,
+        &cloud.port(&id).zone,
+        &host.zone,
+        &volume.zone,
+        &subnet.zone,
+    ];
+    assert!(zones.iter().all(|zone| *zone == "lab"), "{zones:?}");
+}
+
+#[test]
+fn a_zone_that_something_lives_in_stays() {
+    let mut cloud = two_zones();
+    let outcome = cloud.decide(|draft| zone::delete(draft, OTHER));
+    assert!(matches!(outcome, Err(Refusal::InUse(..))), "{outcome:?}");
+    let mut lone = Cloud::of(&[]);
+    let outcome = lone.decide(|draft| zone::delete(draft, ZONE));
+    assert!(matches!(outcome, Err(Refusal::Conflict(_))), "{outcome:?}");
+}
+
+#[test]
+fn names_that_clients_would_misread_are_refused() {
+    let mut cloud = Cloud::of(&[]);
+    for name in ["", "-a", "A", "a b", "verbose", &"z".repeat(64)] {
+        let outcome = cloud.decide(|draft| zone::create(draft, name));
+        assert!(matches!(outcome, Err(Refusal::Conflict(_))), "{name:?}");
+    }
+    let outcome = cloud.decide(|draft| zone::rename(draft, ZONE, ZONE));
+    assert!(matches!(outcome, Err(Refusal::Duplicate(..))));
+}
+
+#[test]
+fn striping_spreads_and_packing_fills() {
+    let mut cloud = Cloud::of(&[(8, 1, 100), (8, 1, 100)]);
+    let spread: BTreeSet<_> = [cloud.pending(), cloud.pending()]
+        .iter()
+        .map(|id| cloud.host_of(id))
+        .collect();
+    assert_eq!(spread.len(), 2);
+
+    let mut cloud = Cloud::of(&[(8, 1, 100), (8, 1, 100)]);
+    cloud
+        .decide(|draft| zone::set_packing(draft, ZONE, Packing::Packing))
+        .expect("it exists");
+    let filled: Vec<_> = (0..5).map(|_| cloud.pending()).collect();
+    let first: BTreeSet<_> = filled[..4].iter().map(|id| cloud.host_of(id)).collect();
+    assert_eq!(first.len(), 1, "four fit on one host");
+    assert!(!first.contains(&cloud.host_of(&filled[4])));
+}
+
+#[test]
+fn slots_tell_how_many_launches_would_succeed() {
+    let mut cloud = two_zones();
+    let kind = cloud.state.types["m1.small"].clone();
+    let sum = |cloud: &Cloud| {
+        let each = cloud.state.hosts.values();
+        let each = each.map(|host| schedule::slots(&cloud.state, host, &kind));
+        each.fold((0, 0), |sum, slots| (sum.0 + slots.free, sum.1 + slots.max))
+    };
+    assert_eq!(sum(&cloud), (8, 8));
+    cloud.pending();
+    assert_eq!(sum(&cloud), (7, 8));
+    let rest = cloud
+        .launch(&Launch {
+            max: 100,
+            ..cloud.ask()
+        })
+        .expect("some fit");
+    assert_eq!(rest.len(), 7);
+    assert_eq!(sum(&cloud), (0, 8));
+    let silent = cloud.hosts[0].clone();
+    cloud.state.silent.insert(silent);
+    assert_eq!(sum(&cloud), (0, 4), "a silent host gives nothing");
+}
+
+#[test]
+fn a_full_cloud_is_explained_host_by_host() {
+    let mut cloud = two_zones();
+    cloud
+        .launch(&Launch {
+            zone: Some(ZONE.into()),
+            max: 4,
+            ..cloud.ask()
+        })
+        .expect("the zone is empty");
+    let need = Need {
+        vcpus: 1,
+        memory_bytes: 128 << 20,
+        disk_bytes: 0,
+        zone: Some(ZONE.into()),
+        host: None,
+    };
+    let verdicts = capacity::explain(&cloud.state, &need);
+    let reasons: Vec<_> = verdicts
+        .iter()
+        .map(|(_, verdict)| verdict.clone().expect_err("none has room"))
+        .collect();
+    assert!(reasons[0].starts_with("MiB of memory"), "{reasons:?}");
+    assert_eq!(reasons[1], format!("is in zone {OTHER}"));
+    let anywhere = Need { zone: None, ..need };
+    assert!(capacity::explain(&cloud.state, &anywhere)[1].1.is_ok());
+}
+
+#[test]
+fn capacity_adds_up_the_hosts_of_a_zone() {
+    let mut cloud = two_zones();
+    let id = cloud.pending();
+    let zones = capacity::zones(&cloud.state);
+    assert_eq!(zones.len(), 2);
+    for zone in &zones {
+        let used = u64::from(cloud.row(&id).zone == zone.zone.name);
+        let slots = |name: &str| {
+            let of = zone.types.iter().find(|(kind, _)| kind.name == name);
+            of.expect("the type exists").1
+        };
+        assert_eq!(slots("m1.small").free, 4 - used);
+        assert_eq!(slots("m1.small").max, 4);
+        assert_eq!(zone.hosts.len(), 1);
+        assert_eq!(zone.hosts[0].used.instances, used);
+    }
+    assert!(zones[0].types.is_sorted_by_key(|(kind, _)| kind.memory_mib));
+}
