@@ -183,11 +183,12 @@ impl Client {
         &self,
         service: &str,
         method: Method,
-        path: &str,
+        target: &str,
         headers: &[(&str, &str)],
         body_sha256: [u8; 32],
         body: Body,
     ) -> Result<Response<body::Incoming>> {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let mut signed: Vec<(&str, &[u8])> = vec![("host", self.host.as_bytes())];
         signed.extend(
             headers
@@ -198,7 +199,7 @@ impl Client {
         let head = RequestHead {
             method: method.as_str(),
             path,
-            query: "",
+            query,
             headers: &signed,
             parameters: &[],
         };
@@ -220,7 +221,7 @@ impl Client {
         );
         let mut request = Request::builder()
             .method(&method)
-            .uri(path)
+            .uri(target)
             .header("host", &self.host);
         for (name, value) in headers {
             request = request.header(*name, *value);
