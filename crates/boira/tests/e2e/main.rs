@@ -12,3 +12,4 @@ mod inside;
 mod lifecycle;
 mod network;
 mod robustness;
+mod terraform;
