@@ -358,7 +358,7 @@ fn the_limit_of_an_account_bounds_the_most_that_a_launch_may_get() {
 fn a_zone_without_a_free_address_gives_way_to_the_next() {
     let mut cloud = Cloud::of(&[(64, 64, 1000)]);
     cloud
-        .decide(|draft| boira_core::network::create_zone(draft, "us-east-1b"))
+        .decide(|draft| boira_core::zone::create(draft, "us-east-1b"))
         .expect("it is new");
     let there = {
         let first = cloud.state.hosts[&cloud.hosts[0]].clone();

@@ -50,6 +50,7 @@ impl Journal {
             name: format!("zone-{name}"),
             id: "x".repeat(filler),
             number,
+            packing: Default::default(),
         };
         let mut change = Change::default();
         // Every few changes one of several pages.
