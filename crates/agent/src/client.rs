@@ -13,7 +13,9 @@ use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
@@ -25,6 +27,8 @@ const CONTROLLER_NAME: &str = "controller.boira.internal";
 const CONNECT: Duration = Duration::from_secs(5);
 /// Above the controller's patience with a poll that has nothing to say.
 const ANSWER: Duration = Duration::from_secs(40);
+/// How long a blob may stop in the middle: a line that was cut says nothing about it.
+const SILENCE: Duration = Duration::from_secs(30);
 /// A controller's answer describes one host.
 const ANSWER_BYTES: usize = 64 << 20;
 
@@ -122,15 +126,17 @@ impl Controller {
             .header("host", CONTROLLER_NAME)
             .body(Full::<Bytes>::default())
             .context("build a blob request")?;
-        let answer = sender
-            .send_request(request)
+        let answer = tokio::time::timeout(ANSWER, sender.send_request(request))
             .await
+            .context("wait for a blob")?
             .context("ask for a blob")?;
         if answer.status() != StatusCode::OK {
             bail!("the controller has no blob {sha256}: {}", answer.status());
         }
-        let stream = http_body_util::BodyDataStream::new(answer.into_body());
-        Ok(tokio_util::io::StreamReader::new(IoStream(stream)))
+        Ok(tokio_util::io::StreamReader::new(Lively {
+            stream: http_body_util::BodyDataStream::new(answer.into_body()),
+            patience: Box::pin(tokio::time::sleep(SILENCE)),
+        }))
     }
 
     /// Opens the stream that somebody waits for at the controller.
@@ -241,18 +247,68 @@ fn tls(identity: &Identity, protocol: &[u8]) -> Result<rustls::ClientConfig> {
     Ok(config)
 }
 
-/// A body's data with errors that readers understand.
-struct IoStream(http_body_util::BodyDataStream<hyper::body::Incoming>);
+/// A body's data, as long as some keeps coming.
+struct Lively<S> {
+    stream: S,
+    patience: Pin<Box<tokio::time::Sleep>>,
+}
 
-impl futures_core::Stream for IoStream {
+impl<S, E> futures_core::Stream for Lively<S>
+where
+    S: futures_core::Stream<Item = Result<Bytes, E>> + Unpin,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     type Item = std::io::Result<Bytes>;
 
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
-        std::pin::Pin::new(&mut self.0)
-            .poll_next(cx)
-            .map(|item| item.map(|data| data.map_err(std::io::Error::other)))
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        if let Poll::Ready(item) = Pin::new(&mut self.stream).poll_next(cx) {
+            let until = tokio::time::Instant::now() + SILENCE;
+            self.patience.as_mut().reset(until);
+            return Poll::Ready(item.map(|data| data.map_err(std::io::Error::other)));
+        }
+        self.patience.as_mut().poll(cx).map(|()| {
+            let silent = format!("nothing came for {} s", SILENCE.as_secs());
+            Some(Err(std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                silent,
+            )))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    /// One piece, then silence.
+    struct Stuck(Option<Bytes>);
+
+    impl futures_core::Stream for Stuck {
+        type Item = std::io::Result<Bytes>;
+
+        fn poll_next(
+            mut self: Pin<&mut Self>,
+            _: &mut TaskContext<'_>,
+        ) -> Poll<Option<Self::Item>> {
+            match self.0.take() {
+                Some(piece) => Poll::Ready(Some(Ok(piece))),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_blob_that_stops_in_the_middle_is_given_up() {
+        let mut reader = tokio_util::io::StreamReader::new(Lively {
+            stream: Stuck(Some(Bytes::from_static(b"half"))),
+            patience: Box::pin(tokio::time::sleep(SILENCE)),
+        });
+        let mut heard = Vec::new();
+        let error = reader.read_to_end(&mut heard).await.unwrap_err();
+        assert_eq!(
+            (&*heard, error.kind()),
+            (&b"half"[..], std::io::ErrorKind::TimedOut)
+        );
     }
 }

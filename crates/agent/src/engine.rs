@@ -203,6 +203,7 @@ impl Engine {
             Ok(observed) => {
                 let again = !observed.unclear.is_empty();
                 self.look_at = again.then(|| Instant::now() + LOOK_AGAIN);
+                self.note_reboots(&observed);
                 self.observed = Some(observed);
             }
             Err(error) => {
@@ -211,6 +212,26 @@ impl Engine {
                 }
                 self.look_at = Some(Instant::now() + LOOK_AGAIN);
                 self.observed = None;
+            }
+        }
+    }
+
+    fn note_reboots(&mut self, observed: &Observed) {
+        let Some(wanted) = &self.wanted else { return };
+        for row in &wanted.instances {
+            let guest = observed.guests.get(&row.id);
+            let guest = guest.filter(|guest| guest.generation == row.generation);
+            let Some(guest) = guest.filter(|_| !self.busy.contains_key(&row.id)) else {
+                continue;
+            };
+            if memory::seen(&mut self.memory, &row.id, guest) {
+                self.steps.add(StepReport {
+                    instance: row.id.clone(),
+                    at: wall_now(),
+                    what: "guest rebooted itself".into(),
+                    took_ms: 0,
+                    error: None,
+                });
             }
         }
     }
@@ -457,7 +478,7 @@ impl Engine {
             acceleration: about.acceleration,
             machine: about.machine,
             cpu: about.cpu,
-            overhead_bytes: about.overhead_bytes,
+            overhead: about.overhead,
             guests: plan::guest_reports(&wanted, &facts),
             volumes: facts.volumes.iter().cloned().collect(),
             troubles,

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use boira_core::plan::{Guest, Step};
 use boira_core::wanted::Wanted;
 use boira_model::wire::{StreamKind, WantedVpc};
-use boira_model::{Acceleration, HostCapacity, InstanceId, InterfaceId, VolumeId};
+use boira_model::{Acceleration, HostCapacity, InstanceId, InterfaceId, Overhead, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -22,7 +22,7 @@ pub struct About {
     pub acceleration: Acceleration,
     pub machine: String,
     pub cpu: String,
-    pub overhead_bytes: u64,
+    pub overhead: Overhead,
 }
 
 /// What is there now.

@@ -20,7 +20,7 @@ use boira_hypervisor::{
     disk,
 };
 use boira_model::wire::{StreamKind, WantedInstance, WantedVolume, WantedVpc};
-use boira_model::{Boot, HostCapacity, InstanceId, InterfaceId, VolumeId, VolumeSource};
+use boira_model::{Boot, HostCapacity, InstanceId, InterfaceId, Overhead, VolumeId, VolumeSource};
 use boira_network::Network;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -30,9 +30,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// The machine type and CPU model that guests launched here get for life; `docs/tcg.md` says why.
-const MACHINE: &str = "pc-i440fx-7.2";
-const CPU: &str = "qemu64";
 /// What an ordinary guest's interface may send in one frame.
 const MTU: u16 = 1450;
 /// Guests run as user ids from here on, one each; no login or service has them.
@@ -41,8 +38,9 @@ const UIDS: u64 = 100_000_000;
 /// How long one attempt to connect to a guest may take, and all of them.
 const DIAL_ATTEMPT: Duration = Duration::from_millis(500);
 const DIAL: Duration = Duration::from_secs(6);
-/// Bytes of images that a host caches.
-const BLOB_BYTES: u64 = 64 << 30;
+/// Bytes of images that a host caches, and the part of its disk if that is less.
+const CACHE_BYTES: u64 = 64 << 30;
+const CACHE_PART: u64 = 2;
 
 /// How this program starts the processes that outlive it.
 #[derive(Clone, Debug)]
@@ -53,6 +51,7 @@ pub struct Commands {
 
 pub struct RealHost {
     about: About,
+    cloud: String,
     api: Option<SocketAddr>,
     guests: Arc<dyn Hypervisor>,
     network: Arc<Network>,
@@ -94,7 +93,6 @@ impl RealHost {
         );
         let network = Arc::new(network);
         tokio::spawn(guard_host_addresses(network.clone()));
-        let overhead_bytes = guests.overhead_bytes(&typical_guest());
         let verdict = guests.acceleration();
         Ok(Self {
             about: About {
@@ -108,16 +106,14 @@ impl RealHost {
                     hardware: verdict.accelerator == Accelerator::Kvm,
                     verdict: verdict.verdict,
                 },
-                machine: MACHINE.into(),
-                cpu: CPU.into(),
-                overhead_bytes,
+                machine: guests.machine().into(),
+                cpu: guests.cpu().into(),
+                overhead: Overhead(guests.overhead()),
             },
+            cloud: place.cloud.clone(),
             api: place.api,
             network,
-            blobs: Arc::new(
-                Blobs::open(place.home.join("blobs"), BLOB_BYTES)
-                    .context("open the image cache")?,
-            ),
+            blobs: Arc::new(open_cache(&place.home.join("blobs"), &volumes)?),
             guests,
             volumes,
             controller,
@@ -140,6 +136,14 @@ impl RealHost {
     }
 
     async fn make_volume(&self, volume: &WantedVolume) -> Result<()> {
+        let outcome = self.try_make_volume(volume).await;
+        if outcome.is_err() && !self.volume_path(&volume.id).exists() {
+            self.release_image(&volume.id)?;
+        }
+        outcome
+    }
+
+    async fn try_make_volume(&self, volume: &WantedVolume) -> Result<()> {
         let path = self.volume_path(&volume.id);
         let size_bytes = volume.size_bytes;
         let base = match &volume.source {
@@ -159,6 +163,18 @@ impl RealHost {
         .await
         .context("make a disk")?
         .context("make a disk")
+    }
+
+    /// A disk that isn't there keeps no image in the cache.
+    fn release_image(&self, volume: &VolumeId) -> Result<()> {
+        for (digest, holder) in self.blobs.pins() {
+            if holder == volume.as_str() {
+                self.blobs
+                    .unpin(&digest, &holder)
+                    .context("release the image")?;
+            }
+        }
+        Ok(())
     }
 
     fn base(&self, blob: &str, format: &str) -> Result<Base> {
@@ -273,7 +289,7 @@ impl RealHost {
                 })
                 .collect(),
             cpu_shares: 1024 * instance.vcpus,
-            uid: FIRST_UID + (instance.number % UIDS) as u32,
+            uid: uid(&self.cloud, instance.number),
         })
     }
 }
@@ -296,6 +312,7 @@ impl Host for RealHost {
                         generation: seen.generation,
                         state,
                         detail: seen.detail,
+                        boots: seen.boots,
                     },
                 )),
                 None => drop(unclear.insert(id, seen.detail.unwrap_or_default())),
@@ -360,17 +377,7 @@ impl Host for RealHost {
             .await
             .context("remove a disk")?
             .context("remove a disk")?;
-        for (digest, _) in self
-            .blobs
-            .pins()
-            .iter()
-            .filter(|(_, by)| by == volume.as_str())
-        {
-            self.blobs
-                .unpin(digest, volume.as_str())
-                .context("release the image")?;
-        }
-        Ok(())
+        self.release_image(volume)
     }
 
     async fn ensure_network(&self, vpc: &WantedVpc) -> Result<Vec<String>> {
@@ -453,22 +460,27 @@ fn disk_format(name: &str) -> Result<DiskFormat> {
     }
 }
 
-/// What capacity reckons a guest's own overhead with.
-fn typical_guest() -> GuestSpec {
-    GuestSpec {
-        guest: "i-00000000".into(),
-        generation: 1,
-        uuid: "ec200000-0000-0000-0000-000000000000".into(),
-        machine: MACHINE.into(),
-        cpu: CPU.into(),
-        vcpus: 1,
-        memory_bytes: 128 << 20,
-        boot: boira_hypervisor::Boot::Firmware,
-        disks: Vec::new(),
-        interfaces: Vec::new(),
-        cpu_shares: 1024,
-        uid: FIRST_UID,
+/// The cache of images, without the pins of disks that were never finished or whose end was cut off.
+fn open_cache(directory: &Path, volumes: &Path) -> Result<Blobs> {
+    std::fs::create_dir_all(directory).context("create the folder of images")?;
+    let disk = nix::sys::statvfs::statvfs(directory).context("ask for the disk's size")?;
+    let bytes = disk.blocks() * disk.fragment_size() / CACHE_PART;
+    let blobs = Blobs::open(directory, bytes.min(CACHE_BYTES)).context("open the image cache")?;
+    let disks = list(volumes)?;
+    for (digest, holder) in blobs.pins() {
+        if !disks.contains(&holder) {
+            blobs.unpin(&digest, &holder).context("release an image")?;
+        }
     }
+    Ok(blobs)
+}
+
+/// The user of an instance's guest. Numbers begin at 1 in every cloud, and clouds may share a machine.
+fn uid(cloud: &str, number: u64) -> u32 {
+    let hash = cloud.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    FIRST_UID + ((hash % UIDS + number % UIDS) % UIDS) as u32
 }
 
 /// What may be promised: all CPUs, the memory but for what the system itself needs, the disk that is
@@ -511,4 +523,38 @@ fn list(directory: &Path) -> Result<BTreeSet<String>> {
 fn is_volume(name: &str) -> bool {
     name.strip_prefix("vol-")
         .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_of_two_clouds_on_one_machine_are_different_users() {
+        let users = |cloud| (1..1000).map(move |number| uid(cloud, number));
+        let ours: BTreeSet<_> = users("0a1b2c").collect();
+        assert_eq!(ours.len(), 999);
+        assert!(users("0a1b2d").all(|user| !ours.contains(&user)));
+        assert!(ours.iter().all(|user| *user >= FIRST_UID));
+    }
+
+    #[test]
+    fn images_are_kept_only_for_disks_that_are_there() {
+        let home = std::env::temp_dir().join(format!("boira-cache-{}", std::process::id()));
+        let (cache, volumes) = (home.join("blobs"), home.join("volumes"));
+        std::fs::create_dir_all(&volumes).unwrap();
+        std::fs::write(volumes.join("vol-1"), "").unwrap();
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+            .parse()
+            .unwrap();
+        let blobs = open_cache(&cache, &volumes).unwrap();
+        blobs.put(std::io::empty(), empty).unwrap();
+        for holder in ["vol-1", "vol-2"] {
+            blobs.pin(&empty, holder).unwrap();
+        }
+        drop(blobs);
+        let blobs = open_cache(&cache, &volumes).unwrap();
+        assert_eq!(blobs.pins(), [(empty, "vol-1".to_owned())]);
+        std::fs::remove_dir_all(&home).unwrap();
+    }
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use boira_core::plan::{Guest, Step};
 use boira_core::wanted::Wanted;
 use boira_model::wire::{GuestState, StreamKind, WantedVpc};
-use boira_model::{Acceleration, Exit, HostCapacity, InterfaceId, VolumeId};
+use boira_model::{Acceleration, Exit, HostCapacity, InterfaceId, Overhead, VolumeId};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -33,7 +33,7 @@ impl SimulatedHost {
                 },
                 machine: "simulated-1".into(),
                 cpu: "simulated".into(),
-                overhead_bytes: 0,
+                overhead: Overhead::default(),
             },
             boot,
             observed: Mutex::default(),
@@ -77,6 +77,7 @@ impl Host for SimulatedHost {
                     generation: instance.generation,
                     state: GuestState::Running,
                     detail: None,
+                    boots: 1,
                 };
                 observed.guests.insert(instance.id.clone(), guest);
             }

@@ -418,7 +418,7 @@ fn host_row(draft: &mut boira_core::Draft, index: usize, zone: &str) -> boira_mo
         },
         machine: String::new(),
         cpu: String::new(),
-        overhead_bytes: 0,
+        overhead: Default::default(),
         certificate: String::new(),
         joined: draft.now(),
         tags: Default::default(),

@@ -381,7 +381,7 @@ impl Controller {
                         },
                         machine: String::new(),
                         cpu: String::new(),
-                        overhead_bytes: 0,
+                        overhead: Default::default(),
                         certificate: fingerprint,
                         joined: draft.now(),
                         tags: Default::default(),

@@ -25,6 +25,8 @@ pub struct Link {
 
 struct Facts {
     seen: Instant,
+    /// What the host said last that is wrong with it.
+    troubles: Vec<String>,
     inbox: Inbox,
     /// Streams that the agent has not opened yet.
     asked: HashMap<String, (StreamRequest, oneshot::Sender<Result<Stream, String>>)>,
@@ -85,6 +87,7 @@ impl Link {
             wake: Notify::new(),
             facts: Mutex::new(Facts {
                 seen: Instant::now(),
+                troubles: Vec::new(),
                 inbox: Inbox::default(),
                 asked: HashMap::new(),
             }),
@@ -95,7 +98,16 @@ impl Link {
     pub fn admit(&self, request: &SyncRequest) -> Admit {
         let mut facts = self.facts();
         facts.seen = Instant::now();
-        facts.inbox.admit(request)
+        let verdict = facts.inbox.admit(request);
+        if let (Admit::Fresh, Some(report)) = (verdict, &request.report) {
+            facts.troubles.clone_from(&report.troubles);
+        }
+        verdict
+    }
+
+    /// What the host said last that is wrong with it, in words.
+    pub fn troubles(&self) -> Vec<String> {
+        self.facts().troubles.clone()
     }
 
     pub fn silence(&self) -> Duration {

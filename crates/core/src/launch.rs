@@ -312,7 +312,7 @@ fn launch_one(
         instance_type: order.kind.name.clone(),
         vcpus: order.kind.vcpus,
         memory_bytes: order.kind.memory_bytes(),
-        overhead_bytes: host.overhead_bytes,
+        overhead_bytes: host.overhead.of(order.kind.memory_bytes()),
         machine: host.machine.clone(),
         cpu: host.cpu.clone(),
         boot: order.image.boot.clone(),

@@ -1,6 +1,6 @@
 //! What an agent remembers about its instances, and how each step changes it.
 
-use crate::plan::{self, ATTEMPTS, Memory, STEADY_MS, Step, back_off_ms};
+use crate::plan::{self, ATTEMPTS, Guest, Memory, STEADY_MS, Step, back_off_ms};
 use crate::sync::Accepted;
 use crate::wanted::Wanted;
 use boira_model::{BootTime, Exit, InstanceId};
@@ -44,6 +44,19 @@ pub fn of<'a>(memories: &'a mut Memories, id: &InstanceId, generation: u64) -> &
 /// anew.
 pub fn prune(memories: &mut Memories, wanted: &Wanted) {
     memories.retain(|id, _| wanted.instances.iter().any(|row| row.id == *id));
+}
+
+/// What is seen of a guest for which no step is under way. Answers whether it has rebooted by itself.
+pub fn seen(memories: &mut Memories, id: &InstanceId, guest: &Guest) -> bool {
+    let memory = of(memories, id, guest.generation);
+    let known = memory
+        .boots
+        .replace(guest.boots.max(memory.boots.unwrap_or(0)));
+    let rebooted = known.is_some_and(|known| guest.boots > known);
+    if rebooted {
+        memory.reachable = None;
+    }
+    rebooted
 }
 
 /// A step begins.
@@ -92,12 +105,14 @@ fn succeeded(memory: &mut Memory, step: &Step, now: BootTime) -> bool {
             memory.resets = *resets;
             memory.pressed = None;
             memory.reachable = None;
+            memory.boots = memory.boots.map(|boots| boots + 1);
         }
         // A guest that starts has seen every reset that was asked for before.
         Step::Start { instance } => {
             memory.resets = instance.resets;
             memory.pressed = None;
             memory.started = Some(now);
+            memory.boots = None;
         }
         Step::Resume { .. } => {
             if now.since_ms(memory.resumed) >= STEADY_MS {

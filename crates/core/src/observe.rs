@@ -9,6 +9,8 @@ use boira_model::*;
 /// Takes a report of `host`. Facts that are already known write nothing.
 pub fn report(draft: &mut Draft, host: &HostId, report: &Report) {
     note_host(draft, host, report);
+    // First of all: what the guests say may end an instance's stay here, and its history with it.
+    note_steps(draft, host, report);
     for guest in &report.guests {
         let row = draft.state.instances.get(&guest.instance).cloned();
         let Some(row) = row.filter(|row| concerns(row, host, guest)) else {
@@ -17,6 +19,9 @@ pub fn report(draft: &mut Draft, host: &HostId, report: &Report) {
         note_guest(draft, &row, guest);
     }
     collect_volumes(draft, host, report);
+}
+
+fn note_steps(draft: &mut Draft, host: &HostId, report: &Report) {
     for step in &report.steps {
         let placed_here = draft
             .state
@@ -56,7 +61,7 @@ fn note_host(draft: &mut Draft, host: &HostId, report: &Report) {
     new.acceleration = report.acceleration.clone();
     new.machine = report.machine.clone();
     new.cpu = report.cpu.clone();
-    new.overhead_bytes = report.overhead_bytes;
+    new.overhead = report.overhead.clone();
     if new != **row {
         draft.put(new);
     }
@@ -89,6 +94,12 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
         let after = draft.state.instances[&row.id].state();
         if after != before {
             draft.log(&row.id, "host", after.as_str());
+        } else if observed == Observed::Paused {
+            draft.log(
+                &row.id,
+                "host",
+                "paused: the host could not do what it asked of its disk",
+            );
         }
     }
     let row = draft.state.instances[&row.id].clone();
@@ -115,22 +126,25 @@ fn note_written(draft: &mut Draft, disks: &[VolumeId]) {
 /// A guest that ended although it should run. One that was killed from outside is started again by
 /// its agent under the same generation; the others chose to end or can't start.
 fn follow_exit(draft: &mut Draft, row: &Instance, exit: &Exit) {
-    let (desired, code, message) = match exit {
+    let (desired, cause, code, message) = match exit {
         Exit::Poweroff => (
             match row.shutdown_behavior {
                 ShutdownBehavior::Stop => Desired::Stopped(StopHow::Force),
                 ShutdownBehavior::Terminate => Desired::Terminated,
             },
+            "guest",
             "Client.InstanceInitiatedShutdown",
             "Instance initiated shutdown".to_owned(),
         ),
         Exit::Panic => (
             Desired::Stopped(StopHow::Force),
+            "guest",
             "Server.InternalError",
             "The guest's kernel panicked; see the console output".to_owned(),
         ),
         Exit::StartFailed(why) => (
             Desired::Stopped(StopHow::Force),
+            "host",
             "Server.InternalError",
             format!("The instance could not be started: {why}"),
         ),
@@ -140,7 +154,7 @@ fn follow_exit(draft: &mut Draft, row: &Instance, exit: &Exit) {
         code: code.into(),
         message: format!("{code}: {message}"),
     };
-    power::settle(draft, row, desired, reason);
+    power::settle(draft, row, desired, cause, reason);
 }
 
 /// The end of a terminated instance: its host has nothing of it any more, so its addresses are free.
@@ -208,6 +222,10 @@ fn collect_volumes(draft: &mut Draft, host: &HostId, report: &Report) {
         .cloned()
         .collect();
     for id in gone {
+        let of = draft.state.volumes[&id].attachment.as_ref();
+        if let Some(instance) = of.map(|attachment| attachment.instance.clone()) {
+            draft.log(&instance, "host", format!("disk {id} removed"));
+        }
         draft.delete(Kind::Volume, id.as_str());
     }
 }

@@ -23,6 +23,8 @@ pub struct Guest {
     pub state: GuestState,
     /// Why it is paused, in the driver's words.
     pub detail: Option<String>,
+    /// 1, and one more for each reset, whoever made it.
+    pub boots: u64,
 }
 
 /// What the agent remembers about an instance beside what it can see.
@@ -40,6 +42,8 @@ pub struct Memory {
     /// while.
     pub failed_starts: u32,
     pub started: Option<BootTime>,
+    /// Boots of the guest that are accounted for; `None` before it was seen.
+    pub boots: Option<u64>,
     /// How often in a row the guest had to be woken from a pause, and when it was last.
     pub resumes: u32,
     pub resumed: BootTime,

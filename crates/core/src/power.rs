@@ -42,6 +42,7 @@ pub fn stop(
             draft,
             row,
             Desired::Stopped(how),
+            "api",
             user("Client.UserInitiatedShutdown"),
         );
         Ok(())
@@ -73,6 +74,7 @@ pub fn terminate(
             draft,
             row,
             Desired::Terminated,
+            "api",
             user("Client.UserInitiatedShutdown"),
         );
         Ok(())
@@ -124,7 +126,7 @@ fn start_one(draft: &mut Draft, row: &Instance) -> Result<(), Refusal> {
         schedule::place(&draft.state, &need).map_err(|reasons| Refusal::NoCapacity { reasons })?;
     let (overhead, name) = {
         let host = &draft.state.hosts[&host];
-        (host.overhead_bytes, host.name.clone())
+        (host.overhead.of(kind.memory_bytes()), host.name.clone())
     };
     let now = draft.now();
     draft.edit_instance(&row.id, |row| {
@@ -147,11 +149,18 @@ fn start_one(draft: &mut Draft, row: &Instance) -> Result<(), Refusal> {
         row.transition_reason = String::new();
     });
     draft.log(&row.id, "api", format!("start asked for, placed on {name}"));
+    draft.log(&row.id, "api", StateName::Pending.as_str());
     Ok(())
 }
 
-/// Turns the wish to `desired` and finishes at once what no host needs to do.
-pub fn settle(draft: &mut Draft, row: &Instance, desired: Desired, reason: StateReason) {
+/// Turns the wish to `desired` because of `cause`, and finishes at once what no host needs to do.
+pub fn settle(
+    draft: &mut Draft,
+    row: &Instance,
+    desired: Desired,
+    cause: &str,
+    reason: StateReason,
+) {
     let now = draft.now();
     let text = match reason.code.as_str() {
         "Client.UserInitiatedShutdown" => "User initiated".to_owned(),
@@ -173,7 +182,11 @@ pub fn settle(draft: &mut Draft, row: &Instance, desired: Desired, reason: State
         Desired::Stopped(_) => "to stop",
         Desired::Terminated => "to terminate",
     };
-    draft.log(&row.id, "api", format!("{what}: {text}"));
+    draft.log(&row.id, cause, format!("{what}: {text}"));
+    let after = draft.state.instances[&row.id].state();
+    if after != before && after != StateName::Terminated {
+        draft.log(&row.id, cause, after.as_str());
+    }
     // A host that said so has nothing new to say.
     let nothing_left = row.placement.is_none() || row.observed == Observed::Absent;
     if desired == Desired::Terminated && planted(Bug::AddressFreedEarly) {

@@ -113,7 +113,7 @@ pub fn slots(state: &State, host: &Host, kind: &InstanceType) -> Slots {
     }
     let used = state.usage.get(&host.id).copied().unwrap_or_default();
     let (vcpus, memory) = limits(state, host);
-    let memory_need = kind.memory_bytes() + host.overhead_bytes;
+    let memory_need = kind.memory_bytes() + host.overhead.of(kind.memory_bytes());
     let fit = |used: Usage| {
         let by_cpu = vcpus.saturating_sub(used.vcpus) / u64::from(kind.vcpus);
         let by_memory = memory.saturating_sub(used.memory_bytes) / memory_need;
@@ -144,7 +144,7 @@ fn room(state: &State, host: &Host, need: &Need) -> Verdict {
         return short("vCPUs", need.vcpus.into(), vcpus_left);
     }
     let memory_left = memory.saturating_sub(used.memory_bytes);
-    let memory_need = need.memory_bytes + host.overhead_bytes;
+    let memory_need = need.memory_bytes + host.overhead.of(need.memory_bytes);
     if memory_need > memory_left {
         return short("MiB of memory", memory_need >> 20, memory_left >> 20);
     }

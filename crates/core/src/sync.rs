@@ -342,7 +342,7 @@ mod tests {
             },
             machine: String::new(),
             cpu: String::new(),
-            overhead_bytes: 0,
+            overhead: Default::default(),
             guests: Vec::new(),
             volumes: Vec::new(),
             troubles: Vec::new(),

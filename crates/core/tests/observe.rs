@@ -241,3 +241,52 @@ fn a_client_token_lives_as_long_as_its_instances_and_a_day() {
     cloud.change(reconcile::tick);
     assert_ne!(cloud.launch(&ask), Ok(first));
 }
+
+#[test]
+fn the_history_has_the_last_step_too_and_says_who_caused_an_end() {
+    let mut cloud = Cloud::of(&[PC]);
+    let id = cloud.running();
+    cloud.terminate(&id).expect("it runs");
+    let host = cloud.host_of(&id);
+    let mut report = cloud.report(&host, vec![cloud.guest(&id, GuestState::Absent)]);
+    report.steps.push(StepReport {
+        instance: id.clone(),
+        at: cloud.now,
+        what: "guest removed".into(),
+        took_ms: 1,
+        error: None,
+    });
+    cloud.change(|draft| {
+        observe::report(draft, &host, &report);
+        assert_eq!(draft.change.events[0].what, "guest removed");
+    });
+
+    for (exit, cause) in [
+        (Exit::Poweroff, "guest"),
+        (Exit::Panic, "guest"),
+        (Exit::StartFailed("no memory".into()), "host"),
+    ] {
+        let id = cloud.running();
+        let host = cloud.host_of(&id);
+        let report = cloud.report(&host, vec![cloud.guest(&id, GuestState::Exited(exit))]);
+        cloud.change(|draft| {
+            observe::report(draft, &host, &report);
+            let events = &draft.change.events;
+            let settled = events
+                .iter()
+                .find(|event| event.what.starts_with("to stop"));
+            assert_eq!(settled.expect("it was settled").cause, cause);
+            assert!(events.iter().any(|event| event.what == "stopped"));
+        });
+    }
+}
+
+#[test]
+fn a_disk_counts_as_written_once_its_guest_has_run() {
+    let mut cloud = Cloud::of(&[PC]);
+    let id = cloud.pending();
+    let disk = cloud.row(&id).disks[0].clone();
+    assert!(!cloud.state.volumes[&disk].written);
+    cloud.says(&id, GuestState::Running);
+    assert!(cloud.state.volumes[&disk].written);
+}

@@ -72,6 +72,7 @@ fn with_guest(generation: u64, state: GuestState) -> Facts {
         generation,
         state,
         detail: None,
+        boots: 1,
     };
     facts.guests.insert(id(), guest);
     facts
@@ -349,6 +350,7 @@ fn a_guest_that_starts_has_seen_the_reboots_asked_for_before() {
         generation: 2,
         state: GuestState::Running,
         detail: None,
+        boots: 1,
     };
     facts.guests.insert(id(), guest);
     assert_eq!(next(&wanted, &facts), "-");
@@ -517,4 +519,27 @@ fn the_history_says_how_a_guest_ended_that_is_started_again() {
     let facts = with_guest(2, GuestState::Exited(Exit::Killed));
     let said = plan_at(&wanted, &facts, 0).steps[0].describe();
     assert_eq!(said, "guest removed: its process was killed");
+}
+
+#[test]
+fn a_reboot_that_nobody_asked_for_is_the_guests_own() {
+    let mut wanted = wanted(Power::On);
+    wanted.instances[0].resets = 1;
+    let mut facts = with_guest(2, GuestState::Running);
+    let sees = |facts: &mut Facts, boots| {
+        let mut guest = facts.guests[&id()].clone();
+        guest.boots = boots;
+        memory::seen(&mut facts.memory, &id(), &guest)
+    };
+    assert!(!sees(&mut facts, 4), "what was before is no news");
+    let reset = Step::Reset {
+        instance: id(),
+        generation: 2,
+        resets: 1,
+    };
+    memory::done(&mut facts.memory, &reset, None, &wanted, BootTime(0));
+    assert!(!sees(&mut facts, 4), "it isn't counted yet");
+    assert!(!sees(&mut facts, 5), "that was ours");
+    assert!(sees(&mut facts, 6));
+    assert!(!sees(&mut facts, 6));
 }

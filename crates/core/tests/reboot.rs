@@ -32,6 +32,7 @@ fn facts(state: GuestState) -> Facts {
         generation: 1,
         state,
         detail: None,
+        boots: 1,
     };
     facts.guests.insert(InstanceId::from_entropy(1), guest);
     facts

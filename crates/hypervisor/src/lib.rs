@@ -91,8 +91,15 @@ pub trait Hypervisor: Send + Sync {
     /// The newest bytes of the serial console's log, also after the guest's end.
     async fn console_log(&self, guest: &str, max_bytes: usize) -> Result<Vec<u8>>;
 
-    /// Host memory that the guest needs beside its own, for capacity.
-    fn overhead_bytes(&self, spec: &GuestSpec) -> u64;
+    /// Host memory that a guest needs beside its own, for capacity: from this much memory of the
+    /// guest on, so much more. Rising, and the first step begins at 0.
+    fn overhead(&self) -> Vec<(u64, u64)>;
+
+    /// The versioned machine type that guests launched now get for life.
+    fn machine(&self) -> &'static str;
+
+    /// The named CPU model that guests launched now get for life.
+    fn cpu(&self) -> &'static str;
 
     /// How guests run here, and why.
     fn acceleration(&self) -> Acceleration;

@@ -370,8 +370,16 @@ impl Hypervisor for Simulated {
         Ok(guest.tail(max_bytes))
     }
 
-    fn overhead_bytes(&self, _spec: &GuestSpec) -> u64 {
-        self.world.behaviour.overhead_bytes
+    fn overhead(&self) -> Vec<(u64, u64)> {
+        vec![(0, self.world.behaviour.overhead_bytes)]
+    }
+
+    fn machine(&self) -> &'static str {
+        "simulated-1"
+    }
+
+    fn cpu(&self) -> &'static str {
+        "simulated"
     }
 
     fn acceleration(&self) -> Acceleration {

@@ -140,6 +140,36 @@ fn a_qcow2_base_is_measured_by_its_header_and_a_smaller_disk_refused() {
 }
 
 #[test]
+fn a_base_that_names_another_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = base(dir.path());
+    let (overlay, outside) = (dir.path().join("overlay"), dir.path().join("outside"));
+    let backing = ["-b", text(&secret.path), "-F", "raw"];
+    run(
+        "qemu-img",
+        &[&["create", "-f", "qcow2"], &backing[..], &[text(&overlay)]].concat(),
+    );
+    let data = format!(
+        "data_file={},data_file_raw=on",
+        text(&dir.path().join("data"))
+    );
+    run(
+        "qemu-img",
+        &["create", "-f", "qcow2", "-o", &data, text(&outside), "1M"],
+    );
+    for (path, word) in [(overlay, "base of its own"), (outside, "another file")] {
+        let base = Base {
+            path,
+            format: DiskFormat::Qcow2,
+        };
+        let disk = dir.path().join("disk");
+        let error = disk::ensure_overlay(&disk, &base, 4 * MIB).unwrap_err();
+        assert!(error.to_string().contains(word), "{error}");
+        assert!(!disk.exists());
+    }
+}
+
+#[test]
 fn a_crash_before_the_rename_leaves_no_disk_and_is_made_good() {
     let dir = tempfile::tempdir().unwrap();
     let base = base(dir.path());

@@ -40,6 +40,20 @@ pub struct HostCapacity {
     pub disk_bytes: u64,
 }
 
+/// Memory that a host's hypervisor needs beside a guest's own: from so many bytes of the guest's
+/// memory on, so many more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overhead(pub Vec<(u64, u64)>);
+
+impl Overhead {
+    /// For a guest of this size, in bytes.
+    pub fn of(&self, memory_bytes: u64) -> u64 {
+        let mut steps = self.0.iter().rev();
+        let step = steps.find(|(from_bytes, _)| *from_bytes <= memory_bytes);
+        step.map_or(0, |(_, bytes)| *bytes)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Host {
     pub id: HostId,
@@ -52,8 +66,8 @@ pub struct Host {
     pub machine: String,
     /// Named CPU model that a guest launched here gets for life.
     pub cpu: String,
-    /// Memory that the hypervisor itself needs beside the guest's, in bytes per guest.
-    pub overhead_bytes: u64,
+    #[serde(default)]
+    pub overhead: Overhead,
     /// SHA-256 of the certificate that this host must show, in hex.
     pub certificate: String,
     pub joined: Wall,

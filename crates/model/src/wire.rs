@@ -5,7 +5,8 @@
 
 use crate::{
     Acceleration, Boot, Cidr, CloudId, Exit, GroupId, HostCapacity, HostId, InstanceId,
-    InterfaceId, Mac, Peer, Protocol, StopHow, SubnetId, VolumeId, VolumeSource, VpcId, Wall,
+    InterfaceId, Mac, Overhead, Peer, Protocol, StopHow, SubnetId, VolumeId, VolumeSource, VpcId,
+    Wall,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -221,7 +222,7 @@ pub struct Report {
     pub acceleration: Acceleration,
     pub machine: String,
     pub cpu: String,
-    pub overhead_bytes: u64,
+    pub overhead: Overhead,
     pub guests: Vec<GuestReport>,
     /// Volumes whose files exist.
     pub volumes: Vec<VolumeId>,

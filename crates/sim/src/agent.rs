@@ -191,7 +191,7 @@ impl Agent {
             },
             machine: "pc-i440fx-9.2".into(),
             cpu: "qemu64-v1".into(),
-            overhead_bytes: host.overhead_bytes,
+            overhead: host.overhead.clone(),
             guests,
             volumes: host.volumes.keys().cloned().collect(),
             troubles: plan::troubles(wanted, &self.facts(host)),

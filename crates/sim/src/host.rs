@@ -63,7 +63,7 @@ pub struct Host {
     pub id: HostId,
     pub name: String,
     pub capacity: HostCapacity,
-    pub overhead_bytes: u64,
+    pub overhead: Overhead,
     pub booted_ms: u64,
     /// Counts boots; events of an earlier one are void.
     pub boot: u64,
@@ -97,6 +97,7 @@ impl Host {
                     generation: guest.generation,
                     state: guest.state.clone(),
                     detail: None,
+                    boots: 1,
                 };
                 (id.clone(), seen)
             })
@@ -210,7 +211,7 @@ impl Host {
             process: self.processes,
             state: GuestState::Running,
             vcpus: wanted.vcpus,
-            memory_bytes: wanted.memory_bytes + self.overhead_bytes,
+            memory_bytes: wanted.memory_bytes + self.overhead.of(wanted.memory_bytes),
             disks: wanted.disks.clone(),
             ports,
             resets: 0,

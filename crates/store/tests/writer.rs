@@ -262,7 +262,7 @@ fn host(number: u64) -> Host {
         },
         machine: String::new(),
         cpu: String::new(),
-        overhead_bytes: 0,
+        overhead: Default::default(),
         certificate: String::new(),
         joined: Wall(0),
         tags: Default::default(),

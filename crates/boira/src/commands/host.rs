@@ -108,10 +108,9 @@ fn show(format: Format, hosts: &[Value], wanted: &str) -> Result<()> {
     line(
         "memory",
         format!(
-            "{} of {} given out, {} of overhead per guest counted in",
+            "{} of {} given out, the hypervisor's own counted in",
             size(&host["memory_used_bytes"]),
             size(&host["memory_total_bytes"]),
-            size(&host["overhead_bytes"])
         ),
     );
     line(
@@ -122,6 +121,9 @@ fn show(format: Format, hosts: &[Value], wanted: &str) -> Result<()> {
             size(&host["disk_total_bytes"])
         ),
     );
+    for trouble in host["troubles"].as_array().into_iter().flatten() {
+        line("trouble", text(trouble));
+    }
     line("guests run by", text(&host["acceleration"]["verdict"]));
     line(
         "machine",

@@ -282,7 +282,7 @@ fn test_host(id: HostId, now: Wall) -> Host {
         },
         machine: "pc-i440fx-7.2".into(),
         cpu: "qemu64".into(),
-        overhead_bytes: 0,
+        overhead: Default::default(),
         certificate: String::new(),
         joined: now,
         tags: Tags::new(),

@@ -24,6 +24,10 @@ const SECTOR_BYTES: u64 = 512;
 /// Makes a copy-on-write disk over `base`, which must be no larger. One that is there is kept with
 /// its content, and grown if it is smaller; over another base it is an error.
 pub fn ensure_overlay(path: &Path, base: &Base, size_bytes: u64) -> Result<()> {
+    if base.format == DiskFormat::Qcow2 {
+        qcow2::stands_alone(&header(&base.path)?)
+            .map_err(|reason| Error::InvalidSpec(format!("{}: {reason}", base.path.display())))?;
+    }
     let least = virtual_size_bytes(&base.path, base.format)?;
     if size_bytes < least {
         let reason = format!("its disk of {size_bytes} bytes is smaller than its image of {least}");

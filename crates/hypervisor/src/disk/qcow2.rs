@@ -28,6 +28,10 @@ const L1_ENTRIES_MAX: u64 = CLUSTER_BYTES as u64 / 8;
 const L1_OFFSET: u64 = 3 * CLUSTER_BYTES as u64;
 const VERSION_3_HEADER_BYTES: u32 = 104;
 const EXTENSION_BACKING_FORMAT: u32 = 0xE279_2ACA;
+/// Bits of `incompatible`: all that may be set under an overlay are an image that wasn't closed, a
+/// compression type and extended entries.
+const KNOWN_FEATURES: u64 = 1 << 0 | 1 << 3 | 1 << 4;
+const EXTERNAL_DATA_FILE: u64 = 1 << 2;
 /// The longest name that the format allows.
 const BACKING_NAME_BYTES_MAX: usize = 1023;
 
@@ -39,6 +43,7 @@ pub struct Header {
     cluster_bits: u32,
     l1_offset: u64,
     snapshots: u32,
+    incompatible: u64,
 }
 
 /// The bytes of an empty overlay.
@@ -107,7 +112,26 @@ pub fn parse(start: &[u8]) -> Result<Header, String> {
         cluster_bits: u32_at(20)?,
         l1_offset: u64_at(40)?,
         snapshots: u32_at(60)?,
+        incompatible: match u32_at(4)? {
+            2 => 0,
+            _ => u64_at(72)?,
+        },
     })
+}
+
+/// Why an image can't be under an overlay: it names another file, or has features that nobody has
+/// judged. What an image is made of must be in its one file.
+pub fn stands_alone(header: &Header) -> Result<(), String> {
+    if header.backing.is_some() {
+        return Err("it names a base of its own".to_owned());
+    }
+    if header.incompatible & EXTERNAL_DATA_FILE != 0 {
+        return Err("its data is in another file".to_owned());
+    }
+    match header.incompatible & !KNOWN_FEATURES {
+        0 => Ok(()),
+        unknown => Err(format!("it has unknown features: {unknown:#x}")),
+    }
 }
 
 /// The bytes that make an overlay of ours larger, and where they go: its size and the length of its

@@ -83,6 +83,13 @@ pub const PROGRAMS: [(&str, &str); 2] = [
 const KERNELS: &str = ".kernels";
 /// What QEMU and the recorder need beside the guest's memory and the translation cache.
 const PROCESS_BYTES: u64 = 48 << 20;
+/// How much translated code is kept before QEMU drops all of it and begins again, in MiB, from so many
+/// MiB of memory on. A kernel's boot fills 40 MiB; halving that costs nothing measurable, and small
+/// guests are for small hosts.
+const TRANSLATION_CACHES: [(u64, u32); 3] = [(0, 32), (512, 64), (2048, 128)];
+/// What guests launched now get for life; `docs/tcg.md` says why.
+const MACHINE: &str = "pc-i440fx-7.2";
+const CPU: &str = "qemu64";
 
 impl Qemu {
     /// Opens the driver. Guests that are there are adopted by the first `observe`.
@@ -342,13 +349,26 @@ impl Hypervisor for Qemu {
             .context(format!("reading the console log of {guest}"))
     }
 
-    fn overhead_bytes(&self, spec: &GuestSpec) -> u64 {
+    fn overhead(&self) -> Vec<(u64, u64)> {
         match self.settings.acceleration.accelerator {
-            Accelerator::Kvm => PROCESS_BYTES,
-            Accelerator::Tcg => {
-                PROCESS_BYTES + (u64::from(translation_cache_mib(spec.memory_bytes)) << 20)
-            }
+            Accelerator::Kvm => vec![(0, PROCESS_BYTES)],
+            Accelerator::Tcg => TRANSLATION_CACHES
+                .map(|(memory_mib, cache_mib)| {
+                    (
+                        memory_mib << 20,
+                        PROCESS_BYTES + (u64::from(cache_mib) << 20),
+                    )
+                })
+                .to_vec(),
         }
+    }
+
+    fn machine(&self) -> &'static str {
+        MACHINE
+    }
+
+    fn cpu(&self) -> &'static str {
+        CPU
     }
 
     fn acceleration(&self) -> Acceleration {
@@ -356,14 +376,10 @@ impl Hypervisor for Qemu {
     }
 }
 
-/// How much translated code is kept before QEMU drops all of it and begins again. A kernel's boot
-/// fills 40 MiB; halving that costs nothing measurable, and small guests are for small hosts.
 fn translation_cache_mib(memory_bytes: u64) -> u32 {
-    match memory_bytes >> 20 {
-        ..512 => 32,
-        512..2048 => 64,
-        2048.. => 128,
-    }
+    let mut steps = TRANSLATION_CACHES.iter().rev();
+    let step = steps.find(|(memory_mib, _)| memory_bytes >> 20 >= *memory_mib);
+    step.map_or(TRANSLATION_CACHES[0].1, |(_, cache_mib)| *cache_mib)
 }
 
 /// A guest's directory that this driver didn't make.

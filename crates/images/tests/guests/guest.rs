@@ -138,7 +138,7 @@ impl<'a> Guest<'a> {
             "-device",
             "virtio-rng-pci",
             "-device",
-            "pvpanic-pci",
+            "pvpanic",
             "-action",
             "panic=exit-failure",
         ]);
