@@ -205,6 +205,7 @@ mod tests {
                 instance: InstanceId::from_entropy(1),
                 mac: boira_model::Mac::from_entropy(1),
                 ip: [172, 31, 0, 4].into(),
+                public_ip: None,
                 subnet: boira_model::SubnetId::from_entropy(1),
                 groups: Vec::new(),
                 source_dest_check: true,

@@ -117,7 +117,7 @@ fn port(port: &WantedPort) -> Result<network::PortSpec> {
         device_index: 0,
         mac: network::Mac(port.mac.0),
         ip: port.ip,
-        public_ip: None,
+        public_ip: port.public_ip,
         subnet: port.subnet.to_string(),
         hostname: about.hostname.clone(),
         groups: port.groups.iter().map(ToString::to_string).collect(),

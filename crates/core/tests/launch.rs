@@ -407,3 +407,28 @@ fn credits_are_the_types_where_none_are_asked_for() {
         Err(Refusal::NotBurstable("m1.small".into()))
     );
 }
+
+struct Unsigned;
+
+impl boira_core::wanted::Notary for Unsigned {
+    fn sign(&self, _: &str) -> Option<(String, String)> {
+        None
+    }
+}
+
+#[test]
+fn an_instance_is_told_its_private_address_as_a_public_one_where_the_setting_says_so() {
+    let mut cloud = Cloud::of(&[SMALL_PC]);
+    let id = cloud.pending();
+    let host = cloud.host_of(&id);
+    let told = |cloud: &Cloud| {
+        let wanted = boira_core::wanted::wanted(&cloud.state, &host, &Unsigned);
+        wanted.network[0].ports[0].public_ip
+    };
+    assert_eq!(told(&cloud), None);
+    cloud.state.settings = std::sync::Arc::new(boira_core::Settings {
+        private_address_as_public: true,
+        ..boira_core::Settings::default()
+    });
+    assert_eq!(told(&cloud), Some(cloud.port(&id).ip));
+}

@@ -141,6 +141,9 @@ pub struct WantedPort {
     pub instance: InstanceId,
     pub mac: Mac,
     pub ip: Ipv4Addr,
+    /// What the instance is told to be its public address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_ip: Option<Ipv4Addr>,
     pub subnet: SubnetId,
     pub groups: Vec<GroupId>,
     pub source_dest_check: bool,
