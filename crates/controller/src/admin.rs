@@ -81,6 +81,13 @@ impl From<boira_store::Unavailable> for Problem {
     }
 }
 
+/// The administrator's own files: unreadable, broken or on a full disk.
+impl From<anyhow::Error> for Problem {
+    fn from(error: anyhow::Error) -> Self {
+        Self(StatusCode::CONFLICT, format!("{error:#}"))
+    }
+}
+
 pub fn bad(why: impl Into<String>) -> Problem {
     Problem(StatusCode::BAD_REQUEST, why.into())
 }
@@ -195,6 +202,7 @@ async fn status(
         "account": caller.account,
         "hosts": state.hosts.len(),
         "silent_hosts": state.silent.len(),
+        "problems": *controller.problems.lock().await,
         "running": count(StateName::Running),
         "pending": count(StateName::Pending),
         "stopped": count(StateName::Stopped),
@@ -350,16 +358,7 @@ async fn relay(
     kind: StreamKind,
     request: Request,
 ) -> Result<Response, Problem> {
-    let host = row
-        .placement
-        .as_ref()
-        .map(|placement| placement.host.clone())
-        .ok_or_else(|| {
-            Problem(
-                StatusCode::CONFLICT,
-                format!("{} is {}", row.id, row.state().as_str()),
-            )
-        })?;
+    let host = host_of_running(row)?;
     let mut far = controller
         .links
         .open(&host, kind)
@@ -374,6 +373,22 @@ async fn relay(
         let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
     });
     Ok(upgrade_answer())
+}
+
+/// The host of an instance that may have a console and open ports: one that is stopped has a placement
+/// too.
+fn host_of_running(row: &Instance) -> Result<HostId, Problem> {
+    match (row.state(), &row.placement) {
+        (StateName::Stopped | StateName::Terminated, _) | (_, None) => Err(Problem(
+            StatusCode::CONFLICT,
+            format!(
+                "{} is {}; it has to run for that",
+                row.id,
+                row.state().as_str()
+            ),
+        )),
+        (_, Some(placement)) => Ok(placement.host.clone()),
+    }
 }
 
 /// A new access key of AWS's form: `AKIA` and 16 characters, 40 for the secret.
@@ -640,28 +655,11 @@ async fn remove_type(State(controller): State<Arc<Controller>>, Path(name): Path
     .await
 }
 
-/// Changes the file and the working state together.
 async fn change_types(
     controller: &Controller,
     change: impl FnOnce(&mut boira_core::InstanceTypes) -> Result<(), Problem>,
 ) -> Reply {
-    let mut types = controller
-        .files
-        .types()
-        .map_err(|error| bad(format!("{error:#}")))?;
-    change(&mut types)?;
-    controller
-        .files
-        .write_types(&types)
-        .map_err(|error| Problem(StatusCode::INSUFFICIENT_STORAGE, format!("{error:#}")))?;
-    let count = types.len();
-    controller
-        .cluster
-        .decide(move |draft| {
-            draft.state.types = Arc::new(types);
-            Ok::<_, boira_core::Refusal>(())
-        })
-        .await??;
+    let count = controller.change_types(change).await?;
     Ok(Json(json!({ "types": count })))
 }
 

@@ -151,8 +151,14 @@ async fn blob(
     Extension(peer): Extension<PeerCertificate>,
     Path(sha256): Path<String>,
 ) -> Result<Response, Refused> {
-    host_of(&controller, &peer)?;
+    let host = host_of(&controller, &peer)?;
     let missing = || Refused(StatusCode::NOT_FOUND, "there is no such blob".into());
+    // Somebody else's image is no business of a host that has none of its instances.
+    let snapshot = controller.cluster.snapshot();
+    let wanted = wanted::wanted(&snapshot.state, &host, &controller.notary);
+    if !wanted.images.iter().any(|wanted| wanted.sha256 == sha256) {
+        return Err(missing());
+    }
     let path = controller.blob(&sha256).ok_or_else(missing)?;
     let file = tokio::fs::File::open(path).await.map_err(|_| missing())?;
     let length = file.metadata().await.map_err(|_| missing())?.len();

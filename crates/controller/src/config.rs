@@ -3,13 +3,16 @@
 //! ```text
 //!  settings.toml         Settings; missing members have their defaults
 //!  instance-types.toml   [[type]] rows; written with the default table on the first start
+//!  *.toml.good           the last copies that could be read
 //! ```
+//! A file that is broken counts as its last good copy until it is mended, at a start as in between.
 
 use anyhow::{Context, Result};
 use boira_core::{InstanceTypes, Settings, settings};
 use boira_model::InstanceType;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 #[derive(Serialize, Deserialize)]
@@ -41,28 +44,17 @@ impl Files {
         Ok(())
     }
 
-    pub fn settings(&self) -> Result<Settings> {
-        let text = match std::fs::read_to_string(&self.settings) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Settings::default());
-            }
-            Err(error) => return Err(error).context(format!("read {}", self.settings.display())),
-        };
-        toml::from_str(&text).with_context(|| format!("{} is not valid", self.settings.display()))
+    /// Settings and types that count now, and what is wrong with the files.
+    pub fn read(&self) -> Result<(Settings, InstanceTypes, Vec<String>)> {
+        let mut problems = Vec::new();
+        let settings = or_last_good(&self.settings, parse_settings, &mut problems)?;
+        let types = or_last_good(&self.types, parse_types, &mut problems)?;
+        Ok((settings, types, problems))
     }
 
+    /// The types to change; an error where the file is broken.
     pub fn types(&self) -> Result<InstanceTypes> {
-        let text = std::fs::read_to_string(&self.types)
-            .with_context(|| format!("read {}", self.types.display()))?;
-        let table: Table = toml::from_str(&text)
-            .with_context(|| format!("{} is not valid", self.types.display()))?;
-        let mut types = InstanceTypes::new();
-        for row in table.types {
-            check_type(&row).with_context(|| format!("in {}", self.types.display()))?;
-            types.insert(row.name.clone(), row);
-        }
-        Ok(types)
+        Ok(read(&self.types, parse_types)?.1)
     }
 
     pub fn write_types(&self, types: &InstanceTypes) -> Result<()> {
@@ -84,6 +76,90 @@ impl Files {
                 .ok()
         })
     }
+}
+
+fn good_copy(path: &Path) -> PathBuf {
+    path.with_extension("toml.good")
+}
+
+/// The file's text and what it says.
+fn read<T>(path: &Path, parse: fn(&str) -> Result<T>) -> Result<(String, T)> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        text => text.with_context(|| format!("read {}", path.display()))?,
+    };
+    let value = parse(&text).with_context(|| format!("{} is not valid", path.display()))?;
+    Ok((text, value))
+}
+
+fn or_last_good<T>(
+    path: &Path,
+    parse: fn(&str) -> Result<T>,
+    problems: &mut Vec<String>,
+) -> Result<T> {
+    let copy = good_copy(path);
+    match read(path, parse) {
+        Ok((text, value)) => {
+            if std::fs::read_to_string(&copy).ok().as_ref() != Some(&text) {
+                write_atomically(&copy, text.as_bytes(), 0o644)?;
+            }
+            Ok(value)
+        }
+        // Where there is no copy the file is the only word on what the administrator wants.
+        Err(error) if !copy.exists() => Err(error),
+        Err(error) => {
+            let (_, value) = read(&copy, parse)?;
+            problems.push(format!(
+                "{error:#}; until it is mended, its last good copy counts"
+            ));
+            Ok(value)
+        }
+    }
+}
+
+fn parse_settings(text: &str) -> Result<Settings> {
+    let settings: Settings = toml::from_str(text)?;
+    check_settings(&settings)?;
+    Ok(settings)
+}
+
+fn parse_types(text: &str) -> Result<InstanceTypes> {
+    let table: Table = toml::from_str(text)?;
+    let mut types = InstanceTypes::new();
+    for row in table.types {
+        check_type(&row)?;
+        types.insert(row.name.clone(), row);
+    }
+    Ok(types)
+}
+
+fn check_settings(settings: &Settings) -> Result<()> {
+    const YEAR_S: u64 = 366 * 24 * 3600;
+    let region_is_fine = (1..=64).contains(&settings.region.len())
+        && settings
+            .region
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    anyhow::ensure!(
+        region_is_fine,
+        "region: {:?} is no name of a region: small letters, digits and dashes",
+        settings.region
+    );
+    for (name, value) in [
+        ("cpu_overcommit", settings.cpu_overcommit),
+        ("memory_overcommit", settings.memory_overcommit),
+    ] {
+        anyhow::ensure!((0.01..=1000.0).contains(&value), "{name}: 0.01 to 1000");
+    }
+    anyhow::ensure!(
+        settings.terminated_visible_s <= YEAR_S,
+        "terminated_visible_s: a year at most"
+    );
+    anyhow::ensure!(
+        (1..=YEAR_S).contains(&settings.host_silence_s),
+        "host_silence_s: from a second to a year"
+    );
+    Ok(())
 }
 
 pub fn check_type(row: &InstanceType) -> Result<()> {
@@ -120,7 +196,9 @@ pub fn check_type(row: &InstanceType) -> Result<()> {
 pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let temporary = path.with_extension(format!("new-{}", std::process::id()));
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    let number = WRITES.fetch_add(1, Ordering::Relaxed);
+    let temporary = path.with_extension(format!("new-{}-{number}", std::process::id()));
     let write = || -> std::io::Result<()> {
         let _ = std::fs::remove_file(&temporary);
         let mut file = std::fs::OpenOptions::new()
@@ -134,4 +212,66 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
         std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
     };
     write().with_context(|| format!("write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(path: &Path, text: &str) {
+        std::fs::write(path, text).expect("there is room");
+    }
+
+    #[test]
+    fn a_broken_file_counts_as_its_last_good_copy_until_it_is_mended() {
+        let home = tempfile::tempdir().expect("a directory");
+        let files = Files::of(home.path());
+        files.create_missing().expect("there is room");
+        put(&files.settings, "host_silence_s = 7");
+        let (settings, types, problems) = files.read().expect("they are fine");
+        assert_eq!((settings.host_silence_s, problems.len()), (7, 0));
+
+        put(&files.settings, "host_silence_s = ");
+        put(&files.types, "[[type]]");
+        // As another process, after a crash.
+        let files = Files::of(home.path());
+        let (settings, same, problems) = files.read().expect("there are copies");
+        assert_eq!((settings.host_silence_s, &same), (7, &types));
+        assert_eq!(problems.len(), 2);
+        assert!(problems[0].contains("settings.toml"), "{problems:?}");
+        assert!(files.types().is_err(), "a broken table is not overwritten");
+
+        put(&files.settings, "host_silence_s = 8");
+        let (settings, _, problems) = files.read().expect("there are copies");
+        assert_eq!((settings.host_silence_s, problems.len()), (8, 1));
+        std::fs::remove_file(&files.settings).expect("it is there");
+        let (settings, _, _) = files.read().expect("there are copies");
+        assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn a_file_that_was_never_right_is_an_error() {
+        let home = tempfile::tempdir().expect("a directory");
+        let files = Files::of(home.path());
+        files.create_missing().expect("there is room");
+        put(&files.settings, "region = 7");
+        assert!(files.read().is_err());
+    }
+
+    #[test]
+    fn settings_that_nothing_could_work_with_are_refused() {
+        assert!(parse_settings("").is_ok());
+        for text in [
+            "region = ''",
+            "region = 'a/b'",
+            "cpu_overcommit = nan",
+            "memory_overcommit = -1.0",
+            "terminated_visible_s = 9223372036854775807",
+            "host_silence_s = 0",
+            "host_silence_s = 9223372036854775807",
+            "unknown = 1",
+        ] {
+            assert!(parse_settings(text).is_err(), "{text}");
+        }
+    }
 }

@@ -9,9 +9,9 @@ use crate::pki::Pki;
 use crate::{admin, agents, http, pki};
 use anyhow::{Context, Result, ensure};
 use boira_chunks::Blobs;
-use boira_core::{account, reconcile, wanted, zone};
+use boira_core::{InstanceTypes, Settings, State, account, reconcile, wanted, zone};
 use boira_model::{CloudId, Host, HostId, InstanceId};
-use boira_store::{Cluster, History, Sqlite};
+use boira_store::{Cluster, History, Sqlite, Unavailable};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -44,6 +44,8 @@ pub struct Controller {
     pub notary: Signer,
     pub blobs: Arc<Blobs>,
     pub files: Files,
+    /// What is wrong with the files as they were last read; held while they are read or written.
+    pub problems: tokio::sync::Mutex<Vec<String>>,
     pub pki: Pki,
     ready: OnceLock<Ready>,
 }
@@ -75,6 +77,7 @@ pub async fn open(options: Options) -> Result<Opened> {
         ..options
     };
     let controller = Arc::new(open_home(options)?);
+    controller.read_files().await?;
     bootstrap(&controller).await?;
     Ok(Opened {
         controller,
@@ -135,7 +138,6 @@ fn open_home(options: Options) -> Result<Controller> {
     let home = &options.home;
     let files = Files::of(home);
     files.create_missing()?;
-    let (settings, types) = (files.settings()?, files.types()?);
     let pki = Pki::open(home)?;
     let store_path = home.join("boira.db");
     let fresh = CloudId::from_entropy(rand::random());
@@ -144,10 +146,8 @@ fn open_home(options: Options) -> Result<Controller> {
     let links = Links::default();
     let cluster = Cluster::start(
         Box::new(store),
-        |state| {
-            state.settings = Arc::new(settings);
-            state.types = Arc::new(types);
-        },
+        // Settings and types follow before anything is served.
+        |_| {},
         Box::new(links.clone()),
     )
     .context("load the store")?;
@@ -176,6 +176,7 @@ fn open_home(options: Options) -> Result<Controller> {
         links,
         notary,
         files,
+        problems: tokio::sync::Mutex::default(),
         pki,
         options,
         ready: OnceLock::new(),
@@ -265,7 +266,10 @@ async fn clockwork(controller: Arc<Controller>) {
         let now = controller.files.stamp();
         if now != stamp {
             stamp = now;
-            reload(&controller).await;
+            match controller.read_files().await {
+                Ok(()) => tracing::info!("settings and instance types were read again"),
+                Err(error) => tracing::error!("changed files are ignored: {error:#}"),
+            }
         }
         if due(&controller) {
             let _ = controller
@@ -310,26 +314,69 @@ async fn note_silence(controller: &Controller) {
     }
 }
 
-async fn reload(controller: &Controller) {
-    let (settings, types) = match (controller.files.settings(), controller.files.types()) {
-        (Ok(settings), Ok(types)) => (Arc::new(settings), Arc::new(types)),
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::error!("a changed file is ignored until it is mended: {error:#}");
-            return;
-        }
-    };
-    tracing::info!("settings and instance types were read again");
-    let _ = controller
-        .cluster
-        .decide(move |draft| {
-            draft.state.settings = settings;
-            draft.state.types = types;
-            Ok::<_, Infallible>(())
-        })
-        .await;
+/// The region whose zones a cloud has: their names are its name and a letter. Clients sign for it and
+/// hosts are in its zones, so it stays.
+fn region_of(state: &State) -> Option<String> {
+    let mut zone = state.zones.keys().next()?.clone();
+    zone.pop();
+    Some(zone)
 }
 
 impl Controller {
+    /// Puts the administrator's files in force, at the start and whenever they change.
+    async fn read_files(&self) -> Result<()> {
+        // Held until it is in force: a change of types through the API would be undone.
+        let mut problems = self.problems.lock().await;
+        let (mut settings, types, mut found) = self.files.read()?;
+        let region = region_of(&self.cluster.snapshot().state);
+        if let Some(region) = region.filter(|region| *region != settings.region) {
+            found.push(format!(
+                "region: this cloud has zones of {region}, so it can't become {}; make a cloud with another home",
+                settings.region
+            ));
+            settings.region = region;
+        }
+        for problem in &found {
+            tracing::error!("{problem}");
+        }
+        *problems = found;
+        self.put_in_force(Some(settings), types).await?;
+        Ok(())
+    }
+
+    async fn put_in_force(
+        &self,
+        settings: Option<Settings>,
+        types: InstanceTypes,
+    ) -> Result<(), Unavailable> {
+        self.cluster
+            .decide(move |draft| {
+                if let Some(settings) = settings {
+                    draft.state.settings = Arc::new(settings);
+                }
+                draft.state.types = Arc::new(types);
+                Ok::<_, Infallible>(())
+            })
+            .await?
+            .unwrap_or_else(|never| match never {});
+        Ok(())
+    }
+
+    /// Changes the table of instance types, in its file and in force together.
+    pub async fn change_types<E: From<anyhow::Error> + From<Unavailable>>(
+        &self,
+        change: impl FnOnce(&mut InstanceTypes) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        // One after the other, or one of two changes would be lost.
+        let _one = self.problems.lock().await;
+        let mut types = self.files.types()?;
+        change(&mut types)?;
+        self.files.write_types(&types)?;
+        let count = types.len();
+        self.put_in_force(None, types).await?;
+        Ok(count)
+    }
+
     /// A host that was silent is back.
     pub async fn heard_of(&self, host: &HostId) {
         if !self.cluster.snapshot().state.silent.contains(host) {
@@ -418,5 +465,89 @@ impl Controller {
             .placement
             .as_ref()
             .map(|p| p.host.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A new cloud in a folder of its own, with no one to serve.
+    async fn start(home: &std::path::Path) -> Result<Arc<Controller>> {
+        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let options = Options {
+            home: home.to_owned(),
+            listen: anywhere,
+            agents: anywhere,
+        };
+        Ok(open(options).await?.controller)
+    }
+
+    #[tokio::test]
+    async fn a_cloud_with_zones_stays_in_its_region_and_says_so() {
+        let home = tempfile::tempdir().expect("a directory");
+        let write = |text: &str| {
+            std::fs::write(home.path().join("settings.toml"), text).expect("there is room");
+        };
+        write("region = 'my-cloud'");
+        let controller = start(home.path()).await.expect("it starts");
+        let region = |controller: &Controller| {
+            let snapshot = controller.cluster.snapshot();
+            snapshot.state.settings.region.clone()
+        };
+        assert_eq!(region(&controller), "my-cloud");
+        write("region = 'us-east-2'\nhost_silence_s = 7");
+        controller.read_files().await.expect("it reads");
+        assert_eq!(region(&controller), "my-cloud");
+        assert_eq!(
+            controller.cluster.snapshot().state.settings.host_silence_s,
+            7
+        );
+        assert!(controller.problems.lock().await[0].contains("my-cloud"));
+        drop(controller);
+        let controller = start(home.path()).await.expect("it starts again");
+        assert_eq!(region(&controller), "my-cloud");
+        assert_eq!(controller.problems.lock().await.len(), 1);
+        write("region = 'my-cloud'");
+        controller.read_files().await.expect("it reads");
+        assert_eq!(*controller.problems.lock().await, Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn changes_of_types_at_the_same_time_are_all_kept() {
+        let home = tempfile::tempdir().expect("a directory");
+        let controller = start(home.path()).await.expect("it starts");
+        let before = controller.files.types().expect("a table").len();
+        let changes = (0..16).map(|number| {
+            let controller = controller.clone();
+            tokio::spawn(async move {
+                controller
+                    .change_types(|types| {
+                        let mut row = types["m1.small"].clone();
+                        row.name = format!("test.{number}");
+                        types.insert(row.name.clone(), row);
+                        Ok::<_, anyhow::Error>(())
+                    })
+                    .await
+            })
+        });
+        for change in changes.collect::<Vec<_>>() {
+            change.await.expect("no panic").expect("it is kept");
+        }
+        let kept = controller.files.types().expect("a table");
+        assert_eq!(kept.len(), before + 16);
+        assert_eq!(*controller.cluster.snapshot().state.types, kept);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_none_is_refused() {
+        let home = tempfile::tempdir().expect("a directory");
+        let options = Options {
+            home: home.path().to_owned(),
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            agents: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        };
+        let refused = open(options).await.err().expect("an error");
+        assert!(refused.to_string().contains("0.0.0.0"), "{refused}");
     }
 }

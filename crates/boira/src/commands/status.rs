@@ -40,5 +40,11 @@ pub async fn status(home: &Home, format: Format) -> Result<()> {
         text("pending"),
         text("stopped")
     ));
+    for problem in status["problems"].as_array().into_iter().flatten() {
+        line_out(&format!(
+            "problem    {}",
+            problem.as_str().unwrap_or_default()
+        ));
+    }
     Ok(())
 }
