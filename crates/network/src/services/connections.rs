@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 
 use super::{Shared, forward, http, relay};
@@ -25,6 +25,27 @@ impl Service {
             Service::Dns => 16,
             Service::Api => 64,
         }
+    }
+}
+
+/// Places for all ports of a VPC together: each is also a connection of the cloud's API, which must
+/// be left to others.
+pub struct ApiPlaces(Semaphore);
+
+/// An account that uses the API from its guests has some connections a guest, most of them for
+/// moments.
+const API_CONNECTIONS_MAX: usize = 256;
+
+impl Default for ApiPlaces {
+    fn default() -> Self {
+        ApiPlaces(Semaphore::new(API_CONNECTIONS_MAX))
+    }
+}
+
+impl ApiPlaces {
+    /// A place, if there is one left.
+    fn take(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.try_acquire().ok()
     }
 }
 
@@ -59,9 +80,25 @@ async fn handle(stream: TcpStream, service: Service, eni: &str, shared: &Shared)
         Service::Metadata => http::serve(stream, eni, shared).await,
         Service::Dns => forward::serve_stream(stream, shared).await,
         Service::Api => {
-            if let Some(api) = shared.state().spec.api {
+            // Who finds no place is hung up on: waiting would hold one of the port's.
+            if let (Some(api), Some(_place)) = (shared.state().spec.api, shared.api_places.take()) {
                 relay::run(stream, api).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ports_of_a_vpc_share_the_places_at_the_api() {
+        let places = ApiPlaces::default();
+        let mut taken: Vec<_> = (0..API_CONNECTIONS_MAX).map(|_| places.take()).collect();
+        assert!(taken.iter().all(Option::is_some));
+        assert!(places.take().is_none());
+        taken.pop();
+        assert!(places.take().is_some());
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,9 +23,6 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 /// After this a connection ends, with the answer that it is at.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(5);
-
-/// What the kernel sends with where nothing else was asked for.
-const HOPS: u8 = 64;
 
 /// Serves one connection of the port `eni`.
 pub async fn serve(stream: TcpStream, eni: &str, shared: &Shared) {
@@ -60,9 +58,7 @@ fn respond(
 ) -> Response<Full<Bytes>> {
     let state = shared.state();
     let Some(port) = state.spec.port(eni) else {
-        let mut response = Response::new(Full::default());
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        return response;
+        return unavailable();
     };
     let answer = metadata::answer(
         &state.spec,
@@ -76,8 +72,98 @@ fn respond(
             nonce: rand::random(),
         },
     );
-    if let Err(error) = set_hop_limit(socket, answer.hop_limit.unwrap_or(HOPS)) {
-        tracing::debug!(%error, eni, "the hop limit can't be set");
+    let mut response = answer.response;
+    if let Some(hops) = answer.hop_limit {
+        // What the kernel sends again goes out with the limit of that moment, so nothing may follow
+        // on this connection that would want more.
+        if let Err(error) = set_hop_limit(socket, hops) {
+            tracing::debug!(%error, eni, "the hop limit can't be set");
+            return unavailable();
+        }
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
     }
-    answer.response.map(Full::new)
+    response.map(Full::new)
+}
+
+fn unavailable() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd as _;
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::fixture::spec;
+    use crate::metadata::Tokens;
+    use crate::services::State;
+
+    fn hops_of(socket: &OwnedFd) -> i32 {
+        let mut hops: libc::c_int = 0;
+        let mut size = size_of_val(&hops) as libc::socklen_t;
+        // SAFETY: the pointers are those of `hops` and of `size`, which says how large it is.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::IPPROTO_IP,
+                libc::IP_TTL,
+                (&raw mut hops).cast(),
+                &raw mut size,
+            )
+        };
+        assert_eq!(result, 0);
+        hops
+    }
+
+    /// What a client hears that says all of `said` at once, and the hop limit in the end.
+    async fn exchange(said: &str) -> (String, i32) {
+        let spec = spec();
+        let eni = spec.ports[0].eni.clone();
+        let (_state, watching) = watch::channel(Arc::new(State::new(spec, &Default::default())));
+        let shared = Shared {
+            state: watching,
+            tokens: Arc::new(Tokens::new([1; 32])),
+            forwarder: Arc::default(),
+            api_places: Arc::default(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let mut client = TcpStream::connect(address).await.expect("it listens");
+        let (stream, _) = listener.accept().await.expect("it connects");
+        let socket = stream.as_fd().try_clone_to_owned().expect("a handle");
+        client.write_all(said.as_bytes()).await.expect("it reads");
+        client.shutdown().await.expect("it is open");
+        serve(stream, &eni, &shared).await;
+        let hops = hops_of(&socket);
+        drop(socket);
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).await.expect("text");
+        (heard, hops)
+    }
+
+    const PUT: &str = "PUT /latest/api/token HTTP/1.1\r\nhost: x\r\n\
+                       x-aws-ec2-metadata-token-ttl-seconds: 60\r\n\r\n";
+    const GET: &str = "GET /latest/meta-data/ HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    #[tokio::test]
+    async fn after_a_token_nothing_raises_the_hop_limit_of_its_connection() {
+        let wanted = i32::from(spec().ports[0].metadata.hop_limit);
+        for said in [format!("{PUT}{GET}"), format!("{GET}{PUT}{GET}")] {
+            let (heard, hops) = exchange(&said).await;
+            assert_eq!(hops, wanted);
+            let (_, after) = heard.split_once("connection: close").expect("it closes");
+            assert!(!after.contains("HTTP/1.1"), "nothing follows: {heard}");
+        }
+        let (heard, hops) = exchange(&format!("{GET}{GET}")).await;
+        assert_eq!(heard.matches("HTTP/1.1").count(), 2);
+        assert!(hops > wanted);
+    }
 }

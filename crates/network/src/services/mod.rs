@@ -90,6 +90,7 @@ pub(crate) struct Shared {
     state: watch::Receiver<Arc<State>>,
     tokens: Arc<Tokens>,
     forwarder: Arc<forward::Forwarder>,
+    api_places: Arc<connections::ApiPlaces>,
 }
 
 impl Shared {
@@ -186,6 +187,7 @@ impl Server {
             state: watching,
             tokens: Arc::new(Tokens::new(rand::random())),
             forwarder: Arc::default(),
+            api_places: Arc::default(),
         };
         let dhcp = Datagrams::new(opener.udp(67).await?)?;
         let dns = Datagrams::new(opener.udp(53).await?)?;
