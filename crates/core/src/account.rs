@@ -96,6 +96,19 @@ pub fn remove(draft: &mut Draft, name: &str) -> Result<AccountId, Refusal> {
             &id,
         ))
         .chain(keys(
+            state.interfaces.values(),
+            Kind::Interface,
+            |r| (&r.owner, r.id.as_str()),
+            &id,
+        ))
+        .chain(
+            state
+                .tokens
+                .iter()
+                .filter(|(_, row)| row.owner == id)
+                .map(|(key, _)| (Kind::ClientToken, key.clone())),
+        )
+        .chain(keys(
             state.subnets.values(),
             Kind::Subnet,
             |r| (&r.owner, r.id.as_str()),

@@ -249,3 +249,35 @@ fn a_terminated_instance_can_be_terminated_again_and_stays_so() {
     let moved = cloud.terminate(&id).expect("it is still visible");
     assert_eq!(moved, [(id, StateName::Terminated, StateName::Terminated)]);
 }
+
+#[test]
+fn an_account_that_goes_leaves_nothing_behind() {
+    let mut cloud = Cloud::of(&[PC]);
+    let ask = Launch {
+        client_token: Some(("token".into(), "parameters".into())),
+        ..cloud.ask()
+    };
+    let id = cloud.launch(&ask).expect("there is room").remove(0);
+    let port = cloud.row(&id).interfaces[0].clone();
+    let port = Interface::clone(&cloud.state.interfaces[&port]);
+    cloud.terminate(&id).expect("it runs");
+    cloud.says(&id, GuestState::Absent);
+    let detached = Interface {
+        attachment: None,
+        ..port
+    };
+    let disks: Vec<_> = cloud.state.volumes.keys().cloned().collect();
+    cloud.change(|draft| {
+        for disk in &disks {
+            draft.delete(boira_core::Kind::Volume, disk.as_str());
+        }
+        draft.put(detached);
+    });
+    cloud
+        .decide(|draft| boira_core::account::remove(draft, "alice"))
+        .expect("nothing of it runs");
+    let alice = serde_json::to_string(&cloud.alice).expect("text");
+    let rows = cloud.state.rows();
+    let left: Vec<_> = rows.iter().map(|row| row.to_json()).collect();
+    assert!(left.iter().all(|row| !row.contains(&alice)), "{left:#?}");
+}
