@@ -22,6 +22,8 @@ enum Task {
     Ci,
     /// Write the documentation that is generated from the code
     Docs,
+    /// Fuzz what reads bytes of strangers, with the arguments of `boira-fuzz`
+    Fuzz(tasks::Fuzz),
     /// Try ./run and ./test in an empty Debian
     Fresh(fresh::Arguments),
     /// Write the tables of AWS's services and the typed accessors from botocore's models
@@ -35,6 +37,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench(arguments) => tasks::bench(&arguments),
         Task::Ci => tasks::ci(),
         Task::Docs => tasks::docs(),
+        Task::Fuzz(arguments) => tasks::fuzz(&arguments),
         Task::Fresh(arguments) => fresh::run(&arguments),
         Task::Shapes(arguments) => shapes::run(&arguments),
         Task::Soak(arguments) => tasks::soak(&arguments),

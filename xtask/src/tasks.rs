@@ -33,6 +33,13 @@ pub struct Soak {
     no_debian: bool,
 }
 
+#[derive(clap::Args)]
+pub struct Fuzz {
+    /// `--seconds N` for each target, `--input FILE` to repeat one, or a target's name
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
 /// The workspace's folder.
 pub fn workspace() -> Result<PathBuf> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -109,6 +116,19 @@ pub fn soak(arguments: &Soak) -> Result<()> {
         command.arg("--no-debian");
     }
     run(&mut command)
+}
+
+pub fn fuzz(arguments: &Fuzz) -> Result<()> {
+    let mut command = cargo();
+    command.args([
+        "run",
+        "--quiet",
+        "--locked",
+        "--package",
+        "boira-fuzz",
+        "--",
+    ]);
+    run(command.args(&arguments.arguments))
 }
 
 pub fn ci() -> Result<()> {
