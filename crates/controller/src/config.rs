@@ -3,6 +3,7 @@
 //! ```text
 //!  settings.toml         Settings; missing members have their defaults
 //!  instance-types.toml   [[type]] rows; written with the default table on the first start
+//!  region                the region that the cloud was made with
 //!  *.toml.good           the last copies that could be read
 //! ```
 //! A file that is broken counts as its last good copy until it is mended, at a start as in between.
@@ -21,11 +22,12 @@ struct Table {
     types: Vec<InstanceType>,
 }
 
-/// The two files of one home.
+/// These files of one home.
 #[derive(Clone, Debug)]
 pub struct Files {
     settings: PathBuf,
     types: PathBuf,
+    region: PathBuf,
 }
 
 impl Files {
@@ -33,6 +35,7 @@ impl Files {
         Self {
             settings: home.join("settings.toml"),
             types: home.join("instance-types.toml"),
+            region: home.join("region"),
         }
     }
 
@@ -50,6 +53,18 @@ impl Files {
         let settings = or_last_good(&self.settings, parse_settings, &mut problems)?;
         let types = or_last_good(&self.types, parse_types, &mut problems)?;
         Ok((settings, types, problems))
+    }
+
+    /// The region that the cloud was made with, which is `now` at its first start. It stays: clients
+    /// sign for it, and what they were told names it.
+    pub fn first_region(&self, now: &str) -> Result<String> {
+        match std::fs::read_to_string(&self.region) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                write_atomically(&self.region, now.as_bytes(), 0o644)?;
+                Ok(now.to_owned())
+            }
+            first => first.with_context(|| format!("read {}", self.region.display())),
+        }
     }
 
     /// The types to change; an error where the file is broken.

@@ -9,7 +9,7 @@ use crate::pki::Pki;
 use crate::{admin, agents, http, pki};
 use anyhow::{Context, Result, ensure};
 use boira_chunks::Blobs;
-use boira_core::{InstanceTypes, Settings, State, account, reconcile, wanted, zone};
+use boira_core::{InstanceTypes, Settings, account, reconcile, wanted, zone};
 use boira_model::{CloudId, Host, HostId, InstanceId};
 use boira_store::{Cluster, History, Sqlite, Unavailable};
 use std::convert::Infallible;
@@ -314,24 +314,16 @@ async fn note_silence(controller: &Controller) {
     }
 }
 
-/// The region whose zones a cloud has: their names are its name and a letter. Clients sign for it and
-/// hosts are in its zones, so it stays.
-fn region_of(state: &State) -> Option<String> {
-    let mut zone = state.zones.keys().next()?.clone();
-    zone.pop();
-    Some(zone)
-}
-
 impl Controller {
     /// Puts the administrator's files in force, at the start and whenever they change.
     async fn read_files(&self) -> Result<()> {
         // Held until it is in force: a change of types through the API would be undone.
         let mut problems = self.problems.lock().await;
         let (mut settings, types, mut found) = self.files.read()?;
-        let region = region_of(&self.cluster.snapshot().state);
-        if let Some(region) = region.filter(|region| *region != settings.region) {
+        let region = self.files.first_region(&settings.region)?;
+        if region != settings.region {
             found.push(format!(
-                "region: this cloud has zones of {region}, so it can't become {}; make a cloud with another home",
+                "region: this cloud was made as {region} and can't become {}; make a cloud with another home",
                 settings.region
             ));
             settings.region = region;
@@ -484,7 +476,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cloud_with_zones_stays_in_its_region_and_says_so() {
+    async fn a_cloud_stays_in_its_first_region_and_says_so() {
         let home = tempfile::tempdir().expect("a directory");
         let write = |text: &str| {
             std::fs::write(home.path().join("settings.toml"), text).expect("there is room");
