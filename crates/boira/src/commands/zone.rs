@@ -64,7 +64,7 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
             Method::POST,
             "/zones".to_owned(),
             Some(json!({ "name": name, "packing": packing })),
-            format!("zone {name} is created; hosts join it with `boira host invite --zone {name}`"),
+            format!("zone {name} is created"),
         ),
         Command::Rename { name, new } => (
             Method::PATCH,
