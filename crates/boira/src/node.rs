@@ -233,7 +233,7 @@ pub async fn check(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Resul
     }
     let files = boira_controller::config::Files::of(home.path());
     files.create_missing()?;
-    files.read()?;
+    files.check()?;
     port_is_free(listen, "--listen").await?;
     port_is_free(agents, "--agents").await
 }

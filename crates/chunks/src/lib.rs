@@ -118,6 +118,8 @@ impl Blobs {
         for part in ["blobs", "pins", "incoming"] {
             let path = blobs.dir.join(part);
             fs::create_dir_all(&path).context("making", &path)?;
+            // Files are for all of a host's guests to read, by descriptor; nobody need know their names.
+            fs::set_permissions(&path, Permissions::from_mode(0o711)).context("closing", &path)?;
         }
         for leftover in list(&blobs.dir.join("incoming"))? {
             fs::remove_file(&leftover).context("removing", &leftover)?;
@@ -220,6 +222,30 @@ impl Blobs {
             .iter()
             .flat_map(|(digest, blob)| blob.holders.iter().map(|holder| (*digest, holder.clone())));
         pins.collect()
+    }
+
+    /// Removes what is neither pinned nor wanted and was last used before `unused_since`; for a store
+    /// that holds the only copies, whose owner knows what they are for. Answers the bytes that came
+    /// free.
+    pub fn retain(
+        &self,
+        unused_since: SystemTime,
+        wanted: impl Fn(&Digest) -> bool,
+    ) -> Result<u64> {
+        let mut state = self.state();
+        let before = state.used_bytes;
+        let unused: Vec<Digest> = state
+            .blobs
+            .iter()
+            .filter(|(digest, blob)| {
+                blob.holders.is_empty() && blob.last_use < unused_since && !wanted(digest)
+            })
+            .map(|(digest, _)| *digest)
+            .collect();
+        for digest in unused {
+            self.evict(&mut state, &digest)?;
+        }
+        Ok(before - state.used_bytes)
     }
 
     /// Every blob that is here.

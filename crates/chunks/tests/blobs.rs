@@ -156,6 +156,27 @@ fn the_longest_unused_goes_first_and_what_is_pinned_never() {
 }
 
 #[test]
+fn what_nobody_wants_goes_an_hour_after_its_last_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path(), u64::MAX).unwrap();
+    let [wanted, pinned, unwanted] = [1, 2, 3].map(|number| put(&blobs, number, 4 * KIB));
+    blobs.pin(&pinned, "guest").unwrap();
+    let is_wanted = |digest: &Digest| *digest == wanted;
+
+    let earlier = SystemTime::now() - Duration::from_secs(3600);
+    assert_eq!(blobs.retain(earlier, is_wanted).unwrap(), 0, "just used");
+    let later = SystemTime::now() + Duration::from_secs(1);
+    assert_eq!(blobs.retain(later, is_wanted).unwrap(), 4 * KIB as u64);
+    assert_eq!(blobs.get(&unwanted), None);
+    assert!(blobs.get(&wanted).is_some() && blobs.get(&pinned).is_some());
+    drop(blobs);
+    let blobs = Blobs::open(dir.path(), u64::MAX).unwrap();
+    assert_eq!(blobs.used_bytes(), 8 * KIB as u64);
+    let listed = fs::metadata(dir.path().join("blobs")).unwrap().mode() & 0o777;
+    assert_eq!(listed, 0o711, "nobody else may list what there is");
+}
+
+#[test]
 fn the_order_of_use_survives_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let blobs = Blobs::open(dir.path(), 100 * KIB as u64).unwrap();

@@ -55,6 +55,13 @@ impl Files {
         Ok((settings, types, problems))
     }
 
+    /// An error where a file is broken, for who is there to mend it.
+    pub fn check(&self) -> Result<()> {
+        read(&self.settings, parse_settings)?;
+        read(&self.types, parse_types)?;
+        Ok(())
+    }
+
     /// The region that the cloud was made with, which is `now` at its first start. It stays: clients
     /// sign for it, and what they were told names it.
     pub fn first_region(&self, now: &str) -> Result<String> {

@@ -6,7 +6,7 @@ use crate::identity::Signer;
 use crate::links::Links;
 use crate::listen::{self, Security};
 use crate::pki::Pki;
-use crate::{admin, agents, http, pki};
+use crate::{admin, agents, collect, http, pki};
 use anyhow::{Context, Result, ensure};
 use boira_chunks::Blobs;
 use boira_core::{InstanceTypes, Settings, account, reconcile, wanted, zone};
@@ -18,9 +18,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
-
-/// Bytes of images that a controller keeps at most.
-const BLOB_BYTES: u64 = 1 << 40;
 
 /// Where guests reach the API, as `boira_network` has it.
 const GUESTS_API: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 252);
@@ -121,6 +118,7 @@ impl Opened {
                 listen::serve(agents, Security::Tls(agents_tls), router).await;
             },
             clockwork(controller.clone()),
+            collect::run(controller.clone()),
         );
         Ok(())
     }
@@ -169,7 +167,8 @@ fn open_home(options: Options) -> Result<Controller> {
             endpoint: format!("{scheme}://{}", options.listen),
         }),
         blobs: Arc::new(
-            Blobs::open(home.join("blobs"), BLOB_BYTES).context("open the image store")?,
+            // Nothing is evicted from the only copy; `collect` removes what no row names.
+            Blobs::open(home.join("blobs"), u64::MAX).context("open the image store")?,
         ),
         history: History::new(&store_path),
         cluster,

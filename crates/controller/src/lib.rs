@@ -8,6 +8,7 @@
 
 pub mod admin;
 mod agents;
+mod collect;
 pub mod config;
 pub mod controller;
 pub mod ec2;

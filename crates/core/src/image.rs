@@ -2,8 +2,9 @@
 //! were made from, so it may go while they run.
 
 use crate::refusal::Thing;
-use crate::{Draft, Kind, Refusal};
+use crate::{Draft, Kind, Refusal, State};
 use boira_model::*;
+use std::collections::BTreeSet;
 
 /// Who may launch an image beside its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,4 +102,26 @@ fn put(draft: &mut Draft, row: Image) {
     {
         draft.put(row);
     }
+}
+
+/// The blobs that anything is made of, or may be made of again, by their SHA-256 in hex.
+pub fn named_blobs(state: &State) -> BTreeSet<String> {
+    let boots = (state.images.values().map(|row| &row.boot))
+        .chain(state.instances.values().map(|row| &row.boot));
+    let mut named: BTreeSet<String> = state.images.values().map(|row| row.disk.clone()).collect();
+    for volume in state.volumes.values() {
+        if let VolumeSource::Image { blob, .. } = &volume.source {
+            named.insert(blob.clone());
+        }
+    }
+    for boot in boots {
+        if let Boot::Kernel {
+            kernel, ramdisk, ..
+        } = boot
+        {
+            named.insert(kernel.clone());
+            named.extend(ramdisk.clone());
+        }
+    }
+    named
 }

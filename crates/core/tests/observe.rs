@@ -290,3 +290,20 @@ fn a_disk_counts_as_written_once_its_guest_has_run() {
     cloud.says(&id, GuestState::Running);
     assert!(cloud.state.volumes[&disk].written);
 }
+
+#[test]
+fn an_images_bytes_are_named_as_long_as_anything_was_made_of_them() {
+    let mut cloud = Cloud::of(&[(8, 1, 100)]);
+    let id = cloud.running();
+    let image = cloud.image.clone();
+    let disk = cloud.state.images[&image].disk.clone();
+    let named = |cloud: &Cloud| boira_core::image::named_blobs(&cloud.state).contains(&disk);
+    cloud.change(|draft| draft.delete(boira_core::Kind::Image, image.as_str()));
+    assert!(named(&cloud), "the instance's disk is an overlay of it");
+    cloud.terminate(&id).expect("it runs");
+    let host = cloud.host_of(&id);
+    let mut report = cloud.report(&host, vec![cloud.guest(&id, GuestState::Absent)]);
+    report.volumes.clear();
+    cloud.hears(&host, &report);
+    assert!(!named(&cloud));
+}
