@@ -239,11 +239,12 @@ impl Guests {
         );
         let asked = cloud.ssh(
             &self.client.id,
-            "wget -q -S -O- http://169.254.169.252:8773/ 2>&1; true",
+            "wget -q -S -O- 'http://169.254.169.252:8773/?Action=DescribeRegions' 2>&1; true",
         );
+        let answer = asked.ok();
         assert!(
-            asked.ok().contains("HTTP/1.1 4"),
-            "the API is at its link-local address"
+            answer.contains("HTTP/1.1 403"),
+            "the API is at its link-local address: {answer}"
         );
     }
 
