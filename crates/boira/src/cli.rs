@@ -2,7 +2,7 @@
 
 use crate::commands::{account, doctor, env, host, image, instance, kind, ssh, status, up, zone};
 use crate::home::{Home, agents_address};
-use crate::{node, output};
+use crate::{memory, node, output};
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -151,7 +151,10 @@ pub fn main() -> ExitCode {
 /// Processes that stay use little memory: one thread where one is enough.
 fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = match command {
-        Command::Controller { .. } => tokio::runtime::Builder::new_multi_thread(),
+        Command::Controller { .. } => {
+            memory::keep_little();
+            tokio::runtime::Builder::new_multi_thread()
+        }
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     builder.enable_all().build()

@@ -4,6 +4,7 @@ mod cli;
 mod client;
 mod commands;
 mod home;
+mod memory;
 mod node;
 mod output;
 mod terminal;

@@ -2,6 +2,7 @@
 //! `GET /v1/streams/ID`. Which host speaks is told by its certificate and never by what it says.
 
 use crate::controller::Controller;
+use crate::links::Told;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{StatusCode, header};
@@ -128,8 +129,21 @@ async fn poll(controller: &Controller, host: &HostId, seq: u64, have: &[String; 
     let deadline = tokio::time::Instant::now() + patience;
     loop {
         let snapshot = controller.cluster.snapshot();
-        let wanted = wanted::wanted(&snapshot.state, host, &controller.notary);
-        let mut answer = sync::parts(wanted, snapshot.seq, have);
+        // Before anything is derived: a signature that is made meanwhile counts next time.
+        let told = Told {
+            revision: snapshot.state.revision(host),
+            settings: snapshot.state.settings.clone(),
+            signatures: controller.notary.signatures(),
+            have: have.clone(),
+        };
+        let mut answer = SyncAnswer::default();
+        if !link.knows(&told) {
+            let wanted = wanted::wanted(&snapshot.state, host, &controller.notary);
+            answer = sync::parts(wanted, snapshot.seq, have);
+            if sync::is_empty(&answer) {
+                link.note_told(told);
+            }
+        }
         answer.cloud = Some(controller.cluster.cloud.clone());
         answer.seq = seq;
         answer.streams = link.streams();

@@ -1,6 +1,7 @@
 //! One link per host: when it was last heard of, who waits for it, and the streams that people want
 //! opened to it. Nothing here is stored; a new controller learns it again from the agents' next polls.
 
+use boira_core::Settings;
 use boira_core::sync::{Admit, Inbox};
 use boira_model::HostId;
 use boira_model::wire::{StreamKind, StreamRequest, SyncRequest};
@@ -27,9 +28,22 @@ struct Facts {
     seen: Instant,
     /// What the host said last that is wrong with it.
     troubles: Vec<String>,
+    told: Option<Told>,
     inbox: Inbox,
     /// Streams that the agent has not opened yet.
     asked: HashMap<String, (StreamRequest, oneshot::Sender<Result<Stream, String>>)>,
+}
+
+/// What a host's wanted state was derived from, and what the host then had: as long as both are the
+/// same there is nothing to tell, and an idle cloud derives nothing.
+#[derive(PartialEq)]
+pub struct Told {
+    pub revision: u64,
+    /// Settings are in no row, so no revision counts their changes.
+    pub settings: Arc<Settings>,
+    /// Signatures of identity documents that were made so far.
+    pub signatures: u64,
+    pub have: [String; 4],
 }
 
 #[derive(Clone, Default)]
@@ -88,6 +102,7 @@ impl Link {
             facts: Mutex::new(Facts {
                 seen: Instant::now(),
                 troubles: Vec::new(),
+                told: None,
                 inbox: Inbox::default(),
                 asked: HashMap::new(),
             }),
@@ -108,6 +123,15 @@ impl Link {
     /// What the host said last that is wrong with it, in words.
     pub fn troubles(&self) -> Vec<String> {
         self.facts().troubles.clone()
+    }
+
+    /// Whether the host has all that could be derived.
+    pub fn knows(&self, told: &Told) -> bool {
+        self.facts().told.as_ref() == Some(told)
+    }
+
+    pub fn note_told(&self, told: Told) {
+        self.facts().told = Some(told);
     }
 
     pub fn silence(&self) -> Duration {

@@ -92,9 +92,11 @@ impl State {
                 self.images.insert(row.id.clone(), row);
             }
             Row::Vpc(row) => {
+                self.touch_vpc(&row.id);
                 self.vpcs.insert(row.id.clone(), row);
             }
             Row::Subnet(row) => {
+                self.touch_vpc(&row.vpc);
                 self.subnets.insert(row.id.clone(), row);
             }
             Row::Group(row) => {
@@ -140,7 +142,9 @@ impl State {
                 self.vpcs.remove(key);
             }
             Kind::Subnet => {
-                self.subnets.remove(key);
+                if let Some(row) = self.subnets.remove(key) {
+                    self.touch_vpc(&row.vpc);
+                }
             }
             Kind::Group => {
                 if let Some(row) = self.groups.remove(key) {

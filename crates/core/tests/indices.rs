@@ -5,7 +5,8 @@ mod common;
 
 use boira_core::launch::Launch;
 use boira_core::state::Usage;
-use boira_core::{Refusal, State, power, reconcile, schedule};
+use boira_core::wanted::{self, Notary, Wanted};
+use boira_core::{Refusal, State, power, reconcile, schedule, zone};
 use boira_model::wire::GuestState;
 use boira_model::*;
 use common::Cloud;
@@ -26,6 +27,7 @@ enum Act {
     Say(usize, usize),
     FilesGone(usize),
     Silent(usize, bool),
+    Zone(String),
     Pass(i64),
 }
 
@@ -40,6 +42,7 @@ fn act() -> impl Strategy<Value = Act> {
         8 => (0..20usize, 0..9usize).prop_map(|(n, state)| Act::Say(n, state)),
         1 => (0..3usize).prop_map(Act::FilesGone),
         1 => (0..3usize, any::<bool>()).prop_map(|(host, silent)| Act::Silent(host, silent)),
+        1 => "[a-c]".prop_map(Act::Zone),
         1 => (0..5_000_000i64).prop_map(Act::Pass),
     ]
 }
@@ -114,6 +117,9 @@ fn apply(cloud: &mut Cloud, act: &Act) {
             };
             Ok(())
         }
+        Act::Zone(name) => cloud
+            .decide(|draft| zone::create(draft, name))
+            .or_else(|_| cloud.decide(|draft| zone::delete(draft, name))),
         Act::Pass(ms) => {
             cloud.passes(*ms);
             cloud.change(reconcile::tick);
@@ -187,6 +193,25 @@ fn check(cloud: &Cloud) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Each host's revision and what it is told.
+fn told(cloud: &Cloud) -> Vec<(u64, Wanted)> {
+    let of = |host| {
+        (
+            cloud.state.revision(host),
+            wanted::wanted(&cloud.state, host, &Unsigned),
+        )
+    };
+    cloud.hosts.iter().map(of).collect()
+}
+
+struct Unsigned;
+
+impl Notary for Unsigned {
+    fn sign(&self, _: &str) -> Option<(String, String)> {
+        None
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
@@ -196,8 +221,12 @@ proptest! {
     ) {
         let mut cloud = Cloud::of(&[(2, 1, 20), (1, 2, 10), (4, 4, 40)]);
         for act in &acts {
+            let before = told(&cloud);
             apply(&mut cloud, act);
             check(&cloud)?;
+            for (old, new) in before.iter().zip(told(&cloud)) {
+                prop_assert!(old.1 == new.1 || old.0 != new.0, "nobody would tell {:?}", new.1);
+            }
         }
         let mut loaded = State {
             settings: cloud.state.settings.clone(),
