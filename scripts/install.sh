@@ -4,7 +4,7 @@
 # names) what is installed where one is missing.
 RUN_PACKAGES="gcc:gcc libc.so:libc6-dev qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils ip:iproute2 nft:nftables slirp4netns:slirp4netns ssh:openssh-client mke2fs:e2fsprogs dpkg-deb:dpkg apt-get:apt mmdebstrap:mmdebstrap sfdisk:fdisk gpgv:gpgv cpio:cpio debian-keyring:debian-archive-keyring ca-certificates:ca-certificates"
 # What the tests need beyond that.
-TEST_PACKAGES="python3:python3 python3-venv:python3-venv busybox:busybox-static socat:socat ping:iputils-ping arping:iputils-arping curl:curl ps:procps git:git"
+TEST_PACKAGES="python3:python3 python3-venv:python3-venv busybox:busybox-static socat:socat ping:iputils-ping arping:iputils-arping curl:curl ps:procps git:git openssl:openssl"
 
 # The oldest Rust that builds Boira.
 RUST_MINOR=95

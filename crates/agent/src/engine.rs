@@ -193,7 +193,12 @@ impl Engine {
                 answer,
             } => {
                 self.reach.answered(instance.clone());
-                memory::of(&mut self.memory, &instance, generation).reachable = Some(answer);
+                // A late answer is about a generation that is gone.
+                if let Some(memory) = self.memory.get_mut(&instance)
+                    && memory.generation == generation
+                {
+                    memory.reachable = Some(answer);
+                }
             }
         }
     }

@@ -139,7 +139,9 @@ impl Networks {
         events: &mpsc::Sender<Event>,
     ) {
         let kept: BTreeSet<VpcId> = wanted.network.iter().map(|vpc| vpc.vpc.clone()).collect();
-        let stale = !self.swept || self.applied.keys().any(|vpc| !kept.contains(vpc));
+        // One that never came up may have left a part behind.
+        let mut known = self.applied.keys().chain(self.troubled.keys());
+        let stale = !self.swept || known.any(|vpc| !kept.contains(vpc));
         let held = self.sweep_at.is_some_and(|at| at > now);
         if !stale || held || !self.busy.is_empty() || self.sweeping {
             return;

@@ -88,7 +88,7 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
                 row.since = now;
             }
         });
-        if observed == Observed::Running {
+        if has_run(&observed) {
             note_written(draft, &row.disks);
         }
         let after = draft.state.instances[&row.id].state();
@@ -120,6 +120,22 @@ fn note_written(draft: &mut Draft, disks: &[VolumeId]) {
                 ..row
             });
         }
+    }
+}
+
+/// Whether a guest in this state has had its disks to write on, also where nobody saw it run.
+fn has_run(observed: &Observed) -> bool {
+    match observed {
+        Observed::Running
+        | Observed::Paused
+        | Observed::Saving
+        | Observed::Saved
+        | Observed::Stopping
+        | Observed::Exited(Exit::Poweroff | Exit::Panic | Exit::Failed(_)) => true,
+        Observed::Unknown
+        | Observed::Absent
+        | Observed::Preparing
+        | Observed::Exited(Exit::Killed | Exit::Ordered | Exit::StartFailed(_)) => false,
     }
 }
 
