@@ -9,10 +9,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 const FORMAT: i64 = 1;
-/// Pages of 4 KiB that gather in the write-ahead log until they are copied into the database. Commits
-/// touch the same pages again and again, so the longer the log the fewer are copied: SQLite's own 1000
-/// cost a launch as much as its sync.
-const CHECKPOINT_PAGES: u32 = 8_000;
 /// The latest changes that the log keeps.
 const LOG_KEEPS: u64 = 100_000;
 /// Old changes that a commit removes for each new one, at most: a log that is too long gets shorter
@@ -66,7 +62,6 @@ impl Sqlite {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         connection.set_prepared_statement_cache_capacity(32);
         let found: Option<i64> = match connection.table_exists(None, "meta")? {

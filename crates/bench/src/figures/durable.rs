@@ -109,7 +109,9 @@ impl Runs {
         let target = target.map_or(Target::None, |target| {
             Target::AtLeast(limit(target).round())
         });
-        let mut figure = Figure::new(title, "per s", target);
+        let mut figure = Figure::new(title, "per s", target).because(
+            "a sync is the smaller part of a request: the rest is the writer's work, and the clients' beside it on the same processors",
+        );
         figure.series = Series(self.per_s);
         figure.note(format!(
             "A request takes {:.2} ms (median of the clients' medians).",
