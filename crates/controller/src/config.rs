@@ -80,6 +80,7 @@ impl Files {
     }
 
     pub fn write_types(&self, types: &InstanceTypes) -> Result<()> {
+        anyhow::ensure!(!types.is_empty(), "a cloud has at least one instance type");
         let table = Table {
             types: types.values().cloned().collect(),
         };
@@ -152,6 +153,8 @@ fn parse_types(text: &str) -> Result<InstanceTypes> {
         check_type(&row)?;
         types.insert(row.name.clone(), row);
     }
+    // An editor may empty or remove the file for a moment before it writes.
+    anyhow::ensure!(!types.is_empty(), "there is no instance type in it");
     Ok(types)
 }
 
@@ -252,6 +255,14 @@ mod tests {
         put(&files.settings, "host_silence_s = 7");
         let (settings, types, problems) = files.read().expect("they are fine");
         assert_eq!((settings.host_silence_s, problems.len()), (7, 0));
+
+        put(&files.types, "");
+        let (_, before, problems) = files.read().expect("there is a good copy");
+        assert_eq!(
+            (&before, problems.len()),
+            (&types, 1),
+            "emptied, not wanted empty"
+        );
 
         put(&files.settings, "host_silence_s = ");
         put(&files.types, "[[type]]");

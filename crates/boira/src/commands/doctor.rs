@@ -285,7 +285,7 @@ async fn execution(home: &Home, is_root: bool) -> Finding {
 pub async fn acceleration(directory: &Path) -> Result<Acceleration> {
     let Some(probe) = probe(directory) else {
         return Ok(Acceleration {
-            verdict: "guests are emulated; virtualization is tried at the next start, when there is a kernel to try it with (`boira image build`)".into(),
+            verdict: "guests are emulated; virtualization is tried at the next start, when there is a kernel to try it with (`boira image build tiny`)".into(),
             ..without_probe()
         });
     };
