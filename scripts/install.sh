@@ -79,8 +79,7 @@ find_cargo() {
     for home in "${HOME:-/root}" ${SUDO_USER:+"$(getent passwd "$SUDO_USER" | cut -d: -f6)"}; do
         if take_cargo_of "$home"; then return 0; fi
     done
-    drop_old_cargos
-    cargo_is_new_enough
+    cargo_is_new_enough || prefer_new_cargo
 }
 
 # rustup's programs look for the toolchain below the home of who runs them, which sudo changes.
@@ -95,19 +94,17 @@ take_cargo_of() {
     return 1
 }
 
-# Takes folders out of PATH whose cargo would come before one that is new enough, or before the one
-# that is installed now, in /usr/bin.
-drop_old_cargos() {
-    kept="" rest="$PATH:"
+# Puts the first folder of PATH before the others whose cargo and rustc are new enough.
+prefer_new_cargo() {
+    rest="$PATH:"
     while [ -n "$rest" ]; do
         folder=${rest%%:*} rest=${rest#*:}
-        if [ -x "$folder/cargo" ] && [ "$folder" != /usr/bin ] && [ "$folder" != /bin ] &&
-            ! (PATH="$folder:$PATH" && cargo_is_new_enough); then
-            continue
+        if [ -x "$folder/cargo" ] && (PATH="$folder:$PATH" && cargo_is_new_enough); then
+            export PATH="$folder:$PATH"
+            return 0
         fi
-        kept="$kept${kept:+:}$folder"
     done
-    export PATH="$kept"
+    return 1
 }
 
 # A cargo that is there if it is new enough, else Debian's rustc-web and cargo-web.
@@ -125,7 +122,7 @@ ensure_cargo() {
     fi
     echo "installing: rustc-web cargo-web (Rust 1.$RUST_MINOR or newer)"
     apt_quietly install rustc-web cargo-web
-    cargo_is_new_enough && return 0
+    prefer_new_cargo && return 0
     echo "error: $hint (this system's packages have an older one)" >&2
     exit 1
 }

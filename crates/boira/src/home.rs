@@ -49,6 +49,10 @@ impl Home {
         Self { path, named }
     }
 
+    pub fn is_named(&self) -> bool {
+        self.named
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -7,17 +7,21 @@
 //! `up` is the terminal's end and may go; `supervise` holds the home's lock as long as the cloud is
 //! up. A supervisor that is told to end switches the guests off and keeps their state.
 
+mod down;
+mod logs;
+
+pub use down::down;
+pub use logs::Log;
+
 use crate::home::{Access, Home};
 use anyhow::{Context, Result, bail};
 use boira_agent::{Commands, Controller as Line, Identity, Place, RealHost};
 use boira_controller::Options;
-use boira_hypervisor::cgroup::Cgroups;
-use boira_hypervisor::{GuestState, Hypervisor};
-use boira_network::Network;
+use down::{closing_marker, switch_off};
+use logs::log_file;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::net::SocketAddr;
@@ -29,11 +33,6 @@ use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How long guests may take to switch themselves off when the cloud goes down.
-const DOWN_DEADLINE: Duration = Duration::from_secs(60);
-/// How long a guest that is adopted may take to say what it does.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(3);
-const PRESS_AGAIN: Duration = Duration::from_secs(1);
 /// How long controller and agent may take to end.
 const END_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -266,6 +265,17 @@ pub fn listening(home: &Home) -> Option<(SocketAddr, SocketAddr)> {
     Some((listen.parse().ok()?, agents.trim().parse().ok()?))
 }
 
+/// A supervisor that is being started. Whoever stops waiting for it doesn't want it.
+struct Beginning(Option<std::process::Child>);
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        if let Some(supervisor) = &self.0 {
+            let _ = kill(Pid::from_raw(supervisor.id() as i32), Signal::SIGTERM);
+        }
+    }
+}
+
 /// Starts a supervisor of its own session, with its log in the home. On return it holds the home.
 pub async fn start_supervisor(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Result<()> {
     let mut command = std::process::Command::new(this_program()?);
@@ -289,10 +299,13 @@ pub async fn start_supervisor(home: &Home, listen: SocketAddr, agents: SocketAdd
     unsafe {
         command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into));
     }
-    let mut supervisor = command.spawn().context("start the supervisor")?;
+    let supervisor = command.spawn().context("start the supervisor")?;
+    let mut beginning = Beginning(Some(supervisor));
     while !is_up(home)? {
+        let supervisor = beginning.0.as_mut().expect("it is taken at the end");
         let ended = supervisor.try_wait().context("wait for the supervisor")?;
         if let Some(status) = ended {
+            beginning.0 = None;
             bail!(
                 "the supervisor ended: {status}; see {}",
                 home.run("supervisor.log").display()
@@ -300,20 +313,8 @@ pub async fn start_supervisor(home: &Home, listen: SocketAddr, agents: SocketAdd
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    beginning.0 = None;
     Ok(())
-}
-
-fn log_file(home: &Home, name: &str) -> Result<File> {
-    let path = home.run(&format!("{name}.log"));
-    // Logs of long-lived clouds must not fill the disk; one older one is kept.
-    if std::fs::metadata(&path).is_ok_and(|meta| meta.len() > 16 << 20) {
-        std::fs::rename(&path, home.run(&format!("{name}.log.1"))).context("turn the log over")?;
-    }
-    File::options()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .with_context(|| format!("open {}", path.display()))
 }
 
 /// The supervisor's process.
@@ -508,153 +509,6 @@ pub async fn enroll_local(home: &Home, controller: &boira_controller::Controller
     boira_controller::config::write_atomically(&path, &text, 0o600)
 }
 
-/// Ends a cloud: its supervisor if there is one, else what it left. Whether there was anything to end.
-pub async fn down(home: &Home, note: impl Fn(String)) -> Result<bool> {
-    require_root("`boira down`")?;
-    if !home.run("lock").exists() {
-        return Ok(false);
-    }
-    if !is_up(home)? {
-        let _lock = lock_soon(home).await?;
-        return switch_off(home, &note).await;
-    }
-    kill(supervisor(home)?, Signal::SIGTERM).context("tell the supervisor to end")?;
-    let begun = Instant::now();
-    while is_up(home)? {
-        note(switching_off(begun));
-        if begun.elapsed() > DOWN_DEADLINE + Duration::from_secs(30) {
-            bail!(
-                "the cloud did not go down; see {}",
-                home.run("supervisor.log").display()
-            );
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    if closing_marker(home).exists() {
-        bail!(
-            "the cloud went down with something left; see {} and run `boira down` again",
-            home.run("supervisor.log").display()
-        );
-    }
-    Ok(true)
-}
-
-fn switching_off(begun: Instant) -> String {
-    format!("switching guests off ({} s)", begun.elapsed().as_secs())
-}
-
-/// Exists while guests are being switched off because the cloud goes down, and names them, one a
-/// line, so that they aren't taken for guests that switched themselves off.
-fn closing_marker(home: &Home) -> PathBuf {
-    home.agent().join("closing")
-}
-
-/// Presses every guest's power button, waits, ends what remains, and removes the networks. What the
-/// guests should be stays as it is, so the next `up` starts them again; a guest that had ended by
-/// itself before is left for the next agent to report. Whether there was anything to switch off.
-async fn switch_off(home: &Home, note: &dyn Fn(String)) -> Result<bool> {
-    let directory = home.agent();
-    let Ok(identity) = Identity::read(&directory.join("identity.json")) else {
-        return Ok(false);
-    };
-    let commands = commands()?;
-    let cloud = cloud_tag(&identity);
-    let group = format!("boira-{cloud}");
-    let guests = boira_hypervisor::open(boira_hypervisor::Settings {
-        dir: directory.join("guests"),
-        console_command: commands.console,
-        cgroup: Some(group.clone()),
-        acceleration: crate::commands::doctor::without_probe(),
-    })
-    .context("open the hypervisor")?;
-    all_have_answered(&*guests).await?;
-    let closing = note_closing(home, running(&*guests).await?)?;
-    press_and_wait(&*guests, note).await?;
-    for guest in &closing {
-        guests
-            .forget(guest)
-            .await
-            .with_context(|| format!("remove {guest}"))?;
-    }
-    let network = Network::new(&cloud, &directory.join("networks"), commands.services);
-    let networks = network.present().await;
-    for vpc in &networks {
-        network
-            .remove(vpc)
-            .await
-            .with_context(|| format!("remove the network {vpc}"))?;
-    }
-    if let Err(error) = Cgroups::open(&group).remove_all() {
-        tracing::warn!("the control group {group} stays: {error}");
-    }
-    std::fs::remove_file(closing_marker(home)).context("note that the cloud is down")?;
-    Ok(!closing.is_empty() || !networks.is_empty())
-}
-
-/// Writes down who runs now, beside those that an interrupted going down has written.
-fn note_closing(home: &Home, running: Vec<String>) -> Result<BTreeSet<String>> {
-    let marker = closing_marker(home);
-    let before = std::fs::read_to_string(&marker).unwrap_or_default();
-    let mut closing: BTreeSet<String> = before.lines().map(str::to_owned).collect();
-    closing.extend(running);
-    let text: String = closing.iter().map(|guest| format!("{guest}\n")).collect();
-    boira_controller::config::write_atomically(&marker, text.as_bytes(), 0o600)
-        .context("note that the cloud is going down")?;
-    Ok(closing)
-}
-
-async fn press_and_wait(guests: &dyn Hypervisor, note: &dyn Fn(String)) -> Result<()> {
-    let begun = Instant::now();
-    loop {
-        let left = running(guests).await?;
-        if left.is_empty() {
-            return Ok(());
-        }
-        note(switching_off(begun));
-        if begun.elapsed() > DOWN_DEADLINE {
-            for guest in left {
-                tracing::warn!("{guest} did not switch itself off in time; switching it off");
-                guests
-                    .kill(&guest)
-                    .await
-                    .with_context(|| format!("end {guest}"))?;
-            }
-            return Ok(());
-        }
-        for guest in left {
-            if let Err(error) = guests.power_button(&guest).await {
-                tracing::debug!("{guest}: its power button: {error}");
-            }
-        }
-        // A guest that is still booting doesn't listen yet, so the button is pressed again.
-        let _ = tokio::time::timeout(PRESS_AGAIN, guests.changed()).await;
-    }
-}
-
-/// Who ended while nobody looked says so in its first answer, and is not to be taken for one that runs.
-async fn all_have_answered(guests: &dyn Hypervisor) -> Result<()> {
-    let begun = Instant::now();
-    loop {
-        let observed = guests.observe().await.context("look at the guests")?;
-        let waiting = observed
-            .iter()
-            .any(|guest| guest.state == GuestState::Starting);
-        if !waiting || begun.elapsed() > ANSWER_DEADLINE {
-            return Ok(());
-        }
-        let _ = tokio::time::timeout(ANSWER_DEADLINE, guests.changed()).await;
-    }
-}
-
-async fn running(guests: &dyn Hypervisor) -> Result<Vec<String>> {
-    let observed = guests.observe().await.context("look at the guests")?;
-    Ok(observed
-        .into_iter()
-        .filter(|guest| !matches!(guest.state, GuestState::Exited(_)))
-        .map(|guest| guest.guest)
-        .collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -664,17 +518,5 @@ mod tests {
         let found = |path: &str| without_note(Path::new(path));
         assert_eq!(found("/x/boira (deleted)"), Some("/x/boira".into()));
         assert_eq!(found("/x/boira"), None);
-    }
-
-    #[test]
-    fn whom_an_interrupted_going_down_named_stays_named() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let home = Home::find(Some(folder.path()));
-        std::fs::create_dir(home.agent()).expect("a folder");
-        note_closing(&home, vec!["i-1".into(), "i-2".into()]).expect("it is written");
-        let closing = note_closing(&home, vec!["i-2".into()]).expect("it is written");
-        assert_eq!(closing.into_iter().collect::<Vec<_>>(), ["i-1", "i-2"]);
-        let text = std::fs::read_to_string(closing_marker(&home)).expect("it is there");
-        assert_eq!(text, "i-1\ni-2\n");
     }
 }

@@ -11,6 +11,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns};
 use tokio::sync::oneshot;
 
@@ -62,12 +64,17 @@ impl Namespace {
         run_tool("ip", &["netns", "add", &self.name], "")
     }
 
-    /// Removes its name; the namespace goes when nothing holds it any more.
+    /// Removes its name, as `ip netns del` does but whoever else removes it at the same time; the
+    /// namespace goes when nothing holds it any more.
     pub fn remove(&self) -> io::Result<()> {
-        match self.identity() {
-            Some(_) => run_tool("ip", &["netns", "del", &self.name], ""),
-            None if self.path().exists() => fs::remove_file(self.path()),
-            None => Ok(()),
+        match umount2(&self.path(), MntFlags::MNT_DETACH) {
+            // No mount is a name from before a reboot.
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match fs::remove_file(self.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 

@@ -190,12 +190,12 @@ impl Network {
         way_out::stop(&namespace)
             .await
             .map_err(doing("stopping the way out"))?;
-        if namespace.identity().is_some() {
-            // A hypervisor that still holds a tap would keep it, and with it the namespace.
-            namespace
-                .run(remove_taps)
-                .await
-                .map_err(doing("removing the taps"))?;
+        // A hypervisor that still holds a tap would keep it, and with it the namespace.
+        match namespace.run(remove_taps).await {
+            Err(error) if namespace.identity().is_some() => {
+                return Err(doing("removing the taps")(error));
+            }
+            Ok(()) | Err(_) => {}
         }
         let directory = self.directory_of(vpc);
         off_thread(move || {

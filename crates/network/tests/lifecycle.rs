@@ -64,6 +64,25 @@ fn the_host_looks_the_same_before_during_and_after() {
     });
 }
 
+/// A killed agent's tools go on, and meet those of who removes its networks.
+#[test]
+fn who_removes_what_another_is_removing_has_removed_it() {
+    on_a_host(|| {
+        let cloud = Cloud::new();
+        let other = cloud.another();
+        let spec = one_port();
+        for _ in 0..15 {
+            cloud.ensure(&spec);
+            let (one, two) = cloud.runtime.block_on(async {
+                tokio::join!(cloud.network.remove(&spec.vpc), other.remove(&spec.vpc))
+            });
+            one.expect("the first says that it is gone");
+            two.expect("and so does the second");
+            assert!(!cloud.namespace(&spec.vpc).path().exists());
+        }
+    });
+}
+
 #[test]
 fn two_vpcs_and_two_clouds_use_the_same_addresses_at_once() {
     on_a_host(|| {

@@ -108,6 +108,11 @@ fn programs_and_networks() -> impl Iterator<Item = Finding> {
     let networks = boira_network::doctor::requirements();
     programs
         .into_iter()
+        .chain([program_there(
+            "ssh-keygen",
+            "openssh-client",
+            Verdict::Missing,
+        )])
         .chain(networks.into_iter().map(network))
 }
 

@@ -81,7 +81,8 @@ async fn run_ssh(home: &Home, ask: Ssh) -> Result<ExitCode> {
     if let Some(identity) = &ask.identity {
         command.arg("-i").arg(identity);
     }
-    for (name, value) in options(home)? {
+    // The way in speaks as this command does: ssh hands the variables on.
+    for (name, value) in options(home, home.is_named())? {
         command.arg("-o").arg(format!("{name} {value}"));
     }
     command.arg(&row.id).arg("--").args(&ask.command);
@@ -107,7 +108,7 @@ async fn wait_while_booting(client: &Client, id: &str) -> Result<()> {
 /// What the way in needs of a home: `ssh_config` for `ssh -F`, scp, rsync and editors, and the key and
 /// the list of known hosts of who called sudo.
 pub async fn prepare(home: &Home) -> Result<()> {
-    let options: String = options(home)?
+    let options: String = options(home, true)?
         .iter()
         .map(|(name, value)| format!("\t{name} {value}\n"))
         .collect();
@@ -137,19 +138,20 @@ fn known_hosts(home: &Home) -> PathBuf {
     home.path().join("keys/known_hosts")
 }
 
-fn options(home: &Home) -> Result<Vec<(&'static str, String)>> {
+/// Whether the home is named to the way in decides whose keys it uses, see [`Home::access`].
+fn options(home: &Home, named: bool) -> Result<Vec<(&'static str, String)>> {
     // ssh has uses of its own for the percent sign.
     let text = |path: &Path| path.display().to_string().replace('%', "%%");
     let word = |path: &Path| quote(&text(path));
     let program = crate::node::this_program()?;
+    let chosen = match named {
+        true => format!(" --home {}", word(home.path())),
+        false => String::new(),
+    };
     Ok(vec![
         (
             "ProxyCommand",
-            format!(
-                "{} proxy --home {} %h %p",
-                word(&program),
-                word(home.path())
-            ),
+            format!("{} proxy{chosen} %h %p", word(&program)),
         ),
         ("IdentityFile", format!("\"{}\"", text(&home.key()))),
         (

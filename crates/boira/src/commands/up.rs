@@ -82,8 +82,12 @@ fn goes_on(home: &Home) -> String {
     )
 }
 
-/// The failure is what people have to know; one more while clearing up is only noted.
+/// The failure is what people have to know; one more while clearing up is only noted. Where the
+/// supervisor gave up, guests that had outlived an earlier one go on.
 async fn end_after_failure(home: &Home) {
+    if let Ok(false) = node::is_up(home) {
+        return;
+    }
     let progress = Progress::new(false);
     progress.step("ending the cloud");
     if let Err(error) = node::down(home, |what| progress.step(what)).await {
@@ -113,7 +117,7 @@ async fn begin(
     was_up: bool,
     progress: &Arc<Progress>,
 ) -> Result<Begun> {
-    let log = Log::now(home);
+    let log = node::Log::now(home);
     let start = async || {
         progress.step("starting the controller and this machine's agent");
         // What the last run left must not pass for this run's readiness.
@@ -172,33 +176,6 @@ async fn ready(
     }
 }
 
-/// What the processes of a start have logged, apart from those before.
-struct Log([u64; 3]);
-
-impl Log {
-    const NAMES: [&str; 3] = ["supervisor", "controller", "agent"];
-
-    fn now(home: &Home) -> Self {
-        Self(Self::NAMES.map(|name| {
-            std::fs::metadata(home.run(&format!("{name}.log"))).map_or(0, |meta| meta.len())
-        }))
-    }
-
-    /// The last lines of each.
-    fn since(&self, home: &Home) -> String {
-        let mut lines = Vec::new();
-        for (name, from) in Self::NAMES.iter().zip(self.0) {
-            let bytes = std::fs::read(home.run(&format!("{name}.log"))).unwrap_or_default();
-            // A log that was turned over is new from its beginning.
-            let text = String::from_utf8_lossy(bytes.get(from as usize..).unwrap_or(&bytes));
-            let all: Vec<_> = text.lines().collect();
-            let last = all.len().saturating_sub(5);
-            lines.extend(all[last..].iter().map(|line| format!("{name}: {line}")));
-        }
-        lines.join("\n")
-    }
-}
-
 /// The default image, and one instance of it that answers on SSH.
 async fn run_demo(home: &Home, client: &Client, progress: &Arc<Progress>) -> Result<instance::Row> {
     if !image::list(client).await?.iter().any(|image| image.default) {
@@ -252,7 +229,7 @@ async fn open_ssh(client: &Client) -> Result<()> {
 }
 
 /// Where ./run made its link, the short name is the one to type.
-fn program() -> &'static str {
+pub fn program() -> &'static str {
     match std::fs::symlink_metadata("boira").is_ok_and(|meta| meta.is_symlink()) {
         true => "./boira",
         false => "boira",

@@ -88,7 +88,12 @@ impl Cloud {
 
     /// As an agent that was started again.
     pub fn forget(&mut self) {
-        self.network = network(&self.tag, self.directory.path());
+        self.network = self.another();
+    }
+
+    /// What another process has of the same networks.
+    pub fn another(&self) -> Network {
+        network(&self.tag, self.directory.path())
     }
 
     pub fn ensure(&self, spec: &VpcSpec) -> Outcome {

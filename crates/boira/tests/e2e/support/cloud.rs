@@ -442,6 +442,9 @@ impl Drop for Cloud {
             self.left_nothing();
         }));
         if down.is_err() {
+            if !panicking {
+                eprintln!("{}", self.logs());
+            }
             self.processes().iter().for_each(Process::kill);
         }
         // The watcher finds the home gone, or clears up what this could not.

@@ -1,0 +1,188 @@
+//! Going down: guests are switched off by their power buttons, their networks removed, and what they
+//! should be is kept for the next start.
+
+use super::{Log, cloud_tag, commands, is_up, lock_soon, require_root, supervisor};
+use crate::commands::up::program;
+use crate::home::Home;
+use anyhow::{Context, Result, bail};
+use boira_agent::Identity;
+use boira_hypervisor::cgroup::Cgroups;
+use boira_hypervisor::{GuestState, Hypervisor};
+use boira_network::Network;
+use nix::sys::signal::{Signal, kill};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long guests may take to switch themselves off when the cloud goes down.
+const DOWN_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a guest that is adopted may take to say what it does.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(3);
+const PRESS_AGAIN: Duration = Duration::from_secs(1);
+
+/// Ends a cloud: its supervisor if there is one, else what it left. Whether there was anything to end.
+pub async fn down(home: &Home, note: impl Fn(String)) -> Result<bool> {
+    require_root("`boira down`")?;
+    if !home.run("lock").exists() {
+        return Ok(false);
+    }
+    if !is_up(home)? {
+        let _lock = lock_soon(home).await?;
+        return switch_off(home, &note).await;
+    }
+    let log = Log::now(home);
+    kill(supervisor(home)?, Signal::SIGTERM).context("tell the supervisor to end")?;
+    let begun = Instant::now();
+    while is_up(home)? {
+        note(switching_off(begun));
+        if begun.elapsed() > DOWN_DEADLINE + Duration::from_secs(30) {
+            bail!(
+                "the cloud did not go down; see {}",
+                home.run("supervisor.log").display()
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    if closing_marker(home).exists() {
+        bail!(
+            "the cloud went down with something left; `sudo {}{} down` tries again:\n{}",
+            program(),
+            home.option(),
+            log.since(home)
+        );
+    }
+    Ok(true)
+}
+
+fn switching_off(begun: Instant) -> String {
+    format!("switching guests off ({} s)", begun.elapsed().as_secs())
+}
+
+/// Exists while guests are being switched off because the cloud goes down, and names them, one a
+/// line, so that they aren't taken for guests that switched themselves off.
+pub fn closing_marker(home: &Home) -> PathBuf {
+    home.agent().join("closing")
+}
+
+/// Presses every guest's power button, waits, ends what remains, and removes the networks. What the
+/// guests should be stays as it is, so the next `up` starts them again; a guest that had ended by
+/// itself before is left for the next agent to report. Whether there was anything to switch off.
+pub async fn switch_off(home: &Home, note: &dyn Fn(String)) -> Result<bool> {
+    let directory = home.agent();
+    let Ok(identity) = Identity::read(&directory.join("identity.json")) else {
+        return Ok(false);
+    };
+    let commands = commands()?;
+    let cloud = cloud_tag(&identity);
+    let group = format!("boira-{cloud}");
+    let guests = boira_hypervisor::open(boira_hypervisor::Settings {
+        dir: directory.join("guests"),
+        console_command: commands.console,
+        cgroup: Some(group.clone()),
+        acceleration: crate::commands::doctor::without_probe(),
+    })
+    .context("open the hypervisor")?;
+    all_have_answered(&*guests).await?;
+    let closing = note_closing(home, running(&*guests).await?)?;
+    press_and_wait(&*guests, note).await?;
+    for guest in &closing {
+        guests
+            .forget(guest)
+            .await
+            .with_context(|| format!("remove {guest}"))?;
+    }
+    let network = Network::new(&cloud, &directory.join("networks"), commands.services);
+    let networks = network.present().await;
+    for vpc in &networks {
+        network
+            .remove(vpc)
+            .await
+            .with_context(|| format!("remove the network {vpc}"))?;
+    }
+    if let Err(error) = Cgroups::open(&group).remove_all() {
+        tracing::warn!("the control group {group} stays: {error}");
+    }
+    std::fs::remove_file(closing_marker(home)).context("note that the cloud is down")?;
+    Ok(!closing.is_empty() || !networks.is_empty())
+}
+
+/// Writes down who runs now, beside those that an interrupted going down has written.
+fn note_closing(home: &Home, running: Vec<String>) -> Result<BTreeSet<String>> {
+    let marker = closing_marker(home);
+    let before = std::fs::read_to_string(&marker).unwrap_or_default();
+    let mut closing: BTreeSet<String> = before.lines().map(str::to_owned).collect();
+    closing.extend(running);
+    let text: String = closing.iter().map(|guest| format!("{guest}\n")).collect();
+    boira_controller::config::write_atomically(&marker, text.as_bytes(), 0o600)
+        .context("note that the cloud is going down")?;
+    Ok(closing)
+}
+
+async fn press_and_wait(guests: &dyn Hypervisor, note: &dyn Fn(String)) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let left = running(guests).await?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        note(switching_off(begun));
+        if begun.elapsed() > DOWN_DEADLINE {
+            for guest in left {
+                tracing::warn!("{guest} did not switch itself off in time; switching it off");
+                guests
+                    .kill(&guest)
+                    .await
+                    .with_context(|| format!("end {guest}"))?;
+            }
+            return Ok(());
+        }
+        for guest in left {
+            if let Err(error) = guests.power_button(&guest).await {
+                tracing::debug!("{guest}: its power button: {error}");
+            }
+        }
+        // A guest that is still booting doesn't listen yet, so the button is pressed again.
+        let _ = tokio::time::timeout(PRESS_AGAIN, guests.changed()).await;
+    }
+}
+
+/// Who ended while nobody looked says so in its first answer, and is not to be taken for one that runs.
+async fn all_have_answered(guests: &dyn Hypervisor) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let observed = guests.observe().await.context("look at the guests")?;
+        let waiting = observed
+            .iter()
+            .any(|guest| guest.state == GuestState::Starting);
+        if !waiting || begun.elapsed() > ANSWER_DEADLINE {
+            return Ok(());
+        }
+        let _ = tokio::time::timeout(ANSWER_DEADLINE, guests.changed()).await;
+    }
+}
+
+async fn running(guests: &dyn Hypervisor) -> Result<Vec<String>> {
+    let observed = guests.observe().await.context("look at the guests")?;
+    Ok(observed
+        .into_iter()
+        .filter(|guest| !matches!(guest.state, GuestState::Exited(_)))
+        .map(|guest| guest.guest)
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whom_an_interrupted_going_down_named_stays_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::find(Some(folder.path()));
+        std::fs::create_dir(home.agent()).expect("a folder");
+        note_closing(&home, vec!["i-1".into(), "i-2".into()]).expect("it is written");
+        let closing = note_closing(&home, vec!["i-2".into()]).expect("it is written");
+        assert_eq!(closing.into_iter().collect::<Vec<_>>(), ["i-1", "i-2"]);
+        let text = std::fs::read_to_string(closing_marker(&home)).expect("it is there");
+        assert_eq!(text, "i-1\ni-2\n");
+    }
+}
