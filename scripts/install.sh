@@ -1,8 +1,11 @@
-# Sourced by ./run and ./test: what Boira needs of the system, and how it gets there.
+# Sourced by ./run and ./test, and part of what `boira host invite` has a PC run: what Boira needs of
+# the system, and how it gets there.
 
-# What building and running needs. The program names are what is looked for, the packages (Debian's
+# What a host needs to run instances. The program names are what is looked for, the packages (Debian's
 # names) what is installed where one is missing.
-RUN_PACKAGES="gcc:gcc libc.so:libc6-dev qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils ip:iproute2 nft:nftables slirp4netns:slirp4netns ssh:openssh-client mke2fs:e2fsprogs dpkg-deb:dpkg apt-get:apt mmdebstrap:mmdebstrap sfdisk:fdisk gpgv:gpgv cpio:cpio debian-keyring:debian-archive-keyring ca-certificates:ca-certificates"
+HOST_PACKAGES="qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils ip:iproute2 nft:nftables slirp4netns:slirp4netns ca-certificates:ca-certificates"
+# What building, and a controller with its images, needs.
+RUN_PACKAGES="gcc:gcc libc.so:libc6-dev $HOST_PACKAGES ssh:openssh-client mke2fs:e2fsprogs dpkg-deb:dpkg apt-get:apt mmdebstrap:mmdebstrap sfdisk:fdisk gpgv:gpgv cpio:cpio debian-keyring:debian-archive-keyring"
 # What the tests need beyond that.
 TEST_PACKAGES="python3:python3 python3-venv:python3-venv busybox:busybox-static socat:socat ping:iputils-ping arping:iputils-arping curl:curl ps:procps git:git openssl:openssl"
 
@@ -127,8 +130,12 @@ ensure_cargo() {
     exit 1
 }
 
+# Linked statically, because hosts with other systems run the same file. The target is named so that
+# the flag is not for what runs while building.
 build_release() {
     echo "building (a few minutes the first time)"
-    cargo build --release --locked -p boira
-    ln -sfn target/release/boira boira
+    target=$(rustc -vV | sed -n 's/^host: //p')
+    RUSTFLAGS="${RUSTFLAGS-} -C target-feature=+crt-static" \
+        cargo build --release --locked -p boira --target "$target"
+    ln -sfn "target/$target/release/boira" boira
 }

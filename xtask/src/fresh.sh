@@ -18,12 +18,17 @@ cp -a "$handed/." "$root/"
 # apt and cargo; named network namespaces are private because /run is.
 unshare --mount --pid --fork --kill-child --ipc --uts sh -eu -c '
     root=$1
+    # A root that is no mount is nothing that `ip netns exec` or a sandbox could work with.
+    mount --bind "$root" "$root"
     mount --rbind /dev "$root/dev"
     mount -t proc proc "$root/proc"
     mount --rbind /sys "$root/sys"
     mount -t tmpfs -o mode=755 run "$root/run"
     mkdir -p "$root/run/netns" "$root/run/lock"
+    cd "$root"
+    mkdir -p mnt/outer
+    pivot_root . mnt/outer
     exec env -i HOME=/root USER=root TERM="${TERM:-dumb}" LANG=C.UTF-8 \
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-        chroot "$root" /bin/sh -eu -c ". /etc/boira-fresh/environment; cd /src/boira; $2"
+        chroot . /bin/sh -eu -c "umount -l /mnt/outer; . /etc/boira-fresh/environment; cd /src/boira; $2"
 ' sh "$root" "$script"

@@ -34,7 +34,8 @@ impl AcceptedFile {
     }
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Replaces a file as a whole; on return it and its name are on the disk.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = path.with_extension("new");
     let mut file = std::fs::OpenOptions::new()
         .create(true)

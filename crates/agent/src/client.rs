@@ -1,18 +1,18 @@
 //! The agent's side of the wire: HTTP/2 over mutual TLS, opened by the agent, so that no worker
 //! listens to the controller and hosts behind NAT work.
 
+use crate::identity::Identity;
 use anyhow::{Context, Result, bail};
 use boira_model::wire::{STREAM_ERROR, SyncAnswer, SyncRequest};
-use boira_model::{CloudId, HostId};
+use boira_model::{HostId, Wall};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
@@ -32,31 +32,35 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// A controller's answer describes one host.
 const ANSWER_BYTES: usize = 64 << 20;
 
-/// Who this host is, as the controller enrolled it. Kept in `identity.json`, mode 0600.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct Identity {
-    pub host: HostId,
-    pub cloud: CloudId,
+/// A certificate as the controller renews it.
+#[derive(Deserialize)]
+pub struct Certificate {
     pub certificate: String,
-    pub key: String,
-    pub authority: String,
-}
-
-impl Identity {
-    pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("read {}: has this host joined a cloud?", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("parse {}", path.display()))
-    }
+    pub renew_after: Wall,
 }
 
 /// The controller as an agent sees it.
 pub struct Controller {
     pub host: HostId,
     address: SocketAddr,
+    tls: std::sync::RwLock<Tls>,
+    connection: Mutex<Option<http2::SendRequest<Full<Bytes>>>>,
+}
+
+/// How connections are made, with the certificate of now.
+#[derive(Clone)]
+struct Tls {
     h2: TlsConnector,
     h1: TlsConnector,
-    connection: Mutex<Option<http2::SendRequest<Full<Bytes>>>>,
+}
+
+impl Tls {
+    fn of(identity: &Identity) -> Result<Self> {
+        Ok(Self {
+            h2: TlsConnector::from(Arc::new(tls(identity, b"h2")?)),
+            h1: TlsConnector::from(Arc::new(tls(identity, b"http/1.1")?)),
+        })
+    }
 }
 
 impl Controller {
@@ -64,10 +68,41 @@ impl Controller {
         Ok(Self {
             host: identity.host.clone(),
             address,
-            h2: TlsConnector::from(Arc::new(tls(identity, b"h2")?)),
-            h1: TlsConnector::from(Arc::new(tls(identity, b"http/1.1")?)),
+            tls: std::sync::RwLock::new(Tls::of(identity)?),
             connection: Mutex::new(None),
         })
+    }
+
+    fn tls(&self) -> Tls {
+        self.tls
+            .read()
+            .expect("no holder of this lock panics")
+            .clone()
+    }
+
+    /// Connections from now on show this identity's certificate; those that are open go on.
+    pub fn show(&self, identity: &Identity) -> Result<()> {
+        *self.tls.write().expect("no holder of this lock panics") = Tls::of(identity)?;
+        Ok(())
+    }
+
+    /// Has this host's key signed again.
+    pub async fn renew(&self, identity: &Identity) -> Result<Certificate> {
+        let body = serde_json::to_vec(&serde_json::json!({ "request": identity.request }))
+            .context("write a renewal")?;
+        let request = Request::post("https://controller/v1/certificate")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .context("build a renewal")?;
+        match self.exchange(request).await? {
+            (StatusCode::OK, body) => {
+                serde_json::from_slice(&body).context("parse the controller's answer")
+            }
+            (other, body) => bail!(
+                "the controller answered {other}: {}",
+                String::from_utf8_lossy(&body)
+            ),
+        }
     }
 
     /// One exchange. `Ok(None)` when the controller wants a new session that begins with a report.
@@ -77,6 +112,20 @@ impl Controller {
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
             .context("build a sync request")?;
+        let (status, body) = self.exchange(request).await?;
+        match status {
+            StatusCode::OK => Ok(Some(
+                serde_json::from_slice(&body).context("parse the controller's answer")?,
+            )),
+            StatusCode::CONFLICT => Ok(None),
+            other => bail!(
+                "the controller answered {other}: {}",
+                String::from_utf8_lossy(&body)
+            ),
+        }
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes)> {
         let mut sender = self.sender().await?;
         let answer = tokio::time::timeout(ANSWER, async {
             let answer = sender
@@ -93,23 +142,10 @@ impl Controller {
         .await
         .map_err(|_| anyhow::anyhow!("the controller did not answer in {} s", ANSWER.as_secs()))
         .and_then(|outcome| outcome);
-        let (status, body) = match answer {
-            Ok(answer) => answer,
-            Err(error) => {
-                *self.connection.lock().await = None;
-                return Err(error);
-            }
-        };
-        match status {
-            StatusCode::OK => Ok(Some(
-                serde_json::from_slice(&body).context("parse the controller's answer")?,
-            )),
-            StatusCode::CONFLICT => Ok(None),
-            other => bail!(
-                "the controller answered {other}: {}",
-                String::from_utf8_lossy(&body)
-            ),
+        if answer.is_err() {
+            *self.connection.lock().await = None;
         }
+        answer
     }
 
     /// Fetches a blob; the reader ends where the blob does.
@@ -118,7 +154,7 @@ impl Controller {
         sha256: &str,
     ) -> Result<impl tokio::io::AsyncRead + Send + Unpin + use<>> {
         let (mut sender, connection) =
-            http1::handshake(TokioIo::new(self.connect(&self.h1).await?))
+            http1::handshake(TokioIo::new(self.connect(&self.tls().h1).await?))
                 .await
                 .context("speak HTTP to the controller")?;
         tokio::spawn(connection);
@@ -175,7 +211,7 @@ impl Controller {
         headers: impl FnOnce(hyper::http::request::Builder) -> hyper::http::request::Builder,
     ) -> Result<hyper::Response<hyper::body::Incoming>> {
         let (mut sender, connection) =
-            http1::handshake(TokioIo::new(self.connect(&self.h1).await?))
+            http1::handshake(TokioIo::new(self.connect(&self.tls().h1).await?))
                 .await
                 .context("speak HTTP to the controller")?;
         tokio::spawn(connection.with_upgrades());
@@ -191,7 +227,7 @@ impl Controller {
         if let Some(sender) = connection.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());
         }
-        let stream = self.connect(&self.h2).await?;
+        let stream = self.connect(&self.tls().h2).await?;
         let (sender, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(15))
@@ -205,42 +241,90 @@ impl Controller {
     }
 
     async fn connect(&self, tls: &TlsConnector) -> Result<TlsStream<TcpStream>> {
-        let open = async {
-            let stream = TcpStream::connect(self.address)
-                .await
-                .with_context(|| format!("connect to the controller at {}", self.address))?;
-            stream
-                .set_nodelay(true)
-                .context("send small messages at once")?;
-            let name = ServerName::try_from(CONTROLLER_NAME).context("name the controller")?;
-            tls.connect(name, stream)
-                .await
-                .context("shake hands with the controller")
-        };
-        tokio::time::timeout(CONNECT, open)
-            .await
-            .map_err(|_| anyhow::anyhow!("no connection to {} in time", self.address))?
+        connect(self.address, tls).await
     }
 }
 
-fn tls(identity: &Identity, protocol: &[u8]) -> Result<rustls::ClientConfig> {
+async fn connect(address: SocketAddr, tls: &TlsConnector) -> Result<TlsStream<TcpStream>> {
+    let open = async {
+        let stream = TcpStream::connect(address)
+            .await
+            .with_context(|| format!("connect to the controller at {address}"))?;
+        stream
+            .set_nodelay(true)
+            .context("send small messages at once")?;
+        let name = ServerName::try_from(CONTROLLER_NAME).context("name the controller")?;
+        tls.connect(name, stream)
+            .await
+            .context("shake hands with the controller")
+    };
+    tokio::time::timeout(CONNECT, open)
+        .await
+        .map_err(|_| anyhow::anyhow!("no connection to {address} in time"))?
+}
+
+/// Takes up an invitation: sends `ask` to `/join`, before this host has a certificate, and answers the
+/// controller's words.
+pub async fn join(address: SocketAddr, authority: &str, ask: &serde_json::Value) -> Result<Bytes> {
+    let mut config = trusting(authority)?.with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let exchange = async {
+        let stream = connect(address, &TlsConnector::from(Arc::new(config))).await?;
+        let (mut sender, driver) = http1::handshake(TokioIo::new(stream))
+            .await
+            .context("speak HTTP to the controller")?;
+        tokio::spawn(driver);
+        let request = Request::post("/join")
+            .header("host", CONTROLLER_NAME)
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(ask.to_string())))
+            .context("build a request")?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .context("ask the controller")?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await.context("read")?;
+        Ok::<_, anyhow::Error>((status, body.to_bytes()))
+    };
+    let (status, body) = tokio::time::timeout(ANSWER, exchange).await.map_err(|_| {
+        anyhow::anyhow!("the controller did not answer in {} s", ANSWER.as_secs())
+    })??;
+    if status == StatusCode::OK {
+        return Ok(body);
+    }
+    let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    match value["error"].as_str() {
+        Some(why) => bail!("{why}"),
+        None => bail!("the controller answered {status}"),
+    }
+}
+
+/// A client that trusts the cloud's CA and nobody else.
+fn trusting(
+    authority: &str,
+) -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>> {
     let mut roots = rustls::RootCertStore::empty();
-    for certificate in rustls_pemfile::certs(&mut identity.authority.as_bytes()) {
+    for certificate in rustls_pemfile::certs(&mut authority.as_bytes()) {
         roots
             .add(certificate.context("read the cloud's CA")?)
             .context("trust the cloud's CA")?;
     }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("choose TLS versions")?;
+    Ok(builder.with_root_certificates(roots))
+}
+
+fn tls(identity: &Identity, protocol: &[u8]) -> Result<rustls::ClientConfig> {
     let chain = rustls_pemfile::certs(&mut identity.certificate.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .context("read this host's certificate")?;
     let key = rustls_pemfile::private_key(&mut identity.key.as_bytes())
         .context("read this host's key")?
         .context("this host's identity has no key")?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("choose TLS versions")?
-        .with_root_certificates(roots)
+    let mut config = trusting(&identity.authority)?
         .with_client_auth_cert(chain, key)
         .context("use this host's certificate")?;
     config.alpn_protocols = vec![protocol.to_vec()];

@@ -13,6 +13,7 @@ mod accepted;
 pub mod client;
 mod engine;
 mod host;
+pub mod identity;
 mod line;
 mod networks;
 mod reach;
@@ -20,7 +21,8 @@ mod real;
 pub mod simulated;
 mod translate;
 
-pub use client::{Controller, Identity};
+pub use client::Controller;
 pub use engine::run;
 pub use host::{About, Host, Observed};
+pub use identity::Identity;
 pub use real::{Commands, Place, RealHost};

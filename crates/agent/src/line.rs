@@ -53,6 +53,7 @@ pub async fn poll(
     events: mpsc::Sender<Event>,
 ) {
     let mut failures = 0;
+    let mut said = String::new();
     loop {
         let request = line.outbox().poll(have.borrow_and_update().clone());
         match line.controller.sync(&request).await {
@@ -84,9 +85,11 @@ pub async fn poll(
             }
             Err(error) => {
                 failures += 1;
-                if failures == 1 {
-                    tracing::warn!("the controller is away: {error:#}");
+                let why = format!("{error:#}");
+                if failures == 1 || why != said {
+                    tracing::warn!("the controller is away: {why}");
                 }
+                said = why;
                 back_off(failures).await;
             }
         }

@@ -406,23 +406,13 @@ fn seed(home: &Path, shape: Shape) -> Result<()> {
 }
 
 fn host_row(draft: &mut boira_core::Draft, index: usize, zone: &str) -> boira_model::Host {
-    boira_model::Host {
-        id: HostId::from_entropy(draft.ctx.entropy()),
-        number: draft.number(|counters| &mut counters.host),
-        name: host_name(index),
-        zone: zone.into(),
-        capacity: HostCapacity::default(),
-        acceleration: boira_model::Acceleration {
-            hardware: false,
-            verdict: "not reported".into(),
-        },
-        machine: String::new(),
-        cpu: String::new(),
-        overhead: Default::default(),
-        certificate: String::new(),
-        joined: draft.now(),
-        tags: Default::default(),
-    }
+    boira_model::Host::new(
+        HostId::from_entropy(draft.ctx.entropy()),
+        draft.number(|counters| &mut counters.host),
+        &host_name(index),
+        zone,
+        draft.now(),
+    )
 }
 
 /// The id of the first instance in an answer.

@@ -1,6 +1,8 @@
 //! The command line: what there is, and which function does it.
 
-use crate::commands::{account, doctor, env, host, image, instance, kind, ssh, status, up, zone};
+use crate::commands::{
+    account, doctor, env, host, image, instance, join, kind, ssh, status, up, zone,
+};
 use crate::home::{Home, agents_address};
 use crate::{memory, node, output};
 use anyhow::Result;
@@ -68,13 +70,17 @@ enum Command {
         #[arg(long, hide = true)]
         local_host: bool,
     },
+    /// Join this machine to a cloud; `boira host invite` prints the whole line that does it
+    Join(join::Join),
     /// Run this host's agent alone
     Agent {
-        /// The agent's folder, with the identity that the controller gave it
+        /// The agent's folder, with the identity that the controller gave it [default: `agent` in the
+        /// cloud's folder]
         #[arg(long)]
-        directory: PathBuf,
+        directory: Option<PathBuf>,
+        /// Where agents are served [default: where this machine joined]
         #[arg(long, value_name = "ADDRESS:PORT")]
-        controller: SocketAddr,
+        controller: Option<SocketAddr>,
         /// The cloud's API, to be relayed to guests
         #[arg(long, value_name = "ADDRESS:PORT")]
         api: Option<SocketAddr>,
@@ -194,11 +200,13 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Controller { listen, local_host } => {
             node::controller(&home, listen.listen(), listen.agents(), local_host).await?;
         }
+        Command::Join(join) => join::join(&home, format, join).await?,
         Command::Agent {
             directory,
             controller,
             api,
         } => {
+            let directory = directory.unwrap_or_else(|| home.agent());
             node::agent(&directory, controller, api).await?;
         }
         Command::Supervise { listen } => {

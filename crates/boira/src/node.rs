@@ -15,8 +15,10 @@ pub use logs::Log;
 
 use crate::home::{Access, Home};
 use anyhow::{Context, Result, bail};
+use boira_agent::identity::keep_valid;
 use boira_agent::{Commands, Controller as Line, Identity, Place, RealHost};
 use boira_controller::Options;
+use boira_model::{Admission, Host};
 use down::{closing_marker, switch_off};
 use logs::log_file;
 use nix::fcntl::{Flock, FlockArg};
@@ -79,7 +81,7 @@ fn supervisor(home: &Home) -> Result<Pid> {
 }
 
 /// The name of this machine.
-fn host_name() -> String {
+pub fn host_name() -> String {
     nix::unistd::gethostname().map_or("localhost".into(), |n| n.to_string_lossy().into_owned())
 }
 
@@ -138,24 +140,30 @@ fn hand_out(home: &Home, controller: &boira_controller::Controller) -> Result<()
     note(home, "agents", &agents)
 }
 
-/// The agent's process.
+/// The agent's process. Where controller and API are is the identity's word unless it is said here.
 pub async fn agent(
     directory: &Path,
-    controller: SocketAddr,
+    controller: Option<SocketAddr>,
     api: Option<SocketAddr>,
 ) -> Result<()> {
     require_root("An agent")?;
     end_on_panic();
-    let identity = Identity::read(&directory.join("identity.json"))?;
-    let line = Arc::new(Line::new(&identity, controller)?);
+    let path = directory.join("identity.json");
+    let identity = Identity::read(&path)?;
+    let address = controller
+        .or(identity.controller)
+        .context("say where the controller serves agents, with --controller ADDRESS:PORT")?;
+    let line = Arc::new(Line::new(&identity, address)?);
     let place = Place {
         home: directory,
         name: host_name(),
         cloud: cloud_tag(&identity),
-        api,
+        api: api.or(identity.api),
     };
     let acceleration = crate::commands::doctor::acceleration(directory).await?;
     let host = RealHost::open(&place, commands()?, acceleration, line.clone())?;
+    let renewing = line.clone();
+    tokio::spawn(async move { keep_valid(identity, renewing, &path).await });
     boira_agent::run(Arc::new(host), line, directory).await
 }
 
@@ -226,7 +234,7 @@ pub fn is_up(home: &Home) -> Result<bool> {
 
 /// What would keep a cloud from starting, found before anything is started.
 pub async fn check(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Result<()> {
-    let lacking = crate::commands::doctor::lacking();
+    let lacking = crate::commands::doctor::lacking_for_a_controller();
     if !lacking.is_empty() {
         bail!("no guest would run here:\n{}", lacking.join("\n"));
     }
@@ -492,21 +500,33 @@ pub async fn enroll_local(home: &Home, controller: &boira_controller::Controller
     let path = home.agent().join("identity.json");
     let name = host_name();
     if let Ok(identity) = Identity::read(&path) {
+        let certificate = boira_controller::pki::certificates(&identity.certificate)?;
+        let key = certificate
+            .first()
+            .and_then(|one| boira_controller::pki::key_of(one));
         let snapshot = controller.cluster.snapshot();
-        if snapshot.state.hosts.contains_key(&identity.host) {
+        let row = snapshot.state.hosts.get(&identity.host);
+        // One that was revoked stays out until it is invited again.
+        let fits =
+            |row: &Host| row.admission == Admission::Revoked || Some(&row.key) == key.as_ref();
+        if row.is_some_and(|row| fits(row)) {
             return Ok(());
         }
     }
-    let (host, pair) = controller.enroll(&name).await?;
-    let identity = Identity {
-        host,
+    let made = controller.enroll(&name).await?;
+    Identity {
+        host: made.host,
         cloud: controller.cluster.cloud.clone(),
-        certificate: pair.certificate,
-        key: pair.key,
+        certificate: made.certificate.pem,
+        renew_after: made.certificate.renew_after,
+        key: made.key,
+        request: made.request,
         authority: controller.pki.authority()?,
-    };
-    let text = serde_json::to_vec(&identity).context("write this host's identity")?;
-    boira_controller::config::write_atomically(&path, &text, 0o600)
+        // The supervisor says where they are: they may be others at every start.
+        controller: None,
+        api: None,
+    }
+    .write(&path)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use crate::agents::upgrade_answer;
 use crate::config;
 use crate::controller::Controller;
-use crate::{http, zones};
+use crate::{hosts, http, zones};
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
@@ -18,7 +18,7 @@ use axum::{Extension, Json, Router};
 use boira_api::auth::{self, RequestHead};
 use boira_api::form;
 use boira_core::account::Credentials;
-use boira_core::{Kind, account, schedule};
+use boira_core::{Kind, account};
 use boira_model::wire::StreamKind;
 use boira_model::*;
 use hyper_util::rt::TokioIo;
@@ -35,7 +35,10 @@ pub fn router(controller: Arc<Controller>) -> Router<Arc<Controller>> {
         .route("/instances/{id}/dial/{port}", get(dial))
         .route("/types", get(types));
     let administrators = Router::new()
-        .route("/hosts", get(hosts).post(enroll_host))
+        .route("/hosts", get(hosts::list).post(hosts::enroll))
+        .route("/hosts/{name}", patch(hosts::change).delete(hosts::remove))
+        .route("/hosts/{name}/revoke", post(hosts::revoke))
+        .route("/invitations", post(hosts::invite))
         .route("/accounts", get(accounts).post(create_account))
         .route("/accounts/{name}", delete(remove_account))
         .route("/accounts/{name}/keys", post(rotate_keys))
@@ -57,7 +60,7 @@ pub fn router(controller: Arc<Controller>) -> Router<Arc<Controller>> {
 }
 
 /// An error with what to do about it.
-pub struct Problem(StatusCode, String);
+pub struct Problem(pub StatusCode, pub String);
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
@@ -207,68 +210,6 @@ async fn status(
         "pending": count(StateName::Pending),
         "stopped": count(StateName::Stopped),
     }))
-}
-
-async fn hosts(State(controller): State<Arc<Controller>>) -> Json<Value> {
-    let snapshot = controller.cluster.snapshot();
-    let state = &snapshot.state;
-    let rows: Vec<Value> = state
-        .hosts
-        .values()
-        .map(|host| {
-            let used = state.usage.get(&host.id).copied().unwrap_or_default();
-            let (vcpus, memory) = schedule::limits(state, host);
-            json!({
-                "id": host.id,
-                "number": host.number,
-                "name": host.name,
-                "zone": host.zone,
-                "state": zones::contact_name(state.contact(&host.id)),
-                "last_seen_s": controller.links.of(&host.id).silence().as_secs(),
-                "instances": used.instances,
-                "cpus": host.capacity.cpus,
-                "vcpus_total": vcpus,
-                "vcpus_used": used.vcpus,
-                "memory_total_bytes": memory,
-                "memory_used_bytes": used.memory_bytes,
-                "disk_total_bytes": host.capacity.disk_bytes,
-                "disk_used_bytes": used.disk_bytes,
-                "overhead": host.overhead,
-                "troubles": controller.links.of(&host.id).troubles(),
-                "acceleration": host.acceleration,
-                "machine": host.machine,
-                "cpu": host.cpu,
-            })
-        })
-        .collect();
-    Json(json!({ "hosts": rows }))
-}
-
-#[derive(Deserialize)]
-struct NewHost {
-    name: String,
-}
-
-/// Makes a host's row and answers the identity that its agent starts with: certificate and key.
-async fn enroll_host(State(controller): State<Arc<Controller>>, Json(ask): Json<NewHost>) -> Reply {
-    let fine = (1..=63).contains(&ask.name.len())
-        && ask
-            .name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-    if !fine {
-        return Err(bad("a host's name has 1 to 63 letters, digits, -, _ or ."));
-    }
-    let failed =
-        |error: anyhow::Error| Problem(StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}"));
-    let (host, pair) = controller.enroll(&ask.name).await.map_err(failed)?;
-    Ok(Json(json!({
-        "host": host,
-        "cloud": controller.cluster.cloud,
-        "certificate": pair.certificate,
-        "key": pair.key,
-        "authority": controller.pki.authority().map_err(failed)?,
-    })))
 }
 
 /// An instance of the caller, by id, small number or `Name` tag.

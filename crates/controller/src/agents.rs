@@ -1,24 +1,29 @@
-//! The endpoint that agents call, over mutual TLS: `POST /v1/sync`, `GET /v1/blobs/SHA256` and
-//! `GET /v1/streams/ID`. Which host speaks is told by its certificate and never by what it says.
+//! The endpoint that agents call, over mutual TLS: `POST /v1/sync`, `POST /v1/certificate`,
+//! `GET /v1/blobs/SHA256` and `GET /v1/streams/ID`. Which host speaks is told by its certificate's key
+//! and never by what it says. Beside it, `/join` is for who has no certificate yet.
 
 use crate::controller::Controller;
+use crate::join;
 use crate::links::Told;
+use crate::pki::HostRequest;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use boira_core::{observe, sync, wanted};
 use boira_model::HostId;
 use boira_model::wire::{PROTOCOL, STREAM_ERROR, SyncAnswer, SyncRequest};
-use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// SHA-256 of the certificate that the peer has shown, in hex.
+/// SHA-256 of the public key that the peer has proven, in hex.
 #[derive(Clone)]
-pub struct PeerCertificate(pub String);
+pub struct PeerKey(pub String);
 
 /// A report names everything that a host has: some hundred bytes a guest.
 const REPORT_BYTES: usize = 64 << 20;
@@ -27,9 +32,23 @@ pub fn router(controller: Arc<Controller>) -> Router {
     Router::new()
         .route("/v1/sync", post(synchronise))
         .layer(DefaultBodyLimit::max(REPORT_BYTES))
+        .route("/v1/certificate", post(renew))
         .route("/v1/blobs/{sha256}", get(blob))
         .route("/v1/streams/{id}", get(stream))
+        .route_layer(axum::middleware::from_fn(hosts_only))
+        .merge(join::router())
         .with_state(controller)
+}
+
+async fn hosts_only(request: Request, next: Next) -> Response {
+    match request.extensions().get::<PeerKey>() {
+        Some(_) => next.run(request).await,
+        None => {
+            let why =
+                "a certificate of this cloud is needed here; `boira host invite` lets a PC join";
+            Refused(StatusCode::UNAUTHORIZED, why.into()).into_response()
+        }
+    }
 }
 
 struct Refused(StatusCode, String);
@@ -40,22 +59,22 @@ impl IntoResponse for Refused {
     }
 }
 
-/// Whether a certificate is this host's; a row that is gone is a host that is revoked.
-fn is_host(controller: &Controller, peer: &PeerCertificate, host: &HostId) -> bool {
+/// Whether a key is this host's; one that is revoked has none.
+fn is_host(controller: &Controller, peer: &PeerKey, host: &HostId) -> bool {
     let snapshot = controller.cluster.snapshot();
     let row = snapshot.state.hosts.get(host);
-    row.is_some_and(|row| row.certificate == peer.0)
+    row.is_some_and(|row| row.key == peer.0)
 }
 
-/// The host behind a certificate; a row that is gone is a host that is revoked.
-fn host_of(controller: &Controller, peer: &PeerCertificate) -> Result<HostId, Refused> {
+/// The host behind a key.
+fn host_of(controller: &Controller, peer: &PeerKey) -> Result<HostId, Refused> {
     controller
         .cluster
         .snapshot()
         .state
         .hosts
         .values()
-        .find(|host| host.certificate == peer.0)
+        .find(|host| host.key == peer.0)
         .map(|host| host.id.clone())
         .ok_or_else(|| {
             Refused(
@@ -67,7 +86,7 @@ fn host_of(controller: &Controller, peer: &PeerCertificate) -> Result<HostId, Re
 
 async fn synchronise(
     State(controller): State<Arc<Controller>>,
-    Extension(peer): Extension<PeerCertificate>,
+    Extension(peer): Extension<PeerKey>,
     Json(request): Json<SyncRequest>,
 ) -> Result<Json<SyncAnswer>, Refused> {
     // Looked up by what it says and held against what it has shown: a search through everybody's
@@ -117,18 +136,34 @@ async fn synchronise(
             ..SyncAnswer::default()
         }));
     }
-    Ok(Json(poll(&controller, &host, seq, &request.have).await))
+    poll(&controller, &peer, &host, seq, &request.have)
+        .await
+        .map(Json)
+}
+
+fn revoked() -> Refused {
+    let why = "this host was cut off from the cloud; `boira host invite --host` lets it come back";
+    Refused(StatusCode::FORBIDDEN, why.into())
 }
 
 /// Answers when something differs from what the host has, when a stream is wanted, or in the end
 /// with nothing.
-async fn poll(controller: &Controller, host: &HostId, seq: u64, have: &[String; 4]) -> SyncAnswer {
+async fn poll(
+    controller: &Controller,
+    peer: &PeerKey,
+    host: &HostId,
+    seq: u64,
+    have: &[String; 4],
+) -> Result<SyncAnswer, Refused> {
     let link = controller.links.of(host);
     let silence = controller.cluster.snapshot().state.settings.host_silence_s;
     let patience = Duration::from_millis((silence * 1000 / 2).clamp(500, 20_000));
     let deadline = tokio::time::Instant::now() + patience;
     loop {
         let snapshot = controller.cluster.snapshot();
+        if !is_host(controller, peer, host) {
+            return Err(revoked());
+        }
         // Before anything is derived: a signature that is made meanwhile counts next time.
         let told = Told {
             revision: snapshot.state.revision(host),
@@ -148,21 +183,49 @@ async fn poll(controller: &Controller, host: &HostId, seq: u64, have: &[String; 
         answer.seq = seq;
         answer.streams = link.streams();
         if !sync::is_empty(&answer) {
-            return answer;
+            return Ok(answer);
         }
         // A wake-up that came since the snapshot was taken is kept by `Notify` as a permit.
         if tokio::time::timeout_at(deadline, link.wake.notified())
             .await
             .is_err()
         {
-            return answer;
+            return Ok(answer);
         }
     }
 }
 
+#[derive(Deserialize)]
+struct Renewal {
+    /// PKCS#10 in PEM, with the key that the host has.
+    request: String,
+}
+
+/// A certificate that lasts longer, for the same key.
+async fn renew(
+    State(controller): State<Arc<Controller>>,
+    Extension(peer): Extension<PeerKey>,
+    Json(ask): Json<Renewal>,
+) -> Result<Json<Value>, Refused> {
+    let host = host_of(&controller, &peer)?;
+    let bad = |why: String| Refused(StatusCode::BAD_REQUEST, why);
+    let request = HostRequest::read(&ask.request).map_err(|error| bad(format!("{error:#}")))?;
+    if request.key() != peer.0 {
+        return Err(bad("the request is for another key than this host's".into()));
+    }
+    let certificate = controller
+        .pki
+        .host_certificate(host.as_str(), &request)
+        .map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}")))?;
+    Ok(Json(json!({
+        "certificate": certificate.pem,
+        "renew_after": certificate.renew_after,
+    })))
+}
+
 async fn blob(
     State(controller): State<Arc<Controller>>,
-    Extension(peer): Extension<PeerCertificate>,
+    Extension(peer): Extension<PeerKey>,
     Path(sha256): Path<String>,
 ) -> Result<Response, Refused> {
     let host = host_of(&controller, &peer)?;
@@ -182,7 +245,7 @@ async fn blob(
 
 async fn stream(
     State(controller): State<Arc<Controller>>,
-    Extension(peer): Extension<PeerCertificate>,
+    Extension(peer): Extension<PeerKey>,
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, Refused> {
@@ -201,7 +264,7 @@ async fn stream(
     tokio::spawn(async move {
         if let Ok(upgraded) = hyper::upgrade::on(request).await {
             // Whoever waited may have given up; then the stream just closes.
-            let _ = waiting.send(Ok(TokioIo::new(upgraded)));
+            let _ = waiting.send(Ok(controller.links.until_revoked(&peer.0, upgraded)));
         }
     });
     Ok(upgrade_answer())

@@ -9,14 +9,16 @@ use crate::pki::Pki;
 use crate::{admin, agents, collect, http, pki};
 use anyhow::{Context, Result, ensure};
 use boira_chunks::Blobs;
-use boira_core::{InstanceTypes, Settings, account, reconcile, wanted, zone};
-use boira_model::{CloudId, Host, HostId, InstanceId};
+use boira_core::{InstanceTypes, Settings, account, host, reconcile, wanted, zone};
+use boira_model::{CloudId, HostId, InstanceId};
 use boira_store::{Cluster, History, Sqlite, Unavailable};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
 /// Where guests reach the API, as `boira_network` has it.
@@ -45,6 +47,15 @@ pub struct Controller {
     pub problems: tokio::sync::Mutex<Vec<String>>,
     pub pki: Pki,
     ready: OnceLock<Ready>,
+}
+
+/// A host whose key was made here.
+pub struct Enrolled {
+    pub host: HostId,
+    /// In PEM, as the request that has it signed.
+    pub key: String,
+    pub request: String,
+    pub certificate: pki::HostCertificate,
 }
 
 /// Hands out what the controller's owner needs to reach it.
@@ -111,11 +122,17 @@ impl Opened {
         ready(&controller)?;
         controller.ready.get_or_init(|| Box::new(ready));
         tokio::join!(
-            listen::serve(api, security, http::router(controller.clone())),
+            listen::serve(
+                api,
+                security,
+                http::router(controller.clone()),
+                controller.links.revoked(),
+            ),
             async {
                 sign_again(&controller).await;
                 let router = agents::router(controller.clone());
-                listen::serve(agents, Security::Tls(agents_tls), router).await;
+                let revoked = controller.links.revoked();
+                listen::serve(agents, Security::Tls(agents_tls), router, revoked).await;
             },
             clockwork(controller.clone()),
             collect::run(controller.clone()),
@@ -218,26 +235,75 @@ async fn sign_again(controller: &Controller) {
     }
 }
 
-fn tls(controller: &Controller) -> Result<(Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>)> {
-    let addresses = [
-        controller.options.listen.ip(),
-        controller.options.agents.ip(),
-        std::net::Ipv4Addr::LOCALHOST.into(),
-        GUESTS_API.into(),
-    ];
-    let pair = controller.pki.api_pair(&addresses)?;
-    let mut chain = pki::certificates(&pair.certificate)?;
-    let authority = pki::certificates(&controller.pki.authority()?)?;
-    chain.extend(authority.iter().cloned());
+/// What the API and the agents' endpoint show: a certificate that is made again before it expires.
+struct Shown {
+    controller: Arc<Controller>,
+    chain: Mutex<Option<(Instant, Arc<CertifiedKey>)>>,
+}
+
+/// How often another is made; each is good for a year.
+const SHOW_ANOTHER: Duration = Duration::from_secs(30 * 24 * 3600);
+
+impl Shown {
+    fn make(&self) -> Result<Arc<CertifiedKey>> {
+        let options = &self.controller.options;
+        let pki = &self.controller.pki;
+        let addresses = [
+            options.listen.ip(),
+            options.agents.ip(),
+            Ipv4Addr::LOCALHOST.into(),
+            GUESTS_API.into(),
+        ];
+        let pair = pki.api_pair(&addresses)?;
+        let mut chain = pki::certificates(&pair.certificate)?;
+        chain.extend(pki::certificates(&pki.authority()?)?);
+        let key = pki::private_key(&pair.key)?;
+        let key = rustls::crypto::ring::sign::any_supported_type(&key).context("use the key")?;
+        Ok(Arc::new(CertifiedKey::new(chain, key)))
+    }
+}
+
+impl std::fmt::Debug for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shown")
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let mut chain = self.chain.lock().expect("no holder of this lock panics");
+        if let Some((made, shown)) = &*chain
+            && made.elapsed() < SHOW_ANOTHER
+        {
+            return Some(shown.clone());
+        }
+        match self.make() {
+            Ok(made) => *chain = Some((Instant::now(), made)),
+            Err(error) => tracing::error!("no new certificate for the API: {error:#}"),
+        }
+        chain.as_ref().map(|(_, shown)| shown.clone())
+    }
+}
+
+/// TLS of the API, and of the agents' endpoint: there a client may show a certificate of the cloud's.
+fn tls(
+    controller: &Arc<Controller>,
+) -> Result<(Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>)> {
     let mut roots = rustls::RootCertStore::empty();
-    for certificate in authority {
+    for certificate in pki::certificates(&controller.pki.authority()?)? {
         roots.add(certificate).context("trust the cloud's own CA")?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier =
         rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
+            .allow_unauthenticated()
             .build()
             .context("verify hosts by the cloud's CA")?;
+    let shown = Arc::new(Shown {
+        controller: controller.clone(),
+        chain: Mutex::new(None),
+    });
+    *shown.chain.lock().expect("it is new") = Some((Instant::now(), shown.make()?));
     let builder = || {
         rustls::ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
@@ -245,12 +311,13 @@ fn tls(controller: &Controller) -> Result<(Arc<rustls::ServerConfig>, Arc<rustls
     };
     let mut api = builder()?
         .with_no_client_auth()
-        .with_single_cert(chain.clone(), pki::private_key(&pair.key)?)?;
-    api.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        .with_cert_resolver(shown.clone());
     let mut agents = builder()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, pki::private_key(&pair.key)?)?;
-    agents.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        .with_cert_resolver(shown);
+    for config in [&mut api, &mut agents] {
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    }
     Ok((Arc::new(api), Arc::new(agents)))
 }
 
@@ -384,8 +451,9 @@ impl Controller {
             .await;
     }
 
-    /// Makes a host's row and its certificate, or gives an existing host a new certificate.
-    pub async fn enroll(&self, name: &str) -> Result<(HostId, pki::Pair)> {
+    /// Makes a host's row and its certificate with a key made here, or gives the host of this name a
+    /// new one.
+    pub async fn enroll(&self, name: &str) -> Result<Enrolled> {
         let known = self
             .cluster
             .snapshot()
@@ -394,43 +462,21 @@ impl Controller {
             .values()
             .find(|host| host.name == name)
             .map(|host| host.id.clone());
-        let id = known.unwrap_or_else(|| HostId::from_entropy(rand::random()));
-        let pair = self.pki.host_pair(id.as_str())?;
-        let certificate = pki::certificates(&pair.certificate)?;
-        let fingerprint = pki::fingerprint(certificate.first().context("a certificate was made")?);
-        let (row_id, name) = (id.clone(), name.to_owned());
+        let host = known.unwrap_or_else(|| HostId::from_entropy(rand::random()));
+        let (key, request) = pki::host_request()?;
+        let asked = pki::HostRequest::read(&request)?;
+        let certificate = self.pki.host_certificate(host.as_str(), &asked)?;
+        let (row, fingerprint, name) = (host.clone(), asked.key(), name.to_owned());
         self.cluster
-            .decide(move |draft| {
-                let zone = draft.state.zones.keys().next().cloned().unwrap_or_default();
-                let row = match draft.state.hosts.get(&row_id) {
-                    Some(row) => Host {
-                        certificate: fingerprint,
-                        ..Host::clone(row)
-                    },
-                    None => Host {
-                        id: row_id,
-                        number: draft.number(|c| &mut c.host),
-                        name,
-                        zone,
-                        capacity: Default::default(),
-                        acceleration: boira_model::Acceleration {
-                            hardware: false,
-                            verdict: "the host has not reported yet".into(),
-                        },
-                        machine: String::new(),
-                        cpu: String::new(),
-                        overhead: Default::default(),
-                        certificate: fingerprint,
-                        joined: draft.now(),
-                        tags: Default::default(),
-                    },
-                };
-                draft.put(row);
-                Ok::<_, Infallible>(())
-            })
+            .decide(move |draft| host::enroll(draft, &row, &fingerprint, &name, None))
             .await?
-            .unwrap_or_else(|never| match never {});
-        Ok((id, pair))
+            .context("enroll the host")?;
+        Ok(Enrolled {
+            host,
+            key,
+            request,
+            certificate,
+        })
     }
 
     /// Hands out the administrator's new key. Its caller has the key already, so a failure is only

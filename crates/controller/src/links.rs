@@ -6,14 +6,18 @@ use boira_core::sync::{Admit, Inbox};
 use boira_model::HostId;
 use boira_model::wire::{StreamKind, StreamRequest, SyncRequest};
 use boira_store::Listener;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, oneshot};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{Notify, oneshot, watch};
 
 /// A connection that an agent opened for somebody and that is now just bytes.
-pub type Stream = TokioIo<hyper::upgrade::Upgraded>;
+pub type Stream = UntilRevoked<TokioIo<Upgraded>>;
 
 /// How long a stream may take until its agent has opened it.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
@@ -46,9 +50,90 @@ pub struct Told {
     pub have: [String; 4],
 }
 
+/// Keys that were revoked while this controller ran: who has shown one before is still connected.
+#[derive(Clone, Default)]
+pub struct Revoked(Arc<watch::Sender<BTreeSet<String>>>);
+
+impl Revoked {
+    fn add(&self, key: &str) {
+        self.0.send_modify(|keys| {
+            keys.insert(key.to_owned());
+        });
+    }
+
+    /// Returns when this key becomes one of them. Who comes with one that is revoked already isn't cut:
+    /// it is told so.
+    pub async fn adds(&self, key: &str) {
+        let mut keys = self.0.subscribe();
+        if keys.borrow_and_update().contains(key) {
+            return std::future::pending().await;
+        }
+        // The sender is `self`, so waiting can't fail.
+        let _ = keys.wait_for(|keys| keys.contains(key)).await;
+    }
+}
+
+/// A stream that fails as soon as the key of its host is revoked.
+pub struct UntilRevoked<S> {
+    stream: S,
+    /// `None` once it was.
+    revoked: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl<S> UntilRevoked<S> {
+    fn check(&mut self, context: &mut Context<'_>) -> std::io::Result<()> {
+        if let Some(revoked) = &mut self.revoked {
+            if revoked.as_mut().poll(context).is_pending() {
+                return Ok(());
+            }
+            self.revoked = None;
+        }
+        Err(std::io::Error::new(
+            std::io::ErrorKind::ConnectionAborted,
+            "the host was cut off",
+        ))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for UntilRevoked<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for UntilRevoked<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
 #[derive(Clone, Default)]
 pub struct Links {
     hosts: Arc<Mutex<HashMap<HostId, Arc<Link>>>>,
+    revoked: Revoked,
 }
 
 impl Links {
@@ -60,6 +145,27 @@ impl Links {
             .entry(host.clone())
             .or_insert_with(|| Arc::new(Link::new()))
             .clone()
+    }
+
+    /// Ends every connection of a host and what is asked of it; it has lost its key.
+    pub fn cut(&self, host: &HostId, key: &str) {
+        self.revoked.add(key);
+        let link = self.of(host);
+        link.facts().asked.clear();
+        link.wake.notify_one();
+    }
+
+    pub fn revoked(&self) -> Revoked {
+        self.revoked.clone()
+    }
+
+    /// A stream of the host with this key.
+    pub fn until_revoked(&self, key: &str, stream: Upgraded) -> Stream {
+        let (revoked, key) = (self.revoked.clone(), key.to_owned());
+        UntilRevoked {
+            stream: TokioIo::new(stream),
+            revoked: Some(Box::pin(async move { revoked.adds(&key).await })),
+        }
     }
 
     /// Asks the host's agent for a stream and waits until it is there.

@@ -1,7 +1,8 @@
 //! Listening sockets: accept, TLS where it is due, and HTTP over it with limits that a slow or greedy
 //! client can't exceed.
 
-use crate::agents::PeerCertificate;
+use crate::agents::PeerKey;
+use crate::links::Revoked;
 use crate::pki;
 use axum::Router;
 use axum::body::Body;
@@ -42,7 +43,7 @@ pub enum Security {
 }
 
 /// Serves until the process ends.
-pub async fn serve(listener: TcpListener, security: Security, router: Router) {
+pub async fn serve(listener: TcpListener, security: Security, router: Router, revoked: Revoked) {
     let places = Arc::new(Semaphore::new(places()));
     loop {
         let place = places
@@ -60,15 +61,15 @@ pub async fn serve(listener: TcpListener, security: Security, router: Router) {
             }
         };
         let _ = stream.set_nodelay(true);
-        let (security, router) = (security.clone(), router.clone());
+        let (security, router, revoked) = (security.clone(), router.clone(), revoked.clone());
         tokio::spawn(async move {
-            connection(stream, security, router).await;
+            connection(stream, security, router, revoked).await;
             drop(place);
         });
     }
 }
 
-async fn connection(stream: TcpStream, security: Security, router: Router) {
+async fn connection(stream: TcpStream, security: Security, router: Router, revoked: Revoked) {
     let config = match security {
         Security::Tls(config) => config,
         Security::PlainOrTls(config) => match begins_with_tls(&stream).await {
@@ -86,18 +87,19 @@ async fn connection(stream: TcpStream, security: Security, router: Router) {
         .get_ref()
         .1
         .peer_certificates()
-        .and_then(|chain| chain.first());
-    let router = match peer {
-        Some(certificate) => router.layer(axum::Extension(PeerCertificate(pki::fingerprint(
-            certificate,
-        )))),
-        None => router,
-    };
+        .and_then(|chain| pki::key_of(chain.first()?));
     let version = match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => Version::Http2,
         Some(_) | None => Version::Http1,
     };
-    http(stream, version, router).await;
+    let Some(key) = peer else {
+        return http(stream, version, router).await;
+    };
+    let router = router.layer(axum::Extension(PeerKey(key.clone())));
+    tokio::select! {
+        () = http(stream, version, router) => {}
+        () = revoked.adds(&key) => tracing::info!("a connection of a revoked host was cut"),
+    }
 }
 
 /// Looks at the first byte without taking it: 0x16 opens a TLS handshake (RFC 8446, 5.1).

@@ -2,16 +2,19 @@
 //!
 //! ```text
 //!  pki/ca.pem, ca-key.pem            signs the API's and the hosts' certificates
-//!  pki/api.pem, api-key.pem          what the API and the agents' endpoint show
+//!  pki/api-key.pem                   key of the certificate that the API and the agents' endpoint
+//!                                    show; invitations pin it, so it stays
 //!  pki/identity-key.der              RSA key that signs instance identity documents
 //!  pki/identity.pem                  its certificate, for whoever verifies them
 //! ```
 
 use crate::config::write_atomically;
 use anyhow::{Context, Result};
+use boira_model::Wall;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
@@ -21,10 +24,38 @@ use std::path::{Path, PathBuf};
 /// The name that every agent expects in the controller's certificate.
 pub const CONTROLLER_NAME: &str = "controller.boira.internal";
 
+/// How long certificates are good for. Hosts ask for another after a third of it, so one that was
+/// switched off over a long summer still gets in.
+const VALID_MS: i64 = 365 * 24 * 3600 * 1000;
+
 /// A certificate with its key, in PEM.
 pub struct Pair {
     pub certificate: String,
     pub key: String,
+}
+
+/// A host's certificate in PEM.
+pub struct HostCertificate {
+    pub pem: String,
+    /// From when on the host should ask for the next.
+    pub renew_after: Wall,
+}
+
+/// What a host wants signed: its key, proven.
+pub struct HostRequest(CertificateSigningRequestParams);
+
+impl HostRequest {
+    /// Reads a PKCS#10 request in PEM and checks its signature. Of what it says only the key counts.
+    pub fn read(pem: &str) -> Result<Self> {
+        CertificateSigningRequestParams::from_pem(pem)
+            .map(Self)
+            .context("read the certificate request")
+    }
+
+    /// As [`Host::key`](boira_model::Host::key) has it.
+    pub fn key(&self) -> String {
+        hex::encode(Sha256::digest(self.0.public_key.subject_public_key_info()))
+    }
 }
 
 pub struct Pki {
@@ -59,21 +90,43 @@ impl Pki {
         std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
     }
 
-    /// A certificate for the API under these addresses, made anew at every start.
+    /// A certificate for the API under these addresses, always with the same key.
     pub fn api_pair(&self, addresses: &[IpAddr]) -> Result<Pair> {
-        let mut names = vec![CONTROLLER_NAME.to_owned(), "localhost".to_owned()];
-        names.dedup();
+        let names = vec![CONTROLLER_NAME.to_owned(), "localhost".to_owned()];
         let mut params = CertificateParams::new(names).context("name the API's certificate")?;
         params
             .subject_alt_names
             .extend(addresses.iter().map(|ip| SanType::IpAddress(*ip)));
         params.distinguished_name = name("Boira API");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.sign(params)
+        let key = self.api_key()?;
+        Ok(Pair {
+            certificate: self.sign(params, &key)?,
+            key: key.serialize_pem(),
+        })
     }
 
-    /// A certificate for a host's agent.
-    pub fn host_pair(&self, host: &str) -> Result<Pair> {
+    fn api_key(&self) -> Result<KeyPair> {
+        let path = self.path("api-key.pem");
+        if !path.exists() {
+            let made = KeyPair::generate().context("make the API's key")?;
+            write_atomically(&path, made.serialize_pem().as_bytes(), 0o600)?;
+        }
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        KeyPair::from_pem(&text).with_context(|| format!("parse {}", path.display()))
+    }
+
+    /// What `curl --pinnedpubkey` takes: the SHA-256 of the API's public key, in base64.
+    pub fn pin(&self) -> Result<String> {
+        use base64::Engine;
+        let digest = Sha256::digest(self.api_key()?.subject_public_key_info());
+        let text = base64::engine::general_purpose::STANDARD.encode(digest);
+        Ok(format!("sha256//{text}"))
+    }
+
+    /// A certificate for a host's agent, whatever names its request has.
+    pub fn host_certificate(&self, host: &str, request: &HostRequest) -> Result<HostCertificate> {
         let mut params =
             CertificateParams::new(vec![host.to_owned()]).context("name a host's certificate")?;
         params.distinguished_name = name(host);
@@ -81,24 +134,27 @@ impl Pki {
             ExtendedKeyUsagePurpose::ClientAuth,
             ExtendedKeyUsagePurpose::ServerAuth,
         ];
-        self.sign(params)
+        Ok(HostCertificate {
+            pem: self.sign(params, &request.0.public_key)?,
+            renew_after: Wall(boira_store::now().0 + VALID_MS / 3),
+        })
     }
 
-    fn sign(&self, mut params: CertificateParams) -> Result<Pair> {
+    fn sign(&self, mut params: CertificateParams, key: &impl PublicKeyData) -> Result<String> {
         let authority_key = std::fs::read_to_string(self.path("ca-key.pem"))
             .context("read the key of the cloud's authority")?;
         let authority_key = KeyPair::from_pem(&authority_key).context("parse the CA's key")?;
         let issuer = Issuer::from_ca_cert_pem(&self.authority()?, authority_key)
             .context("parse the CA's certificate")?;
+        let now = time::OffsetDateTime::now_utc();
+        // Clocks of old PCs are behind.
+        params.not_before = now - time::Duration::days(1);
+        params.not_after = now + time::Duration::milliseconds(VALID_MS);
         params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate().context("make a key")?;
         let certificate = params
-            .signed_by(&key, &issuer)
+            .signed_by(key, &issuer)
             .context("sign a certificate")?;
-        Ok(Pair {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-        })
+        Ok(certificate.pem())
     }
 
     /// The key for identity documents and its certificate. Making them takes a second.
@@ -185,9 +241,21 @@ fn name(common: &str) -> DistinguishedName {
     name
 }
 
-/// SHA-256 of a certificate, in hex: how a host is recognised.
-pub fn fingerprint(certificate: &[u8]) -> String {
-    hex::encode(Sha256::digest(certificate))
+/// SHA-256 of a certificate's public key, in hex: how a host is recognised. `None` for what is no
+/// certificate.
+pub fn key_of(certificate: &[u8]) -> Option<String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(hex::encode(Sha256::digest(parsed.public_key().raw)))
+}
+
+/// A new key for a host and the request that has it signed, in PEM.
+pub fn host_request() -> Result<(String, String)> {
+    let key = KeyPair::generate().context("make a key")?;
+    let request = CertificateParams::new(Vec::<String>::new())
+        .and_then(|params| params.serialize_request(&key))
+        .and_then(|request| request.pem())
+        .context("write a certificate request")?;
+    Ok((key.serialize_pem(), request))
 }
 
 pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {

@@ -9,6 +9,7 @@ pub mod attribute;
 pub mod capacity;
 pub mod draft;
 pub mod group;
+pub mod host;
 pub mod image;
 pub mod interface;
 pub mod key;

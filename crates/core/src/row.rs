@@ -102,6 +102,7 @@ rows! {
     12 Volume(Volume) key |row| row.id.to_string();
     13 Instance(Instance) key |row| row.id.to_string();
     14 ClientToken(ClientToken) key |row| ClientToken::key(&row.owner, &row.action, &row.token);
+    15 Invitation(Invitation) key |row| row.digest.clone();
 }
 
 /// What one decision changes, in order. The store commits it in one transaction.

@@ -106,9 +106,10 @@ pub struct Slots {
     pub max: u64,
 }
 
-/// How many more instances of a type with its own disk a host has room for; none while it is silent.
+/// How many more instances of a type with its own disk a host has room for; none while it is
+/// silent or drained.
 pub fn slots(state: &State, host: &Host, kind: &InstanceType) -> Slots {
-    if state.contact(&host.id) == Contact::Silent {
+    if state.contact(&host.id) == Contact::Silent || host.admission != Admission::Open {
         return Slots::default();
     }
     let used = state.usage.get(&host.id).copied().unwrap_or_default();
@@ -128,6 +129,17 @@ pub fn slots(state: &State, host: &Host, kind: &InstanceType) -> Slots {
 
 /// Bytes of memory that would be left, or why there is no room.
 fn room(state: &State, host: &Host, need: &Need) -> Verdict {
+    match host.admission {
+        Admission::Revoked => return Err("is revoked".into()),
+        // What has its disks here can be nowhere else.
+        Admission::Draining if need.host.is_none() => {
+            return Err(match host.note.as_str() {
+                "" => "is being drained".into(),
+                note => format!("is being drained: {note}"),
+            });
+        }
+        Admission::Draining | Admission::Open => {}
+    }
     if state.contact(&host.id) == Contact::Silent {
         return Err("has not been heard of lately".into());
     }

@@ -47,6 +47,7 @@ pub struct State {
     pub volumes: OrdMap<VolumeId, Arc<Volume>>,
     pub instances: OrdMap<InstanceId, Arc<Instance>>,
     pub tokens: OrdMap<String, Arc<ClientToken>>,
+    pub invitations: OrdMap<String, Arc<Invitation>>,
 
     /// Silent hosts; those not in it are live.
     pub silent: OrdSet<HostId>,
@@ -110,6 +111,9 @@ impl State {
                 self.tokens
                     .insert(ClientToken::key(&row.owner, &row.action, &row.token), row);
             }
+            Row::Invitation(row) => {
+                self.invitations.insert(row.digest.clone(), row);
+            }
         }
     }
 
@@ -169,6 +173,9 @@ impl State {
             Kind::ClientToken => {
                 self.tokens.remove(key);
             }
+            Kind::Invitation => {
+                self.invitations.remove(key);
+            }
         }
     }
 
@@ -192,6 +199,7 @@ impl State {
             all(&self.volumes, Row::Volume),
             all(&self.instances, Row::Instance),
             all(&self.tokens, Row::ClientToken),
+            all(&self.invitations, Row::Invitation),
         ]
         .concat()
     }

@@ -54,6 +54,18 @@ impl Overhead {
     }
 }
 
+/// Whether a host takes part in the cloud.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Admission {
+    #[default]
+    Open,
+    /// Nothing new is placed here.
+    Draining,
+    /// Cut off: its certificate opens nothing any more.
+    Revoked,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Host {
     pub id: HostId,
@@ -68,8 +80,57 @@ pub struct Host {
     pub cpu: String,
     #[serde(default)]
     pub overhead: Overhead,
-    /// SHA-256 of the certificate that this host must show, in hex.
-    pub certificate: String,
+    /// SHA-256, in hex, of the public key that this host's certificate must have, as its
+    /// SubjectPublicKeyInfo in DER. A certificate that is renewed keeps the key.
+    #[serde(default)]
+    pub key: String,
     pub joined: Wall,
+    #[serde(default)]
+    pub admission: Admission,
+    /// The administrator's words about it, such as why it is being drained.
+    #[serde(default)]
+    pub note: String,
+    /// Labels.
     pub tags: Tags,
+}
+
+impl Host {
+    /// A host that has not reported yet.
+    pub fn new(id: HostId, number: u64, name: &str, zone: &str, joined: Wall) -> Self {
+        Self {
+            id,
+            number,
+            name: name.into(),
+            zone: zone.into(),
+            capacity: HostCapacity::default(),
+            acceleration: Acceleration {
+                hardware: false,
+                verdict: "the host has not reported yet".into(),
+            },
+            machine: String::new(),
+            cpu: String::new(),
+            overhead: Overhead::default(),
+            key: String::new(),
+            joined,
+            admission: Admission::default(),
+            note: String::new(),
+            tags: Tags::new(),
+        }
+    }
+}
+
+/// Lets one PC join, once and until it expires.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// SHA-256 of the token, in hex; the token itself is shown once and kept nowhere.
+    pub digest: String,
+    /// The zone's id, which stays when the zone is renamed.
+    pub zone: String,
+    /// The host that may come back with another key; absent for a new one.
+    #[serde(default)]
+    pub host: Option<HostId>,
+    pub expires: Wall,
+    /// Who has used it and with which key. A PC that didn't get its answer may ask again.
+    #[serde(default)]
+    pub used: Option<(HostId, String)>,
 }

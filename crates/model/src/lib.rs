@@ -15,7 +15,7 @@ pub mod volume;
 pub mod wire;
 
 pub use account::{AccessKey, Account, KeyKind, KeyPair};
-pub use host::{Acceleration, Host, HostCapacity, Overhead, Packing, Zone};
+pub use host::{Acceleration, Admission, Host, HostCapacity, Invitation, Overhead, Packing, Zone};
 pub use id::*;
 pub use image::{Boot, Image};
 pub use instance::{

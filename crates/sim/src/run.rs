@@ -271,22 +271,10 @@ fn pc(number: u64, random: &mut Random) -> Host {
 
 fn put_hosts(controller: &mut Controller, hosts: &[Host], mix: &Mix, random: &mut Random) {
     for (number, host) in hosts.iter().enumerate() {
+        let zone = format!("zone-{}", number as u64 % mix.zones);
         let row = boira_model::Host {
-            id: host.id.clone(),
-            number: number as u64 + 1,
-            name: host.name.clone(),
-            zone: format!("zone-{}", number as u64 % mix.zones),
-            capacity: HostCapacity::default(),
-            acceleration: Acceleration {
-                hardware: false,
-                verdict: "the host has not reported yet".into(),
-            },
-            machine: String::new(),
-            cpu: String::new(),
-            overhead: Default::default(),
-            certificate: format!("certificate-{number}"),
-            joined: START,
-            tags: Tags::new(),
+            key: format!("key-{number}"),
+            ..boira_model::Host::new(host.id.clone(), number as u64 + 1, &host.name, &zone, START)
         };
         set_up(controller, random, move |draft| draft.put(row));
     }

@@ -1,7 +1,7 @@
 //! The single writer: batches, refusals, failed commits and what readers see meanwhile.
 
 use boira_core::{Change, Ctx, Row};
-use boira_model::{CloudId, Host, HostCapacity, HostId, Wall, Zone};
+use boira_model::{CloudId, Host, HostId, Wall, Zone};
 use boira_store::{Event, Listener, Loaded, Store, StoreError, Unavailable, Writer};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -250,23 +250,8 @@ fn answers_come_after_the_snapshot_that_holds_their_change() {
 }
 
 fn host(number: u64) -> Host {
-    Host {
-        id: HostId::from_entropy(number),
-        number,
-        name: format!("pc{number}"),
-        zone: "z".into(),
-        capacity: HostCapacity::default(),
-        acceleration: boira_model::Acceleration {
-            hardware: false,
-            verdict: String::new(),
-        },
-        machine: String::new(),
-        cpu: String::new(),
-        overhead: Default::default(),
-        certificate: String::new(),
-        joined: Wall(0),
-        tags: Default::default(),
-    }
+    let id = HostId::from_entropy(number);
+    Host::new(id, number, &format!("pc{number}"), "z", Wall(0))
 }
 
 #[test]

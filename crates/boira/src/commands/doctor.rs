@@ -96,7 +96,17 @@ async fn findings(home: &Home) -> Vec<Finding> {
 
 /// What keeps guests from running here, as far as a look tells.
 pub fn lacking() -> Vec<String> {
-    programs_and_networks()
+    missing(programs_and_networks())
+}
+
+/// The same for a machine that people start a cloud on, with a key to log in to its instances.
+pub fn lacking_for_a_controller() -> Vec<String> {
+    let keygen = program_there("ssh-keygen", "openssh-client", Verdict::Missing);
+    missing(programs_and_networks().chain([keygen]))
+}
+
+fn missing(findings: impl Iterator<Item = Finding>) -> Vec<String> {
+    findings
         .filter(|finding| finding.verdict == Verdict::Missing)
         .map(|finding| format!("{} is missing: {}", finding.what, finding.remedy))
         .collect()

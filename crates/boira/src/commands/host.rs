@@ -1,34 +1,179 @@
 //! `boira host`: the machines that run instances.
 
-use crate::client::Client;
+use crate::client::{Client, segment};
 use crate::home::Home;
 use crate::output::{self, Format, bytes, line_out};
 use anyhow::{Context, Result, bail};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use hyper::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[derive(Subcommand)]
 pub enum Command {
     /// List the hosts
     Ls,
     /// Everything about one host
-    Show {
-        /// Name, number or id
-        host: String,
+    Show(Named),
+    /// Let a PC join: prints the one line to run there
+    Invite(Invite),
+    /// Place nothing new on a host, so that it can be taken away
+    Drain {
+        #[command(flatten)]
+        host: Named,
+        /// Why, for who looks at it later
+        #[arg(long, value_name = "TEXT")]
+        note: Option<String>,
     },
+    /// Use a host again
+    Undrain(Named),
+    /// Set, replace or remove labels
+    Label {
+        #[command(flatten)]
+        host: Named,
+        /// NAME=VALUE sets a label, NAME= removes it
+        #[arg(required = true, value_name = "NAME=VALUE")]
+        labels: Vec<String>,
+    },
+    /// Keep a line of words with a host; an empty one removes it
+    Note {
+        #[command(flatten)]
+        host: Named,
+        text: String,
+    },
+    /// Cut a host off at once, such as one that was stolen; what is on it stays placed there
+    Revoke(Named),
+    /// Forget a host that nothing is on
+    Rm {
+        #[command(flatten)]
+        host: Named,
+        /// Also with instances and disks on it: they are terminated and lost
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Args)]
+pub struct Named {
+    /// Name, number or id
+    host: String,
+}
+
+impl Named {
+    fn path(&self) -> String {
+        format!("/hosts/{}", segment(&self.host))
+    }
+}
+
+#[derive(Args)]
+pub struct Invite {
+    /// The zone to join [default: the first]
+    #[arg(long)]
+    zone: Option<String>,
+    /// A host that comes back, such as after its system was installed anew
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+    /// How long the invitation lasts, such as 30m, 12h or 2d
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = seconds)]
+    valid: u64,
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    let wrong = || "a time is a number with s, m, h or d, such as 90m".to_owned();
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let factor = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 24 * 3600,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    number.checked_mul(factor).ok_or_else(wrong)
 }
 
 pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
     let client = Client::new(home.access()?)?;
-    let answer = client.json(Method::GET, "/hosts", None).await?;
-    let hosts = answer["hosts"]
-        .as_array()
-        .context("the cloud answered no hosts")?;
+    let change = async |host: &Named, body: Value, done: &str| {
+        let answer = client
+            .json(Method::PATCH, &host.path(), Some(&body))
+            .await?;
+        say(format, &answer, done);
+        Ok(())
+    };
     match command {
-        Command::Ls => list(format, hosts),
-        Command::Show { host } => show(format, hosts, &host)?,
+        Command::Ls => list(format, &hosts(&client).await?),
+        Command::Show(named) => show(format, &hosts(&client).await?, &named.host)?,
+        Command::Invite(ask) => invite(&client, format, ask).await?,
+        Command::Drain { host, note } => {
+            let body = json!({ "draining": true, "note": note });
+            return change(&host, body, "takes nothing new").await;
+        }
+        Command::Undrain(host) => {
+            let body = json!({ "draining": false, "note": "" });
+            return change(&host, body, "is used again").await;
+        }
+        Command::Label { host, labels } => {
+            let body = json!({ "labels": parse_labels(&labels)? });
+            return change(&host, body, "has its labels").await;
+        }
+        Command::Note { host, text } => {
+            return change(&host, json!({ "note": text }), "has its note").await;
+        }
+        Command::Revoke(host) => {
+            let path = format!("{}/revoke", host.path());
+            let answer = client.json(Method::POST, &path, None).await?;
+            say(format, &answer, "is cut off");
+        }
+        Command::Rm { host, force } => {
+            let path = format!("{}?force={force}", host.path());
+            let answer = client.json(Method::DELETE, &path, None).await?;
+            say(format, &answer, "is forgotten");
+        }
     }
+    Ok(())
+}
+
+fn say(format: Format, answer: &Value, done: &str) {
+    match format {
+        Format::Json => output::json(answer),
+        Format::Table => line_out(&format!("{} {done}", text(&answer["name"]))),
+    }
+}
+
+async fn hosts(client: &Client) -> Result<Vec<Value>> {
+    let answer = client.json(Method::GET, "/hosts", None).await?;
+    let rows = answer["hosts"].as_array().cloned();
+    rows.context("the cloud answered no hosts")
+}
+
+fn parse_labels(labels: &[String]) -> Result<serde_json::Map<String, Value>> {
+    let parse = |label: &String| match label.split_once('=') {
+        Some((name, "")) => Ok((name.to_owned(), Value::Null)),
+        Some((name, value)) => Ok((name.to_owned(), value.into())),
+        None => bail!("'{label}' is no label; write NAME=VALUE, or NAME= to remove it"),
+    };
+    labels.iter().map(parse).collect()
+}
+
+async fn invite(client: &Client, format: Format, ask: Invite) -> Result<()> {
+    let body = json!({ "zone": ask.zone, "host": ask.host, "valid_s": ask.valid });
+    let answer = client
+        .json(Method::POST, "/invitations", Some(&body))
+        .await?;
+    if format == Format::Json {
+        output::json(&answer);
+        return Ok(());
+    }
+    let expires = answer["expires"].as_i64().unwrap_or(0);
+    let whose = match answer["host"].as_str() {
+        Some(host) => format!("to come back as {host}"),
+        None => format!("to join zone {}", text(&answer["zone"])),
+    };
+    line_out(&format!(
+        "Run this as root on the PC {whose}. It works once, until {}:\n\n    {}\n",
+        boira_api::time::format_ms(expires),
+        text(&answer["command"])
+    ));
     Ok(())
 }
 
@@ -48,10 +193,12 @@ fn free(host: &Value, total: &str, used: &str) -> u64 {
     number(total).saturating_sub(number(used))
 }
 
-/// RVM, TCPU, FCPU, TMEM and FMEM are OpenNebula's names of these columns.
+/// RVM, TCPU, FCPU, ACPU, TMEM, FMEM and AMEM are OpenNebula's names of these columns: running
+/// instances, and total, free and allocated CPU and memory.
 fn list(format: Format, hosts: &[Value]) {
     let header = [
-        "#", "NAME", "STATE", "ZONE", "RVM", "TCPU", "FCPU", "TMEM", "FMEM", "FDISK", "SEEN",
+        "#", "NAME", "STATE", "ZONE", "RVM", "TCPU", "FCPU", "ACPU", "TMEM", "FMEM", "AMEM",
+        "FDISK", "SEEN",
     ];
     output::rows(format, &header, hosts, |host| {
         vec![
@@ -62,8 +209,10 @@ fn list(format: Format, hosts: &[Value]) {
             text(&host["instances"]),
             text(&host["vcpus_total"]),
             free(host, "vcpus_total", "vcpus_used").to_string(),
+            text(&host["vcpus_used"]),
             size(&host["memory_total_bytes"]),
             bytes(free(host, "memory_total_bytes", "memory_used_bytes")),
+            size(&host["memory_used_bytes"]),
             bytes(free(host, "disk_total_bytes", "disk_used_bytes")),
             format!("{} s ago", host["last_seen_s"]),
         ]
@@ -97,6 +246,12 @@ fn show(format: Format, hosts: &[Value], wanted: &str) -> Result<()> {
         ),
     );
     line("zone", text(&host["zone"]));
+    if let Some(note) = host["note"].as_str().filter(|note| !note.is_empty()) {
+        line("note", note.to_owned());
+    }
+    for (label, value) in host["labels"].as_object().into_iter().flatten() {
+        line("label", format!("{label}={}", text(value)));
+    }
     line("instances", text(&host["instances"]));
     line(
         "CPUs",
@@ -130,4 +285,25 @@ fn show(format: Format, hosts: &[Value], wanted: &str) -> Result<()> {
         format!("{}, CPU {}", text(&host["machine"]), text(&host["cpu"])),
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(seconds("90m"), Ok(5400));
+        assert_eq!(seconds("2d"), Ok(172_800));
+        for wrong in ["", "m", "90", "1.5h", "-1h", "99999999999999999999d", "1µ"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn labels_are_set_and_removed() {
+        let parsed = parse_labels(&["room=2.14".into(), "gpu=".into()]).expect("labels");
+        assert_eq!(Value::from(parsed), json!({ "room": "2.14", "gpu": null }));
+        assert!(parse_labels(&["room".into()]).is_err());
+    }
 }

@@ -6,6 +6,7 @@ pub mod env;
 pub mod host;
 pub mod image;
 pub mod instance;
+pub mod join;
 pub mod kind;
 pub mod ssh;
 pub mod status;

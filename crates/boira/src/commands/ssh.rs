@@ -12,7 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 /// How long `boira ssh` waits for a machine that is booting.
@@ -168,12 +168,22 @@ fn options(home: &Home, named: bool) -> Result<Vec<(&'static str, String)>> {
 /// What ssh talks through: standard input and output joined with a port of the instance.
 pub async fn proxy(home: &Home, name: &str, port: u16) -> Result<()> {
     let client = Client::new(home.access()?)?;
-    let mut far = client
+    let far = client
         .stream(&format!("/instances/{}/dial/{port}", segment(name)))
         .await?;
-    let mut near = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
-    // ssh reports what a broken connection means.
-    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+    let (mut far_reader, mut far_writer) = tokio::io::split(far);
+    let outward = async {
+        let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut far_writer).await;
+        // The far end may have more to say after ssh has said all.
+        let _ = far_writer.shutdown().await;
+        std::future::pending().await
+    };
+    let mut out = tokio::io::stdout();
+    // ssh reports what a broken connection means, as soon as this end of it is closed.
+    tokio::select! {
+        _ = tokio::io::copy(&mut far_reader, &mut out) => {}
+        () = outward => {}
+    }
     Ok(())
 }
 

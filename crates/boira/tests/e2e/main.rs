@@ -9,6 +9,7 @@ mod chaos;
 mod cli;
 mod clients;
 mod inside;
+mod joining;
 mod lifecycle;
 mod network;
 mod robustness;

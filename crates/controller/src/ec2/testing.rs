@@ -267,10 +267,6 @@ impl Reply {
 
 fn test_host(id: HostId, now: Wall) -> Host {
     Host {
-        id,
-        number: 1,
-        name: "pc1".into(),
-        zone: "us-east-1a".into(),
         capacity: HostCapacity {
             cpus: 10_000,
             memory_bytes: 1 << 50,
@@ -282,10 +278,7 @@ fn test_host(id: HostId, now: Wall) -> Host {
         },
         machine: "pc-i440fx-7.2".into(),
         cpu: "qemu64".into(),
-        overhead: Default::default(),
-        certificate: String::new(),
-        joined: now,
-        tags: Tags::new(),
+        ..Host::new(id, 1, "pc1", "us-east-1a", now)
     }
 }
 

@@ -238,11 +238,8 @@ fn image(id: ImageId) -> Image {
 }
 
 fn host(number: u64, (cpus, memory_gib, disk_gib): Pc) -> Host {
+    let id = HostId::from_entropy(number + 1);
     Host {
-        id: HostId::from_entropy(number + 1),
-        number: number + 1,
-        name: format!("pc{number}"),
-        zone: ZONE.into(),
         capacity: HostCapacity {
             cpus,
             memory_bytes: memory_gib * GIB,
@@ -255,8 +252,6 @@ fn host(number: u64, (cpus, memory_gib, disk_gib): Pc) -> Host {
         machine: "pc-i440fx-9.2".into(),
         cpu: "qemu64-v1".into(),
         overhead: Overhead(vec![(0, 100 << 20)]),
-        certificate: String::new(),
-        joined: Wall(0),
-        tags: Tags::new(),
+        ..Host::new(id, number + 1, &format!("pc{number}"), ZONE, Wall(0))
     }
 }

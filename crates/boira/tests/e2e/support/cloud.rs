@@ -473,7 +473,7 @@ fn free_ports() -> u16 {
 }
 
 /// The folder of the finished tiny image that all tests of the workspace share.
-fn tiny() -> PathBuf {
+pub fn tiny() -> PathBuf {
     let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/images");
     let built = tokio::runtime::Builder::new_current_thread()
         .enable_all()

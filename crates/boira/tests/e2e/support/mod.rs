@@ -2,9 +2,10 @@
 
 pub mod api;
 mod boto3;
-mod cloud;
+pub mod cloud;
 pub mod machine;
 pub mod processes;
+pub mod room;
 mod run;
 mod watcher;
 

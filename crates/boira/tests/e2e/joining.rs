@@ -1,0 +1,180 @@
+//! Bare PCs join a cloud by the one line of an invitation, run instances, and are cut off.
+
+use crate::support::room::Room;
+use crate::support::{BOOT, wait};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+fn instances(room: &Room) -> Vec<Value> {
+    let rows = room.json(&["instance", "ls"]);
+    rows.as_array().cloned().expect("a list")
+}
+
+#[test]
+fn a_pc_joins_by_one_line_runs_instances_and_is_cut_off() {
+    let room = Room::start(3);
+    room.boira(&["zone", "create", "us-east-1b"]).ok();
+
+    strangers_stay_out(&room);
+    let said = room.join(1, &["--zone", "us-east-1b"]);
+    assert!(said.contains("This machine has no systemd"), "{said}");
+    let agent = said.lines().last().expect("the agent's command").trim();
+    room.pc(1).spawn(agent);
+    room.is("pc1", "up");
+    assert_eq!(room.host("pc1")["zone"], "us-east-1b");
+
+    room.pc(2).with_systemd();
+    let said = room.join(2, &["--zone", "us-east-1b"]);
+    assert!(said.contains("the service boira-agent"), "{said}");
+    room.is("pc2", "up");
+    room.boira(&["host", "drain", "pc2", "--note", "new fan"])
+        .ok();
+    assert_eq!(room.host("pc2")["state"], "draining");
+
+    let id = launched_in(&room, "us-east-1b");
+    let disks = room.home(1).join("agent/volumes");
+    let count = std::fs::read_dir(disks).expect("pc1 has disks").count();
+    assert_eq!(count, 1, "the instance is on the host that takes some");
+    room.boira(&["ssh", &id, "true"]).ok();
+
+    a_certificate_is_renewed(&room);
+    cut_off_and_back(&room, &id);
+    forgotten(&room);
+}
+
+/// Without the administrator's token nothing is given out, and without a certificate nothing is served.
+fn strangers_stay_out(room: &Room) {
+    let at = format!("https://{}:8774", room.address(0));
+    let ask = |words: &str| room.pc(1).sh(&format!("curl -sk -m 20 {words}")).ok();
+    let status = ask(&format!(
+        "-o /dev/null -w '%{{http_code}}' -X POST {at}/v1/sync"
+    ));
+    assert_eq!(status, "401");
+    let invited = room.json(&["host", "invite"]);
+    let line = invited["command"].as_str().expect("a line");
+    let token = invited["token"].as_str().expect("a token");
+    let wrong_pin = line.replacen("sha256//", "sha256//AAAA", 1);
+    let refused = room.pc(1).sh(&wrong_pin).stderr;
+    assert!(refused.contains("pinned public key"), "{refused}");
+    let guessed = line.replace(token, "00000000000000000000000000000000");
+    let home = room.home(1).display().to_string();
+    let refused = room.pc(1).sh(&format!("{guessed} --home {home}"));
+    assert!(refused.fails(1).contains("this token is unknown"));
+    room.boira(&["host", "invite", "--zone", "nowhere"])
+        .fails(1);
+}
+
+fn launched_in(room: &Room, zone: &str) -> String {
+    let made = room.json(&["instance", "run", "--zone", zone]);
+    let id = made[0]["id"].as_str().expect("an id").to_owned();
+    wait("it answers on SSH", BOOT, || {
+        let run = room.boira(&["ssh", &id, "true"]);
+        match run.code {
+            Some(0) => Ok(()),
+            _ => Err(run.stderr),
+        }
+    });
+    id
+}
+
+/// An agent whose certificate is due gets another with the same key, and goes on with it.
+fn a_certificate_is_renewed(room: &Room) {
+    let path = room.home(2).join("agent/identity.json");
+    let read = || -> Value {
+        let text = std::fs::read(&path).expect("it has joined");
+        serde_json::from_slice(&text).expect("it is JSON")
+    };
+    let before = read();
+    let mut due = before.clone();
+    due["renew_after"] = 0.into();
+    std::fs::write(&path, due.to_string()).expect("it can be written");
+    room.pc(2).sh("systemctl restart boira-agent").ok();
+    wait(
+        "the certificate is another",
+        Duration::from_secs(30),
+        || {
+            let now = read();
+            match now["certificate"] != before["certificate"] && now["renew_after"] != 0 {
+                true => Ok(()),
+                false => Err("it is the same".into()),
+            }
+        },
+    );
+    assert_eq!(read()["key"], before["key"]);
+    room.pc(2).sh("systemctl restart boira-agent").ok();
+    wait("it is heard of", Duration::from_secs(30), || {
+        let host = room.host("pc2");
+        match host["last_seen_s"].as_u64() {
+            Some(0..=2) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
+    });
+}
+
+/// Revoking ends a login in the middle, and the guest, which nobody reaches, goes on.
+fn cut_off_and_back(room: &Room, id: &str) {
+    let guests = || room.pc(1).sh("pgrep -c qemu-system || :").ok();
+    assert_eq!(guests(), "1");
+    let boot = room
+        .boira(&["ssh", id, "cat /proc/sys/kernel/random/boot_id"])
+        .ok();
+    let login = std::thread::scope(|scope| {
+        let login = scope.spawn(|| {
+            let run = room.boira(&["ssh", id, "echo in; touch /tmp/in; sleep 60"]);
+            (run, Instant::now())
+        });
+        wait("somebody is logged in", BOOT, || {
+            let seen = room.boira(&["ssh", id, "test -e /tmp/in"]);
+            match seen.code {
+                Some(0) => Ok(()),
+                _ => Err(seen.stderr),
+            }
+        });
+        let revoked = Instant::now();
+        room.boira(&["host", "revoke", "pc1"]).ok();
+        let (run, ended) = login.join().expect("ssh ends");
+        assert!(
+            ended < revoked + Duration::from_secs(5),
+            "it took {:?}",
+            ended - revoked
+        );
+        run
+    });
+    assert_eq!((login.code, login.stdout.trim()), (Some(255), "in"));
+    assert_eq!(room.host("pc1")["state"], "revoked");
+    assert_eq!(guests(), "1", "what it runs is not touched");
+    room.boira(&["host", "rm", "pc1"]).fails(1);
+
+    // The agent is still there with its old key; another makes it the same host again.
+    room.join(1, &["--host", "pc1"]);
+    let home = room.home(1).display().to_string();
+    room.pc(1).sh("pkill -f ' agent$'").ok();
+    room.pc(1)
+        .spawn(&format!("{home}/bin/boira --home {home} agent"));
+    room.is("pc1", "up");
+    wait("the guest is the one that it was", BOOT, || {
+        let run = room.boira(&["ssh", id, "cat /proc/sys/kernel/random/boot_id"]);
+        match run.code {
+            Some(0) if run.stdout.trim() == boot => Ok(()),
+            _ => Err(format!("{run:?}")),
+        }
+    });
+}
+
+fn forgotten(room: &Room) {
+    room.boira(&["host", "rm", "pc1", "--force"]).ok();
+    assert_eq!(room.host("pc1"), Value::Null);
+    let states: Vec<_> = instances(room)
+        .iter()
+        .map(|row| row["state"].clone())
+        .collect();
+    assert!(
+        states.iter().all(|state| state == "terminated"),
+        "{states:?}"
+    );
+    room.boira(&["host", "rm", "pc2"]).ok();
+    let refused = room
+        .boira(&["instance", "run", "--zone", "us-east-1b"])
+        .fails(1);
+    assert!(refused.contains("no host has joined zone"), "{refused}");
+}

@@ -1,0 +1,167 @@
+//! Hosts are invited, join once, are drained, cut off and forgotten.
+
+mod common;
+
+use boira_core::host::{self, HostChange, Joining};
+use boira_core::{Refusal, schedule, zone};
+use boira_model::*;
+use common::{Cloud, GIB, ZONE};
+
+const HOUR_MS: i64 = 3_600_000;
+
+fn invite(cloud: &mut Cloud, token: &str, host: Option<&str>) -> Invitation {
+    let made = cloud.decide(|draft| host::invite(draft, token.into(), None, host, HOUR_MS));
+    made.expect("an invitation")
+}
+
+fn join(cloud: &mut Cloud, token: &str, key: &str) -> Result<HostId, Refusal> {
+    join_as(cloud, token, key, None)
+}
+
+fn join_as(
+    cloud: &mut Cloud,
+    token: &str,
+    key: &str,
+    was: Option<&HostId>,
+) -> Result<HostId, Refusal> {
+    let joining = Joining {
+        digest: token.into(),
+        key: key.into(),
+        name: "pc".into(),
+        was: was.cloned(),
+    };
+    cloud.decide(|draft| host::join(draft, &joining))
+}
+
+#[test]
+fn a_token_lets_one_key_in_once_and_until_it_expires() {
+    let mut cloud = Cloud::of(&[]);
+    invite(&mut cloud, "t1", None);
+    assert!(join(&mut cloud, "t2", "k1").is_err());
+    let host = join(&mut cloud, "t1", "k1").expect("it is invited");
+    assert_eq!(cloud.state.hosts[&host].zone, ZONE);
+    assert_eq!(
+        join(&mut cloud, "t1", "k1"),
+        Ok(host),
+        "its answer may have been lost"
+    );
+    assert!(join(&mut cloud, "t1", "k2").is_err());
+    assert_eq!(cloud.state.hosts.len(), 1);
+
+    invite(&mut cloud, "t3", None);
+    cloud.now = Wall(cloud.now.0 + HOUR_MS);
+    assert!(join(&mut cloud, "t3", "k3").is_err());
+    invite(&mut cloud, "t4", None);
+    assert_eq!(
+        cloud.state.invitations.len(),
+        1,
+        "expired ones are forgotten"
+    );
+}
+
+#[test]
+fn an_invitation_holds_when_its_zone_is_renamed_and_not_when_it_is_gone() {
+    let mut cloud = Cloud::of(&[]);
+    cloud.decide(|draft| zone::create(draft, "b")).expect("new");
+    for token in ["t1", "t2"] {
+        let made =
+            cloud.decide(|draft| host::invite(draft, token.into(), Some("b"), None, HOUR_MS));
+        made.expect("an invitation");
+    }
+    cloud
+        .decide(|draft| zone::rename(draft, "b", "c"))
+        .expect("renamed");
+    let host = join(&mut cloud, "t1", "k1").expect("it is invited");
+    assert_eq!(cloud.state.hosts[&host].zone, "c");
+    cloud
+        .decide(|draft| host::remove(draft, host.as_str(), false))
+        .expect("it is empty");
+    cloud
+        .decide(|draft| zone::delete(draft, "c"))
+        .expect("empty");
+    assert!(join(&mut cloud, "t2", "k2").is_err());
+}
+
+#[test]
+fn a_revoked_host_keeps_what_is_on_it_and_may_be_invited_again() {
+    let mut cloud = Cloud::of(&[(4, 8, 100)]);
+    let id = cloud.running();
+    let host = cloud.hosts[0].clone();
+    cloud
+        .decide(|draft| host::revoke(draft, "pc0"))
+        .expect("it is there");
+    let row = cloud.state.hosts[&host].clone();
+    assert_eq!((row.admission, row.key.as_str()), (Admission::Revoked, ""));
+    assert!(cloud.state.instances[&id].placement.is_some());
+    let refused = cloud.decide(|draft| host::remove(draft, "pc0", false));
+    assert!(matches!(refused, Err(Refusal::InUse(..))), "{refused:?}");
+    let other_zone = cloud.decide(|draft| zone::create(draft, "b"));
+    other_zone.expect("new");
+    let refused =
+        cloud.decide(|draft| host::invite(draft, "t".into(), Some("b"), Some("pc0"), HOUR_MS));
+    assert!(matches!(refused, Err(Refusal::Conflict(_))));
+
+    invite(&mut cloud, "new", None);
+    let refused = join_as(&mut cloud, "new", "k2", Some(&host));
+    assert!(matches!(refused, Err(Refusal::Conflict(_))), "{refused:?}");
+    invite(&mut cloud, "t", Some("pc0"));
+    assert_eq!(
+        join_as(&mut cloud, "t", "k2", Some(&host)),
+        Ok(host.clone())
+    );
+    let row = cloud.state.hosts[&host].clone();
+    assert_eq!((row.admission, row.key.as_str()), (Admission::Open, "k2"));
+}
+
+#[test]
+fn a_host_that_is_removed_by_force_takes_its_instances_along() {
+    let mut cloud = Cloud::of(&[(4, 8, 100)]);
+    let id = cloud.running();
+    let removed = cloud.decide(|draft| host::remove(draft, "1", true));
+    removed.expect("by force");
+    let row = cloud.state.instances[&id].clone();
+    assert_eq!(row.state(), StateName::Terminated);
+    assert_eq!(
+        row.state_reason.as_ref().map(|reason| &*reason.code),
+        Some("Server.InternalError")
+    );
+    assert!(cloud.state.volumes.is_empty() && cloud.state.hosts.is_empty());
+    assert!(cloud.state.interfaces.is_empty(), "its address is free");
+}
+
+#[test]
+fn nothing_new_is_placed_on_a_host_that_is_drained() {
+    let mut cloud = Cloud::of(&[(4, 8, 100), (4, 8, 100)]);
+    let change = HostChange {
+        draining: Some(true),
+        note: Some("new fan".into()),
+        labels: vec![("room".into(), Some("2.14".into()))],
+    };
+    cloud
+        .decide(|draft| host::change(draft, "pc0", change))
+        .expect("it is there");
+    for id in [(); 4].map(|()| cloud.running()) {
+        let placement = cloud.state.instances[&id].placement.clone();
+        assert_eq!(placement.expect("it is placed").host, cloud.hosts[1]);
+    }
+    let need = schedule::Need {
+        vcpus: 1,
+        memory_bytes: GIB,
+        disk_bytes: 0,
+        zone: None,
+        host: None,
+    };
+    let verdict = schedule::verdict(&cloud.state, &cloud.state.hosts[&cloud.hosts[0]], &need);
+    assert_eq!(verdict, Err("is being drained: new fan".into()));
+    assert_eq!(cloud.state.hosts[&cloud.hosts[0]].tags["room"], "2.14");
+    let back = HostChange {
+        draining: Some(false),
+        labels: vec![("room".into(), None)],
+        ..HostChange::default()
+    };
+    cloud
+        .decide(|draft| host::change(draft, "pc0", back))
+        .expect("it is there");
+    let row = cloud.state.hosts[&cloud.hosts[0]].clone();
+    assert_eq!((row.admission, row.tags.len()), (Admission::Open, 0));
+}
