@@ -484,28 +484,24 @@ impl Engine {
             machine: about.machine,
             cpu: about.cpu,
             overhead: about.overhead,
+            intake: Box::new(about.intake),
             guests: plan::guest_reports(&wanted, &facts),
             volumes: facts.volumes.iter().cloned().collect(),
             troubles,
-            steps: self
-                .steps
-                .unsent
-                .iter()
-                .map(|(_, step)| step.clone())
-                .collect(),
+            steps: Vec::new(),
         };
         let last_step = self.steps.number;
+        let steps = self.steps.unsent.clone();
         self.reports.send_if_modified(|latest| {
-            let same = latest.as_ref().is_some_and(|sent| {
-                sent.last_step == last_step
-                    && sent.report
-                        == Report {
-                            steps: sent.report.steps.clone(),
-                            ..report.clone()
-                        }
-            });
+            let same = latest
+                .as_ref()
+                .is_some_and(|sent| sent.last_step == last_step && sent.facts == report);
             if !same {
-                *latest = Some(Outgoing { report, last_step });
+                *latest = Some(Outgoing {
+                    facts: report,
+                    steps,
+                    last_step,
+                });
             }
             !same
         });

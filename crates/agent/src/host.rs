@@ -5,7 +5,9 @@ use async_trait::async_trait;
 use boira_core::plan::{Guest, Step};
 use boira_core::wanted::Wanted;
 use boira_model::wire::{StreamKind, WantedVpc};
-use boira_model::{Acceleration, HostCapacity, InstanceId, InterfaceId, Overhead, VolumeId};
+use boira_model::{
+    Acceleration, HostCapacity, InstanceId, Intake, InterfaceId, Overhead, VolumeId,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -23,6 +25,7 @@ pub struct About {
     pub machine: String,
     pub cpu: String,
     pub overhead: Overhead,
+    pub intake: Intake,
 }
 
 /// What is there now.

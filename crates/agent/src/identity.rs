@@ -90,7 +90,7 @@ async fn renew(identity: &mut Identity, controller: &Controller, path: &Path) ->
     Ok(())
 }
 
-fn now() -> Wall {
+pub fn now() -> Wall {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     Wall(since.map_or(0, |since| since.as_millis() as i64))
 }

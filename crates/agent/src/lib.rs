@@ -14,6 +14,7 @@ pub mod client;
 mod engine;
 mod host;
 pub mod identity;
+pub mod intake;
 mod line;
 mod networks;
 mod reach;

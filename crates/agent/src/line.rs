@@ -3,16 +3,31 @@
 use crate::client::Controller;
 use crate::engine::Event;
 use boira_core::sync::Outbox;
-use boira_model::wire::{Report, SyncAnswer};
+use boira_model::wire::{Report, StepReport, SyncAnswer};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 
-/// A report with the number of the last step in it.
+/// What is to be reported.
 #[derive(Clone)]
 pub struct Outgoing {
-    pub report: Report,
+    /// A report without steps.
+    pub facts: Report,
+    /// With their numbers.
+    pub steps: Vec<(u64, StepReport)>,
     pub last_step: u64,
+}
+
+impl Outgoing {
+    /// The report without steps that the controller has taken since it was put together: it would write
+    /// them into histories once more.
+    fn after(&self, taken: u64) -> Report {
+        let steps = self.steps.iter().filter(|(number, _)| *number > taken);
+        Report {
+            steps: steps.map(|(_, step)| step.clone()).collect(),
+            ..self.facts.clone()
+        }
+    }
 }
 
 /// The line to the controller that poller and reporter share.
@@ -112,7 +127,7 @@ pub async fn send_reports(
             let Some(outgoing) = latest.borrow_and_update().clone() else {
                 break;
             };
-            let Some(request) = line.outbox().report(&outgoing.report) else {
+            let Some(request) = line.outbox().report(&outgoing.after(*taken.borrow())) else {
                 break;
             };
             match line.controller.sync(&request).await {
@@ -137,4 +152,46 @@ pub async fn send_reports(
 async fn back_off(failures: u32) {
     let wait_ms = (50u64 << failures.min(6)).min(2_000);
     tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use boira_model::{Acceleration, InstanceId, Wall};
+
+    #[test]
+    fn a_report_that_is_sent_again_has_no_step_that_was_taken() {
+        let step = |number: u64| StepReport {
+            instance: InstanceId::from_entropy(1),
+            at: Wall(0),
+            what: format!("step {number}"),
+            took_ms: 0,
+            error: None,
+        };
+        let outgoing = Outgoing {
+            facts: Report {
+                told: 0,
+                boot_id: String::new(),
+                name: String::new(),
+                capacity: Default::default(),
+                acceleration: Acceleration {
+                    hardware: false,
+                    verdict: String::new(),
+                },
+                machine: String::new(),
+                cpu: String::new(),
+                overhead: Default::default(),
+                intake: Default::default(),
+                guests: Vec::new(),
+                volumes: Vec::new(),
+                troubles: Vec::new(),
+                steps: Vec::new(),
+            },
+            steps: vec![(1, step(1)), (2, step(2))],
+            last_step: 2,
+        };
+        for (taken, left) in [(0, vec![step(1), step(2)]), (1, vec![step(2)]), (2, vec![])] {
+            assert_eq!(outgoing.after(taken).steps, left, "{taken} were taken");
+        }
+    }
 }

@@ -109,6 +109,7 @@ impl RealHost {
                 machine: guests.machine().into(),
                 cpu: guests.cpu().into(),
                 overhead: Overhead(guests.overhead()),
+                intake: crate::intake::look(place.home),
             },
             cloud: place.cloud.clone(),
             api: place.api,
@@ -449,6 +450,8 @@ fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
     setsockopt(stream, sockopt::TcpKeepInterval, &5)?;
     setsockopt(stream, sockopt::TcpKeepCount, &12)?;
     setsockopt(stream, sockopt::KeepAlive, &true)?;
+    // Probes aren't sent while data waits for a guest that crashed or was stopped.
+    setsockopt(stream, sockopt::TcpUserTimeout, &70_000)?;
     Ok(())
 }
 

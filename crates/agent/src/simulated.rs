@@ -34,6 +34,7 @@ impl SimulatedHost {
                 machine: "simulated-1".into(),
                 cpu: "simulated".into(),
                 overhead: Overhead::default(),
+                intake: Default::default(),
             },
             boot,
             observed: Mutex::default(),

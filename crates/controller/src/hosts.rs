@@ -21,9 +21,10 @@ const VALID_S: u64 = 3600;
 pub async fn list(State(controller): State<Arc<Controller>>) -> Json<Value> {
     let snapshot = controller.cluster.snapshot();
     let state = &snapshot.state;
-    let rows: Vec<Value> = state
-        .hosts
-        .values()
+    let mut hosts: Vec<_> = state.hosts.values().collect();
+    hosts.sort_by_key(|host| host.number);
+    let rows: Vec<Value> = hosts
+        .into_iter()
         .map(|host| {
             let used = state.usage.get(&host.id).copied().unwrap_or_default();
             let (vcpus, memory) = schedule::limits(state, host);
@@ -47,6 +48,7 @@ pub async fn list(State(controller): State<Arc<Controller>>) -> Json<Value> {
                 "disk_total_bytes": host.capacity.disk_bytes,
                 "disk_used_bytes": used.disk_bytes,
                 "overhead": host.overhead,
+                "intake": host.intake,
                 "troubles": link.troubles(),
                 "acceleration": host.acceleration,
                 "machine": host.machine,

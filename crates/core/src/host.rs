@@ -155,11 +155,12 @@ pub fn enroll(
         )));
     }
     let row = match draft.state.hosts.get(id) {
-        Some(row) => Host {
-            key: key.into(),
-            admission: Admission::Open,
-            ..Host::clone(row)
-        },
+        Some(row) => {
+            let mut row = Host::clone(row);
+            row.key = key.into();
+            row.admit(Admission::Open, draft.now());
+            row
+        }
         None => {
             let zone = match zone {
                 None => first_zone(&draft.state)?,
@@ -221,8 +222,8 @@ pub fn change(draft: &mut Draft, name: &str, change: HostChange) -> Result<Host,
         (Some(_), Admission::Revoked) => {
             return Err(Refusal::Conflict(format!("{} is revoked", row.name)));
         }
-        (Some(true), _) => row.admission = Admission::Draining,
-        (Some(false), _) => row.admission = Admission::Open,
+        (Some(true), _) => row.admit(Admission::Draining, draft.now()),
+        (Some(false), _) => row.admit(Admission::Open, draft.now()),
         (None, _) => {}
     }
     for (label, value) in change.labels {
@@ -254,11 +255,9 @@ fn check_label(label: &str, value: &str) -> Result<(), Refusal> {
 
 /// Cuts a host off. What is placed on it stays placed there: whether it still runs nobody knows.
 pub fn revoke(draft: &mut Draft, name: &str) -> Result<Host, Refusal> {
-    let row = Host {
-        key: String::new(),
-        admission: Admission::Revoked,
-        ..Host::clone(&*find(&draft.state, name)?)
-    };
+    let mut row = Host::clone(&*find(&draft.state, name)?);
+    row.key.clear();
+    row.admit(Admission::Revoked, draft.now());
     draft.put(row.clone());
     Ok(row)
 }

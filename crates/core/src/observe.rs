@@ -62,6 +62,7 @@ fn note_host(draft: &mut Draft, host: &HostId, report: &Report) {
     new.machine = report.machine.clone();
     new.cpu = report.cpu.clone();
     new.overhead = report.overhead.clone();
+    new.intake = Intake::clone(&report.intake);
     if new != **row {
         draft.put(new);
     }

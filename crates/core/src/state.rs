@@ -16,6 +16,7 @@ use std::sync::Arc;
 pub enum Contact {
     /// In contact, or within the grace period after the controller's start.
     Live,
+    /// Not heard of lately, or cut off.
     Silent,
 }
 
@@ -205,10 +206,10 @@ impl State {
     }
 
     pub fn contact(&self, host: &HostId) -> Contact {
-        if self.silent.contains(host) {
-            Contact::Silent
-        } else {
-            Contact::Live
+        let revoked = |row: &Arc<Host>| row.admission == Admission::Revoked;
+        match self.silent.contains(host) || self.hosts.get(host).is_some_and(revoked) {
+            true => Contact::Silent,
+            false => Contact::Live,
         }
     }
 

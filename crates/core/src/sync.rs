@@ -343,6 +343,7 @@ mod tests {
             machine: String::new(),
             cpu: String::new(),
             overhead: Default::default(),
+            intake: Default::default(),
             guests: Vec::new(),
             volumes: Vec::new(),
             troubles: Vec::new(),

@@ -54,6 +54,35 @@ impl Overhead {
     }
 }
 
+/// What a PC is, and what it can do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intake {
+    /// The CPU's own name.
+    pub cpu: String,
+    /// The level of x86-64 that the CPU reaches, 1 to 4; 0 where it isn't known.
+    pub cpu_level: u8,
+    pub system: String,
+    pub kernel: String,
+    /// Network interfaces, with their speed.
+    pub links: Vec<String>,
+    /// `None` for a host that didn't join but started the cloud.
+    pub speed: Option<Speed>,
+}
+
+/// What a PC reached in the benchmark at joining.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Speed {
+    /// MiB/s of SHA-256 on one core.
+    pub integer_mib_s: u64,
+    /// MiB/s copied in memory.
+    pub memory_mib_s: u64,
+    /// Small writes that the disk makes durable in a second.
+    pub disk_syncs_s: u64,
+    /// MiB/s written and made durable.
+    pub disk_mib_s: u64,
+    pub at: Wall,
+}
+
 /// Whether a host takes part in the cloud.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -80,6 +109,8 @@ pub struct Host {
     pub cpu: String,
     #[serde(default)]
     pub overhead: Overhead,
+    #[serde(default)]
+    pub intake: Intake,
     /// SHA-256, in hex, of the public key that this host's certificate must have, as its
     /// SubjectPublicKeyInfo in DER. A certificate that is renewed keeps the key.
     #[serde(default)]
@@ -87,6 +118,9 @@ pub struct Host {
     pub joined: Wall,
     #[serde(default)]
     pub admission: Admission,
+    /// When that last changed.
+    #[serde(default = "never")]
+    pub admission_since: Wall,
     /// The administrator's words about it, such as why it is being drained.
     #[serde(default)]
     pub note: String,
@@ -95,6 +129,14 @@ pub struct Host {
 }
 
 impl Host {
+    /// Opens, drains or revokes it, as of now.
+    pub fn admit(&mut self, admission: Admission, now: Wall) {
+        if self.admission != admission {
+            self.admission = admission;
+            self.admission_since = now;
+        }
+    }
+
     /// A host that has not reported yet.
     pub fn new(id: HostId, number: u64, name: &str, zone: &str, joined: Wall) -> Self {
         Self {
@@ -110,13 +152,19 @@ impl Host {
             machine: String::new(),
             cpu: String::new(),
             overhead: Overhead::default(),
+            intake: Intake::default(),
             key: String::new(),
             joined,
             admission: Admission::default(),
+            admission_since: joined,
             note: String::new(),
             tags: Tags::new(),
         }
     }
+}
+
+fn never() -> Wall {
+    Wall(0)
 }
 
 /// Lets one PC join, once and until it expires.

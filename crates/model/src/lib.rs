@@ -15,7 +15,9 @@ pub mod volume;
 pub mod wire;
 
 pub use account::{AccessKey, Account, KeyKind, KeyPair};
-pub use host::{Acceleration, Admission, Host, HostCapacity, Invitation, Overhead, Packing, Zone};
+pub use host::{
+    Acceleration, Admission, Host, HostCapacity, Intake, Invitation, Overhead, Packing, Speed, Zone,
+};
 pub use id::*;
 pub use image::{Boot, Image};
 pub use instance::{

@@ -4,7 +4,7 @@
 //! has accepted; the answer holds only the parts that differ. An idle heartbeat has no report.
 
 use crate::{
-    Acceleration, Boot, Cidr, CloudId, Exit, GroupId, HostCapacity, HostId, InstanceId,
+    Acceleration, Boot, Cidr, CloudId, Exit, GroupId, HostCapacity, HostId, InstanceId, Intake,
     InterfaceId, Mac, Overhead, Peer, Protocol, StopHow, SubnetId, VolumeId, VolumeSource, VpcId,
     Wall,
 };
@@ -226,6 +226,8 @@ pub struct Report {
     pub machine: String,
     pub cpu: String,
     pub overhead: Overhead,
+    #[serde(default)]
+    pub intake: Box<Intake>,
     pub guests: Vec<GuestReport>,
     /// Volumes whose files exist.
     pub volumes: Vec<VolumeId>,

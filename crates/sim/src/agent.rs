@@ -192,6 +192,7 @@ impl Agent {
             machine: "pc-i440fx-9.2".into(),
             cpu: "qemu64-v1".into(),
             overhead: host.overhead.clone(),
+            intake: Default::default(),
             guests,
             volumes: host.volumes.keys().cloned().collect(),
             troubles: plan::troubles(wanted, &self.facts(host)),

@@ -3,6 +3,7 @@
 use crate::home::Home;
 use crate::node;
 use crate::output::{self, Format, line_out};
+use crate::terminal::Progress;
 use anyhow::{Context, Result, bail};
 use boira_agent::Identity;
 use boira_controller::pki;
@@ -56,6 +57,7 @@ pub async fn join(home: &Home, format: Format, ask: Join) -> Result<()> {
         bail!("no guest would run here:\n{}", lacking.join("\n"));
     }
     home.create()?;
+    measure(home, format).await?;
     let authority = std::fs::read_to_string(&ask.authority)
         .with_context(|| format!("read {}", ask.authority.display()))?;
     let pending = pending(home)?;
@@ -88,6 +90,22 @@ pub async fn join(home: &Home, format: Format, ask: Join) -> Result<()> {
             identity.host, identity.cloud
         )),
     }
+    Ok(())
+}
+
+/// Before the host is known to the cloud, so that no guest disturbs it; once.
+async fn measure(home: &Home, format: Format) -> Result<()> {
+    if boira_agent::intake::look(&home.agent()).speed.is_some() {
+        return Ok(());
+    }
+    let progress = Progress::new(format == Format::Json);
+    let folder = home.agent();
+    let done = tokio::task::spawn_blocking(move || {
+        boira_agent::intake::measure(&folder, |what| {
+            progress.step(format!("measuring this machine: {what}"));
+        })
+    });
+    done.await.context("measure this machine")??;
     Ok(())
 }
 

@@ -165,6 +165,9 @@ fn options(home: &Home, named: bool) -> Result<Vec<(&'static str, String)>> {
     ])
 }
 
+/// How long a guest may take to end a connection that ssh has ended.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
 /// What ssh talks through: standard input and output joined with a port of the instance.
 pub async fn proxy(home: &Home, name: &str, port: u16) -> Result<()> {
     let client = Client::new(home.access()?)?;
@@ -174,9 +177,9 @@ pub async fn proxy(home: &Home, name: &str, port: u16) -> Result<()> {
     let (mut far_reader, mut far_writer) = tokio::io::split(far);
     let outward = async {
         let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut far_writer).await;
-        // The far end may have more to say after ssh has said all.
         let _ = far_writer.shutdown().await;
-        std::future::pending().await
+        // ssh has ended; a guest that is still there closes its end too.
+        tokio::time::sleep(LAST_WORDS).await;
     };
     let mut out = tokio::io::stdout();
     // ssh reports what a broken connection means, as soon as this end of it is closed.

@@ -1,6 +1,6 @@
 //! `boira zone`, `boira capacity` and `boira explain`: where instances can go.
 
-use crate::client::Client;
+use crate::client::{Client, segment};
 use crate::home::Home;
 use crate::output::{self, Format, bytes, line_out};
 use anyhow::{Context, Result};
@@ -68,19 +68,19 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
         ),
         Command::Rename { name, new } => (
             Method::PATCH,
-            format!("/zones/{name}"),
+            format!("/zones/{}", segment(&name)),
             Some(json!({ "name": new })),
             format!("zone {name} is called {new} now"),
         ),
         Command::Set { name, packing } => (
             Method::PATCH,
-            format!("/zones/{name}"),
+            format!("/zones/{}", segment(&name)),
             Some(json!({ "packing": packing })),
             format!("zone {name} is changed"),
         ),
         Command::Delete { name } => (
             Method::DELETE,
-            format!("/zones/{name}"),
+            format!("/zones/{}", segment(&name)),
             None,
             format!("zone {name} is deleted"),
         ),
@@ -176,7 +176,7 @@ pub async fn explain(home: &Home, format: Format, ask: Explain) -> Result<()> {
     ];
     let query: Vec<String> = asked
         .into_iter()
-        .filter_map(|(name, value)| Some(format!("{name}={}", value?)))
+        .filter_map(|(name, value)| Some(format!("{name}={}", segment(&value?))))
         .collect();
     let path = format!("/explain?{}", query.join("&"));
     let answer = client.json(Method::GET, &path, None).await?;

@@ -22,6 +22,12 @@ fn a_pc_joins_by_one_line_runs_instances_and_is_cut_off() {
     room.pc(1).spawn(agent);
     room.is("pc1", "up");
     assert_eq!(room.host("pc1")["zone"], "us-east-1b");
+    let intake = room.host("pc1")["intake"].clone();
+    assert!(
+        intake["speed"]["disk_syncs_s"].as_u64() > Some(0),
+        "{intake}"
+    );
+    assert!(intake["cpu_level"].as_u64() > Some(0), "{intake}");
 
     room.pc(2).with_systemd();
     let said = room.join(2, &["--zone", "us-east-1b"]);

@@ -96,6 +96,11 @@ pub fn describe_zones(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     )?;
     let (names, ids) = (call.strings("ZoneNames"), call.strings("ZoneIds"));
     if names == [VERBOSE] {
+        if !ids.is_empty() || !ask.filters.is_empty() {
+            return Err(ApiError::invalid_combination(
+                "The zone name verbose stands for every zone, so ids and filters can't be beside it.",
+            ));
+        }
         return Ok(verbose(call, state));
     }
     check(&names, "availability zones", |name| {
@@ -340,6 +345,13 @@ mod tests {
         ] {
             let query = format!("Action=DescribeAvailabilityZones&{unknown}");
             assert_eq!(cloud.refusal(&query), "InvalidParameterValue", "{unknown}");
+        }
+        for beside in [
+            "ZoneId.1=boz1-az1",
+            "Filter.1.Name=state&Filter.1.Value.1=x",
+        ] {
+            let query = format!("Action=DescribeAvailabilityZones&ZoneName.1=verbose&{beside}");
+            assert_eq!(cloud.refusal(&query), "InvalidParameterCombination");
         }
     }
 

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | system | the host is in contact | failed |
 //! | instance | the guest answers ARP | initializing while it boots, then failed; nothing is known of a guest whose host is silent |
+//!
+//! An instance whose host is being drained has a scheduled event `system-maintenance`.
 
 use super::describe::{Listing, PAGE};
 use super::instance_value::state_value;
@@ -166,12 +168,55 @@ impl Check {
     }
 }
 
+/// What is to happen to an instance's host.
+struct Event {
+    id: String,
+    description: String,
+    not_before: Wall,
+}
+
+impl Event {
+    const CODE: &str = "system-maintenance";
+
+    fn value(&self) -> InstanceStatusEvent {
+        InstanceStatusEvent::new()
+            .code(Self::CODE)
+            .description(self.description.clone())
+            .instance_event_id(self.id.clone())
+            .not_before(self.not_before.0)
+    }
+}
+
+fn event(state: &State, row: &Instance) -> Option<Event> {
+    let host = state.hosts.get(&row.placement.as_ref()?.host)?;
+    if host.admission != Admission::Draining {
+        return None;
+    }
+    let description = match host.note.as_str() {
+        "" => "The host is being drained".to_owned(),
+        note => format!("The host is being drained: {note}"),
+    };
+    Some(Event {
+        id: format!(
+            "instance-event-{}",
+            row.id.as_str().trim_start_matches("i-")
+        ),
+        description,
+        not_before: host.admission_since,
+    })
+}
+
 fn value(state: &State, row: &Instance, now: Wall) -> Value {
     let checks = checks(state, row, now);
     InstanceStatus::new()
         .availability_zone(row.zone.clone())
         .availability_zone_id(state.zones.get(&row.zone).map(|zone| zone.id.clone()))
-        .events(Vec::<InstanceStatusEvent>::new())
+        .events(
+            event(state, row)
+                .map(|event| event.value())
+                .into_iter()
+                .collect::<Vec<_>>(),
+        )
         .instance_id(row.id.to_string())
         .instance_state(state_value(row.state()))
         .instance_status(checks.instance.value())
@@ -193,6 +238,11 @@ fn field(
             .zones
             .get(&row.zone)
             .is_some_and(|zone| test(&zone.id)),
+        "event.code" => event(state, row).is_some_and(|_| test(Event::CODE)),
+        "event.description" => event(state, row).is_some_and(|event| test(&event.description)),
+        "event.instance-event-id" => event(state, row).is_some_and(|event| test(&event.id)),
+        "event.not-before" => event(state, row)
+            .is_some_and(|event| test(&boira_api::time::format_ms(event.not_before.0))),
         "instance-state-code" => test(&row.state().code().to_string()),
         "instance-state-name" => test(row.state().as_str()),
         "instance-status.reachability" => test(checks.instance.status()),
@@ -271,6 +321,39 @@ mod tests {
         reach(&mut cloud, &id, Some(true));
         cloud.state.silent.insert(cloud.host.clone());
         assert_eq!(verdicts(&mut cloud), is("insufficient-data", "impaired"));
+    }
+
+    #[test]
+    fn an_instance_whose_host_is_drained_has_an_event() {
+        let mut cloud = Cloud::new();
+        let id = cloud.instance();
+        let find = |code: &str| {
+            format!(
+                "Action=DescribeInstanceStatus&Filter.1.Name=event.code&Filter.1.Value.1={code}"
+            )
+        };
+        let named = find("system-maintenance");
+        assert_eq!(cloud.ok(&named).all("instanceId").len(), 0);
+        let host = cloud.host.to_string();
+        cloud.edit(|draft| {
+            let change = boira_core::host::HostChange {
+                draining: Some(true),
+                note: Some("new fan".into()),
+                ..Default::default()
+            };
+            boira_core::host::change(draft, &host, change).expect("it is there");
+        });
+        let reply = cloud.ok(&named);
+        assert_eq!(reply.one("instanceId"), id.as_str());
+        assert_eq!(
+            reply.one("description"),
+            "The host is being drained: new fan"
+        );
+        assert_eq!(
+            reply.one("notBefore"),
+            boira_api::time::format_ms(cloud.now.0)
+        );
+        assert_eq!(cloud.ok(&find("instance-stop")).all("instanceId").len(), 0);
     }
 
     #[test]

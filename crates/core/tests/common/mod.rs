@@ -191,6 +191,7 @@ impl Cloud {
             machine: row.machine.clone(),
             cpu: row.cpu.clone(),
             overhead: row.overhead.clone(),
+            intake: Box::new(row.intake.clone()),
             guests,
             volumes: volumes.cloned().collect(),
             troubles: Vec::new(),
