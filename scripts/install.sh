@@ -27,7 +27,7 @@ install_packages() {
     find_missing "$@"
     [ -n "$missing" ] || return 0
     if ! command -v apt-get >/dev/null 2>&1; then
-        find_cargo || missing="$missing, and Rust 1.$RUST_MINOR or newer (https://rustup.rs)"
+        [ -n "${HOST_ONLY-}" ] || find_cargo || missing="$missing, and Rust 1.$RUST_MINOR or newer (https://rustup.rs)"
         echo "error: this system has no apt. Install by its own means what Debian calls:$missing" >&2
         exit 1
     fi

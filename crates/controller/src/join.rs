@@ -16,7 +16,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use boira_core::Refusal;
 use boira_core::host::{self, Joining};
-use boira_model::HostId;
+use boira_model::{CloudId, HostId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -120,6 +120,9 @@ pub struct Ask {
     /// The host that it was until now.
     #[serde(default)]
     pub was: Option<HostId>,
+    /// The cloud that it was in until now: an agent never obeys another than its first.
+    #[serde(default)]
+    pub cloud: Option<CloudId>,
 }
 
 async fn join(State(controller): State<Arc<Controller>>, Json(ask): Json<Ask>) -> Response {
@@ -130,6 +133,10 @@ async fn join(State(controller): State<Arc<Controller>>, Json(ask): Json<Ask>) -
     if !is_name(&ask.name) {
         let why = "a host's name has 1 to 63 letters, digits, -, _ or .";
         return failure(StatusCode::BAD_REQUEST, why);
+    }
+    if let Some(other) = ask.cloud.filter(|cloud| *cloud != controller.cluster.cloud) {
+        let why = format!("this machine's home is of {other}; choose another with --home");
+        return failure(StatusCode::CONFLICT, why);
     }
     let joining = Joining {
         digest: digest(&ask.token),

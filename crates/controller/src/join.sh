@@ -34,6 +34,7 @@ main() {
         fail "this machine's clock is $skew s away from the controller's, so certificates can't be checked; set it with 'date -s @$NOW' and keep it right with an NTP service"
     fi
 
+    HOST_ONLY=yes
     # shellcheck disable=SC2086
     install_packages $HOST_PACKAGES
     umask 022

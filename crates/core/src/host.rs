@@ -116,7 +116,9 @@ pub fn join(draft: &mut Draft, joining: &Joining) -> Result<HostId, Refusal> {
         Some(_) => return Err(no()),
         None => {}
     }
+    // One that was forgotten has nothing to come back to.
     if let Some(was) = was
+        && draft.state.hosts.contains_key(was)
         && invitation.host.as_ref() != Some(was)
     {
         return Err(Refusal::Conflict(format!(

@@ -127,6 +127,11 @@ fn a_host_that_is_removed_by_force_takes_its_instances_along() {
     );
     assert!(cloud.state.volumes.is_empty() && cloud.state.hosts.is_empty());
     assert!(cloud.state.interfaces.is_empty(), "its address is free");
+
+    let forgotten = cloud.hosts[0].clone();
+    invite(&mut cloud, "t", None);
+    let again = join_as(&mut cloud, "t", "k", Some(&forgotten)).expect("as another host");
+    assert_ne!(again, forgotten);
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub async fn join(home: &Home, format: Format, ask: Join) -> Result<()> {
     let path = home.agent().join("identity.json");
     // One that was cut off may come back as what it was.
     let was = match path.exists() {
-        true => Some(Identity::read(&path)?.host),
+        true => Some(Identity::read(&path)?),
         false => None,
     };
     let lacking = super::doctor::lacking();
@@ -65,7 +65,8 @@ pub async fn join(home: &Home, format: Format, ask: Join) -> Result<()> {
         "token": ask.token,
         "name": node::host_name(),
         "request": pending.request,
-        "was": was,
+        "was": was.as_ref().map(|was| &was.host),
+        "cloud": was.as_ref().map(|was| &was.cloud),
     });
     let answer = boira_agent::client::join(ask.controller, &authority, &question).await?;
     let answer: Answer =

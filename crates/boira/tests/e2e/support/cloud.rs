@@ -389,6 +389,19 @@ impl Cloud {
             .collect()
     }
 
+    /// What became of each instance, where the cloud still tells.
+    fn histories(&self) -> String {
+        let rows = self.boira(&["--output", "json", "instance", "ls"]).stdout;
+        let rows: serde_json::Value = serde_json::from_str(&rows).unwrap_or_default();
+        let ids = rows.as_array().into_iter().flatten();
+        ids.filter_map(|row| row["id"].as_str())
+            .map(|id| {
+                let log = self.boira(&["instance", "log", id]);
+                format!("--- {id}\n{}{}", log.stdout, log.stderr)
+            })
+            .collect()
+    }
+
     /// Its log has no panic in it.
     #[track_caller]
     pub fn never_panicked(&self) {
@@ -435,7 +448,7 @@ impl Drop for Cloud {
     fn drop(&mut self) {
         let panicking = std::thread::panicking();
         if panicking {
-            eprintln!("{}", self.logs());
+            eprintln!("{}\n{}", self.logs(), self.histories());
         }
         let down = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             self.boira(&["down"]).ok();

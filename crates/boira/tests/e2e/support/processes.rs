@@ -3,6 +3,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// A process and the moment it started, which a reused id doesn't share.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,10 +18,15 @@ impl Process {
         read(self.pid).is_some_and(|now| now.started == self.started)
     }
 
-    /// `kill -9`. The process may have ended by itself meanwhile.
+    /// `kill -9`. The process may have ended by itself meanwhile. On return it is gone, unless the
+    /// kernel takes long.
     pub fn kill(&self) {
         if self.is_alive() {
             let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+        }
+        let begun = Instant::now();
+        while self.is_alive() && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
