@@ -499,6 +499,7 @@ fn spawn_agent(home: &Home, listen: SocketAddr) -> Result<Option<Child>> {
 pub async fn enroll_local(home: &Home, controller: &boira_controller::Controller) -> Result<()> {
     let path = home.agent().join("identity.json");
     let name = host_name();
+    let mut known = None;
     if let Ok(identity) = Identity::read(&path) {
         let certificate = boira_controller::pki::certificates(&identity.certificate)?;
         let key = certificate
@@ -512,8 +513,9 @@ pub async fn enroll_local(home: &Home, controller: &boira_controller::Controller
         if row.is_some_and(|row| fits(row)) {
             return Ok(());
         }
+        known = row.cloned();
     }
-    let made = controller.enroll(&name).await?;
+    let made = controller.enroll(&name, known).await?;
     Identity {
         host: made.host,
         cloud: controller.cluster.cloud.clone(),

@@ -125,7 +125,11 @@ async fn synchronise(
         controller
             .cluster
             .decide(move |draft| {
-                observe::report(draft, &reporter, &report);
+                // It may have been cut off meanwhile, or another PC may be this host now.
+                let row = draft.state.hosts.get(&reporter);
+                if row.is_some_and(|row| row.key == peer.0) {
+                    observe::report(draft, &reporter, &report);
+                }
                 Ok::<_, std::convert::Infallible>(())
             })
             .await

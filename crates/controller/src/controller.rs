@@ -10,7 +10,7 @@ use crate::{admin, agents, collect, http, pki};
 use anyhow::{Context, Result, ensure};
 use boira_chunks::Blobs;
 use boira_core::{InstanceTypes, Settings, account, host, reconcile, wanted, zone};
-use boira_model::{CloudId, HostId, InstanceId};
+use boira_model::{CloudId, Host, HostId, InstanceId};
 use boira_store::{Cluster, History, Sqlite, Unavailable};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -372,7 +372,9 @@ async fn note_silence(controller: &Controller) {
             let _ = controller
                 .cluster
                 .decide(move |draft| {
-                    draft.state.silent.insert(host);
+                    if draft.state.hosts.contains_key(&host) {
+                        draft.state.silent.insert(host);
+                    }
                     Ok::<_, Infallible>(())
                 })
                 .await;
@@ -451,18 +453,13 @@ impl Controller {
             .await;
     }
 
-    /// Makes a host's row and its certificate with a key made here, or gives the host of this name a
-    /// new one.
-    pub async fn enroll(&self, name: &str) -> Result<Enrolled> {
-        let known = self
-            .cluster
-            .snapshot()
-            .state
-            .hosts
-            .values()
-            .find(|host| host.name == name)
-            .map(|host| host.id.clone());
-        let host = known.unwrap_or_else(|| HostId::from_entropy(rand::random()));
+    /// Makes a host's row and its certificate with a key made here, or gives a host that is known a
+    /// new one; its old one opens nothing any more.
+    pub async fn enroll(&self, name: &str, known: Option<Arc<Host>>) -> Result<Enrolled> {
+        let host = match &known {
+            Some(row) => row.id.clone(),
+            None => HostId::from_entropy(rand::random()),
+        };
         let (key, request) = pki::host_request()?;
         let asked = pki::HostRequest::read(&request)?;
         let certificate = self.pki.host_certificate(host.as_str(), &asked)?;
@@ -471,6 +468,9 @@ impl Controller {
             .decide(move |draft| host::enroll(draft, &row, &fingerprint, &name, None))
             .await?
             .context("enroll the host")?;
+        if let Some(before) = known {
+            self.links.cut(&before.id, &before.key);
+        }
         Ok(Enrolled {
             host,
             key,

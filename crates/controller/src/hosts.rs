@@ -7,8 +7,8 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use boira_core::host::{self, HostChange};
-use boira_core::schedule;
 use boira_core::state::Contact;
+use boira_core::{Refusal, schedule};
 use boira_model::{Admission, Host};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -78,10 +78,27 @@ fn failed(error: anyhow::Error) -> Problem {
 
 /// Makes a host's row and answers the identity that its agent starts with: certificate and key.
 pub async fn enroll(State(controller): State<Arc<Controller>>, Json(ask): Json<NewHost>) -> Reply {
-    if !join::is_name(&ask.name) {
-        return Err(bad("a host's name has 1 to 63 letters, digits, -, _ or ."));
+    if !host::is_name(&ask.name) {
+        return Err(bad(
+            "a host's name has 1 to 63 letters, digits, -, _ or ., and is no number",
+        ));
     }
-    let made = controller.enroll(&ask.name).await.map_err(failed)?;
+    let snapshot = controller.cluster.snapshot();
+    let mut hosts = snapshot.state.hosts.values();
+    let known = hosts.find(|host| host.name == ask.name).cloned();
+    if known
+        .as_ref()
+        .is_some_and(|host| host.admission == Admission::Revoked)
+    {
+        return Err(Problem(
+            StatusCode::CONFLICT,
+            format!(
+                "{} is revoked; `boira host invite --host` lets it come back",
+                ask.name
+            ),
+        ));
+    }
+    let made = controller.enroll(&ask.name, known).await.map_err(failed)?;
     Ok(Json(json!({
         "host": made.host,
         "cloud": controller.cluster.cloud,
@@ -172,16 +189,28 @@ pub async fn change(
 }
 
 pub async fn revoke(State(controller): State<Arc<Controller>>, Path(name): Path<String>) -> Reply {
-    let (before, host) = controller
-        .cluster
-        .decide(move |draft| {
-            let before = host::find(&draft.state, &name)?;
-            Ok::<_, boira_core::Refusal>((before, host::revoke(draft, &name)?))
-        })
-        .await??;
-    controller.links.cut(&host.id, &before.key);
-    tracing::warn!("{} ({}) is revoked", host.id, host.name);
+    let host = through(async move {
+        let (before, host) = controller
+            .cluster
+            .decide(move |draft| {
+                let before = host::find(&draft.state, &name)?;
+                Ok::<_, Refusal>((before, host::revoke(draft, &name)?))
+            })
+            .await??;
+        controller.links.cut(&host.id, &before.key);
+        tracing::warn!("{} ({}) is revoked", host.id, host.name);
+        Ok(host)
+    })
+    .await?;
     Ok(Json(json!({ "host": host.id, "name": host.name })))
+}
+
+/// Carries a decision and what follows from it through, also where the caller hangs up meanwhile.
+async fn through(
+    act: impl Future<Output = Result<Host, Problem>> + Send + 'static,
+) -> Result<Host, Problem> {
+    let outcome = tokio::spawn(act).await;
+    outcome.map_err(|error| Problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
 }
 
 #[derive(Deserialize)]
@@ -196,10 +225,14 @@ pub async fn remove(
     Path(name): Path<String>,
     Query(ask): Query<Removal>,
 ) -> Reply {
-    let host = controller
-        .cluster
-        .decide(move |draft| host::remove(draft, &name, ask.force))
-        .await??;
-    controller.links.cut(&host.id, &host.key);
+    let host = through(async move {
+        let host = controller
+            .cluster
+            .decide(move |draft| host::remove(draft, &name, ask.force))
+            .await??;
+        controller.links.cut(&host.id, &host.key);
+        Ok(host)
+    })
+    .await?;
     Ok(Json(json!({ "host": host.id, "name": host.name })))
 }

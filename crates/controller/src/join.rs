@@ -130,8 +130,8 @@ async fn join(State(controller): State<Arc<Controller>>, Json(ask): Json<Ask>) -
         Ok(request) => request,
         Err(error) => return failure(StatusCode::BAD_REQUEST, format!("{error:#}")),
     };
-    if !is_name(&ask.name) {
-        let why = "a host's name has 1 to 63 letters, digits, -, _ or .";
+    if !host::is_name(&ask.name) {
+        let why = "a host's name has 1 to 63 letters, digits, -, _ or ., and is no number";
         return failure(StatusCode::BAD_REQUEST, why);
     }
     if let Some(other) = ask.cloud.filter(|cloud| *cloud != controller.cluster.cloud) {
@@ -162,6 +162,7 @@ async fn join(State(controller): State<Arc<Controller>>, Json(ask): Json<Ask>) -
         Ok(Err(refusal)) => return failure(StatusCode::FORBIDDEN, refusal.to_string()),
         Err(error) => return failure(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     };
+    controller.links.admit_key(&request.key());
     tracing::info!("{host} has joined");
     let identity = || {
         let certificate = controller.pki.host_certificate(host.as_str(), &request)?;
@@ -180,14 +181,6 @@ async fn join(State(controller): State<Arc<Controller>>, Json(ask): Json<Ask>) -
         Ok(identity) => Json(identity).into_response(),
         Err(error) => failure(StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}")),
     }
-}
-
-/// As in a host name.
-pub fn is_name(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
 fn failure(status: StatusCode, why: impl Into<String>) -> Response {

@@ -17,7 +17,12 @@ fail() {
     exit 1
 }
 
+UNIT=/etc/systemd/system/boira-agent.service
+
 main() {
+    # Of a root shell by plain su, where dpkg misses its own programs.
+    PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+    export PATH
     token="${1-}" home=/var/lib/boira
     [ -n "$token" ] || fail "a token is missing; 'boira host invite' prints the whole line"
     shift
@@ -28,6 +33,14 @@ main() {
         esac
     done
     [ "$(id -u)" = 0 ] || fail "joining needs root: guests get network namespaces and users of their own. Pipe into 'sudo sh -s TOKEN'"
+    case "$home" in
+    *[!A-Za-z0-9/._-]*) fail "--home $home has letters that a service's file can't have" ;;
+    /*) ;;
+    *) home=$PWD/$home ;;
+    esac
+    if [ -e "$UNIT" ] && ! grep -q "^ExecStart=$home/bin/boira " "$UNIT"; then
+        fail "$UNIT is that of another home; this machine is a host of one cloud at a time"
+    fi
     [ "$(uname -s)-$(uname -m)" = "$MACHINE" ] || fail "this machine is a $(uname -s)-$(uname -m) and the controller's program is for $MACHINE"
     skew=$(($(date +%s) - NOW))
     if [ "$skew" -lt -3600 ] || [ "$skew" -gt 3600 ]; then
@@ -56,11 +69,12 @@ serve() {
         return 0
     fi
     # Guests outlive their agent, so only the agent is ended with the service.
-    cat >/etc/systemd/system/boira-agent.service <<UNIT
+    cat >"$UNIT" <<EOF
 [Unit]
 Description=Boira agent: runs instances of the cloud at $CONTROLLER
 After=network-online.target
 Wants=network-online.target
+StartLimitIntervalSec=0
 
 [Service]
 ExecStart=$1/bin/boira --home $1 agent
@@ -72,7 +86,7 @@ TasksMax=infinity
 
 [Install]
 WantedBy=multi-user.target
-UNIT
+EOF
     systemctl daemon-reload
     systemctl enable --quiet boira-agent
     # Also where it ran: it may have another key now.

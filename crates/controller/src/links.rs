@@ -61,6 +61,18 @@ impl Revoked {
         });
     }
 
+    fn remove(&self, key: &str) {
+        self.0.send_modify(|keys| {
+            keys.remove(key);
+        });
+    }
+
+    /// Returns when this key is one of them.
+    async fn includes(&self, key: &str) {
+        // The sender is `self`, so waiting can't fail.
+        let _ = self.0.subscribe().wait_for(|keys| keys.contains(key)).await;
+    }
+
     /// Returns when this key becomes one of them. Who comes with one that is revoked already isn't cut:
     /// it is told so.
     pub async fn adds(&self, key: &str) {
@@ -112,6 +124,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for UntilRevoked<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
+        self.check(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -119,6 +132,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for UntilRevoked<S> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<std::io::Result<()>> {
+        self.check(context)?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
@@ -155,6 +169,11 @@ impl Links {
         link.wake.notify_one();
     }
 
+    /// A host has this key now, perhaps again.
+    pub fn admit_key(&self, key: &str) {
+        self.revoked.remove(key);
+    }
+
     pub fn revoked(&self) -> Revoked {
         self.revoked.clone()
     }
@@ -164,7 +183,7 @@ impl Links {
         let (revoked, key) = (self.revoked.clone(), key.to_owned());
         UntilRevoked {
             stream: TokioIo::new(stream),
-            revoked: Some(Box::pin(async move { revoked.adds(&key).await })),
+            revoked: Some(Box::pin(async move { revoked.includes(&key).await })),
         }
     }
 

@@ -128,7 +128,11 @@ pub fn join(draft: &mut Draft, joining: &Joining) -> Result<HostId, Refusal> {
     let host = match &invitation.host {
         Some(host) if !draft.state.hosts.contains_key(host) => return Err(no()),
         Some(host) => host.clone(),
-        None => HostId::from_entropy(draft.ctx.entropy()),
+        // It joined before and never got its answer.
+        None => match draft.state.hosts.values().find(|row| row.key == *key) {
+            Some(row) => row.id.clone(),
+            None => HostId::from_entropy(draft.ctx.entropy()),
+        },
     };
     let mut zones = draft.state.zones.values();
     let zone = zones.find(|zone| zone.id == invitation.zone);
@@ -139,6 +143,14 @@ pub fn join(draft: &mut Draft, joining: &Joining) -> Result<HostId, Refusal> {
         ..invitation
     });
     Ok(host)
+}
+
+/// What a PC may call itself: as in a host name, and no number.
+pub fn is_name(name: &str) -> bool {
+    let letter = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    (1..=63).contains(&name.len())
+        && name.bytes().all(letter)
+        && !name.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// Makes a host's row, by default in the first zone, or gives an existing host another key.
@@ -255,11 +267,24 @@ fn check_label(label: &str, value: &str) -> Result<(), Refusal> {
     }
 }
 
+/// Whoever has the PC may have its shell's history too.
+fn withdraw_invitations(draft: &mut Draft, host: &HostId) {
+    let rows = draft.state.invitations.values();
+    let of_it: Vec<_> = rows
+        .filter(|row| row.host.as_ref() == Some(host))
+        .map(|row| row.digest.clone())
+        .collect();
+    for digest in of_it {
+        draft.delete(Kind::Invitation, &digest);
+    }
+}
+
 /// Cuts a host off. What is placed on it stays placed there: whether it still runs nobody knows.
 pub fn revoke(draft: &mut Draft, name: &str) -> Result<Host, Refusal> {
     let mut row = Host::clone(&*find(&draft.state, name)?);
     row.key.clear();
     row.admit(Admission::Revoked, draft.now());
+    withdraw_invitations(draft, &row.id);
     draft.put(row.clone());
     Ok(row)
 }
@@ -295,6 +320,7 @@ pub fn remove(draft: &mut Draft, name: &str, force: bool) -> Result<Host, Refusa
     for volume in volumes {
         draft.delete(Kind::Volume, volume.as_str());
     }
+    withdraw_invitations(draft, &row.id);
     draft.delete(Kind::Host, row.id.as_str());
     Ok(Host::clone(&row))
 }

@@ -2,7 +2,7 @@
 //! it, and only about the placement's current generation.
 
 use crate::planted::{Bug, planted};
-use crate::{Draft, Kind, power};
+use crate::{Draft, Kind, host, power};
 use boira_model::wire::{GuestReport, GuestState, Report};
 use boira_model::*;
 
@@ -51,12 +51,16 @@ fn concerns(row: &Instance, host: &HostId, guest: &GuestReport) -> bool {
 }
 
 /// Capacity and the like change when a PC is rebuilt or its hypervisor upgraded.
-fn note_host(draft: &mut Draft, host: &HostId, report: &Report) {
-    let Some(row) = draft.state.hosts.get(host) else {
+fn note_host(draft: &mut Draft, id: &HostId, report: &Report) {
+    let Some(row) = draft.state.hosts.get(id) else {
         return;
     };
     let mut new = Host::clone(row);
-    new.name = report.name.clone();
+    // A host is named by this when it has to be cut off, so none may call itself like another.
+    let taken = |name: &str| draft.state.hosts.values().any(|row| row.name == name);
+    if report.name != row.name && host::is_name(&report.name) && !taken(&report.name) {
+        new.name = report.name.clone();
+    }
     new.capacity = report.capacity;
     new.acceleration = report.acceleration.clone();
     new.machine = report.machine.clone();

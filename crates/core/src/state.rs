@@ -139,6 +139,7 @@ impl State {
             }
             Kind::Host => {
                 self.hosts.remove(key);
+                self.silent.remove(key);
             }
             Kind::Image => {
                 self.images.remove(key);

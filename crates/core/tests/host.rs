@@ -87,11 +87,16 @@ fn a_revoked_host_keeps_what_is_on_it_and_may_be_invited_again() {
     let mut cloud = Cloud::of(&[(4, 8, 100)]);
     let id = cloud.running();
     let host = cloud.hosts[0].clone();
+    invite(&mut cloud, "old", Some("pc0"));
     cloud
         .decide(|draft| host::revoke(draft, "pc0"))
         .expect("it is there");
     let row = cloud.state.hosts[&host].clone();
     assert_eq!((row.admission, row.key.as_str()), (Admission::Revoked, ""));
+    assert!(
+        cloud.state.invitations.is_empty(),
+        "open ones are withdrawn"
+    );
     assert!(cloud.state.instances[&id].placement.is_some());
     let refused = cloud.decide(|draft| host::remove(draft, "pc0", false));
     assert!(matches!(refused, Err(Refusal::InUse(..))), "{refused:?}");
@@ -169,4 +174,31 @@ fn nothing_new_is_placed_on_a_host_that_is_drained() {
         .expect("it is there");
     let row = cloud.state.hosts[&cloud.hosts[0]].clone();
     assert_eq!((row.admission, row.tags.len()), (Admission::Open, 0));
+}
+
+#[test]
+fn who_never_got_its_answer_joins_by_another_line_as_what_it_is() {
+    let mut cloud = Cloud::of(&[]);
+    invite(&mut cloud, "t1", None);
+    let host = join(&mut cloud, "t1", "k1").expect("it is invited");
+    invite(&mut cloud, "t2", None);
+    assert_eq!(join(&mut cloud, "t2", "k1"), Ok(host));
+    assert_eq!(cloud.state.hosts.len(), 1);
+}
+
+#[test]
+fn no_host_calls_itself_like_another_or_like_a_number() {
+    let mut cloud = Cloud::of(&[(4, 8, 100), (4, 8, 100)]);
+    let host = cloud.hosts[1].clone();
+    for (name, kept) in [
+        ("pc0", "pc1"),
+        ("1", "pc1"),
+        ("\u{1b}[2J", "pc1"),
+        ("attic", "attic"),
+    ] {
+        let mut report = cloud.report(&host, Vec::new());
+        report.name = name.into();
+        cloud.hears(&host, &report);
+        assert_eq!(cloud.state.hosts[&host].name, kept, "{name:?}");
+    }
 }

@@ -29,7 +29,9 @@ fn the_host_looks_the_same_before_during_and_after() {
     on_a_host(|| {
         sh(
             "ip link add up0 type veth peer name up1; ip addr add 203.0.113.2/24 dev up0; \
-            ip link set up0 up; ip link set up1 up; ip route add default via 203.0.113.1",
+            ip link set up0 addrgenmode none; ip link set up1 addrgenmode none; \
+            ip link set up0 up; ip link set up1 up; ip route add default via 203.0.113.1; \
+            until [ \"$(ip -br link show up | grep -c ' UP ')\" = 2 ]; do sleep 0.01; done",
         );
         let before = host_network();
         let cloud = Cloud::new();

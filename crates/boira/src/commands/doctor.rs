@@ -85,7 +85,9 @@ async fn findings(home: &Home) -> Vec<Finding> {
     let is_root = nix::unistd::geteuid().is_root();
     let mut findings = vec![root(is_root)];
     findings.extend(programs_and_networks());
-    findings.push(program_there("ssh", "openssh-client", Verdict::Missing));
+    for program in ["ssh", "ssh-keygen"] {
+        findings.push(program_there(program, "openssh-client", Verdict::Missing));
+    }
     findings.push(building());
     findings.push(disk(home));
     findings.push(shares(is_root));
@@ -118,11 +120,6 @@ fn programs_and_networks() -> impl Iterator<Item = Finding> {
     let networks = boira_network::doctor::requirements();
     programs
         .into_iter()
-        .chain([program_there(
-            "ssh-keygen",
-            "openssh-client",
-            Verdict::Missing,
-        )])
         .chain(networks.into_iter().map(network))
 }
 
