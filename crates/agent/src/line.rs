@@ -157,7 +157,7 @@ async fn back_off(failures: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use boira_model::{Acceleration, InstanceId, Wall};
+    use boira_model::{InstanceId, Wall};
 
     #[test]
     fn a_report_that_is_sent_again_has_no_step_that_was_taken() {
@@ -169,24 +169,7 @@ mod tests {
             error: None,
         };
         let outgoing = Outgoing {
-            facts: Report {
-                told: 0,
-                boot_id: String::new(),
-                name: String::new(),
-                capacity: Default::default(),
-                acceleration: Acceleration {
-                    hardware: false,
-                    verdict: String::new(),
-                },
-                machine: String::new(),
-                cpu: String::new(),
-                overhead: Default::default(),
-                intake: Default::default(),
-                guests: Vec::new(),
-                volumes: Vec::new(),
-                troubles: Vec::new(),
-                steps: Vec::new(),
-            },
+            facts: Report::default(),
             steps: vec![(1, step(1)), (2, step(2))],
             last_step: 2,
         };

@@ -5,7 +5,7 @@
 use crate::controller::Controller;
 use crate::join;
 use crate::links::Told;
-use crate::pki::HostRequest;
+use crate::pki::{HostCertificate, HostRequest};
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{StatusCode, header};
@@ -17,7 +17,6 @@ use boira_core::{observe, sync, wanted};
 use boira_model::HostId;
 use boira_model::wire::{PROTOCOL, STREAM_ERROR, SyncAnswer, SyncRequest};
 use serde::Deserialize;
-use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +65,12 @@ fn is_host(controller: &Controller, peer: &PeerKey, host: &HostId) -> bool {
     row.is_some_and(|row| row.key == peer.0)
 }
 
+fn unknown() -> Refused {
+    let why = "this certificate is no host's: it was cut off from the cloud or forgotten; \
+        `boira host invite --host` lets one that was cut off come back";
+    Refused(StatusCode::FORBIDDEN, why.into())
+}
+
 /// The host behind a key.
 fn host_of(controller: &Controller, peer: &PeerKey) -> Result<HostId, Refused> {
     controller
@@ -76,12 +81,7 @@ fn host_of(controller: &Controller, peer: &PeerKey) -> Result<HostId, Refused> {
         .values()
         .find(|host| host.key == peer.0)
         .map(|host| host.id.clone())
-        .ok_or_else(|| {
-            Refused(
-                StatusCode::FORBIDDEN,
-                "this certificate is no host's".into(),
-            )
-        })
+        .ok_or_else(unknown)
 }
 
 async fn synchronise(
@@ -145,11 +145,6 @@ async fn synchronise(
         .map(Json)
 }
 
-fn revoked() -> Refused {
-    let why = "this host was cut off from the cloud; `boira host invite --host` lets it come back";
-    Refused(StatusCode::FORBIDDEN, why.into())
-}
-
 /// Answers when something differs from what the host has, when a stream is wanted, or in the end
 /// with nothing.
 async fn poll(
@@ -166,7 +161,7 @@ async fn poll(
     loop {
         let snapshot = controller.cluster.snapshot();
         if !is_host(controller, peer, host) {
-            return Err(revoked());
+            return Err(unknown());
         }
         // Before anything is derived: a signature that is made meanwhile counts next time.
         let told = Told {
@@ -210,21 +205,18 @@ async fn renew(
     State(controller): State<Arc<Controller>>,
     Extension(peer): Extension<PeerKey>,
     Json(ask): Json<Renewal>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<HostCertificate>, Refused> {
     let host = host_of(&controller, &peer)?;
     let bad = |why: String| Refused(StatusCode::BAD_REQUEST, why);
     let request = HostRequest::read(&ask.request).map_err(|error| bad(format!("{error:#}")))?;
     if request.key() != peer.0 {
         return Err(bad("the request is for another key than this host's".into()));
     }
-    let certificate = controller
+    controller
         .pki
         .host_certificate(host.as_str(), &request)
-        .map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}")))?;
-    Ok(Json(json!({
-        "certificate": certificate.pem,
-        "renew_after": certificate.renew_after,
-    })))
+        .map(Json)
+        .map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}")))
 }
 
 async fn blob(

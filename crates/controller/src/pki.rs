@@ -17,6 +17,7 @@ use rcgen::{
     SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -34,8 +35,10 @@ pub struct Pair {
     pub key: String,
 }
 
-/// A host's certificate in PEM.
+/// A host's certificate in PEM, as the host is told.
+#[derive(Serialize)]
 pub struct HostCertificate {
+    #[serde(rename = "certificate")]
     pub pem: String,
     /// From when on the host should ask for the next.
     pub renew_after: Wall,

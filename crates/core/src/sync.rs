@@ -332,22 +332,8 @@ mod tests {
 
     fn report(name: &str) -> Report {
         Report {
-            told: 0,
-            boot_id: "b".into(),
             name: name.into(),
-            capacity: Default::default(),
-            acceleration: boira_model::Acceleration {
-                hardware: false,
-                verdict: String::new(),
-            },
-            machine: String::new(),
-            cpu: String::new(),
-            overhead: Default::default(),
-            intake: Default::default(),
-            guests: Vec::new(),
-            volumes: Vec::new(),
-            troubles: Vec::new(),
-            steps: Vec::new(),
+            ..Report::default()
         }
     }
 

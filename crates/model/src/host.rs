@@ -25,7 +25,7 @@ pub enum Packing {
 }
 
 /// How guests run on a host, with the words that explain the verdict.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acceleration {
     /// True where the CPU runs guests itself, false where they are translated.
     pub hardware: bool,

@@ -213,7 +213,7 @@ pub enum StreamKind {
 }
 
 /// Everything that an agent observes. Complete: what isn't in it isn't there.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// The store's sequence number of the newest wanted instances or volumes that the host knows. What
     /// isn't there was perhaps never made, so a host that was told something new says again what it

@@ -80,19 +80,7 @@ impl Cloud {
             nix::unistd::geteuid().is_root(),
             "end-to-end tests need root"
         );
-        let folder = tempfile::Builder::new()
-            .prefix("boira-e2e-")
-            .tempdir_in("/var/tmp")
-            .expect("a folder below /var/tmp");
-        // Guests run as users of their own.
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711))
-            .expect("an own folder's mode can be set");
-        let binary = folder.path().join("boira");
-        // A build beside the test may replace the original.
-        let original = env!("CARGO_BIN_EXE_boira");
-        std::fs::hard_link(original, &binary)
-            .or_else(|_| std::fs::copy(original, &binary).map(drop))
-            .expect("the binary can be copied");
+        let (folder, binary) = folder_with_binary("boira-e2e-");
         let home = folder.path().join("home");
         let watcher = Watcher::start(
             "[ -e \"$1\" ] || exit 0; ${3:+nsenter --net=\"$3\" --} \"$0\" --home \"$1\" down; rm -rf \"$2\"",
@@ -483,6 +471,24 @@ fn free_ports() -> u16 {
             return port;
         }
     }
+}
+
+/// A test's folder with the binary in it.
+pub fn folder_with_binary(prefix: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::Builder::new()
+        .prefix(prefix)
+        .tempdir_in("/var/tmp")
+        .expect("a folder below /var/tmp");
+    // Guests run as users of their own.
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711))
+        .expect("an own folder's mode can be set");
+    let binary = folder.path().join("boira");
+    // A build beside the test may replace the original.
+    let original = env!("CARGO_BIN_EXE_boira");
+    std::fs::hard_link(original, &binary)
+        .or_else(|_| std::fs::copy(original, &binary).map(drop))
+        .expect("the binary can be copied");
+    (folder, binary)
 }
 
 /// The folder of the finished tiny image that all tests of the workspace share.

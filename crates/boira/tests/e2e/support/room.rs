@@ -8,11 +8,10 @@
 //!                 └─ …
 //! ```
 
-use super::cloud::tiny;
+use super::cloud::{folder_with_binary, tiny};
 use super::run::{Run, run};
 use super::{BOOT, wait};
 use serde_json::Value;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -54,6 +53,7 @@ const OPEN_SSH: &str = "Action=AuthorizeSecurityGroupIngress&Version=2016-11-15&
 
 pub struct Room {
     folder: tempfile::TempDir,
+    binary: PathBuf,
     lan: Pc,
     pcs: Vec<Pc>,
 }
@@ -69,25 +69,19 @@ pub struct Pc {
 impl Room {
     /// A cloud on the first of so many PCs, with the tiny image; the others are bare.
     pub fn start(pcs: usize) -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("boira-room-")
-            .tempdir_in("/var/tmp")
-            .expect("a folder below /var/tmp");
-        // Guests run as users of their own.
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711))
-            .expect("an own folder's mode can be set");
-        let binary = folder.path().join("boira");
-        let original = env!("CARGO_BIN_EXE_boira");
-        std::fs::hard_link(original, &binary)
-            .or_else(|_| std::fs::copy(original, &binary).map(drop))
-            .expect("the binary can be copied");
+        let (folder, binary) = folder_with_binary("boira-room-");
         let lan = Pc::start("lan");
         lan.sh("ip link set lo up; ip link add br0 type bridge; ip link set br0 up")
             .ok();
         let pcs = (0..pcs)
             .map(|number| Pc::plugged_in(number, &lan))
             .collect();
-        let room = Self { folder, lan, pcs };
+        let room = Self {
+            folder,
+            binary,
+            lan,
+            pcs,
+        };
         let agents = format!("{}:8774", room.address(0));
         room.boira(&["up", "--detach", "--agents", &agents]).ok();
         let built = tiny().display().to_string();
@@ -125,7 +119,7 @@ impl Room {
 
     /// `boira ARGUMENTS` at the controller.
     pub fn boira(&self, arguments: &[&str]) -> Run {
-        let mut command = self.pcs[0].command(self.folder.path().join("boira"));
+        let mut command = self.pcs[0].command(&self.binary);
         command.arg("--home").arg(self.home(0)).args(arguments);
         run(&mut command, QUICK.max(BOOT))
     }
