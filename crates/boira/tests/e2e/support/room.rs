@@ -258,7 +258,8 @@ impl Pc {
     pub fn with_systemd(&self) -> &Self {
         let path = "/run/systemd/bin/systemctl";
         self.sh(&format!(
-            "mount -t tmpfs tmpfs /run/systemd; mkdir -p /run/systemd/system /run/systemd/bin \
+            "mkdir -p /run/systemd /etc/systemd/system; mount -t tmpfs tmpfs /run/systemd; \
+             mkdir -p /run/systemd/system /run/systemd/bin \
              && mount -t tmpfs tmpfs /etc/systemd/system && cat >{path} <<'EOF' && chmod 755 {path}\n{SYSTEMCTL}EOF\n"
         ))
         .ok();
