@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::namespace::{Namespace, run_tool};
 use crate::ruleset::Table;
-use crate::services::digest;
+use crate::serving::digest;
 use crate::spec::VpcSpec;
 use crate::{host, links, netfilter, rules, tap};
 
@@ -65,9 +65,11 @@ pub struct Seen {
     pub way_out: bool,
 }
 
-/// Makes devices and rules what they should be. Returns what is in force now.
+/// Makes devices and rules what they should be. `below` is the underlay's namespace. Returns what is in
+/// force now.
 pub async fn apply(
     namespace: &Namespace,
+    below: &Namespace,
     spec: &VpcSpec,
     before: Option<Applied>,
 ) -> io::Result<(Applied, Seen)> {
@@ -76,6 +78,7 @@ pub async fn apply(
         .identity()
         .ok_or_else(|| io::Error::other("the namespace is gone"))?;
     let spec = spec.clone();
+    let names = (namespace.name().to_owned(), below.name().to_owned());
     namespace
         .run(move || {
             let before = before.filter(|before| before.namespace == identity);
@@ -100,7 +103,7 @@ pub async fn apply(
             };
             let settings = digest(format!("{:?}", links::tap_settings(&spec)).as_bytes());
             let same_settings = before.is_some_and(|before| before.settings == settings);
-            let seen = apply_links(&spec, same_settings)?;
+            let seen = apply_links(&spec, same_settings, (&names.0, &names.1))?;
             let applied = Applied {
                 namespace: identity,
                 generation,
@@ -135,8 +138,16 @@ fn apply_rules(before: Option<&Rules>, wanted: &Rules) -> io::Result<Option<Stri
     }
 }
 
-fn apply_links(spec: &VpcSpec, same_settings: bool) -> io::Result<Seen> {
-    let observed = links::Observed::look()?;
+fn apply_links(spec: &VpcSpec, same_settings: bool, names: (&str, &str)) -> io::Result<Seen> {
+    let mut observed = links::Observed::look()?;
+    let made = spec
+        .overlay
+        .as_ref()
+        .filter(|_| !links::has_overlay(spec, &observed));
+    if let Some(overlay) = made {
+        links::create_overlay(overlay, names.0, names.1)?;
+        observed.overlay = None;
+    }
     let missing = links::missing_taps(spec, &observed);
     for name in &missing {
         tap::create(name)?;
@@ -146,12 +157,18 @@ fn apply_links(spec: &VpcSpec, same_settings: bool) -> io::Result<Seen> {
             links::set_tap(&name, source_check)?;
         }
     }
-    let lines = links::plan(spec, &observed);
-    if !lines.is_empty() {
-        run_tool("ip", &["-batch", "-"], &(lines.join("\n") + "\n"))?;
+    let plan = links::plan(spec, &observed);
+    for (tool, lines) in [
+        ("bridge", &plan.reached),
+        ("ip", &plan.lines),
+        ("bridge", &plan.left),
+    ] {
+        if !lines.is_empty() {
+            run_tool(tool, &["-batch", "-"], &(lines.join("\n") + "\n"))?;
+        }
     }
     Ok(Seen {
-        links_changed: !lines.is_empty(),
+        links_changed: !plan.is_empty(),
         way_out: observed.way_out,
     })
 }

@@ -25,6 +25,7 @@ pub fn spec() -> VpcSpec {
             router
         }],
         groups: vec![web_group(), inner_group()],
+        overlay: None,
         api: None,
         way_out: true,
         resolvers: None,

@@ -8,7 +8,7 @@
 //! ```text
 //!            ┌ namespace boira-CLOUD-VPC ────────────────────────────┐
 //!  guest ─ tap ┐                                     ┌ tap0 ─ slirp4netns ─ outside
-//!  guest ─ tap ┼─ proxy ARP, routes, groups (nft) ───┤               │
+//!  guest ─ tap ┼─ proxy ARP, routes, groups (nft) ───┼ vx0 ─ underlay ─ other hosts
 //!  guest ─ tap ┘                                     └ lo: gateways,  │
 //!            │                                           .253 DNS     │
 //!            │    services process (no privileges) ──────.254 metadata│
@@ -21,6 +21,7 @@
 //!
 //! - [`Network`] is what the agent uses: [`Network::ensure`] makes a [`VpcSpec`] true, whatever was
 //!   there before.
+//! - [`underlay`] carries the VPCs from host to host; in each VPC's namespace `vx0` leads there.
 //! - [`serve`] is the services process of one VPC: DHCP, DNS, metadata, the relay to the API. Like
 //!   the connector to the outside it is a process of its own that outlives the agent.
 //! - `rules`, `ruleset`, `links`, `dhcp`, `dns`, `metadata` and `spec` decide and do nothing; the
@@ -42,21 +43,24 @@ mod metadata_tree;
 pub mod namespace;
 mod netfilter;
 mod network;
+mod privileges;
 mod process;
 mod readiness;
 pub mod rules;
 pub mod ruleset;
+mod server_process;
 mod services;
-mod services_process;
+mod serving;
 mod spec;
 mod tap;
+pub mod underlay;
 mod way_out;
 
 pub use network::{Error, Network, Outcome};
 pub use services::serve;
 pub use spec::{
-    GATEWAY_MAC, GroupSpec, Mac, MetadataSpec, Peer, PortSpec, Protocol, Rule, SpecError,
-    SubnetSpec, VpcSpec, default_domain, tap_name,
+    GATEWAY_MAC, GroupSpec, Mac, MetadataSpec, OverlayPeer, OverlaySpec, Peer, PortSpec, Protocol,
+    Rule, SpecError, SubnetSpec, VpcSpec, default_domain, tap_name,
 };
 
 /// Where guests find the metadata service, port 80.

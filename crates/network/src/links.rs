@@ -3,7 +3,8 @@
 //!
 //! A guest sends everything to us: a tap has no bridge behind it but a route to its one guest,
 //! and proxy ARP answers for all addresses that another tap leads to. `unreachable` for the VPC's
-//! network keeps what belongs to nobody from leaving by the way out.
+//! network keeps what belongs to nobody from leaving by the way out. What is on another host is routed
+//! to that host's end of the VXLAN, whose address, MAC and place are all derived from its number.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,9 +14,10 @@ use std::path::Path;
 
 use ipnet::Ipv4Net;
 
-use crate::rules::WAY_OUT_DEVICE;
-use crate::spec::{GATEWAY_MAC, Mac, TAP_PREFIX, VpcSpec, tap_name};
-use crate::{API_ADDRESS, METADATA_ADDRESS, RESOLVER_ADDRESS, tap};
+use crate::namespace::run_tool;
+use crate::rules::{OVERLAY_DEVICE, WAY_OUT_DEVICE};
+use crate::spec::{GATEWAY_MAC, Mac, OverlaySpec, TAP_PREFIX, VpcSpec, tap_name};
+use crate::{API_ADDRESS, METADATA_ADDRESS, RESOLVER_ADDRESS, tap, underlay};
 
 /// What the kernel has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,6 +29,20 @@ pub struct Observed {
     pub taps: BTreeMap<String, Tap>,
     /// Whether the connector to the outside has its device here.
     pub way_out: bool,
+    pub overlay: Option<Overlay>,
+}
+
+/// The device that leads to other hosts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overlay {
+    pub up: bool,
+    pub mac: Option<Mac>,
+    pub mtu: u32,
+    /// Addresses on other hosts, each with the host's own in the underlay.
+    pub routes: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    /// The hosts' own addresses. Each was made together with an entry of the forwarding table, that
+    /// one first.
+    pub neighbours: BTreeMap<Ipv4Addr, Mac>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,6 +64,13 @@ impl Observed {
                 observed.loopback_up = device.up;
             } else if device.name == WAY_OUT_DEVICE {
                 observed.way_out = true;
+            } else if device.name == OVERLAY_DEVICE {
+                observed.overlay = Some(Overlay {
+                    up: device.up,
+                    mac: device.mac.map(Mac),
+                    mtu: tap::mtu(&device.name)?,
+                    ..Overlay::default()
+                });
             } else if device.name.starts_with(TAP_PREFIX) {
                 let tap = Tap {
                     up: device.up,
@@ -70,14 +93,21 @@ impl Observed {
         for line in table.lines().skip(1) {
             let fields: Vec<&str> = line.split_whitespace().collect();
             let word = |index: usize| u32::from_str_radix(fields.get(index)?, 16).ok();
-            let (Some(destination), Some(mask)) = (word(1), word(7)) else {
+            let (Some(destination), Some(gateway), Some(mask)) = (word(1), word(2), word(7)) else {
                 continue;
             };
-            let destination = Ipv4Addr::from(destination.to_ne_bytes());
+            let [destination, gateway] = [destination, gateway].map(|word| {
+                // The kernel writes the bytes of the address as its own number.
+                Ipv4Addr::from(word.to_ne_bytes())
+            });
             let prefix = mask.count_ones() as u8;
             if fields[0] == "*" {
                 self.unreachable
                     .extend(Ipv4Net::new(destination, prefix).ok());
+            } else if fields[0] == OVERLAY_DEVICE {
+                if let Some(overlay) = &mut self.overlay {
+                    overlay.routes.insert(destination, gateway);
+                }
             } else if let Some(tap) = self.taps.get_mut(fields[0])
                 && prefix == 32
             {
@@ -97,10 +127,14 @@ impl Observed {
             let (Ok(ip), Ok(mac)) = (ip.parse(), mac.parse()) else {
                 continue;
             };
-            if let Some(tap) = self.taps.get_mut(device)
-                && flags & 4 != 0
-            {
+            if flags & 4 == 0 {
+                continue;
+            }
+            if let Some(tap) = self.taps.get_mut(device) {
                 tap.neighbours.insert(ip, mac);
+            } else if let Some(overlay) = self.overlay.as_mut().filter(|_| device == OVERLAY_DEVICE)
+            {
+                overlay.neighbours.insert(ip, mac);
             }
         }
     }
@@ -115,16 +149,112 @@ pub fn missing_taps(spec: &VpcSpec, observed: &Observed) -> Vec<String> {
         .collect()
 }
 
-/// The difference, as lines for `ip -batch`. Empty where all is as it should be.
-pub fn plan(spec: &VpcSpec, observed: &Observed) -> Vec<String> {
-    let mut lines = Vec::new();
-    plan_loopback(&mut lines, spec, observed);
+/// Whether the device to other hosts is there as it is made for this VPC and host.
+pub fn has_overlay(spec: &VpcSpec, observed: &Observed) -> bool {
+    let wanted = spec.overlay.as_ref();
+    let wanted = wanted.map(|overlay| underlay::mac_of(overlay.host));
+    let observed = observed.overlay.as_ref();
+    wanted.is_some() && observed.and_then(|overlay| overlay.mac) == wanted
+}
+
+/// The difference, as lines for the tools.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// For `bridge -batch`, before the others: a neighbour is known as what has its entry.
+    pub reached: Vec<String>,
+    /// For `ip -batch`.
+    pub lines: Vec<String>,
+    /// For `bridge -batch`, after the others.
+    pub left: Vec<String>,
+}
+
+impl Plan {
+    /// All is as it should be.
+    pub fn is_empty(&self) -> bool {
+        self.reached.is_empty() && self.lines.is_empty() && self.left.is_empty()
+    }
+}
+
+/// What makes of `observed` what `spec` wants, once [`missing_taps`] and the device to other hosts are
+/// made. An address that moves to or from another host loses its old route first: `replace` takes one
+/// of any device for the same.
+pub fn plan(spec: &VpcSpec, observed: &Observed) -> Plan {
+    let mut plan = Plan::default();
+    plan_loopback(&mut plan.lines, spec, observed);
+    plan_leaving(&mut plan, spec, observed);
     let wanted: BTreeSet<String> = spec.ports.iter().map(|p| tap_name(&p.eni)).collect();
     for tap in observed.taps.keys().filter(|tap| !wanted.contains(*tap)) {
-        lines.push(format!("link del dev {tap}"));
+        plan.lines.push(format!("link del dev {tap}"));
     }
-    plan_taps(&mut lines, spec, observed);
-    lines
+    plan_taps(&mut plan.lines, spec, observed);
+    plan_reaching(&mut plan, spec, observed);
+    plan
+}
+
+/// Addresses on other hosts, and those hosts.
+fn elsewhere(spec: &VpcSpec) -> (BTreeMap<Ipv4Addr, Ipv4Addr>, BTreeMap<Ipv4Addr, Mac>) {
+    let (mut routes, mut hosts) = (BTreeMap::new(), BTreeMap::new());
+    for peer in spec.overlay.iter().flat_map(|overlay| &overlay.peers) {
+        let host = underlay::address_of(peer.host);
+        hosts.insert(host, underlay::mac_of(peer.host));
+        routes.extend(peer.addresses.iter().map(|ip| (*ip, host)));
+    }
+    (routes, hosts)
+}
+
+fn plan_leaving(plan: &mut Plan, spec: &VpcSpec, observed: &Observed) {
+    let Some(overlay) = &observed.overlay else {
+        return;
+    };
+    if spec.overlay.is_none() {
+        plan.lines.push(format!("link del dev {OVERLAY_DEVICE}"));
+        return;
+    }
+    let (routes, hosts) = elsewhere(spec);
+    for address in overlay.routes.keys().filter(|ip| !routes.contains_key(ip)) {
+        plan.lines
+            .push(format!("route del {address}/32 dev {OVERLAY_DEVICE}"));
+    }
+    for (host, mac) in overlay.neighbours.iter() {
+        if hosts.get(host) != Some(mac) {
+            plan.lines
+                .push(format!("neigh del {host} dev {OVERLAY_DEVICE}"));
+            plan.left.push(format!(
+                "fdb del {mac} dev {OVERLAY_DEVICE} dst {host} self"
+            ));
+        }
+    }
+}
+
+fn plan_reaching(plan: &mut Plan, spec: &VpcSpec, observed: &Observed) {
+    if spec.overlay.is_none() {
+        return;
+    }
+    let absent = Overlay::default();
+    let overlay = observed.overlay.as_ref().unwrap_or(&absent);
+    let (routes, hosts) = elsewhere(spec);
+    if !overlay.up || overlay.mtu != u32::from(spec.mtu) {
+        let mtu = spec.mtu;
+        plan.lines
+            .push(format!("link set dev {OVERLAY_DEVICE} mtu {mtu} up"));
+    }
+    for (host, mac) in &hosts {
+        if overlay.neighbours.get(host) != Some(mac) {
+            plan.reached.push(format!(
+                "fdb replace {mac} dev {OVERLAY_DEVICE} dst {host} self permanent"
+            ));
+            plan.lines.push(format!(
+                "neigh replace {host} lladdr {mac} dev {OVERLAY_DEVICE} nud permanent"
+            ));
+        }
+    }
+    for (address, host) in &routes {
+        if overlay.routes.get(address) != Some(host) {
+            plan.lines.push(format!(
+                "route replace {address}/32 via {host} dev {OVERLAY_DEVICE} onlink"
+            ));
+        }
+    }
 }
 
 fn plan_loopback(lines: &mut Vec<String>, spec: &VpcSpec, observed: &Observed) {
@@ -190,6 +320,44 @@ fn plan_taps(lines: &mut Vec<String>, spec: &VpcSpec, observed: &Observed) {
             ));
         }
     }
+}
+
+/// Makes the device to other hosts in the calling thread's namespace, which is called `namespace`. Its
+/// datagrams come and go in the underlay's.
+pub fn create_overlay(overlay: &OverlaySpec, namespace: &str, below: &str) -> io::Result<()> {
+    tap::remove(OVERLAY_DEVICE)?;
+    let vni = overlay.vni.to_string();
+    let local = underlay::address_of(overlay.host).to_string();
+    let mac = underlay::mac_of(overlay.host).to_string();
+    let port = underlay::VXLAN_PORT.to_string();
+    let words = [
+        "-n",
+        below,
+        "link",
+        "add",
+        "name",
+        OVERLAY_DEVICE,
+        "netns",
+        namespace,
+        "address",
+        &mac,
+        "type",
+        "vxlan",
+        "id",
+        &vni,
+        "local",
+        &local,
+        "dev",
+        underlay::DEVICE,
+        "dstport",
+        &port,
+        "nolearning",
+        "noudpcsum",
+    ];
+    run_tool("ip", &words, "")?;
+    // Who isn't routed there doesn't come from there.
+    set(&format!("net/ipv4/conf/{OVERLAY_DEVICE}/rp_filter"), "1")?;
+    set(&format!("net/ipv4/conf/{OVERLAY_DEVICE}/proxy_arp"), "0")
 }
 
 /// The taps, and whether the kernel checks what they send by its routes.
@@ -261,6 +429,7 @@ fn set(name: &str, value: &str) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::fixture::spec;
+    use crate::spec::OverlayPeer;
 
     /// What the kernel has once everything is as `spec` wants it.
     fn as_wanted(spec: &VpcSpec) -> Observed {
@@ -290,13 +459,97 @@ mod tests {
                 })
                 .collect(),
             way_out: true,
+            overlay: None,
         }
+    }
+
+    /// As if the VPC had guests on the hosts 2 and 3; this one is 1.
+    fn across_hosts() -> VpcSpec {
+        let peer = |host, addresses: &[u8]| OverlayPeer {
+            host,
+            addresses: addresses
+                .iter()
+                .map(|last| Ipv4Addr::new(172, 31, 7, *last))
+                .collect(),
+        };
+        VpcSpec {
+            overlay: Some(OverlaySpec {
+                vni: 7,
+                host: 1,
+                peers: vec![peer(2, &[1, 2]), peer(3, &[3])],
+            }),
+            ..spec()
+        }
+    }
+
+    fn overlay_as_wanted() -> Overlay {
+        let (routes, neighbours) = elsewhere(&across_hosts());
+        Overlay {
+            up: true,
+            mac: Some(underlay::mac_of(1)),
+            mtu: 1450,
+            routes,
+            neighbours,
+        }
+    }
+
+    #[test]
+    fn other_hosts_are_reached_and_left() {
+        let (alone, spec) = (spec(), across_hosts());
+        let mut observed = as_wanted(&alone);
+        assert!(!has_overlay(&spec, &observed));
+        let first = plan(&spec, &observed);
+        assert_eq!(
+            first.reached,
+            [
+                "fdb replace 02:fe:00:00:00:02 dev vx0 dst 100.64.0.2 self permanent",
+                "fdb replace 02:fe:00:00:00:03 dev vx0 dst 100.64.0.3 self permanent",
+            ]
+        );
+        assert_eq!(
+            first.lines,
+            [
+                "link set dev vx0 mtu 1450 up",
+                "neigh replace 100.64.0.2 lladdr 02:fe:00:00:00:02 dev vx0 nud permanent",
+                "neigh replace 100.64.0.3 lladdr 02:fe:00:00:00:03 dev vx0 nud permanent",
+                "route replace 172.31.7.1/32 via 100.64.0.2 dev vx0 onlink",
+                "route replace 172.31.7.2/32 via 100.64.0.2 dev vx0 onlink",
+                "route replace 172.31.7.3/32 via 100.64.0.3 dev vx0 onlink",
+            ]
+        );
+        observed.overlay = Some(overlay_as_wanted());
+        assert!(has_overlay(&spec, &observed));
+        assert!(plan(&spec, &observed).is_empty());
+        assert_eq!(plan(&alone, &observed).lines, ["link del dev vx0"]);
+    }
+
+    #[test]
+    fn an_address_that_moved_is_routed_anew() {
+        let mut spec = across_hosts();
+        let mut observed = as_wanted(&spec);
+        observed.overlay = Some(overlay_as_wanted());
+        let peers = &mut spec.overlay.as_mut().expect("an overlay").peers;
+        let moved = peers.pop().expect("a peer").addresses;
+        peers[0].addresses.extend(moved);
+        let moving = plan(&spec, &observed);
+        assert_eq!(
+            moving.lines,
+            [
+                "neigh del 100.64.0.3 dev vx0",
+                "route replace 172.31.7.3/32 via 100.64.0.2 dev vx0 onlink",
+            ]
+        );
+        let gone = "fdb del 02:fe:00:00:00:03 dev vx0 dst 100.64.0.3 self";
+        assert_eq!(
+            (moving.reached, moving.left),
+            (Vec::new(), vec![gone.into()])
+        );
     }
 
     #[test]
     fn nothing_is_done_where_all_is_right() {
         let spec = spec();
-        assert_eq!(plan(&spec, &as_wanted(&spec)), Vec::<String>::new());
+        assert!(plan(&spec, &as_wanted(&spec)).is_empty());
         assert_eq!(missing_taps(&spec, &as_wanted(&spec)), Vec::<String>::new());
     }
 
@@ -304,7 +557,7 @@ mod tests {
     fn a_new_namespace_gets_everything() {
         let mut spec = spec();
         spec.ports.truncate(1);
-        let lines = plan(&spec, &Observed::default());
+        let lines = plan(&spec, &Observed::default()).lines;
         assert_eq!(
             lines,
             [
@@ -340,7 +593,7 @@ mod tests {
         tap.neighbours = [(foreign, GATEWAY_MAC)].into();
         tap.mtu = 1500;
         assert_eq!(
-            plan(&spec, &observed),
+            plan(&spec, &observed).lines,
             [
                 "addr del 172.31.9.9/32 dev lo",
                 "link del dev eni99",
@@ -359,20 +612,30 @@ mod tests {
     fn the_kernel_s_tables_are_read() {
         let mut observed = Observed::default();
         observed.taps.insert("eni1".to_owned(), Tap::default());
+        observed.overlay = Some(Overlay::default());
         observed.read_routes(
             "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
              *\t00001FAC\t00000000\t0201\t0\t0\t0\t0000FFFF\t0\t0\t0\n\
-             eni1\t0B001FAC\t00000000\t0005\t0\t0\t0\tFFFFFFFF\t0\t0\t0\n",
+             eni1\t0B001FAC\t00000000\t0005\t0\t0\t0\tFFFFFFFF\t0\t0\t0\n\
+             vx0\t07071FAC\t02004064\t0007\t0\t0\t0\tFFFFFFFF\t0\t0\t0\n",
         );
         observed.read_neighbours(
             "IP address       HW type     Flags       HW address            Mask     Device\n\
              172.31.0.11      0x1         0x6         02:00:00:00:00:01     *        eni1\n\
-             172.31.0.12      0x1         0x2         02:00:00:00:00:02     *        eni1\n",
+             172.31.0.12      0x1         0x2         02:00:00:00:00:02     *        eni1\n\
+             100.64.0.2       0x1         0x6         02:fe:00:00:00:02     *        vx0\n",
         );
         let ip = Ipv4Addr::new(172, 31, 0, 11);
         let tap = &observed.taps["eni1"];
         assert_eq!(observed.unreachable, [spec().cidr].into());
         assert_eq!(tap.routes, [ip].into());
         assert_eq!(tap.neighbours, [(ip, Mac([2, 0, 0, 0, 0, 1]))].into());
+        let overlay = observed.overlay.expect("an overlay");
+        let host = underlay::address_of(2);
+        assert_eq!(
+            overlay.routes,
+            [(Ipv4Addr::new(172, 31, 7, 7), host)].into()
+        );
+        assert_eq!(overlay.neighbours, [(host, underlay::mac_of(2))].into());
     }
 }

@@ -21,9 +21,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::applied::{Applied, apply, remove_taps};
 use crate::namespace::Namespace;
 use crate::process::Process;
-use crate::services_process::ServicesProcess;
+use crate::server_process::ServerProcess;
 use crate::spec::{SpecError, VpcSpec, check_id, tap_name};
-use crate::{arp, host, tap, way_out};
+use crate::{arp, host, tap, underlay, way_out};
 
 /// How long [`Network::dial`] waits for an answer. A group that lets nothing through drops, so
 /// the guest's silence is all that there is.
@@ -112,7 +112,7 @@ impl Network {
                 let entry = self.vpc(&vpc);
                 let mut entry = entry.lock().await;
                 // Read under the lock: what the agent wants meanwhile must not be undone.
-                let Ok(spec) = self.services(&vpc).read_spec() else {
+                let Ok(spec) = self.services(&vpc).read_spec::<VpcSpec>() else {
                     continue;
                 };
                 if let Err(error) = self.ensure_locked(&mut entry, &spec).await {
@@ -145,7 +145,20 @@ impl Network {
             .map_err(doing("preparing the VPC's directory"))?;
 
         let before = vpc.applied.clone();
-        let (applied, seen) = apply(&namespace, spec, before.clone())
+        let below = underlay::namespace(&self.cloud);
+        let mut outcome = Outcome::default();
+        let alone = VpcSpec {
+            overlay: None,
+            ..spec.clone()
+        };
+        let reaches_others = spec.overlay.is_none() || below.identity().is_some();
+        if !reaches_others {
+            let lack = "guests on other hosts can't be reached: this host's end of the network \
+                between hosts isn't up";
+            outcome.lacks.push(lack.to_owned());
+        }
+        let applying = if reaches_others { spec } else { &alone };
+        let (applied, seen) = apply(&namespace, &below, applying, before.clone())
             .await
             .map_err(doing("configuring the namespace"))?;
         let rules_changed = before.as_ref() != Some(&applied);
@@ -154,7 +167,6 @@ impl Network {
                 .write(&directory)
                 .map_err(doing("noting what was applied"))?;
         }
-        let mut outcome = Outcome::default();
         outcome.lacks.extend(applied.arp_filter.clone());
         let identity = applied.namespace;
         vpc.applied = Some(applied);
@@ -282,7 +294,7 @@ impl Network {
     pub async fn answers_arp(&self, vpc: &str, eni: &str) -> Result<bool, Error> {
         check_id(vpc, "vpc")?;
         check_id(eni, "eni")?;
-        let spec = self
+        let spec: VpcSpec = self
             .services(vpc)
             .read_spec()
             .map_err(doing("reading the VPC's spec"))?;
@@ -317,8 +329,8 @@ impl Network {
         self.directory.join(vpc)
     }
 
-    fn services(&self, vpc: &str) -> ServicesProcess {
-        ServicesProcess::new(
+    fn services(&self, vpc: &str) -> ServerProcess {
+        ServerProcess::new(
             self.namespace(vpc).name(),
             &self.directory_of(vpc),
             &self.services_command,

@@ -50,6 +50,12 @@ impl Process {
         ended == 0
     }
 
+    /// Returns when it has ended.
+    pub async fn ended(self) -> io::Result<()> {
+        readable(self.pidfd)?.readable().await?.retain_ready();
+        Ok(())
+    }
+
     /// Ends it and waits until it is gone.
     ///
     /// # Errors
@@ -72,12 +78,9 @@ impl Process {
             }
             return Err(error);
         }
-        let ended = readable(self.pidfd)?;
-        tokio::time::timeout(Duration::from_secs(10), ended.readable())
+        tokio::time::timeout(Duration::from_secs(10), self.ended())
             .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
-            .retain_ready();
-        Ok(())
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 }
 

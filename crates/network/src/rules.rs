@@ -9,6 +9,9 @@
 //!         └ from_guests  the sender's groups
 //!             └ to_guests  the receiver's groups, or outside: not the host's own addresses
 //! us  ─ from_us          the receiver's groups, as for any other source
+//! other hosts
+//!     └ guard            the address must be at home on the host that the frame comes from
+//!         └ to_guests      the receiver's groups; the sender's were asked on its host
 //! ```
 //!
 //! Rules decide about new connections only; what is established goes on until it ends, as in AWS.
@@ -19,10 +22,13 @@ use std::net::Ipv4Addr;
 
 use crate::ruleset::Table;
 use crate::spec::{Peer, PortSpec, Protocol, Rule, VpcSpec, tap_name};
+use crate::underlay;
 use crate::{API_ADDRESS, API_PORT, METADATA_ADDRESS, RESOLVER_ADDRESS};
 
 /// The interface that leads outside.
 pub const WAY_OUT_DEVICE: &str = "tap0";
+/// The interface that leads to other hosts.
+pub const OVERLAY_DEVICE: &str = "vx0";
 
 /// What a guest must never reach through the way out: this host under any name (`0.0.0.0/8` means
 /// the host itself to `connect`), the connector's own network, and what is no single machine.
@@ -105,6 +111,12 @@ fn add_sets(table: &mut Table, spec: &VpcSpec, host: &BTreeSet<Ipv4Addr>) {
         });
         table.map(&format!("{direction}_of"), "type ifname : verdict;", chains);
     }
+    let elsewhere = spec.overlay.iter().flat_map(|overlay| &overlay.peers);
+    let elsewhere = elsewhere.flat_map(|peer| {
+        let mac = underlay::mac_of(peer.host);
+        peer.addresses.iter().map(move |ip| format!("{mac} . {ip}"))
+    });
+    table.set("elsewhere", "type ether_addr . ipv4_addr;", elsewhere);
     let rates = "type ifname; size 65535; flags dynamic;";
     table.set("service_rates", rates, std::iter::empty());
     let host = host.iter().map(ToString::to_string);
@@ -206,6 +218,7 @@ fn add_guard(table: &mut Table) {
             &format!("iifname {{ \"lo\", \"{WAY_OUT_DEVICE}\" }} accept"),
             "meta nfproto != ipv4 counter drop",
             "udp sport 67 udp dport 68 counter drop",
+            &format!("iifname \"{OVERLAY_DEVICE}\" ether saddr . ip saddr @elsewhere accept"),
             "iifname . ether saddr . ip saddr @own_address accept",
             "ip saddr 0.0.0.0 udp sport 68 udp dport 67 iifname . ether saddr @own_mac accept",
             "ip saddr != { 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3 } \
@@ -223,6 +236,7 @@ fn add_forwarding(table: &mut Table, spec: &VpcSpec) {
         &[
             "ct state established,related accept",
             "ct state invalid counter drop",
+            &format!("iifname \"{OVERLAY_DEVICE}\" accept"),
             "iifname vmap @out_of",
         ],
     );
@@ -232,6 +246,7 @@ fn add_forwarding(table: &mut Table, spec: &VpcSpec) {
         &[
             "ct state established,related accept",
             &format!("oifname \"{WAY_OUT_DEVICE}\" goto outside"),
+            &format!("oifname \"{OVERLAY_DEVICE}\" goto elsewhere"),
             "oifname vmap @in_of",
         ],
     );
@@ -242,6 +257,10 @@ fn add_forwarding(table: &mut Table, spec: &VpcSpec) {
         "counter accept".to_owned(),
     ];
     table.chain("outside", outside.into_iter());
+    // Not from one host through this one to another.
+    let here = "iifname @taps counter accept".to_owned();
+    let elsewhere = [here, "counter drop".to_owned()];
+    table.chain("elsewhere", elsewhere.into_iter());
     table.base_chain(
         "borrow_address",
         "type nat hook postrouting priority srcnat; policy accept;",

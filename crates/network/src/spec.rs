@@ -11,6 +11,8 @@ use std::str::FromStr;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::underlay;
+
 /// The MAC address of the host's end of every tap. It is the same on every host, so that a
 /// guest's ARP cache stays right when the guest moves.
 pub const GATEWAY_MAC: Mac = Mac([0x0a, 0xb0, 0x1a, 0x00, 0x00, 0x01]);
@@ -33,6 +35,9 @@ pub struct VpcSpec {
     pub ports: Vec<PortSpec>,
     /// Every group that a port wears, and every group that a rule of those refers to.
     pub groups: Vec<GroupSpec>,
+    /// How the VPC goes on on other hosts; absent where it is on this one only.
+    #[serde(default)]
+    pub overlay: Option<OverlaySpec>,
     /// Where the cloud's API listens on this host: guests reach it at
     /// [`crate::API_ADDRESS`], port [`crate::API_PORT`].
     #[serde(default)]
@@ -52,6 +57,23 @@ pub struct SubnetSpec {
     pub cidr: Ipv4Net,
     /// The router's address, by AWS's custom the first usable one.
     pub gateway: Ipv4Addr,
+}
+
+/// The VPC on other hosts, as far as guests of it run there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OverlaySpec {
+    /// VXLAN's network identifier, the same on all hosts.
+    pub vni: u32,
+    /// This host's number in the cloud.
+    pub host: u32,
+    pub peers: Vec<OverlayPeer>,
+}
+
+/// What of the VPC is on another host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OverlayPeer {
+    pub host: u32,
+    pub addresses: BTreeSet<Ipv4Addr>,
 }
 
 /// One interface of one guest.
@@ -281,7 +303,34 @@ impl VpcSpec {
         })?;
         self.check_subnets()?;
         self.check_groups()?;
-        self.check_ports()
+        self.check_ports()?;
+        self.check_overlay()
+    }
+
+    fn check_overlay(&self) -> Result<(), SpecError> {
+        let Some(overlay) = &self.overlay else {
+            return Ok(());
+        };
+        let vni = overlay.vni;
+        ensure((1..1 << 24).contains(&vni), || {
+            format!("{vni} is no network identifier of VXLAN")
+        })?;
+        let mut hosts = BTreeSet::new();
+        let mut addresses: BTreeSet<Ipv4Addr> = self.ports.iter().map(|port| port.ip).collect();
+        let others = overlay.peers.iter().map(|peer| peer.host);
+        for host in others.chain([overlay.host]) {
+            ensure((1..underlay::HOSTS_MAX).contains(&host), || {
+                format!("{host} is no number of a host")
+            })?;
+            ensure(hosts.insert(host), || format!("host {host} is there twice"))?;
+        }
+        for ip in overlay.peers.iter().flat_map(|peer| &peer.addresses) {
+            ensure(self.cidr.contains(ip), || {
+                format!("{ip} lies outside {}", self.cidr)
+            })?;
+            ensure(addresses.insert(*ip), || format!("{ip} is there twice"))?;
+        }
+        Ok(())
     }
 
     fn check_subnets(&self) -> Result<(), SpecError> {

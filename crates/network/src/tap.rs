@@ -1,4 +1,4 @@
-//! Tap devices, in the namespace of the calling thread.
+//! Tap and tun devices, in the namespace of the calling thread.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -10,20 +10,25 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
+use crate::namespace::run_tool;
+
 /// Where the kernel makes taps.
 pub const TUN: &str = "/dev/net/tun";
 
-/// Attaches to the tap `name`, which is made if there is none: frames without a protocol header,
-/// with the offload header that hypervisors use.
-fn attach(name: &str) -> io::Result<File> {
+/// Frames without a protocol header, with the offload header that hypervisors use.
+const FRAMES: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+/// IP packets without any header.
+const PACKETS: libc::c_int = libc::IFF_TUN | libc::IFF_NO_PI;
+
+/// Attaches to the device `name`, which is made if there is none.
+fn attach(name: &str, kind: libc::c_int) -> io::Result<File> {
     let device = OpenOptions::new()
         .read(true)
         .write(true)
         .open(TUN)
         .map_err(|error| io::Error::new(error.kind(), format!("{TUN}: {error}")))?;
     let mut request = request_for(name)?;
-    request.ifr_ifru.ifru_flags =
-        (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    request.ifr_ifru.ifru_flags = kind as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one `ifreq` behind the pointer, which outlives the call.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &mut request) };
     if result < 0 {
@@ -34,7 +39,18 @@ fn attach(name: &str) -> io::Result<File> {
 
 /// Makes a tap that stays when nobody is attached to it.
 pub fn create(name: &str) -> io::Result<()> {
-    let device = attach(name)?;
+    persist(&attach(name, FRAMES)?)
+}
+
+/// Makes a device for IP packets that stays when nobody is attached to it, unless it is there.
+pub fn create_tun(name: &str) -> io::Result<()> {
+    match nix::net::if_::if_nametoindex(name) {
+        Ok(_) => Ok(()),
+        Err(_) => persist(&attach(name, PACKETS)?),
+    }
+}
+
+fn persist(device: &File) -> io::Result<()> {
     // SAFETY: TUNSETPERSIST takes a number.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETPERSIST, 1) };
     if result < 0 {
@@ -43,18 +59,40 @@ pub fn create(name: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes a device; one that isn't there is removed already.
+pub fn remove(name: &str) -> io::Result<()> {
+    match run_tool("ip", &["link", "del", "dev", name], "") {
+        Err(error) if nix::net::if_::if_nametoindex(name).is_ok() => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Attaches to an existing device for IP packets.
+///
+/// # Errors
+/// `NotFound` if there is no such device, `ResourceBusy` while another process holds it.
+pub fn open_tun(name: &str) -> io::Result<File> {
+    must_exist(name)?;
+    attach(name, PACKETS)
+}
+
 /// The hypervisor's end of an existing tap.
 ///
 /// # Errors
 /// `NotFound` if there is no such tap, `ResourceBusy` while another hypervisor holds it.
 pub fn open(name: &str) -> io::Result<OwnedFd> {
+    must_exist(name)?;
+    Ok(attach(name, FRAMES)?.into())
+}
+
+fn must_exist(name: &str) -> io::Result<()> {
     if nix::net::if_::if_nametoindex(name).is_err() {
         return Err(io::Error::new(
             io::ErrorKind::NotFound,
-            format!("there is no tap {name}"),
+            format!("there is no device {name}"),
         ));
     }
-    Ok(attach(name)?.into())
+    Ok(())
 }
 
 /// A device as the kernel shows it.

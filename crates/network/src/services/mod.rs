@@ -15,21 +15,14 @@ mod forward;
 mod http;
 mod opener;
 mod ports;
-mod privileges;
 mod relay;
 
 use std::collections::HashMap;
-use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
+use std::io;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -38,38 +31,9 @@ use self::opener::Opener;
 use self::ports::Ports;
 use crate::metadata::Tokens;
 use crate::namespace::Namespace;
+use crate::privileges;
+use crate::serving::{Serving, announce_ready};
 use crate::spec::{PortSpec, VpcSpec};
-
-/// The files of the directory. They belong to root; the services' user may read the first.
-pub(crate) const SPEC_FILE: &str = "spec.json";
-pub(crate) const CONTROL_SOCKET: &str = "control";
-pub(crate) const LOCK_FILE: &str = "services.lock";
-
-/// What [`serve`] says on its standard output once guests are answered.
-pub(crate) const READY: &str = "ready\n";
-
-/// How long the agent has to say what it wants.
-const CONTROL_DEADLINE: Duration = Duration::from_secs(5);
-
-/// What `spec.json` holds.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct ServicesFile {
-    pub namespace: String,
-    /// The user and the group to become.
-    pub uid: u32,
-    pub spec: VpcSpec,
-}
-
-/// The answer on the control socket.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct ControlAnswer {
-    /// The digest of the file that is in force.
-    pub digest: String,
-    /// The identity of the namespace that is served: one of the same name may have replaced it.
-    pub namespace: u64,
-    /// Why the last reload failed, if it did.
-    pub error: Option<String>,
-}
 
 /// What all tasks of the process look at.
 pub(crate) struct State {
@@ -106,68 +70,23 @@ impl Shared {
 /// When another process serves the directory, or the namespace or the spec isn't there.
 pub async fn serve(directory: &Path) -> io::Result<()> {
     privileges::refuse_new()?;
-    // From here on paths are relative: the user that we become may not be allowed to look into the
-    // directories above.
-    std::env::set_current_dir(directory)?;
-    let lock = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(LOCK_FILE)?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| io::Error::other("another process serves this VPC"))?;
-    let (file, digest) = read_spec()?;
+    let (mut serving, file) = Serving::enter(directory)?;
     let opener = Opener::start(&Namespace::named(&file.namespace))?;
-    let control = listen_for_agent()?;
     privileges::drop_to(file.uid)?;
 
-    let mut server = Server::start(opener, file.spec, digest).await?;
+    let mut server = Server::start(opener, file.spec).await?;
     announce_ready()?;
     loop {
         let agent = tokio::select! {
-            accepted = control.accept() => accepted?.0,
+            accepted = serving.accept() => accepted?,
             ended = server.endless.join_next() => {
                 return Err(io::Error::other(format!("a service ended: {ended:?}")));
             }
         };
-        let talk = tokio::time::timeout(CONTROL_DEADLINE, server.answer_agent(agent)).await;
-        if let Ok(Err(error)) = talk {
-            tracing::debug!(%error, "the agent went away");
-        }
+        let namespace = server.opener.namespace();
+        let reload = async |spec| server.reload(spec).await;
+        serving.answer(agent, namespace, reload).await;
     }
-}
-
-fn read_spec() -> io::Result<(ServicesFile, String)> {
-    let bytes = std::fs::read(SPEC_FILE)?;
-    let file = serde_json::from_slice(&bytes)?;
-    Ok((file, digest(&bytes)))
-}
-
-/// What tells one `spec.json` from another.
-pub(crate) fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-/// The lock says that nobody listens on a socket that is still there.
-fn listen_for_agent() -> io::Result<UnixListener> {
-    match std::fs::remove_file(CONTROL_SOCKET) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    UnixListener::bind(CONTROL_SOCKET)
-}
-
-/// Tells the agent, and lets go of the pipe by which it was told.
-fn announce_ready() -> io::Result<()> {
-    let mut stdout = io::stdout();
-    stdout.write_all(READY.as_bytes())?;
-    stdout.flush()?;
-    let null = std::fs::OpenOptions::new().write(true).open("/dev/null")?;
-    nix::unistd::dup2_stdout(null.as_fd())?;
-    Ok(())
 }
 
 struct Server {
@@ -176,11 +95,10 @@ struct Server {
     ports: Ports,
     /// What must not end. Half a service is worse than none, which the agent notices.
     endless: JoinSet<()>,
-    digest: String,
 }
 
 impl Server {
-    async fn start(opener: Opener, spec: VpcSpec, digest: String) -> io::Result<Self> {
+    async fn start(opener: Opener, spec: VpcSpec) -> io::Result<Self> {
         let devices = opener.devices().await?;
         let (state, watching) = watch::channel(Arc::new(State::new(spec, &devices)));
         let shared = Shared {
@@ -199,39 +117,16 @@ impl Server {
             state,
             ports: Ports::new(shared),
             endless,
-            digest,
         };
         server.open_ports(devices).await?;
         Ok(server)
     }
 
-    /// One request a connection: `state` or `reload`.
-    async fn answer_agent(&mut self, agent: UnixStream) -> io::Result<()> {
-        let mut agent = BufReader::new(agent);
-        let mut request = String::new();
-        (&mut agent).take(64).read_line(&mut request).await?;
-        let error = match request.as_str() {
-            "reload\n" => self.reload().await.err(),
-            _ => None,
-        };
-        let answer = ControlAnswer {
-            digest: self.digest.clone(),
-            namespace: self.opener.namespace(),
-            error: error.map(|error| error.to_string()),
-        };
-        let mut line = serde_json::to_vec(&answer)?;
-        line.push(b'\n');
-        agent.get_mut().write_all(&line).await
-    }
-
-    async fn reload(&mut self) -> io::Result<()> {
-        let (file, digest) = read_spec()?;
+    async fn reload(&mut self, spec: VpcSpec) -> io::Result<()> {
         let devices = self.opener.devices().await?;
         self.state
-            .send_replace(Arc::new(State::new(file.spec, &devices)));
-        self.open_ports(devices).await?;
-        self.digest = digest;
-        Ok(())
+            .send_replace(Arc::new(State::new(spec, &devices)));
+        self.open_ports(devices).await
     }
 
     async fn open_ports(&mut self, devices: HashMap<String, u32>) -> io::Result<()> {

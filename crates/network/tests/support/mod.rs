@@ -432,6 +432,7 @@ pub fn vpc(groups: Vec<GroupSpec>, ports: &[&[&str]]) -> VpcSpec {
             .map(|(index, worn)| port(u8::try_from(index).expect("few ports"), worn))
             .collect(),
         groups,
+        overlay: None,
         api: None,
         way_out: false,
         resolvers: Some(Vec::new()),

@@ -1,4 +1,5 @@
-//! The services process as the agent sees it: start, find, tell, stop.
+//! A process that serves a directory, as the agent sees it: start, find, tell, stop. The process's own
+//! side is `serving`.
 //!
 //! The agent talks to it by a socket in a directory that only root may write to, so whoever answers
 //! there is the process, and the kernel says which one that is. A process that doesn't answer is
@@ -13,34 +14,35 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
 use crate::process::{Process, bound_files};
-use crate::services::{CONTROL_SOCKET, ControlAnswer, READY, SPEC_FILE, ServicesFile, digest};
-use crate::spec::VpcSpec;
+use crate::serving::{CONTROL_SOCKET, ControlAnswer, READY, SPEC_FILE, ServedFile, digest};
 
 const START_DEADLINE: Duration = Duration::from_secs(10);
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 const LOG_FILE: &str = "services.log";
 const LOG_SIZE_MAX: u64 = 1 << 20;
 
-/// Users of services processes are numbers from here on, where no system hands out any.
+/// Users of such processes are numbers from here on, where no system hands out any.
 const UID_FIRST: u32 = 1_900_000_000;
 const UIDS: u32 = 100_000_000;
 
-pub struct ServicesProcess {
+pub struct ServerProcess {
     namespace: String,
     directory: PathBuf,
     command: Vec<OsString>,
-    /// The user that it becomes: one for each VPC and cloud.
+    /// The user that it becomes: one for each directory and cloud.
     uid: u32,
 }
 
-impl ServicesProcess {
+impl ServerProcess {
     pub fn new(namespace: &str, directory: &Path, command: &[OsString]) -> Self {
-        ServicesProcess {
+        ServerProcess {
             namespace: namespace.to_owned(),
             directory: directory.to_owned(),
             command: command.to_vec(),
@@ -48,7 +50,7 @@ impl ServicesProcess {
         }
     }
 
-    /// Root's, and the services may pass through it to the file that they know.
+    /// Root's, and the process may pass through it to the file that they know.
     pub fn prepare_directory(&self) -> io::Result<()> {
         fs::create_dir_all(&self.directory)?;
         std::os::unix::fs::chown(&self.directory, None, Some(self.uid))?;
@@ -58,9 +60,9 @@ impl ServicesProcess {
     /// Makes it run and serve `spec` in the namespace with the given identity. Returns whether there
     /// was anything to do. `devices_changed` makes it look at the devices again, even if the spec is
     /// the one that it has.
-    pub async fn ensure(
+    pub async fn ensure<S: Serialize>(
         &self,
-        spec: &VpcSpec,
+        spec: &S,
         namespace: u64,
         devices_changed: bool,
     ) -> io::Result<bool> {
@@ -76,9 +78,9 @@ impl ServicesProcess {
         }
         match self.ask("reload\n").await {
             Ok(answer) if serves(&answer) => return Ok(true),
-            Ok(answer) => tracing::warn!(?answer, "the services don't follow; starting them anew"),
+            Ok(answer) => tracing::warn!(?answer, "a process doesn't follow; starting it anew"),
             Err(error) if is_absence(&error) => {}
-            Err(error) => tracing::warn!(%error, "the services don't answer; starting them anew"),
+            Err(error) => tracing::warn!(%error, "a process doesn't answer; starting it anew"),
         }
         self.stop().await?;
         self.start().await?;
@@ -87,31 +89,36 @@ impl ServicesProcess {
 
     /// Ends it, whether it answers or not.
     pub async fn stop(&self) -> io::Result<()> {
-        let (Some(name), Some(directory)) = (self.command.last(), self.directory.to_str()) else {
-            return Ok(());
-        };
-        // Who merely names the directory, such as `ls`, isn't it.
-        let running = Process::find(
-            |line| matches!(line, [.., before, last] if before == name && last == directory),
-        );
-        for process in running {
+        for process in self.running() {
             process.kill().await?;
         }
         Ok(())
     }
 
+    /// Every process that serves the directory, or is about to.
+    pub fn running(&self) -> Vec<Process> {
+        let Some(name) = self.command.last() else {
+            return Vec::new();
+        };
+        // Who merely names the directory, such as `ls`, isn't it.
+        let directory = self.directory.as_os_str();
+        Process::find(
+            |line| matches!(line, [.., before, last] if before == name && last == directory),
+        )
+    }
+
     /// The spec that was last written for it.
-    pub fn read_spec(&self) -> io::Result<VpcSpec> {
+    pub fn read_spec<S: DeserializeOwned>(&self) -> io::Result<S> {
         let bytes = fs::read(self.directory.join(SPEC_FILE))?;
-        Ok(serde_json::from_slice::<ServicesFile>(&bytes)?.spec)
+        Ok(serde_json::from_slice::<ServedFile<S>>(&bytes)?.spec)
     }
 
     /// Replaces the file unless it says the same. Returns its digest.
-    fn write_spec(&self, spec: &VpcSpec) -> io::Result<String> {
-        let bytes = serde_json::to_vec(&ServicesFile {
+    fn write_spec<S: Serialize>(&self, spec: &S) -> io::Result<String> {
+        let bytes = serde_json::to_vec(&ServedFile {
             namespace: self.namespace.clone(),
             uid: self.uid,
-            spec: spec.clone(),
+            spec,
         })?;
         let path = self.directory.join(SPEC_FILE);
         if fs::read(&path).is_ok_and(|old| old == bytes) {
@@ -148,7 +155,7 @@ impl ServicesProcess {
 
     async fn start(&self) -> io::Result<()> {
         let Some((program, arguments)) = self.command.split_first() else {
-            return Err(io::Error::other("no command for the services"));
+            return Err(io::Error::other("no command to start"));
         };
         let log_path = self.directory.join(LOG_FILE);
         let log = File::create(&log_path)?;
@@ -175,7 +182,7 @@ impl ServicesProcess {
             let said = fs::read_to_string(&log_path).unwrap_or_default();
             let said: Vec<&str> = said.lines().take(4).collect();
             return Err(io::Error::other(format!(
-                "they didn't start: {}",
+                "it didn't start: {}",
                 said.join("; ")
             )));
         }
@@ -185,7 +192,7 @@ impl ServicesProcess {
     }
 }
 
-/// Skips what a program says before its services are ready.
+/// Skips what a program says before it serves.
 async fn wait_ready(mut stdout: impl tokio::io::AsyncBufRead + Unpin) -> io::Result<()> {
     let mut line = String::new();
     while (&mut stdout).take(4096).read_line(&mut line).await? > 0 {
@@ -205,7 +212,7 @@ fn is_absence(error: &io::Error) -> bool {
     )
 }
 
-/// A number that only this VPC's services have: FNV-1a of the namespace's name, spread over a
+/// A number that only this directory's process has: FNV-1a of the namespace's name, spread over a
 /// range. Two that collide could look into each other's memory, which is as likely as one in a
 /// hundred million.
 fn uid_for(namespace: &str) -> u32 {
