@@ -12,7 +12,7 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
@@ -71,6 +71,23 @@ impl Controller {
             tls: std::sync::RwLock::new(Tls::of(identity)?),
             connection: Mutex::new(None),
         })
+    }
+
+    /// Where the controller serves agents.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The address of this host that leads to the controller; `None` where no route does. Asks the
+    /// kernel and sends nothing.
+    pub fn own_address(&self) -> Option<IpAddr> {
+        let any: IpAddr = match self.address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
+        socket.connect(self.address).ok()?;
+        Some(socket.local_addr().ok()?.ip())
     }
 
     fn tls(&self) -> Tls {

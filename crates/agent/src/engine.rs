@@ -18,6 +18,7 @@ use boira_core::wanted::Wanted;
 use boira_model::wire::*;
 use boira_model::*;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +45,10 @@ pub enum Event {
         outcome: Result<Vec<String>>,
         at: Wall,
         took: Duration,
+    },
+    UnderlayDone {
+        peers: Option<WantedOverlay>,
+        outcome: Result<()>,
     },
     NetworksSwept {
         all_gone: bool,
@@ -83,6 +88,7 @@ pub async fn run(host: Arc<dyn Host>, controller: Arc<Controller>, home: &Path) 
         look_at: None,
         busy: BTreeMap::new(),
         networks: Networks::default(),
+        address: None,
         leaving: BTreeMap::new(),
         reach: Reach::default(),
         streams: HashSet::new(),
@@ -113,6 +119,8 @@ struct Engine {
     memory: Memories,
     busy: BTreeMap<InstanceId, Step>,
     networks: Networks,
+    /// The address that leads to the controller.
+    address: Option<IpAddr>,
     leaving: BTreeMap<VolumeId, Leaving>,
     reach: Reach,
     streams: HashSet<String>,
@@ -182,6 +190,7 @@ impl Engine {
                 let steps = self.networks.done(vpc, outcome, (at, took), waits);
                 steps.into_iter().for_each(|step| self.steps.add(step));
             }
+            Event::UnderlayDone { peers, outcome } => self.networks.underlay_done(peers, outcome),
             Event::NetworksSwept { all_gone } => self.networks.swept(all_gone),
             Event::VolumeRemoved { volume, outcome } => {
                 self.volume_removed(volume, outcome);
@@ -465,6 +474,18 @@ impl Engine {
         });
     }
 
+    /// How other hosts may reach this one. Without a route to the controller the last one counts.
+    fn underlay(&mut self, own: Option<(String, u16)>) -> Option<UnderlayReport> {
+        self.address = self.controller.own_address().or(self.address);
+        let (key, port) = own?;
+        Some(UnderlayReport {
+            key,
+            port,
+            address: Some(self.address?).filter(|ip| !ip.is_loopback()),
+            heard_from: None,
+        })
+    }
+
     async fn report(&mut self) {
         let Some(facts) = self.facts() else { return };
         if !self.write_down().await {
@@ -485,6 +506,7 @@ impl Engine {
             cpu: about.cpu,
             overhead: about.overhead,
             intake: Box::new(about.intake),
+            underlay: self.underlay(about.underlay),
             guests: plan::guest_reports(&wanted, &facts),
             volumes: facts.volumes.iter().cloned().collect(),
             troubles,

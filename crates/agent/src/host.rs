@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use boira_core::plan::{Guest, Step};
 use boira_core::wanted::Wanted;
-use boira_model::wire::{StreamKind, WantedVpc};
+use boira_model::wire::{StreamKind, WantedOverlay, WantedVpc};
 use boira_model::{
     Acceleration, HostCapacity, InstanceId, Intake, InterfaceId, Overhead, VolumeId,
 };
@@ -26,6 +26,8 @@ pub struct About {
     pub cpu: String,
     pub overhead: Overhead,
     pub intake: Intake,
+    /// Public key and UDP port of this host's end of the network between hosts, where it has one.
+    pub underlay: Option<(String, u16)>,
 }
 
 /// What is there now.
@@ -51,6 +53,9 @@ pub trait Host: Send + Sync + 'static {
     async fn carry_out(&self, step: &Step, wanted: &Wanted) -> anyhow::Result<()>;
 
     async fn remove_volume(&self, volume: &VolumeId) -> anyhow::Result<()>;
+
+    /// Makes this host a peer of those hosts and of no others; of nobody where it is `None`.
+    async fn ensure_underlay(&self, peers: Option<&WantedOverlay>) -> anyhow::Result<()>;
 
     /// Brings one VPC in force and answers what it lacks, in words.
     async fn ensure_network(&self, vpc: &WantedVpc) -> anyhow::Result<Vec<String>>;

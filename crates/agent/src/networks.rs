@@ -1,12 +1,12 @@
 //! The networks of this host's VPCs: brought in force, tried again where that failed, and removed
-//! when nobody wants them any more.
+//! when nobody wants them any more. Before them comes what carries them to other hosts.
 
 use crate::engine::Event;
 use crate::host::Host;
 use anyhow::Result;
 use boira_core::plan::back_off_ms;
 use boira_core::wanted::Wanted;
-use boira_model::wire::{StepReport, WantedPort, WantedVpc};
+use boira_model::wire::{StepReport, WantedOverlay, WantedPeer, WantedPort, WantedVpc};
 use boira_model::{InstanceId, InterfaceId, VpcId, Wall};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,11 +18,48 @@ pub struct Networks {
     applied: BTreeMap<VpcId, WantedVpc>,
     troubled: BTreeMap<VpcId, Trouble>,
     busy: BTreeSet<VpcId>,
+    underlay: Underlay,
     /// What is there and not wanted has been removed; found anew by every agent.
     swept: bool,
     sweeping: bool,
     sweeps_failed: u32,
     sweep_at: Option<Instant>,
+}
+
+/// The peers of this host.
+#[derive(Default)]
+struct Underlay {
+    /// `None` until this agent has brought it in force once.
+    applied: Option<Option<WantedOverlay>>,
+    trouble: Option<Trouble>,
+    busy: bool,
+}
+
+impl Underlay {
+    /// It leads to some peers, perhaps not yet to those of now.
+    fn is_up(&self) -> bool {
+        matches!(self.applied, Some(Some(_)))
+    }
+}
+
+/// The hosts that any VPC goes on at; what is there is no concern of the underlay.
+fn peers(vpcs: &[WantedVpc]) -> Option<WantedOverlay> {
+    let overlays = || vpcs.iter().filter_map(|vpc| vpc.overlay.as_ref());
+    let peers: BTreeMap<u64, WantedPeer> = overlays()
+        .flat_map(|overlay| &overlay.peers)
+        .map(|peer| {
+            let peer = WantedPeer {
+                addresses: Vec::new(),
+                ..peer.clone()
+            };
+            (peer.host, peer)
+        })
+        .collect();
+    Some(WantedOverlay {
+        vni: 0,
+        host: overlays().next()?.host,
+        peers: peers.into_values().collect(),
+    })
 }
 
 /// What a network lacks, or why it can't be brought up.
@@ -41,9 +78,8 @@ impl Networks {
 
     /// What is wrong, in words.
     pub fn troubles(&self) -> impl Iterator<Item = &String> {
-        self.troubled
-            .values()
-            .flat_map(|trouble| trouble.words.iter())
+        let troubles = self.troubled.values().chain(&self.underlay.trouble);
+        troubles.flat_map(|trouble| trouble.words.iter())
     }
 
     /// Brings every wanted VPC in force and, once `may_sweep`, removes the others. Answers when to
@@ -56,7 +92,12 @@ impl Networks {
         events: &mpsc::Sender<Event>,
     ) -> Option<Instant> {
         let now = Instant::now();
+        self.act_on_underlay(wanted, now, host, events);
+        let waiting = !self.underlay.is_up() && self.underlay.trouble.is_none();
         for vpc in &wanted.network {
+            if waiting && vpc.overlay.is_some() {
+                continue;
+            }
             let applied = self.applied.get(&vpc.vpc) == Some(vpc);
             let retry_at = self.troubled.get(&vpc.vpc).and_then(|t| t.retry_at);
             let held = retry_at.is_some_and(|at| at > now);
@@ -68,8 +109,52 @@ impl Networks {
         if may_sweep {
             self.sweep(wanted, now, host, events);
         }
-        let retries = self.troubled.values().filter_map(|t| t.retry_at);
+        let troubles = self.troubled.values().chain(&self.underlay.trouble);
+        let retries = troubles.filter_map(|t| t.retry_at);
         retries.chain(self.sweep_at).filter(|at| *at > now).min()
+    }
+
+    fn act_on_underlay(
+        &mut self,
+        wanted: &Wanted,
+        now: Instant,
+        host: &Arc<dyn Host>,
+        events: &mpsc::Sender<Event>,
+    ) {
+        let peers = peers(&wanted.network);
+        let retry_at = self.underlay.trouble.as_ref().and_then(|t| t.retry_at);
+        let held = retry_at.is_some_and(|at| at > now);
+        if self.underlay.applied.as_ref() == Some(&peers) || held || self.underlay.busy {
+            return;
+        }
+        self.underlay.busy = true;
+        let (host, events) = (host.clone(), events.clone());
+        tokio::spawn(async move {
+            let outcome = host.ensure_underlay(peers.as_ref()).await;
+            let _ = events.send(Event::UnderlayDone { peers, outcome }).await;
+        });
+    }
+
+    /// The peers are in force, or couldn't be. VPCs come up without them meanwhile.
+    pub fn underlay_done(&mut self, peers: Option<WantedOverlay>, outcome: Result<()>) {
+        self.underlay.busy = false;
+        let old = self.underlay.trouble.take();
+        match outcome {
+            Ok(()) => {
+                let was_up = self.underlay.is_up();
+                self.underlay.applied = Some(peers);
+                if !was_up {
+                    // Those that didn't wait any more came up without it.
+                    self.applied.retain(|_, vpc| vpc.overlay.is_none());
+                }
+            }
+            Err(error) => {
+                let words = vec![format!(
+                    "the network between hosts can't be brought up: {error:#}"
+                )];
+                self.underlay.trouble = Some(Trouble::again(words, old));
+            }
+        }
     }
 
     /// An attempt ended. Answers what the instances behind its new ports have to say about it, as far
@@ -115,17 +200,8 @@ impl Networks {
                     "the network {} can't be brought up: {error:#}",
                     vpc.vpc
                 )];
-                let failures = old.as_ref().map_or(0, |old| old.failures) + 1;
-                let is_news = old.is_none_or(|old| old.words != words);
-                if is_news {
-                    tracing::error!("{}", words[0]);
-                }
-                let trouble = Trouble {
-                    words,
-                    failures,
-                    retry_at: Some(Instant::now() + back_off(failures)),
-                };
-                self.troubled.insert(vpc.vpc, trouble);
+                let is_news = old.as_ref().is_none_or(|old| old.words != words);
+                self.troubled.insert(vpc.vpc, Trouble::again(words, old));
                 if is_news { steps } else { Vec::new() }
             }
         }
@@ -173,6 +249,21 @@ impl Networks {
     }
 }
 
+impl Trouble {
+    /// Another failure after `old` ones, logged where it is a new one.
+    fn again(words: Vec<String>, old: Option<Trouble>) -> Self {
+        let failures = old.as_ref().map_or(0, |old| old.failures) + 1;
+        if old.is_none_or(|old| old.words != words) {
+            tracing::error!("{}", words[0]);
+        }
+        Trouble {
+            words,
+            failures,
+            retry_at: Some(Instant::now() + back_off(failures)),
+        }
+    }
+}
+
 fn ensure(vpc: WantedVpc, host: Arc<dyn Host>, events: mpsc::Sender<Event>) {
     tokio::spawn(async move {
         let (at, begun) = (crate::engine::wall_now(), Instant::now());
@@ -214,6 +305,7 @@ mod tests {
                 metadata: Default::default(),
             }],
             groups: Vec::new(),
+            overlay: None,
         }
     }
 
@@ -238,6 +330,44 @@ mod tests {
         );
         assert_eq!(networks.troubles().next(), None);
         assert_eq!(networks.ports().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_vpc_that_goes_on_elsewhere_waits_for_the_way_there_as_long_as_it_may_come_up() {
+        let host: Arc<dyn Host> = Arc::new(crate::simulated::SimulatedHost::new(
+            "pc",
+            boira_model::HostCapacity::default(),
+            Duration::ZERO,
+        ));
+        let (events, _inbox) = mpsc::channel(16);
+        let overlay = WantedOverlay {
+            vni: 7,
+            host: 1,
+            peers: Vec::new(),
+        };
+        let wanted = Wanted {
+            network: vec![WantedVpc {
+                overlay: Some(overlay),
+                ..vpc()
+            }],
+            ..Wanted::default()
+        };
+        let peers = peers(&wanted.network);
+        let mut networks = Networks::default();
+        let is_begun = |networks: &mut Networks| {
+            networks.act(&wanted, false, &host, &events);
+            networks.busy.contains(&vpc().vpc)
+        };
+        networks.underlay_done(None, Ok(()));
+        assert!(!is_begun(&mut networks), "it was up for nobody");
+        networks.underlay_done(peers.clone(), Err(anyhow!("the port is taken")));
+        assert!(is_begun(&mut networks), "guests here don't wait for it");
+        let ended = (Wall(0), Duration::ZERO);
+        networks.done(wanted.network[0].clone(), Ok(Vec::new()), ended, |_| false);
+        assert!(!is_begun(&mut networks), "nothing is new");
+        networks.underlay_done(peers, Ok(()));
+        assert_eq!(networks.troubles().next(), None);
+        assert!(is_begun(&mut networks), "now it can go on elsewhere");
     }
 
     #[test]

@@ -19,9 +19,10 @@ use boira_hypervisor::{
     Acceleration, Accelerator, Base, DiskFormat, DiskSpec, GuestSpec, Hypervisor, InterfaceSpec,
     disk,
 };
-use boira_model::wire::{StreamKind, WantedInstance, WantedVolume, WantedVpc};
+use boira_model::wire::{StreamKind, WantedInstance, WantedOverlay, WantedVolume, WantedVpc};
 use boira_model::{Boot, HostCapacity, InstanceId, InterfaceId, Overhead, VolumeId, VolumeSource};
 use boira_network::Network;
+use boira_network::underlay::Underlay;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,8 +31,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// What an ordinary guest's interface may send in one frame.
-const MTU: u16 = 1450;
+/// What a guest's interface may send in one frame, so that it gets to another host in one piece.
+const MTU: u16 = boira_network::underlay::GUEST_MTU;
 /// Guests run as user ids from here on, one each; no login or service has them.
 const FIRST_UID: u32 = 700_000_000;
 const UIDS: u64 = 100_000_000;
@@ -47,6 +48,7 @@ const CACHE_PART: u64 = 2;
 pub struct Commands {
     pub console: (PathBuf, Vec<OsString>),
     pub services: Vec<OsString>,
+    pub relay: Vec<OsString>,
 }
 
 pub struct RealHost {
@@ -55,6 +57,7 @@ pub struct RealHost {
     api: Option<SocketAddr>,
     guests: Arc<dyn Hypervisor>,
     network: Arc<Network>,
+    underlay: Arc<Underlay>,
     blobs: Arc<Blobs>,
     volumes: PathBuf,
     controller: Arc<Controller>,
@@ -93,6 +96,10 @@ impl RealHost {
         );
         let network = Arc::new(network);
         tokio::spawn(guard_host_addresses(network.clone()));
+        let underlay = Underlay::open(&place.cloud, &place.home.join("networks"), &commands.relay);
+        let underlay = Arc::new(underlay.context("open the network between hosts")?);
+        let keeping = underlay.clone();
+        tokio::spawn(async move { keeping.keep_running().await });
         let verdict = guests.acceleration();
         Ok(Self {
             about: About {
@@ -110,10 +117,12 @@ impl RealHost {
                 cpu: guests.cpu().into(),
                 overhead: Overhead(guests.overhead()),
                 intake: crate::intake::look(place.home),
+                underlay: Some((underlay.public_key().to_string(), underlay.port())),
             },
             cloud: place.cloud.clone(),
             api: place.api,
             network,
+            underlay,
             blobs: Arc::new(open_cache(&place.home.join("blobs"), &volumes)?),
             guests,
             volumes,
@@ -379,6 +388,21 @@ impl Host for RealHost {
             .context("remove a disk")?
             .context("remove a disk")?;
         self.release_image(volume)
+    }
+
+    async fn ensure_underlay(&self, peers: Option<&WantedOverlay>) -> Result<()> {
+        match peers {
+            Some(peers) => {
+                let spec = translate::underlay(peers, self.controller.address().ip())?;
+                let ensured = self.underlay.ensure(&spec).await;
+                ensured.context("reach the other hosts")
+            }
+            None if self.underlay.is_present() => {
+                let removed = self.underlay.remove().await;
+                removed.context("remove the way to other hosts")
+            }
+            None => Ok(()),
+        }
     }
 
     async fn ensure_network(&self, vpc: &WantedVpc) -> Result<Vec<String>> {

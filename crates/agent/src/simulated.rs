@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use async_trait::async_trait;
 use boira_core::plan::{Guest, Step};
 use boira_core::wanted::Wanted;
-use boira_model::wire::{GuestState, StreamKind, WantedVpc};
+use boira_model::wire::{GuestState, StreamKind, WantedOverlay, WantedVpc};
 use boira_model::{Acceleration, Exit, HostCapacity, InterfaceId, Overhead, VolumeId};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -35,6 +35,8 @@ impl SimulatedHost {
                 cpu: "simulated".into(),
                 overhead: Overhead::default(),
                 intake: Default::default(),
+                // A key as long as a real one, so that what hosts are told of each other has its size.
+                underlay: Some((format!("{name:=<44}"), 8775)),
             },
             boot,
             observed: Mutex::default(),
@@ -97,6 +99,10 @@ impl Host for SimulatedHost {
 
     async fn remove_volume(&self, volume: &VolumeId) -> Result<()> {
         self.observed().volumes.remove(volume);
+        Ok(())
+    }
+
+    async fn ensure_underlay(&self, _peers: Option<&WantedOverlay>) -> Result<()> {
         Ok(())
     }
 

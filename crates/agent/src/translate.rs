@@ -4,11 +4,11 @@ use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use boira_hypervisor::ExitReason;
-use boira_model::wire::{GuestState, WantedPort, WantedVpc};
+use boira_model::wire::{Endpoint, GuestState, WantedOverlay, WantedPort, WantedVpc};
 use boira_model::{Cidr, Exit, InstanceId, Peer, Protocol};
 use boira_network as network;
 use ipnet::Ipv4Net;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A UUID that begins with `ec2`, as cloud-init wants it, from the instance's own digits.
@@ -82,10 +82,62 @@ pub fn vpc(wanted: &WantedVpc, mtu: u16, api: Option<SocketAddr>) -> Result<netw
                 })
             })
             .collect::<Result<_>>()?,
+        overlay: wanted.overlay.as_ref().map(overlay).transpose()?,
         api,
         way_out: true,
         resolvers: None,
     })
+}
+
+fn overlay(wanted: &WantedOverlay) -> Result<network::OverlaySpec> {
+    Ok(network::OverlaySpec {
+        vni: number(wanted.vni)?,
+        host: number(wanted.host)?,
+        peers: wanted
+            .peers
+            .iter()
+            .map(|peer| {
+                Ok(network::OverlayPeer {
+                    host: number(peer.host)?,
+                    addresses: peer.addresses.iter().copied().collect(),
+                })
+            })
+            .collect::<Result<_>>()?,
+    })
+}
+
+/// The other hosts; `controller` is where this one reaches the machine of the controller. One whose
+/// key makes no sense is left out: it harms itself only.
+pub fn underlay(
+    wanted: &WantedOverlay,
+    controller: IpAddr,
+) -> Result<network::underlay::UnderlaySpec> {
+    let mut peers = Vec::new();
+    for peer in &wanted.peers {
+        let key = match peer.key.clone().try_into() {
+            Ok(key) => key,
+            Err(error) => {
+                tracing::warn!("host {} is no peer: {error}", peer.host);
+                continue;
+            }
+        };
+        peers.push(network::underlay::PeerSpec {
+            host: number(peer.host)?,
+            key,
+            endpoint: match peer.endpoint {
+                Endpoint::At(address) => address,
+                Endpoint::BesideController(port) => SocketAddr::new(controller, port),
+            },
+        });
+    }
+    Ok(network::underlay::UnderlaySpec {
+        host: number(wanted.host)?,
+        peers,
+    })
+}
+
+fn number(number: u64) -> Result<u32> {
+    u32::try_from(number).with_context(|| format!("{number} is too large"))
 }
 
 fn rules(rules: &[(Protocol, Peer)]) -> Result<Vec<network::Rule>> {

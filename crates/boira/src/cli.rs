@@ -92,6 +92,8 @@ enum Command {
     },
     #[command(hide = true, name = "vpc-services")]
     VpcServices { directory: PathBuf },
+    #[command(hide = true, name = "underlay-relay")]
+    UnderlayRelay { directory: PathBuf },
     #[command(hide = true)]
     Proxy { name: String, port: u16 },
     /// Print what points AWS's tools at this cloud: eval "$(boira env)"
@@ -212,6 +214,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Supervise { listen } => {
             node::supervise(&home, listen.listen(), listen.agents()).await?;
         }
+        Command::UnderlayRelay { directory } => boira_network::underlay::relay(&directory).await?,
         Command::VpcServices { directory } => boira_network::serve(&directory).await?,
         Command::Proxy { name, port } => ssh::proxy(&home, &name, port).await?,
         Command::Env => env::env(&home, format)?,

@@ -188,7 +188,8 @@ fn commands() -> Result<Commands> {
     let program = this_program()?;
     Ok(Commands {
         console: (program.clone(), vec!["guest-console".into()]),
-        services: vec![program.into(), "vpc-services".into()],
+        services: vec![program.clone().into(), "vpc-services".into()],
+        relay: vec![program.into(), "underlay-relay".into()],
     })
 }
 

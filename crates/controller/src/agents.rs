@@ -17,12 +17,17 @@ use boira_core::{observe, sync, wanted};
 use boira_model::HostId;
 use boira_model::wire::{PROTOCOL, STREAM_ERROR, SyncAnswer, SyncRequest};
 use serde::Deserialize;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// SHA-256 of the public key that the peer has proven, in hex.
 #[derive(Clone)]
 pub struct PeerKey(pub String);
+
+/// The address that a connection comes from.
+#[derive(Clone, Copy)]
+pub struct PeerAddress(pub IpAddr);
 
 /// A report names everything that a host has: some hundred bytes a guest.
 const REPORT_BYTES: usize = 64 << 20;
@@ -87,6 +92,7 @@ fn host_of(controller: &Controller, peer: &PeerKey) -> Result<HostId, Refused> {
 async fn synchronise(
     State(controller): State<Arc<Controller>>,
     Extension(peer): Extension<PeerKey>,
+    Extension(PeerAddress(address)): Extension<PeerAddress>,
     Json(request): Json<SyncRequest>,
 ) -> Result<Json<SyncAnswer>, Refused> {
     // Looked up by what it says and held against what it has shown: a search through everybody's
@@ -120,7 +126,10 @@ async fn synchronise(
     }
     controller.heard_of(&host).await;
     let seq = request.seq;
-    if let Some(report) = request.report {
+    if let Some(mut report) = request.report {
+        if let Some(underlay) = &mut report.underlay {
+            underlay.heard_from = Some(address);
+        }
         let reporter = host.clone();
         controller
             .cluster

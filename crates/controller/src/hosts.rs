@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use boira_core::host::{self, HostChange};
 use boira_core::state::Contact;
 use boira_core::{Refusal, schedule};
+use boira_model::wire::Endpoint;
 use boira_model::{Admission, Host};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -49,6 +50,7 @@ pub async fn list(State(controller): State<Arc<Controller>>) -> Json<Value> {
                 "disk_used_bytes": used.disk_bytes,
                 "overhead": host.overhead,
                 "intake": host.intake,
+                "network": reach(host),
                 "troubles": link.troubles(),
                 "acceleration": host.acceleration,
                 "machine": host.machine,
@@ -57,6 +59,19 @@ pub async fn list(State(controller): State<Arc<Controller>>) -> Json<Value> {
         })
         .collect();
     Json(json!({ "hosts": rows }))
+}
+
+/// How other hosts reach a host's guests.
+fn reach(host: &Host) -> Value {
+    let endpoint = host.underlay.as_ref().map(|underlay| underlay.endpoint);
+    match endpoint {
+        None => json!({ "state": "unknown" }),
+        Some(None) => json!({ "state": "behind-nat" }),
+        Some(Some(Endpoint::At(address))) => json!({ "state": "direct", "endpoint": address }),
+        Some(Some(Endpoint::BesideController(port))) => {
+            json!({ "state": "beside-controller", "port": port })
+        }
+    }
 }
 
 fn state_name(host: &Host, contact: Contact) -> &'static str {

@@ -1,7 +1,7 @@
 //! Listening sockets: accept, TLS where it is due, and HTTP over it with limits that a slow or greedy
 //! client can't exceed.
 
-use crate::agents::PeerKey;
+use crate::agents::{PeerAddress, PeerKey};
 use crate::links::Revoked;
 use crate::pki;
 use axum::Router;
@@ -78,6 +78,10 @@ async fn connection(stream: TcpStream, security: Security, router: Router, revok
             None => return,
         },
     };
+    let Ok(address) = stream.peer_addr() else {
+        return;
+    };
+    let address = PeerAddress(address.ip().to_canonical());
     let accepted = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;
     let Ok(Ok(stream)) = accepted else {
         tracing::debug!("a TLS handshake failed");
@@ -95,7 +99,9 @@ async fn connection(stream: TcpStream, security: Security, router: Router, revok
     let Some(key) = peer else {
         return http(stream, version, router).await;
     };
-    let router = router.layer(axum::Extension(PeerKey(key.clone())));
+    let router = router
+        .layer(axum::Extension(PeerKey(key.clone())))
+        .layer(axum::Extension(address));
     tokio::select! {
         () = http(stream, version, router) => {}
         () = revoked.adds(&key) => tracing::info!("a connection of a revoked host was cut"),

@@ -3,7 +3,7 @@
 
 use crate::planted::{Bug, planted};
 use crate::{Draft, Kind, host, power};
-use boira_model::wire::{GuestReport, GuestState, Report};
+use boira_model::wire::{Endpoint, GuestReport, GuestState, Report, UnderlayReport};
 use boira_model::*;
 
 /// Takes a report of `host`. Facts that are already known write nothing.
@@ -67,9 +67,30 @@ fn note_host(draft: &mut Draft, id: &HostId, report: &Report) {
     new.cpu = report.cpu.clone();
     new.overhead = report.overhead.clone();
     new.intake = Intake::clone(&report.intake);
+    new.underlay = underlay(draft, id, report.underlay.as_ref());
     if new != **row {
         draft.put(new);
     }
+}
+
+/// A host that isn't where it says it is is behind address translation, and others don't find it. A
+/// key counts for one host: who says another's gets none.
+fn underlay(draft: &Draft, id: &HostId, report: Option<&UnderlayReport>) -> Option<Underlay> {
+    let report = report?;
+    let mut others = draft.state.hosts.values().filter(|row| row.id != *id);
+    let taken = |other: &Underlay| other.key == report.key;
+    if others.any(|row| row.underlay.as_ref().is_some_and(taken)) {
+        return None;
+    }
+    let endpoint = match report.address {
+        None => Some(Endpoint::BesideController(report.port)),
+        Some(own) => (report.heard_from == Some(own))
+            .then(|| Endpoint::At(std::net::SocketAddr::new(own, report.port))),
+    };
+    Some(Underlay {
+        key: report.key.clone(),
+        endpoint,
+    })
 }
 
 fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {

@@ -88,7 +88,10 @@ impl State {
                 self.key_pairs.insert(row.id.clone(), row);
             }
             Row::Host(row) => {
-                self.hosts.insert(row.id.clone(), row);
+                let old = self.hosts.insert(row.id.clone(), row.clone());
+                if old.as_ref().and_then(|old| old.peer()) != row.peer() {
+                    self.touch_neighbours(&row.id);
+                }
             }
             Row::Image(row) => {
                 self.images.insert(row.id.clone(), row);
@@ -138,7 +141,9 @@ impl State {
                 }
             }
             Kind::Host => {
-                self.hosts.remove(key);
+                if let Some(row) = self.hosts.remove(key) {
+                    self.touch_neighbours(&row.id);
+                }
                 self.silent.remove(key);
             }
             Kind::Image => {
@@ -282,8 +287,9 @@ impl State {
     }
 
     fn put_instance(&mut self, row: Arc<Instance>) {
-        if let Some(old) = self.instances.get(&row.id).cloned() {
-            self.forget_instance(&old);
+        let old = self.instances.get(&row.id).cloned();
+        if let Some(old) = &old {
+            self.forget_instance(old);
         }
         if let Some(placement) = &row.placement {
             self.placed
@@ -313,6 +319,10 @@ impl State {
             .entry(row.owner.clone())
             .or_default()
             .insert(row.id.clone());
+        // Other hosts have routes to it.
+        if old.as_ref().and_then(|old| old.connected_at()) != row.connected_at() {
+            self.touch_vpc(&row.vpc);
+        }
         self.instances.insert(row.id.clone(), row);
     }
 
@@ -401,7 +411,16 @@ impl State {
         *self.revisions.entry(host.clone()).or_default() += 1;
     }
 
-    /// Group membership and rules reach every host that has a port in the VPC.
+    /// Who shares a VPC with a host has to know where it is.
+    fn touch_neighbours(&mut self, host: &HostId) {
+        let shared = self.vpc_hosts.iter();
+        let shared = shared.filter(|(_, hosts)| hosts.contains_key(host));
+        for vpc in shared.map(|(vpc, _)| vpc.clone()).collect::<Vec<_>>() {
+            self.touch_vpc(&vpc);
+        }
+    }
+
+    /// Group membership, rules and places reach every host that has a port in the VPC.
     fn touch_vpc(&mut self, vpc: &VpcId) {
         let Some(hosts) = self.vpc_hosts.get(vpc).cloned() else {
             return;

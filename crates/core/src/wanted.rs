@@ -105,7 +105,7 @@ fn networks(state: &State, host: &HostId, notary: &dyn Notary) -> Vec<WantedVpc>
     let mut ports: BTreeMap<VpcId, Vec<WantedPort>> = BTreeMap::new();
     for row in state
         .placed_on(host)
-        .filter(|row| row.state() != StateName::Stopped)
+        .filter(|row| row.connected_at().is_some())
     {
         for port in row
             .interfaces
@@ -137,9 +137,51 @@ fn networks(state: &State, host: &HostId, notary: &dyn Notary) -> Vec<WantedVpc>
                     .collect(),
                 groups: groups(state, &ports),
                 ports,
+                overlay: overlay(state, host, vpc),
             })
         })
         .collect()
+}
+
+/// Where the VPC goes on: all addresses that are up on hosts within reach.
+fn overlay(state: &State, host: &HostId, vpc: &Vpc) -> Option<WantedOverlay> {
+    let here = state.hosts.get(host)?;
+    here.peer()?;
+    let mut peers: BTreeMap<u64, WantedPeer> = BTreeMap::new();
+    let neighbours = state.vpc_hosts.get(&vpc.id)?;
+    for other in neighbours.keys().filter(|other| *other != host) {
+        let row = state.hosts.get(other);
+        let Some((row, (key, endpoint))) = row.and_then(|row| Some((row, row.peer()?))) else {
+            continue;
+        };
+        let peer = WantedPeer {
+            host: row.number,
+            key: key.into(),
+            endpoint,
+            addresses: addresses(state, other, &vpc.id),
+        };
+        if !peer.addresses.is_empty() {
+            peers.insert(row.number, peer);
+        }
+    }
+    (!peers.is_empty()).then(|| WantedOverlay {
+        vni: vpc.number,
+        host: here.number,
+        peers: peers.into_values().collect(),
+    })
+}
+
+/// The addresses of a VPC that are up on a host.
+fn addresses(state: &State, host: &HostId, vpc: &VpcId) -> Vec<std::net::Ipv4Addr> {
+    let up = state
+        .placed_on(host)
+        .filter(|row| row.vpc == *vpc && row.connected_at().is_some());
+    let ports = up.flat_map(|row| &row.interfaces);
+    let mut addresses: Vec<_> = ports
+        .filter_map(|id| Some(state.interfaces.get(id)?.ip))
+        .collect();
+    addresses.sort();
+    addresses
 }
 
 fn wanted_port(state: &State, row: &Instance, port: &Interface, notary: &dyn Notary) -> WantedPort {

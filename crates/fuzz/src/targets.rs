@@ -277,6 +277,7 @@ fn vpc() -> VpcSpec {
             gateway: Ipv4Addr::new(172, 31, 0, 1),
         }],
         mtu: 1450,
+        overlay: None,
         domain: "ec2.internal".to_owned(),
         ports: vec![PortSpec {
             eni: "eni-1".to_owned(),

@@ -1,5 +1,6 @@
 //! The computers that run guests.
 
+use crate::wire::Endpoint;
 use crate::{HostId, Tags, Wall};
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +84,15 @@ pub struct Speed {
     pub at: Wall,
 }
 
+/// A host's end of the network between hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Underlay {
+    /// Public key, in WireGuard's base64.
+    pub key: String,
+    /// Where other hosts reach it; `None` behind address translation, where they can't.
+    pub endpoint: Option<Endpoint>,
+}
+
 /// Whether a host takes part in the cloud.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -111,6 +121,9 @@ pub struct Host {
     pub overhead: Overhead,
     #[serde(default)]
     pub intake: Intake,
+    /// `None` while the host has not said how others reach it.
+    #[serde(default)]
+    pub underlay: Option<Underlay>,
     /// SHA-256, in hex, of the public key that this host's certificate must have, as its
     /// SubjectPublicKeyInfo in DER. A certificate that is renewed keeps the key.
     #[serde(default)]
@@ -129,6 +142,15 @@ pub struct Host {
 }
 
 impl Host {
+    /// Where other hosts reach its guests, and by which key; `None` where they can't or mustn't.
+    pub fn peer(&self) -> Option<(&str, Endpoint)> {
+        let underlay = self.underlay.as_ref()?;
+        let endpoint = underlay
+            .endpoint
+            .filter(|_| self.admission != Admission::Revoked)?;
+        Some((&underlay.key, endpoint))
+    }
+
     /// Opens, drains or revokes it, as of now.
     pub fn admit(&mut self, admission: Admission, now: Wall) {
         if self.admission != admission {
@@ -153,6 +175,7 @@ impl Host {
             cpu: String::new(),
             overhead: Overhead::default(),
             intake: Intake::default(),
+            underlay: None,
             key: String::new(),
             joined,
             admission: Admission::default(),

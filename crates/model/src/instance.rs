@@ -276,6 +276,12 @@ impl Instance {
         self.placement.is_some() && (self.desired == Desired::Running || !ended)
     }
 
+    /// The host where its interfaces are on the network, if they are.
+    pub fn connected_at(&self) -> Option<&HostId> {
+        let placement = self.placement.as_ref()?;
+        (self.state() != StateName::Stopped).then_some(&placement.host)
+    }
+
     pub fn generation(&self) -> u64 {
         self.placement.as_ref().map_or(0, |p| p.generation)
     }

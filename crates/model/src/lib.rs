@@ -16,7 +16,8 @@ pub mod wire;
 
 pub use account::{AccessKey, Account, KeyKind, KeyPair};
 pub use host::{
-    Acceleration, Admission, Host, HostCapacity, Intake, Invitation, Overhead, Packing, Speed, Zone,
+    Acceleration, Admission, Host, HostCapacity, Intake, Invitation, Overhead, Packing, Speed,
+    Underlay, Zone,
 };
 pub use id::*;
 pub use image::{Boot, Image};

@@ -10,7 +10,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 pub const PROTOCOL: u32 = 1;
 
@@ -126,6 +126,38 @@ pub struct WantedVpc {
     pub subnets: Vec<WantedSubnet>,
     pub ports: Vec<WantedPort>,
     pub groups: Vec<WantedGroup>,
+    /// Absent where nothing of the VPC is within this host's reach elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<WantedOverlay>,
+}
+
+/// A VPC on other hosts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WantedOverlay {
+    /// VXLAN's network identifier.
+    pub vni: u64,
+    /// This host's number.
+    pub host: u64,
+    pub peers: Vec<WantedPeer>,
+}
+
+/// Another host, and what of a VPC is there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WantedPeer {
+    /// Its number.
+    pub host: u64,
+    /// The public key of its end of the network between hosts, in WireGuard's base64.
+    pub key: String,
+    pub endpoint: Endpoint,
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+/// Where a host listens for the network between hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Endpoint {
+    At(SocketAddr),
+    /// At this port of the machine that the controller runs on, which each host reaches in its own way.
+    BesideController(u16),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -228,6 +260,8 @@ pub struct Report {
     pub overhead: Overhead,
     #[serde(default)]
     pub intake: Box<Intake>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay: Option<UnderlayReport>,
     pub guests: Vec<GuestReport>,
     /// Volumes whose files exist.
     pub volumes: Vec<VolumeId>,
@@ -235,6 +269,22 @@ pub struct Report {
     pub troubles: Vec<String>,
     /// Steps taken since the last answered report.
     pub steps: Vec<StepReport>,
+}
+
+/// A host's end of the network between hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnderlayReport {
+    /// Public key, in WireGuard's base64.
+    pub key: String,
+    /// UDP port.
+    pub port: u16,
+    /// The address that the host speaks to the controller from, by its own account; absent where that
+    /// is the loopback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// The address that the controller hears the host from; filled in there and never sent.
+    #[serde(skip)]
+    pub heard_from: Option<IpAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

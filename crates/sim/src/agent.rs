@@ -193,6 +193,7 @@ impl Agent {
             cpu: "qemu64-v1".into(),
             overhead: host.overhead.clone(),
             intake: Default::default(),
+            underlay: None,
             guests,
             volumes: host.volumes.keys().cloned().collect(),
             troubles: plan::troubles(wanted, &self.facts(host)),

@@ -305,6 +305,7 @@ fn show(format: Format, hosts: &[Value], wanted: &str) -> Result<()> {
     for link in intake["links"].as_array().into_iter().flatten() {
         line("link", text(link));
     }
+    line("other hosts", reach(&host["network"]));
     if intake["speed"].is_object() {
         let figure = |name: &str| text(&intake["speed"][name]);
         line(
@@ -324,6 +325,23 @@ fn show(format: Format, hosts: &[Value], wanted: &str) -> Result<()> {
         format!("{}, CPU {}", text(&host["machine"]), text(&host["cpu"])),
     );
     Ok(())
+}
+
+/// Whether guests of one VPC reach each other across this host and others.
+fn reach(network: &Value) -> String {
+    match network["state"].as_str() {
+        Some("direct") => format!("reach its guests at UDP {}", text(&network["endpoint"])),
+        Some("beside-controller") => format!(
+            "reach its guests at the controller's address, UDP port {}",
+            text(&network["port"])
+        ),
+        Some("behind-nat") => {
+            "don't reach its guests, nor its guests theirs: it is behind address \
+             translation (NAT)"
+                .into()
+        }
+        _ => "have not been told how to reach its guests".into(),
+    }
 }
 
 #[cfg(test)]

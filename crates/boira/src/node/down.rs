@@ -9,6 +9,7 @@ use boira_agent::Identity;
 use boira_hypervisor::cgroup::Cgroups;
 use boira_hypervisor::{GuestState, Hypervisor};
 use boira_network::Network;
+use boira_network::underlay::Underlay;
 use nix::sys::signal::{Signal, kill};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -99,6 +100,12 @@ pub async fn switch_off(home: &Home, note: &dyn Fn(String)) -> Result<bool> {
             .await
             .with_context(|| format!("remove the network {vpc}"))?;
     }
+    let underlay = Underlay::open(&cloud, &directory.join("networks"), &commands.relay)
+        .context("open the network between hosts")?;
+    underlay
+        .remove()
+        .await
+        .context("remove the network between hosts")?;
     if let Err(error) = Cgroups::open(&group).remove_all() {
         tracing::warn!("the control group {group} stays: {error}");
     }

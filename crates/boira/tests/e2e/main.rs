@@ -5,6 +5,7 @@
 
 mod support;
 
+mod between_hosts;
 mod chaos;
 mod cli;
 mod clients;

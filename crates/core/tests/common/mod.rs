@@ -5,7 +5,7 @@
 use boira_core::launch::{self, Launch};
 use boira_core::power::{self, Moved};
 use boira_core::{Ctx, Draft, Refusal, Settings, State, account, observe, settings, zone};
-use boira_model::wire::{GuestReport, GuestState, Report};
+use boira_model::wire::{Endpoint, GuestReport, GuestState, Report, UnderlayReport};
 use boira_model::*;
 use std::sync::Arc;
 
@@ -192,6 +192,15 @@ impl Cloud {
             cpu: row.cpu.clone(),
             overhead: row.overhead.clone(),
             intake: Box::new(row.intake.clone()),
+            underlay: row.peer().and_then(|(key, endpoint)| match endpoint {
+                Endpoint::At(address) => Some(UnderlayReport {
+                    key: key.into(),
+                    port: address.port(),
+                    address: Some(address.ip()),
+                    heard_from: Some(address.ip()),
+                }),
+                Endpoint::BesideController(_) => None,
+            }),
             guests,
             volumes: volumes.cloned().collect(),
             troubles: Vec::new(),

@@ -1,0 +1,79 @@
+//! Instances of one VPC on different PCs are in one network, and nobody between them can tell.
+
+use crate::support::room::Room;
+use crate::support::{BOOT, wait};
+use std::time::Duration;
+
+/// An instance in a zone that has one host: its id and its address.
+fn launched_in(room: &Room, zone: &str) -> (String, String) {
+    let made = room.json(&["instance", "run", "--zone", zone]);
+    let word = |name: &str| made[0][name].as_str().expect("a word").to_owned();
+    (word("id"), word("private_ip"))
+}
+
+fn inside(room: &Room, instance: &str, words: &str) -> Result<String, String> {
+    let run = room.boira(&["ssh", instance, words]);
+    match run.code {
+        Some(0) => Ok(run.stdout.trim().to_owned()),
+        _ => Err(run.stderr),
+    }
+}
+
+fn pings(room: &Room, from: &str, to: &str) -> Result<String, String> {
+    inside(room, from, &format!("ping -c 1 -W 2 -s 1362 {to}"))
+}
+
+#[test]
+fn instances_on_different_pcs_are_in_one_network() {
+    let room = Room::start(2);
+    room.boira(&["zone", "create", "us-east-1b"]).ok();
+    let said = room.join(1, &["--zone", "us-east-1b"]);
+    let agent = said.lines().last().expect("the agent's command").trim();
+    room.pc(1).spawn(agent);
+    room.is("pc1", "up");
+    let reach = room.host("pc1")["network"].clone();
+    assert_eq!(reach["endpoint"], "10.99.0.2:8775", "{reach}");
+
+    let (near, near_ip) = launched_in(&room, "us-east-1a");
+    let (far, far_ip) = launched_in(&room, "us-east-1b");
+    wait("the first reaches the second", BOOT * 2, || {
+        pings(&room, &near, &far_ip)
+    });
+    wait("the second reaches the first", BOOT, || {
+        pings(&room, &far, &near_ip)
+    });
+    // What goes from PC to PC is sealed, and a connection goes on while both agents are away.
+    let banner = format!("nc -w 5 {far_ip} 22 </dev/null | head -c 4");
+    assert_eq!(inside(&room, &near, &banner).expect("an answer"), "SSH-");
+
+    // An instance that has stopped is reached no more, and again where it starts.
+    room.boira(&["instance", "stop", &far]).ok();
+    wait("it is silent", BOOT, || {
+        match pings(&room, &near, &far_ip) {
+            Ok(said) => Err(said),
+            Err(_) => Ok(()),
+        }
+    });
+    room.boira(&["instance", "start", &far]).ok();
+    wait("it is reached again", BOOT, || pings(&room, &near, &far_ip));
+
+    // A PC behind address translation says so, and is on its own.
+    room.pc(1)
+        .sh("ip addr add 10.99.0.77/24 dev eth0; nft -f - <<'EOF'
+table ip nat { chain out { type nat hook postrouting priority 100; ip saddr 10.99.0.2 snat to 10.99.0.77; }; }
+EOF
+pkill -f ' agent$'")
+        .ok();
+    room.pc(1).spawn(agent);
+    wait("it is known", Duration::from_secs(30), || {
+        let reach = room.host("pc1")["network"]["state"].clone();
+        match reach == "behind-nat" {
+            true => Ok(()),
+            false => Err(reach.to_string()),
+        }
+    });
+    let shown = room.boira(&["host", "show", "pc1"]).ok();
+    assert!(shown.contains("address translation"), "{shown}");
+    assert!(pings(&room, &near, &far_ip).is_err());
+    inside(&room, &far, "true").expect("it runs and is reached by its owner");
+}
