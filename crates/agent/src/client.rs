@@ -4,7 +4,7 @@
 use crate::identity::Identity;
 use anyhow::{Context, Result, bail};
 use boira_model::wire::{STREAM_ERROR, SyncAnswer, SyncRequest};
-use boira_model::{HostId, Wall};
+use boira_model::{HostId, VolumeId, Wall};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
@@ -170,21 +170,40 @@ impl Controller {
         &self,
         sha256: &str,
     ) -> Result<impl tokio::io::AsyncRead + Send + Unpin + use<>> {
+        self.get(&format!("/v1/blobs/{sha256}")).await
+    }
+
+    /// Fetches a volume's file from the host that has it, by way of the controller.
+    pub async fn volume(
+        &self,
+        file: &VolumeId,
+    ) -> Result<impl tokio::io::AsyncRead + Send + Unpin + use<>> {
+        self.get(&format!("/v1/volumes/{file}")).await
+    }
+
+    async fn get(&self, path: &str) -> Result<impl tokio::io::AsyncRead + Send + Unpin + use<>> {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(self.connect(&self.tls().h1).await?))
                 .await
                 .context("speak HTTP to the controller")?;
         tokio::spawn(connection);
-        let request = Request::get(format!("/v1/blobs/{sha256}"))
+        let request = Request::get(path)
             .header("host", CONTROLLER_NAME)
             .body(Full::<Bytes>::default())
-            .context("build a blob request")?;
+            .context("build a request")?;
         let answer = tokio::time::timeout(ANSWER, sender.send_request(request))
             .await
-            .context("wait for a blob")?
-            .context("ask for a blob")?;
+            .context("wait for the controller")?
+            .context("ask the controller")?;
         if answer.status() != StatusCode::OK {
-            bail!("the controller has no blob {sha256}: {}", answer.status());
+            let status = answer.status();
+            let body = http_body_util::Limited::new(answer.into_body(), 4096);
+            let said = body.collect().await.map(|body| body.to_bytes());
+            let said = said.unwrap_or_default();
+            bail!(
+                "the controller answered {status}: {}",
+                String::from_utf8_lossy(&said)
+            );
         }
         Ok(tokio_util::io::StreamReader::new(Lively {
             stream: http_body_util::BodyDataStream::new(answer.into_body()),

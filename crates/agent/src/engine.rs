@@ -28,6 +28,8 @@ use tokio::sync::{mpsc, watch};
 const STOP_DEADLINE_MS: u64 = 60_000;
 /// When to look again at a host, or a guest, that could not be looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often it is told how far a volume has got.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// Nothing is due.
 const LATER: Duration = Duration::from_secs(3600);
 
@@ -57,6 +59,12 @@ pub enum Event {
         volume: VolumeId,
         outcome: Result<()>,
     },
+    VolumeFetched {
+        file: VolumeId,
+        outcome: Result<()>,
+    },
+    /// A volume that is being fetched has got further.
+    Fetching(Arriving),
     Reachable {
         instance: InstanceId,
         generation: u64,
@@ -90,6 +98,8 @@ pub async fn run(host: Arc<dyn Host>, controller: Arc<Controller>, home: &Path) 
         networks: Networks::default(),
         address: None,
         leaving: BTreeMap::new(),
+        fetched: BTreeMap::new(),
+        arriving: BTreeMap::new(),
         reach: Reach::default(),
         streams: HashSet::new(),
         steps: Steps {
@@ -121,7 +131,10 @@ struct Engine {
     networks: Networks,
     /// The address that leads to the controller.
     address: Option<IpAddr>,
-    leaving: BTreeMap<VolumeId, Leaving>,
+    leaving: BTreeMap<VolumeId, Attempt>,
+    fetched: BTreeMap<VolumeId, Attempt>,
+    /// How far those have got.
+    arriving: BTreeMap<VolumeId, Arriving>,
     reach: Reach,
     streams: HashSet<String>,
     steps: Steps,
@@ -130,10 +143,30 @@ struct Engine {
     reports: watch::Sender<Option<Outgoing>>,
 }
 
-/// A volume that is being removed, or waits for the next attempt.
-struct Leaving {
+/// A file that is being removed or fetched, or waits for the next attempt.
+struct Attempt {
     failures: u32,
     retry_at: Option<Instant>,
+}
+
+impl Attempt {
+    /// Whether it is due, and when it would be; from here on it is under way if it is.
+    fn begin(&mut self, now: Instant) -> (bool, Option<Instant>) {
+        match self.retry_at {
+            Some(at) if at > now => (false, Some(at)),
+            Some(_) => {
+                self.retry_at = None;
+                (true, None)
+            }
+            None => (false, None),
+        }
+    }
+
+    fn failed(&mut self) {
+        self.failures += 1;
+        let wait = Duration::from_millis(plan::back_off_ms(self.failures));
+        self.retry_at = Some(Instant::now() + wait);
+    }
 }
 
 /// Steps that were taken and not yet reported, each with its number.
@@ -192,6 +225,13 @@ impl Engine {
             }
             Event::UnderlayDone { peers, outcome } => self.networks.underlay_done(peers, outcome),
             Event::NetworksSwept { all_gone } => self.networks.swept(all_gone),
+            Event::VolumeFetched { file, outcome } => {
+                self.volume_fetched(file, outcome);
+                self.observe().await;
+            }
+            Event::Fetching(arriving) => {
+                self.arriving.insert(arriving.file.clone(), arriving);
+            }
             Event::VolumeRemoved { volume, outcome } => {
                 self.volume_removed(volume, outcome);
                 self.observe().await;
@@ -287,12 +327,15 @@ impl Engine {
         for step in plan.steps {
             self.start(step, &wanted);
         }
+        let fetched_at = self.fetch_volumes(plan.fetch_volumes);
         let volumes_at = self.remove_volumes(plan.remove_volumes);
         let plan_at = plan.wake_at.map(|at| {
             let wait = Duration::from_millis(at.since_ms(boot_now()).max(1));
             Instant::now() + wait
         });
-        let deadlines = [networks_at, volumes_at, plan_at].into_iter().flatten();
+        let deadlines = [networks_at, volumes_at, fetched_at, plan_at]
+            .into_iter()
+            .flatten();
         deadlines.fold(self.ask_guests(&wanted), Instant::min)
     }
 
@@ -385,18 +428,15 @@ impl Engine {
         let now = Instant::now();
         let mut next: Option<Instant> = None;
         for volume in volumes {
-            let leaving = self.leaving.entry(volume.clone()).or_insert(Leaving {
+            let leaving = self.leaving.entry(volume.clone()).or_insert(Attempt {
                 failures: 0,
                 retry_at: Some(now),
             });
-            let Some(retry_at) = leaving.retry_at else {
-                continue;
-            };
-            if retry_at > now {
-                next = Some(next.map_or(retry_at, |next| next.min(retry_at)));
+            let (due, later) = leaving.begin(now);
+            next = next.into_iter().chain(later).min();
+            if !due {
                 continue;
             }
-            leaving.retry_at = None;
             let (host, events) = (self.host.clone(), self.events.clone());
             tokio::spawn(async move {
                 let outcome = host.remove_volume(&volume).await;
@@ -414,9 +454,48 @@ impl Engine {
         if leaving.failures == 0 {
             tracing::error!("{volume} can't be removed: {error:#}");
         }
-        leaving.failures += 1;
-        let wait = Duration::from_millis(plan::back_off_ms(leaving.failures));
-        leaving.retry_at = Some(Instant::now() + wait);
+        leaving.failed();
+    }
+
+    /// Fetches what isn't being fetched yet; answers when the next attempt is due.
+    fn fetch_volumes(&mut self, volumes: Vec<WantedVolume>) -> Option<Instant> {
+        let now = Instant::now();
+        let wanted: BTreeSet<_> = volumes.iter().map(WantedVolume::file).collect();
+        // One that is under way to nobody is removed when it is there.
+        self.arriving.retain(|file, _| wanted.contains(file));
+        self.fetched
+            .retain(|file, attempt| wanted.contains(file) || attempt.retry_at.is_none());
+        let mut next: Option<Instant> = None;
+        for volume in volumes {
+            let attempt = self.fetched.entry(volume.file()).or_insert(Attempt {
+                failures: 0,
+                retry_at: Some(now),
+            });
+            let (due, later) = attempt.begin(now);
+            next = next.into_iter().chain(later).min();
+            if due {
+                tokio::spawn(fetch_volume(volume, self.host.clone(), self.events.clone()));
+            }
+        }
+        next
+    }
+
+    fn volume_fetched(&mut self, file: VolumeId, outcome: Result<()>) {
+        let (Err(error), Some(attempt)) = (outcome, self.fetched.get_mut(&file)) else {
+            self.fetched.remove(&file);
+            return;
+        };
+        if attempt.failures == 0 {
+            tracing::error!("{file} can't be fetched: {error:#}");
+        }
+        attempt.failed();
+        let arriving = self.arriving.entry(file.clone()).or_insert(Arriving {
+            file,
+            done_bytes: 0,
+            of_bytes: 0,
+            error: None,
+        });
+        arriving.error = Some(format!("{error:#}"));
     }
 
     /// Asks running guests whether they are reachable; answers when the next one is due.
@@ -509,6 +588,7 @@ impl Engine {
             underlay: self.underlay(about.underlay),
             guests: plan::guest_reports(&wanted, &facts),
             volumes: facts.volumes.iter().cloned().collect(),
+            arriving: self.arriving.values().cloned().collect(),
             troubles,
             steps: Vec::new(),
         };
@@ -544,6 +624,28 @@ impl Steps {
         let taken = *self.taken.borrow();
         self.unsent.retain(|(number, _)| *number > taken);
     }
+}
+
+/// Fetches a volume and says every second how far it has got.
+async fn fetch_volume(volume: WantedVolume, host: Arc<dyn Host>, events: mpsc::Sender<Event>) {
+    let file = volume.file();
+    let (noting, noted) = (events.clone(), file.clone());
+    let mut said: Option<Instant> = None;
+    let note = move |done_bytes: u64, of_bytes: u64| {
+        if said.is_some_and(|at| at.elapsed() < NOTE_EVERY) {
+            return;
+        }
+        said = Some(Instant::now());
+        // A busy engine hears of the next one.
+        let _ = noting.try_send(Event::Fetching(Arriving {
+            file: noted.clone(),
+            done_bytes,
+            of_bytes,
+            error: None,
+        }));
+    };
+    let outcome = host.fetch_volume(&volume, Box::new(note)).await;
+    let _ = events.send(Event::VolumeFetched { file, outcome }).await;
 }
 
 async fn watch_host(host: Arc<dyn Host>, events: mpsc::Sender<Event>) {

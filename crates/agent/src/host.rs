@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use boira_core::plan::{Guest, Step};
 use boira_core::wanted::Wanted;
-use boira_model::wire::{StreamKind, WantedOverlay, WantedVpc};
+use boira_model::wire::{StreamKind, WantedOverlay, WantedVolume, WantedVpc};
 use boira_model::{
     Acceleration, HostCapacity, InstanceId, Intake, InterfaceId, Overhead, VolumeId,
 };
@@ -51,6 +51,14 @@ pub trait Host: Send + Sync + 'static {
 
     /// Carries one step out. Steps are idempotent.
     async fn carry_out(&self, step: &Step, wanted: &Wanted) -> anyhow::Result<()>;
+
+    /// Fetches a volume's file from the host that has it. `note` is told how far it has got, in bytes,
+    /// and its size.
+    async fn fetch_volume(
+        &self,
+        volume: &WantedVolume,
+        note: Box<dyn FnMut(u64, u64) + Send>,
+    ) -> anyhow::Result<()>;
 
     async fn remove_volume(&self, volume: &VolumeId) -> anyhow::Result<()>;
 

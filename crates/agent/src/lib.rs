@@ -11,6 +11,7 @@
 
 mod accepted;
 pub mod client;
+mod copy;
 mod engine;
 mod host;
 pub mod identity;

@@ -82,6 +82,7 @@ impl RealHost {
     ) -> Result<Self> {
         let volumes = place.home.join("volumes");
         std::fs::create_dir_all(&volumes).context("create the folder of volumes")?;
+        crate::copy::remove_partial(&volumes).context("remove halves of disks")?;
         let guests = boira_hypervisor::open(boira_hypervisor::Settings {
             dir: place.home.join("guests"),
             console_command: commands.console,
@@ -130,8 +131,8 @@ impl RealHost {
         })
     }
 
-    fn volume_path(&self, id: &VolumeId) -> PathBuf {
-        self.volumes.join(id.as_str())
+    fn volume_path(&self, file: &VolumeId) -> PathBuf {
+        self.volumes.join(file.as_str())
     }
 
     async fn fetch(&self, sha256: &str) -> Result<()> {
@@ -147,20 +148,47 @@ impl RealHost {
 
     async fn make_volume(&self, volume: &WantedVolume) -> Result<()> {
         let outcome = self.try_make_volume(volume).await;
-        if outcome.is_err() && !self.volume_path(&volume.id).exists() {
-            self.release_image(&volume.id)?;
+        self.release_unless_there(&volume.file(), outcome)
+    }
+
+    /// A file that could not be made keeps no image.
+    fn release_unless_there(&self, file: &VolumeId, outcome: Result<()>) -> Result<()> {
+        if outcome.is_err() && !self.volume_path(file).exists() {
+            self.release_image(file)?;
         }
         outcome
     }
 
+    async fn try_fetch_volume(
+        &self,
+        volume: &WantedVolume,
+        note: Box<dyn FnMut(u64, u64) + Send>,
+    ) -> Result<()> {
+        if let VolumeSource::Image { blob, .. } = &volume.source {
+            let digest = blob.parse().context("name the blob")?;
+            if self.blobs.get(&digest).is_none() {
+                self.fetch(blob).await.context("fetch its image")?;
+            }
+            self.blobs
+                .pin(&digest, volume.file().as_str())
+                .context("keep the image")?;
+        }
+        let path = self.volume_path(&volume.file());
+        let stream = self.controller.volume(&volume.file()).await?;
+        let stream = tokio_util::io::SyncIoBridge::new(stream);
+        tokio::task::spawn_blocking(move || crate::copy::receive(stream, &path, note))
+            .await
+            .context("fetch a disk")?
+    }
+
     async fn try_make_volume(&self, volume: &WantedVolume) -> Result<()> {
-        let path = self.volume_path(&volume.id);
+        let path = self.volume_path(&volume.file());
         let size_bytes = volume.size_bytes;
         let base = match &volume.source {
             VolumeSource::Image { blob, format, .. } => {
                 let digest = blob.parse().context("name the blob")?;
                 self.blobs
-                    .pin(&digest, volume.id.as_str())
+                    .pin(&digest, volume.file().as_str())
                     .context("keep the image")?;
                 Some(self.base(blob, format)?)
             }
@@ -240,6 +268,26 @@ impl RealHost {
         }
     }
 
+    /// A volume's file as a stream, written by a thread of its own.
+    fn send_volume(&self, file: &VolumeId) -> Result<impl Stream + use<>> {
+        if !is_volume(file.as_str()) {
+            bail!("{file} is no volume");
+        }
+        let path = self.volume_path(file);
+        if !path.exists() {
+            bail!("{file} is not on this host");
+        }
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let writer = tokio_util::io::SyncIoBridge::new(far);
+        tokio::task::spawn_blocking(move || {
+            // Whoever receives half of it knows.
+            if let Err(error) = crate::copy::send(&path, std::io::BufWriter::new(writer)) {
+                tracing::warn!("a disk was not sent: {error:#}");
+            }
+        });
+        Ok(near)
+    }
+
     fn guest_spec(&self, instance: &WantedInstance, wanted: &Wanted) -> Result<GuestSpec> {
         let disks = instance
             .disks
@@ -258,7 +306,7 @@ impl RealHost {
                 };
                 Ok(DiskSpec {
                     id: id.to_string(),
-                    path: self.volume_path(id),
+                    path: self.volume_path(&volume.file()),
                     format,
                     base,
                     read_only: false,
@@ -381,6 +429,15 @@ impl Host for RealHost {
         }
     }
 
+    async fn fetch_volume(
+        &self,
+        volume: &WantedVolume,
+        note: Box<dyn FnMut(u64, u64) + Send>,
+    ) -> Result<()> {
+        let outcome = self.try_fetch_volume(volume, note).await;
+        self.release_unless_there(&volume.file(), outcome)
+    }
+
     async fn remove_volume(&self, volume: &VolumeId) -> Result<()> {
         let path = self.volume_path(volume);
         tokio::task::spawn_blocking(move || disk::remove(&path))
@@ -437,6 +494,7 @@ impl Host for RealHost {
                     .await
                     .context("connect")?,
             ),
+            StreamKind::Volume { file } => Box::new(self.send_volume(file)?),
             StreamKind::Console { instance } => {
                 let console = self.guests.console(instance.as_str()).await;
                 Box::new(console.context("open the console")?)
@@ -547,9 +605,14 @@ fn list(directory: &Path) -> Result<BTreeSet<String>> {
         .collect()
 }
 
+/// `vol-0123…`, or `vol-0123….2` for a copy.
 fn is_volume(name: &str) -> bool {
-    name.strip_prefix("vol-")
-        .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()))
+    let (id, copy) = name.split_once('.').unwrap_or((name, "0"));
+    let is_number = !copy.is_empty() && copy.bytes().all(|b| b.is_ascii_digit());
+    is_number
+        && id
+            .strip_prefix("vol-")
+            .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]

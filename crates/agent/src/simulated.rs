@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use async_trait::async_trait;
 use boira_core::plan::{Guest, Step};
 use boira_core::wanted::Wanted;
-use boira_model::wire::{GuestState, StreamKind, WantedOverlay, WantedVpc};
+use boira_model::wire::{GuestState, StreamKind, WantedOverlay, WantedVolume, WantedVpc};
 use boira_model::{Acceleration, Exit, HostCapacity, InterfaceId, Overhead, VolumeId};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -73,7 +73,7 @@ impl Host for SimulatedHost {
                 observed.blobs.insert(sha256.clone());
             }
             Step::MakeVolume { volume, .. } => {
-                observed.volumes.insert(volume.id.clone());
+                observed.volumes.insert(volume.file());
             }
             Step::Start { instance } => {
                 let guest = Guest {
@@ -94,6 +94,15 @@ impl Host for SimulatedHost {
                 observed.guests.remove(instance);
             }
         }
+        Ok(())
+    }
+
+    async fn fetch_volume(
+        &self,
+        volume: &WantedVolume,
+        _note: Box<dyn FnMut(u64, u64) + Send>,
+    ) -> Result<()> {
+        self.observed().volumes.insert(volume.file());
         Ok(())
     }
 

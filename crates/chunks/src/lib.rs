@@ -429,7 +429,7 @@ fn split(path: &Path) -> Option<(Digest, &str)> {
 }
 
 fn check_holder(holder: &str) -> Result<()> {
-    let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     match !holder.is_empty() && holder.len() <= 128 && holder.chars().all(good) {
         true => Ok(()),
         false => Err(Error::InvalidHolder(holder.to_owned())),

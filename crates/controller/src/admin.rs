@@ -7,7 +7,7 @@
 use crate::agents::upgrade_answer;
 use crate::config;
 use crate::controller::Controller;
-use crate::{hosts, http, zones};
+use crate::{hosts, http, moves, zones};
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
@@ -38,6 +38,10 @@ pub fn router(controller: Arc<Controller>) -> Router<Arc<Controller>> {
         .route("/hosts", get(hosts::list).post(hosts::enroll))
         .route("/hosts/{name}", patch(hosts::change).delete(hosts::remove))
         .route("/hosts/{name}/revoke", post(hosts::revoke))
+        .route(
+            "/instances/{id}/move",
+            get(moves::status).post(moves::begin).delete(moves::cancel),
+        )
         .route("/invitations", post(hosts::invite))
         .route("/accounts", get(accounts).post(create_account))
         .route("/accounts/{name}", delete(remove_account))
@@ -103,7 +107,7 @@ pub type Reply = Result<Json<Value>, Problem>;
 
 /// Who asks, after the signature was verified.
 #[derive(Clone)]
-struct Caller {
+pub struct Caller {
     account: AccountId,
     admin: bool,
 }
@@ -213,7 +217,11 @@ async fn status(
 }
 
 /// An instance of the caller, by id, small number or `Name` tag.
-fn find(controller: &Controller, caller: &Caller, name: &str) -> Result<Arc<Instance>, Problem> {
+pub fn find(
+    controller: &Controller,
+    caller: &Caller,
+    name: &str,
+) -> Result<Arc<Instance>, Problem> {
     let snapshot = controller.cluster.snapshot();
     if let Some(row) = snapshot.state.instance(&caller.account, name) {
         return Ok(row.clone());

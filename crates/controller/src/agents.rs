@@ -1,5 +1,5 @@
 //! The endpoint that agents call, over mutual TLS: `POST /v1/sync`, `POST /v1/certificate`,
-//! `GET /v1/blobs/SHA256` and `GET /v1/streams/ID`. Which host speaks is told by its certificate's key
+//! `GET /v1/blobs/SHA256`, `GET /v1/volumes/FILE` and `GET /v1/streams/ID`. Which host speaks is told by its certificate's key
 //! and never by what it says. Beside it, `/join` is for who has no certificate yet.
 
 use crate::controller::Controller;
@@ -14,8 +14,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use boira_core::{observe, sync, wanted};
-use boira_model::HostId;
-use boira_model::wire::{PROTOCOL, STREAM_ERROR, SyncAnswer, SyncRequest};
+use boira_model::volume::file;
+use boira_model::wire::{PROTOCOL, STREAM_ERROR, StreamKind, SyncAnswer, SyncRequest};
+use boira_model::{HostId, Volume};
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub fn router(controller: Arc<Controller>) -> Router {
         .layer(DefaultBodyLimit::max(REPORT_BYTES))
         .route("/v1/certificate", post(renew))
         .route("/v1/blobs/{sha256}", get(blob))
+        .route("/v1/volumes/{file}", get(volume))
         .route("/v1/streams/{id}", get(stream))
         .route_layer(axum::middleware::from_fn(hosts_only))
         .merge(join::router())
@@ -246,6 +248,33 @@ async fn blob(
     let length = file.metadata().await.map_err(|_| missing())?.len();
     let body = Body::from_stream(tokio_util::io::ReaderStream::with_capacity(file, 256 << 10));
     Ok(([(header::CONTENT_LENGTH, length)], body).into_response())
+}
+
+/// A volume's file, from the host that has it to the one that it is moving to.
+async fn volume(
+    State(controller): State<Arc<Controller>>,
+    Extension(peer): Extension<PeerKey>,
+    Path(name): Path<String>,
+) -> Result<Response, Refused> {
+    let host = host_of(&controller, &peer)?;
+    let snapshot = controller.cluster.snapshot();
+    let stored = snapshot.state.stored.get(&host).into_iter().flatten();
+    let mut rows = stored.filter_map(|id| snapshot.state.volumes.get(id));
+    let asked = |row: &&Arc<Volume>| {
+        let copying = row.copying.as_ref().filter(|copying| copying.to == host);
+        copying.is_some_and(|copying| file(&row.id, copying.copy).as_str() == name)
+    };
+    let missing = || Refused(StatusCode::NOT_FOUND, "no such disk is moving here".into());
+    let row = rows.find(asked).ok_or_else(missing)?;
+    let source = row.host.clone().ok_or_else(missing)?;
+    let kind = StreamKind::Volume { file: row.file() };
+    let stream = controller
+        .links
+        .open(&source, kind)
+        .await
+        .map_err(|why| Refused(StatusCode::SERVICE_UNAVAILABLE, why))?;
+    let stream = tokio_util::io::ReaderStream::with_capacity(stream, 256 << 10);
+    Ok(Body::from_stream(stream).into_response())
 }
 
 async fn stream(

@@ -355,6 +355,7 @@ fn due(controller: &Controller) -> bool {
     let state = &snapshot.state;
     let visible_ms = state.settings.terminated_visible_s as i64 * 1000;
     !state.waiting.is_empty()
+        || boira_core::moving::is_due(state)
         || state
             .ended
             .get_min()

@@ -2,7 +2,7 @@
 
 use crate::admin::{Problem, Reply, bad};
 use crate::controller::Controller;
-use crate::{join, zones};
+use crate::{join, moves, zones};
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -30,6 +30,7 @@ pub async fn list(State(controller): State<Arc<Controller>>) -> Json<Value> {
             let used = state.usage.get(&host.id).copied().unwrap_or_default();
             let (vcpus, memory) = schedule::limits(state, host);
             let link = controller.links.of(&host.id);
+            let (leaving, kept) = moves::leaving(&controller, host);
             json!({
                 "id": host.id,
                 "number": host.number,
@@ -51,6 +52,10 @@ pub async fn list(State(controller): State<Arc<Controller>>) -> Json<Value> {
                 "overhead": host.overhead,
                 "intake": host.intake,
                 "network": reach(host),
+                "evacuating": host.evacuating,
+                "placed": state.placed_on(&host.id).count(),
+                "leaving": leaving,
+                "kept": kept,
                 "troubles": link.troubles(),
                 "acceleration": host.acceleration,
                 "machine": host.machine,
@@ -181,6 +186,9 @@ pub async fn invite(
 pub struct Change {
     note: Option<String>,
     draining: Option<bool>,
+    /// With `draining`: its instances are moved to other hosts.
+    #[serde(default)]
+    evacuating: bool,
     /// Labels to set, or with `null` to remove.
     #[serde(default)]
     labels: BTreeMap<String, Option<String>>,
@@ -194,6 +202,7 @@ pub async fn change(
     let change = HostChange {
         note: ask.note,
         draining: ask.draining,
+        evacuating: ask.evacuating,
         labels: ask.labels.into_iter().collect(),
     };
     let host = controller

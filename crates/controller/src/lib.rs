@@ -19,6 +19,7 @@ mod identity;
 pub mod join;
 mod links;
 mod listen;
+mod moves;
 pub mod pki;
 mod sts;
 mod zones;

@@ -4,7 +4,7 @@
 use boira_core::Settings;
 use boira_core::sync::{Admit, Inbox};
 use boira_model::HostId;
-use boira_model::wire::{StreamKind, StreamRequest, SyncRequest};
+use boira_model::wire::{Arriving, StreamKind, StreamRequest, SyncRequest};
 use boira_store::Listener;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -32,6 +32,8 @@ struct Facts {
     seen: Instant,
     /// What the host said last that is wrong with it.
     troubles: Vec<String>,
+    /// How far the disks have got that it said last to be on their way to it.
+    arriving: Vec<Arriving>,
     told: Option<Told>,
     inbox: Inbox,
     /// Streams that the agent has not opened yet.
@@ -227,6 +229,7 @@ impl Link {
             facts: Mutex::new(Facts {
                 seen: Instant::now(),
                 troubles: Vec::new(),
+                arriving: Vec::new(),
                 told: None,
                 inbox: Inbox::default(),
                 asked: HashMap::new(),
@@ -241,6 +244,7 @@ impl Link {
         let verdict = facts.inbox.admit(request);
         if let (Admit::Fresh, Some(report)) = (verdict, &request.report) {
             facts.troubles.clone_from(&report.troubles);
+            facts.arriving.clone_from(&report.arriving);
         }
         verdict
     }
@@ -248,6 +252,11 @@ impl Link {
     /// What the host said last that is wrong with it, in words.
     pub fn troubles(&self) -> Vec<String> {
         self.facts().troubles.clone()
+    }
+
+    /// How far the disks have got that are on their way to the host.
+    pub fn arriving(&self) -> Vec<Arriving> {
+        self.facts().arriving.clone()
     }
 
     /// Whether the host has all that could be derived.

@@ -192,6 +192,8 @@ pub async fn explain(
                 disk_bytes: kind.disk_gib << 30,
                 zone: question.zone.clone(),
                 host: None,
+                leaving: None,
+                guest: None,
             }
         }
         _ => return Err(bad("name an instance, or a type and perhaps a zone")),

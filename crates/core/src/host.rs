@@ -8,7 +8,7 @@
 //! expires.
 
 use crate::refusal::Thing;
-use crate::{Draft, Kind, Refusal, State, observe, power, tag, zone};
+use crate::{Draft, Kind, Refusal, State, moving, observe, power, tag, zone};
 use boira_model::*;
 use std::sync::Arc;
 
@@ -216,6 +216,8 @@ pub fn find(state: &State, name: &str) -> Result<Arc<Host>, Refusal> {
 pub struct HostChange {
     pub note: Option<String>,
     pub draining: Option<bool>,
+    /// With `draining`: its instances are moved to other hosts, those that run by a stop and a start.
+    pub evacuating: bool,
     /// Labels to set, and with `None` to remove.
     pub labels: Vec<(String, Option<String>)>,
 }
@@ -236,7 +238,10 @@ pub fn change(draft: &mut Draft, name: &str, change: HostChange) -> Result<Host,
         (Some(_), Admission::Revoked) => {
             return Err(Refusal::Conflict(format!("{} is revoked", row.name)));
         }
-        (Some(true), _) => row.admit(Admission::Draining, draft.now()),
+        (Some(true), _) => {
+            row.admit(Admission::Draining, draft.now());
+            row.evacuating = change.evacuating;
+        }
         (Some(false), _) => row.admit(Admission::Open, draft.now()),
         (None, _) => {}
     }
@@ -293,6 +298,7 @@ pub fn revoke(draft: &mut Draft, name: &str) -> Result<Host, Refusal> {
 /// are terminated and its disks are given up.
 pub fn remove(draft: &mut Draft, name: &str, force: bool) -> Result<Host, Refusal> {
     let row = find(&draft.state, name)?;
+    moving::turn_back(draft, &row.id);
     let instances: Vec<_> = draft.state.placed_on(&row.id).cloned().collect();
     let volumes: Vec<_> = draft
         .state

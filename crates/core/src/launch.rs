@@ -377,6 +377,8 @@ fn choose_place(
             disk_bytes: order.root_bytes,
             zone: Some(subnet.zone.clone()),
             host: None,
+            leaving: None,
+            guest: None,
         };
         let host = match schedule::place(&draft.state, &need) {
             Ok(host) => draft.state.hosts[&host].clone(),
@@ -450,6 +452,9 @@ fn put_volume(
             format: order.image.format.clone(),
         },
         host: Some(host.id.clone()),
+        copy: 0,
+        copies: 0,
+        copying: None,
         attachment: Some(Attachment {
             instance: instance.clone(),
             device: order.image.root_device.clone(),

@@ -15,6 +15,7 @@ pub mod interface;
 pub mod key;
 pub mod launch;
 pub mod memory;
+pub mod moving;
 pub mod network;
 pub mod observe;
 pub mod plan;

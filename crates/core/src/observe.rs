@@ -2,7 +2,7 @@
 //! it, and only about the placement's current generation.
 
 use crate::planted::{Bug, planted};
-use crate::{Draft, Kind, host, power};
+use crate::{Draft, Kind, host, moving, power};
 use boira_model::wire::{Endpoint, GuestReport, GuestState, Report, UnderlayReport};
 use boira_model::*;
 
@@ -19,6 +19,7 @@ pub fn report(draft: &mut Draft, host: &HostId, report: &Report) {
         note_guest(draft, &row, guest);
     }
     collect_volumes(draft, host, report);
+    moving::arrived(draft, host, &report.volumes);
 }
 
 fn note_steps(draft: &mut Draft, host: &HostId, report: &Report) {
@@ -130,6 +131,10 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
     }
     let row = draft.state.instances[&row.id].clone();
     match (&row.desired, &row.observed) {
+        // It was told to end here.
+        (Desired::Running | Desired::Stopped(_), _) if row.moving_to().is_some() => {
+            moving::ended(draft, &row.id);
+        }
         (Desired::Running, Observed::Exited(exit)) => follow_exit(draft, &row, exit),
         (Desired::Terminated, Observed::Absent) => release(draft, &row.id),
         (Desired::Running | Desired::Stopped(_) | Desired::Terminated, _) => {}
@@ -259,8 +264,10 @@ fn collect_volumes(draft: &mut Draft, host: &HostId, report: &Report) {
         .get(host)
         .into_iter()
         .flat_map(|ids| ids.iter())
-        .filter(|id| draft.state.volumes.get(*id).is_some_and(|row| row.deleting))
-        .filter(|id| !report.volumes.contains(id))
+        .filter(|id| {
+            let row = draft.state.volumes.get(*id);
+            row.is_some_and(|row| row.deleting && !report.volumes.contains(&row.file()))
+        })
         .cloned()
         .collect();
     for id in gone {

@@ -161,6 +161,8 @@ pub struct Plan {
     /// At most one step per instance; they may run side by side.
     pub steps: Vec<Step>,
     pub remove_volumes: Vec<VolumeId>,
+    /// Volumes to fetch from the hosts that have them.
+    pub fetch_volumes: Vec<WantedVolume>,
     /// When to plan again although nothing happened.
     pub wake_at: Option<BootTime>,
 }
@@ -229,6 +231,7 @@ pub fn plan(wanted: &Wanted, facts: &Facts, stop_deadline_ms: u64, now: BootTime
         }
     }
     plan.remove_volumes = unwanted_volumes(wanted, facts);
+    plan.fetch_volumes = arriving_volumes(wanted, facts);
     plan
 }
 
@@ -242,13 +245,24 @@ pub fn has_leftovers(wanted: &Wanted, facts: &Facts) -> bool {
     here.any(|id| !is_wanted(wanted, id))
 }
 
-/// Volumes that nobody wants and no guest may still write to.
+fn arriving_volumes(wanted: &Wanted, facts: &Facts) -> Vec<WantedVolume> {
+    let arriving = wanted.volumes.iter().filter(|volume| volume.arriving);
+    arriving
+        .filter(|volume| !facts.volumes.contains(&volume.file()))
+        .cloned()
+        .collect()
+}
+
+/// Files of volumes that nobody wants and no guest may still write to.
 fn unwanted_volumes(wanted: &Wanted, facts: &Facts) -> Vec<VolumeId> {
-    let listed: BTreeSet<_> = wanted.volumes.iter().map(|volume| &volume.id).collect();
+    let listed: BTreeSet<_> = wanted.volumes.iter().map(WantedVolume::file).collect();
+    // A disk that no list names any more, although its instance is still here: the parts of what is
+    // wanted come of one state, but better safe.
     let attached: BTreeSet<_> = wanted
         .instances
         .iter()
         .flat_map(|row| row.disks.iter())
+        .filter(|id| !wanted.volumes.iter().any(|volume| volume.id == **id))
         .collect();
     if has_leftovers(wanted, facts) {
         return Vec::new();
@@ -256,7 +270,10 @@ fn unwanted_volumes(wanted: &Wanted, facts: &Facts) -> Vec<VolumeId> {
     facts
         .volumes
         .iter()
-        .filter(|id| !listed.contains(id) && !attached.contains(id))
+        .filter(|file| {
+            let is_of = |id: &&VolumeId| file.as_str().split('.').next() == Some(id.as_str());
+            !listed.contains(*file) && !attached.iter().any(is_of)
+        })
         .cloned()
         .collect()
 }
@@ -407,7 +424,7 @@ fn bring_up(wanted: &Wanted, instance: &WantedInstance, facts: &Facts, memory: &
     let volumes: Vec<_> = wanted
         .volumes
         .iter()
-        .filter(|volume| instance.disks.contains(&volume.id))
+        .filter(|volume| instance.disks.contains(&volume.id) && !volume.arriving)
         .collect();
     if volumes.len() < instance.disks.len() {
         // The parts arrive together, but a later one may already have dropped the volume.
@@ -426,7 +443,7 @@ fn bring_up(wanted: &Wanted, instance: &WantedInstance, facts: &Facts, memory: &
     }
     match volumes
         .into_iter()
-        .find(|volume| !facts.volumes.contains(&volume.id))
+        .find(|volume| !facts.volumes.contains(&volume.file()))
     {
         Some(volume) => Next::Step(Step::MakeVolume {
             instance: id.clone(),
@@ -452,7 +469,9 @@ fn cannot_start(
         return Some(memory.last_error.clone());
     }
     let lost = wanted.volumes.iter().find(|volume| {
-        volume.written && instance.disks.contains(&volume.id) && !facts.volumes.contains(&volume.id)
+        volume.written
+            && instance.disks.contains(&volume.id)
+            && !facts.volumes.contains(&volume.file())
     });
     lost.map(|volume| format!("the file of its disk {} is not on this host", volume.id))
 }

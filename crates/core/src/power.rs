@@ -4,7 +4,7 @@ use crate::planted::{Bug, planted};
 use crate::refusal::Thing;
 use crate::schedule::{self, Need};
 use crate::wanted::iso_seconds;
-use crate::{Draft, Kind, Refusal, observe};
+use crate::{Draft, Kind, Refusal, moving, observe};
 use boira_model::*;
 
 /// What a call did to one instance: the state before and after.
@@ -97,6 +97,20 @@ pub fn reboot(draft: &mut Draft, owner: &AccountId, ids: &[String]) -> Result<Ve
 pub fn start(draft: &mut Draft, owner: &AccountId, ids: &[String]) -> Result<Vec<Moved>, Refusal> {
     each(draft, owner, ids, |draft, row| match row.state() {
         StateName::Running | StateName::Pending => Ok(()),
+        // It starts where it gets to.
+        StateName::Stopped if row.moving_to().is_some() => {
+            moving::may_start(&draft.state, row)?;
+            let now = draft.now();
+            draft.edit_instance(&row.id, |row| {
+                row.desired = Desired::Running;
+                row.launched = now;
+                row.since = now;
+                row.state_reason = None;
+                row.transition_reason = String::new();
+            });
+            draft.log(&row.id, "api", "start asked for, once it has moved");
+            Ok(())
+        }
         StateName::Stopped => start_one(draft, row),
         StateName::Stopping | StateName::ShuttingDown | StateName::Terminated => {
             Err(wrong_state(row, "started"))
@@ -121,6 +135,8 @@ fn start_one(draft: &mut Draft, row: &Instance) -> Result<(), Refusal> {
         disk_bytes: 0,
         zone: Some(row.zone.clone()),
         host: home,
+        leaving: None,
+        guest: None,
     };
     let host =
         schedule::place(&draft.state, &need).map_err(|reasons| Refusal::NoCapacity { reasons })?;
@@ -167,6 +183,9 @@ pub fn settle(
         _ => reason.message.clone(),
     };
     let before = row.state();
+    if desired == Desired::Terminated {
+        moving::give_up(draft, &row.id);
+    }
     let at = iso_seconds(now).replace('T', " ");
     draft.edit_instance(&row.id, |row| {
         row.desired = desired;

@@ -2,7 +2,7 @@
 
 use crate::planted::{Bug, planted};
 use crate::schedule::{self, Need};
-use crate::{Draft, Kind};
+use crate::{Draft, Kind, moving};
 use boira_model::*;
 
 /// How long a client token is remembered, as EC2 documents for RunInstances: a day at least.
@@ -15,6 +15,7 @@ pub fn tick(draft: &mut Draft) {
     if planted(Bug::SecondPlacementAfterUnknown) {
         place_silent(draft);
     }
+    moving::tick(draft);
     place_waiting(draft);
 }
 
@@ -35,6 +36,8 @@ fn place_silent(draft: &mut Draft) {
             disk_bytes: 0,
             zone: None,
             host: None,
+            leaving: None,
+            guest: None,
         };
         let Ok(host) = schedule::place(&draft.state, &need) else {
             continue;

@@ -14,6 +14,10 @@ pub struct Need {
     pub zone: Option<String>,
     /// Its disks are there and nowhere else.
     pub host: Option<HostId>,
+    /// It is to go somewhere else than here.
+    pub leaving: Option<HostId>,
+    /// Machine type and CPU model that its guest has for life; absent before it was placed once.
+    pub guest: Option<(String, String)>,
 }
 
 impl Need {
@@ -28,6 +32,8 @@ impl Need {
                 .disks
                 .iter()
                 .find_map(|id| state.volumes.get(id)?.host.clone()),
+            leaving: None,
+            guest: None,
         }
     }
 }
@@ -75,6 +81,9 @@ fn belongs(host: &Host, need: &Need) -> Result<(), String> {
     if need.host.as_ref().is_some_and(|only| *only != host.id) {
         return Err("the disks are on another host".into());
     }
+    if need.leaving.as_ref() == Some(&host.id) {
+        return Err("it is there already".into());
+    }
     match &need.zone {
         Some(zone) if *zone != host.zone => Err(format!("is in zone {}", host.zone)),
         Some(_) | None => Ok(()),
@@ -95,6 +104,57 @@ pub fn limits(state: &State, host: &Host) -> (u64, u64) {
     let vcpus = (f64::from(host.capacity.cpus) * state.settings.cpu_overcommit) as u64;
     let memory = (host.capacity.memory_bytes as f64 * state.settings.memory_overcommit) as u64;
     (vcpus, memory)
+}
+
+/// Whether a host has what a guest was made for, or why not.
+fn can_run(host: &Host, machine: &str, cpu: &str) -> Result<(), String> {
+    if !is_as_new(&host.machine, machine) {
+        return Err(format!(
+            "its hypervisor is too old for the machine type {machine}, it has {}",
+            host.machine
+        ));
+    }
+    // Translated guests get instructions that the CPU itself lacks.
+    let reaches = match host.acceleration.hardware {
+        true => host.intake.cpu_level,
+        false => TRANSLATED_LEVEL,
+    };
+    match level(cpu) {
+        Some(level) if level <= reaches => Ok(()),
+        None if host.cpu == cpu => Ok(()),
+        _ => Err(format!(
+            "its CPU lacks instructions that the model {cpu} has"
+        )),
+    }
+}
+
+/// The level of x86-64 that QEMU's translation reaches.
+const TRANSLATED_LEVEL: u8 = 3;
+
+/// The level of x86-64 of a CPU model of QEMU, as far as Boira uses it ("ABI compatibility levels for
+/// CPU models" in QEMU's documentation).
+fn level(cpu: &str) -> Option<u8> {
+    let name = cpu.split([',', '+']).next().unwrap_or(cpu);
+    match name {
+        "qemu64" | "kvm64" | "qemu64-v1" => Some(1),
+        "Nehalem" | "Westmere" | "SandyBridge" | "IvyBridge" => Some(2),
+        "Haswell" | "Broadwell" | "EPYC" | "Skylake-Client" => Some(3),
+        _ => None,
+    }
+}
+
+/// Whether a host whose newest machine type is `has` also has `wanted`: `pc-i440fx-7.2` comes after
+/// `pc-i440fx-6.0`.
+fn is_as_new(has: &str, wanted: &str) -> bool {
+    let version = |machine: &str| -> Option<(String, u32, u32)> {
+        let (family, version) = machine.rsplit_once('-')?;
+        let (major, minor) = version.split_once('.')?;
+        Some((family.into(), major.parse().ok()?, minor.parse().ok()?))
+    };
+    match (version(has), version(wanted)) {
+        (Some(has), Some(wanted)) => has.0 == wanted.0 && (has.1, has.2) >= (wanted.1, wanted.2),
+        _ => has == wanted,
+    }
 }
 
 /// How many instances of a type fit.
@@ -142,6 +202,9 @@ fn room(state: &State, host: &Host, need: &Need) -> Verdict {
     }
     if state.contact(&host.id) == Contact::Silent {
         return Err("has not been heard of lately".into());
+    }
+    if let Some((machine, cpu)) = &need.guest {
+        can_run(host, machine, cpu)?;
     }
     let used = state
         .usage

@@ -65,6 +65,8 @@ pub struct State {
     pub ended: OrdSet<(Wall, InstanceId)>,
     /// Instances that should run and have no host.
     pub waiting: OrdSet<InstanceId>,
+    /// Instances that are on their way to another host.
+    pub moving: OrdSet<InstanceId>,
     /// Raised for a host whenever something that it is told may have changed.
     pub revisions: OrdMap<HostId, u64>,
 }
@@ -296,11 +298,14 @@ impl State {
                 .entry(placement.host.clone())
                 .or_default()
                 .insert(row.id.clone());
-            if row.occupies() {
-                let usage = self.usage.entry(placement.host.clone()).or_default();
+            for host in promised_by(&row) {
+                let usage = self.usage.entry(host.clone()).or_default();
                 usage.instances += 1;
                 usage.vcpus += u64::from(row.vcpus);
                 usage.memory_bytes += row.memory_bytes + row.overhead_bytes;
+            }
+            if placement.moving_to.is_some() {
+                self.moving.insert(row.id.clone());
             }
             *self
                 .vpc_hosts
@@ -331,12 +336,12 @@ impl State {
             if let Some(ids) = self.placed.get_mut(&placement.host) {
                 ids.remove(&row.id);
             }
-            if row.occupies()
-                && let Some(usage) = self.usage.get_mut(&placement.host)
-            {
-                usage.instances -= 1;
-                usage.vcpus -= u64::from(row.vcpus);
-                usage.memory_bytes -= row.memory_bytes + row.overhead_bytes;
+            for host in promised_by(row) {
+                if let Some(usage) = self.usage.get_mut(host) {
+                    usage.instances -= 1;
+                    usage.vcpus -= u64::from(row.vcpus);
+                    usage.memory_bytes -= row.memory_bytes + row.overhead_bytes;
+                }
             }
             if let Some(hosts) = self.vpc_hosts.get_mut(&row.vpc)
                 && let Some(count) = hosts.get_mut(&placement.host)
@@ -349,6 +354,7 @@ impl State {
             self.touch_host(&placement.host);
         }
         self.waiting.remove(&row.id);
+        self.moving.remove(&row.id);
         self.ended.remove(&(row.since, row.id.clone()));
         if let Some(ids) = self.owned.get_mut(&row.owner) {
             ids.remove(&row.id);
@@ -359,7 +365,7 @@ impl State {
         if let Some(old) = self.volumes.get(&row.id).cloned() {
             self.forget_volume(&old);
         }
-        if let Some(host) = &row.host {
+        for host in kept_by(&row) {
             self.stored
                 .entry(host.clone())
                 .or_default()
@@ -371,7 +377,7 @@ impl State {
     }
 
     fn forget_volume(&mut self, row: &Volume) {
-        if let Some(host) = &row.host {
+        for host in kept_by(row) {
             if let Some(ids) = self.stored.get_mut(host) {
                 ids.remove(&row.id);
             }
@@ -429,6 +435,22 @@ impl State {
             self.touch_host(host);
         }
     }
+}
+
+/// The hosts that keep room for an instance: its own, and where it is moving to.
+fn promised_by(row: &Instance) -> impl Iterator<Item = &HostId> {
+    let placement = row.placement.as_ref().filter(|_| row.occupies());
+    let own = placement.map(|placement| &placement.host);
+    let next = row
+        .moving_to()
+        .filter(|next| own.is_some_and(|own| own != *next));
+    own.into_iter().chain(next)
+}
+
+/// The hosts that have, or are getting, a volume's file.
+fn kept_by(row: &Volume) -> impl Iterator<Item = &HostId> {
+    let next = row.copying.as_ref().map(|copying| &copying.to);
+    row.host.iter().chain(next)
 }
 
 /// Whether an account may see and launch an image.

@@ -29,12 +29,7 @@ pub fn wanted(state: &State, host: &HostId, notary: &dyn Notary) -> Wanted {
         .flat_map(|ids| ids.iter())
         .filter_map(|id| state.volumes.get(id))
         .filter(|row| !row.deleting)
-        .map(|row| WantedVolume {
-            id: row.id.clone(),
-            size_bytes: row.size_bytes,
-            source: row.source.clone(),
-            written: row.written,
-        })
+        .map(|row| wanted_volume(row, host))
         .collect();
     let instances: Vec<_> = state
         .placed_on(host)
@@ -48,12 +43,27 @@ pub fn wanted(state: &State, host: &HostId, notary: &dyn Notary) -> Wanted {
     }
 }
 
+/// A volume as the host is to have it: its own, or the copy that is being made.
+fn wanted_volume(row: &Volume, host: &HostId) -> WantedVolume {
+    let arriving = row.copying.as_ref().filter(|copying| copying.to == *host);
+    WantedVolume {
+        id: row.id.clone(),
+        size_bytes: row.size_bytes,
+        source: row.source.clone(),
+        written: row.written,
+        copy: arriving.map_or(row.copy, |copying| copying.copy),
+        arriving: arriving.is_some(),
+    }
+}
+
 fn wanted_instance(state: &State, row: &Instance) -> WantedInstance {
     WantedInstance {
         id: row.id.clone(),
         number: row.number,
         generation: row.generation(),
         power: match row.desired {
+            // On its way to another host it has to end first.
+            Desired::Running if row.moving_to().is_some() => Power::Off(StopHow::Clean),
             Desired::Running => Power::On,
             Desired::Stopped(how) => Power::Off(how),
             Desired::Terminated => Power::Gone,

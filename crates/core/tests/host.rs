@@ -143,6 +143,7 @@ fn a_host_that_is_removed_by_force_takes_its_instances_along() {
 fn nothing_new_is_placed_on_a_host_that_is_drained() {
     let mut cloud = Cloud::of(&[(4, 8, 100), (4, 8, 100)]);
     let change = HostChange {
+        evacuating: false,
         draining: Some(true),
         note: Some("new fan".into()),
         labels: vec![("room".into(), Some("2.14".into()))],
@@ -160,6 +161,8 @@ fn nothing_new_is_placed_on_a_host_that_is_drained() {
         disk_bytes: 0,
         zone: None,
         host: None,
+        leaving: None,
+        guest: None,
     };
     let verdict = schedule::verdict(&cloud.state, &cloud.state.hosts[&cloud.hosts[0]], &need);
     assert_eq!(verdict, Err("is being drained: new fan".into()));

@@ -51,6 +51,8 @@ fn wanted(power: Power) -> Wanted {
                 format: "qcow2".into(),
             },
             written: false,
+            copy: 0,
+            arriving: false,
         }],
         ..Wanted::default()
     }

@@ -201,6 +201,8 @@ fn a_full_cloud_is_explained_host_by_host() {
         disk_bytes: 0,
         zone: Some(ZONE.into()),
         host: None,
+        leaving: None,
+        guest: None,
     };
     let verdicts = capacity::explain(&cloud.state, &need);
     let reasons: Vec<_> = verdicts

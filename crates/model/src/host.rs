@@ -131,6 +131,9 @@ pub struct Host {
     pub joined: Wall,
     #[serde(default)]
     pub admission: Admission,
+    /// While it is drained, its instances move to other hosts, those that run by a stop and a start.
+    #[serde(default)]
+    pub evacuating: bool,
     /// When that last changed.
     #[serde(default = "never")]
     pub admission_since: Wall,
@@ -157,6 +160,7 @@ impl Host {
             self.admission = admission;
             self.admission_since = now;
         }
+        self.evacuating &= self.admission == Admission::Draining;
     }
 
     /// A host that has not reported yet.
@@ -179,6 +183,7 @@ impl Host {
             key: String::new(),
             joined,
             admission: Admission::default(),
+            evacuating: false,
             admission_since: joined,
             note: String::new(),
             tags: Tags::new(),

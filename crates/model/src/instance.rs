@@ -35,6 +35,8 @@ pub struct Placement {
     pub host: HostId,
     pub generation: u64,
     /// The target while the instance moves between hosts.
+    /// The instance is stopped here, or about to be, and goes on there; its own host where a move is
+    /// taken back.
     pub moving_to: Option<HostId>,
 }
 
@@ -274,6 +276,11 @@ impl Instance {
             Observed::Absent | Observed::Saved | Observed::Exited(_)
         );
         self.placement.is_some() && (self.desired == Desired::Running || !ended)
+    }
+
+    /// Where it is going to, if it is moving.
+    pub fn moving_to(&self) -> Option<&HostId> {
+        self.placement.as_ref()?.moving_to.as_ref()
     }
 
     /// The host where its interfaces are on the network, if they are.

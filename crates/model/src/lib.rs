@@ -30,7 +30,7 @@ pub use network::{
     Vpc,
 };
 pub use time::{Boot as BootTime, Wall};
-pub use volume::{Attachment, Volume, VolumeSource};
+pub use volume::{Attachment, Copying, Volume, VolumeSource};
 
 /// Tags of a resource, in AWS's order of keys (bytes).
 pub type Tags = std::collections::BTreeMap<String, String>;

@@ -36,6 +36,16 @@ pub struct Volume {
     pub source: VolumeSource,
     /// Where the bytes are; `None` until the instance is placed.
     pub host: Option<HostId>,
+    /// Which copy of the bytes that is: 0 until it moves to another host for the first time.
+    #[serde(default)]
+    pub copy: u64,
+    /// Copies that were ever begun. No number is given out twice, so what is left of one that was
+    /// given up is never taken for another.
+    #[serde(default)]
+    pub copies: u64,
+    /// The copy that is being made.
+    #[serde(default)]
+    pub copying: Option<Copying>,
     pub attachment: Option<Attachment>,
     /// A guest has run on it, so that its file can't be made again.
     #[serde(default)]
@@ -44,6 +54,28 @@ pub struct Volume {
     pub deleting: bool,
     pub created: Wall,
     pub tags: Tags,
+}
+
+/// A copy of a volume in the making, on another host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copying {
+    pub to: HostId,
+    pub copy: u64,
+}
+
+impl Volume {
+    /// The name of its file where its bytes are.
+    pub fn file(&self) -> VolumeId {
+        file(&self.id, self.copy)
+    }
+}
+
+/// The name of the file of a copy: the volume's id, from the first move on with the copy's number.
+pub fn file(id: &VolumeId, copy: u64) -> VolumeId {
+    match copy {
+        0 => id.clone(),
+        copy => VolumeId::from(format!("{id}.{copy}").as_str()),
+    }
 }
 
 /// What EC2 gives a root volume whose mapping names no type.

@@ -111,6 +111,22 @@ pub struct WantedVolume {
     /// A guest has run on it: a new one is no substitute.
     #[serde(default)]
     pub written: bool,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub copy: u64,
+    /// To be fetched from the host that has it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub arriving: bool,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl WantedVolume {
+    /// The name of its file.
+    pub fn file(&self) -> VolumeId {
+        crate::volume::file(&self.id, self.copy)
+    }
 }
 
 /// A blob that must be in the host's cache: an image's disk, kernel or ramdisk.
@@ -235,6 +251,8 @@ pub struct StreamRequest {
 pub enum StreamKind {
     /// A TCP connection to a guest, from inside its VPC.
     Dial { vpc: VpcId, ip: Ipv4Addr, port: u16 },
+    /// A volume's file, as `boira_agent::copy` writes it.
+    Volume { file: VolumeId },
     /// The live serial console, both ways.
     Console { instance: InstanceId },
     /// The end of the kept console log, then end of stream.
@@ -263,12 +281,26 @@ pub struct Report {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub underlay: Option<UnderlayReport>,
     pub guests: Vec<GuestReport>,
-    /// Volumes whose files exist.
+    /// Files of volumes that exist, by the name that [`WantedVolume::file`] gives them.
     pub volumes: Vec<VolumeId>,
+    /// How far files that are being fetched have got.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arriving: Vec<Arriving>,
     /// What is wrong with the host's networks and instances, in words; empty when nothing is.
     pub troubles: Vec<String>,
     /// Steps taken since the last answered report.
     pub steps: Vec<StepReport>,
+}
+
+/// A volume's file on its way to this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arriving {
+    pub file: VolumeId,
+    pub done_bytes: u64,
+    pub of_bytes: u64,
+    /// Why the last attempt failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// A host's end of the network between hosts.

@@ -196,6 +196,7 @@ impl Agent {
             underlay: None,
             guests,
             volumes: host.volumes.keys().cloned().collect(),
+            arriving: Vec::new(),
             troubles: plan::troubles(wanted, &self.facts(host)),
             steps: self.steps.clone(),
         };

@@ -1,6 +1,7 @@
 //! `boira host`: the machines that run instances.
 
 use crate::client::{Client, segment};
+use crate::commands::moving;
 use crate::home::Home;
 use crate::output::{self, Format, bytes, line_out};
 use anyhow::{Context, Result, bail};
@@ -20,6 +21,9 @@ pub enum Command {
     Drain {
         #[command(flatten)]
         host: Named,
+        /// Move its instances to other hosts too: those that run are stopped, copied and started there
+        #[arg(long = "move")]
+        evacuate: bool,
         /// Why, for who looks at it later
         #[arg(long, value_name = "TEXT")]
         note: Option<String>,
@@ -104,9 +108,19 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
         Command::Ls => list(format, &hosts(&client).await?),
         Command::Show(named) => show(format, &hosts(&client).await?, &named.host)?,
         Command::Invite(ask) => invite(&client, format, ask).await?,
-        Command::Drain { host, note } => {
-            let body = json!({ "draining": true, "note": note });
-            return change(&host, body, "takes nothing new").await;
+        Command::Drain {
+            host,
+            evacuate,
+            note,
+        } => {
+            let body = json!({ "draining": true, "evacuating": evacuate, "note": note });
+            if !evacuate {
+                return change(&host, body, "takes nothing new").await;
+            }
+            client
+                .json(Method::PATCH, &host.path(), Some(&body))
+                .await?;
+            return moving::empty(&client, format, &host.host).await;
         }
         Command::Undrain(host) => {
             let body = json!({ "draining": false, "note": "" });
@@ -285,6 +299,14 @@ fn show(format: Format, hosts: &[Value], wanted: &str) -> Result<()> {
             size(&host["disk_total_bytes"])
         ),
     );
+    for told in host["leaving"].as_array().into_iter().flatten() {
+        let words = format!("{} goes to {}", text(&told["instance"]), text(&told["to"]));
+        line("leaving", words);
+    }
+    for kept in host["kept"].as_array().into_iter().flatten() {
+        let words = format!("{}: {}", text(&kept["instance"]), text(&kept["why"]));
+        line("can't leave", words);
+    }
     for trouble in host["troubles"].as_array().into_iter().flatten() {
         line("trouble", text(trouble));
     }

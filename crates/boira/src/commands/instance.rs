@@ -2,6 +2,7 @@
 
 use crate::client::{Client, segment};
 use crate::commands::image::{self, Xml};
+use crate::commands::moving::{Migrate, migrate};
 use crate::commands::ssh;
 use crate::home::Home;
 use crate::output::{self, Format, line_out};
@@ -72,6 +73,8 @@ pub enum Command {
     Reboot { instances: Vec<String> },
     /// End instances for good, their disks included
     Terminate { instances: Vec<String> },
+    /// Move an instance to another host (administrators)
+    Migrate(Migrate),
     /// The serial console, live and two-way; ctrl-] leaves it
     Console { instance: String },
     /// The instance's history: every state, every step of its host, and why
@@ -134,6 +137,7 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
             )
             .await
         }
+        Command::Migrate(ask) => migrate(&client, format, ask).await,
         Command::Console { instance } => console(&client, &instance).await,
         Command::Log { instance } => log(&client, format, &instance).await,
     }

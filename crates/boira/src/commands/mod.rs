@@ -8,6 +8,7 @@ pub mod image;
 pub mod instance;
 pub mod join;
 pub mod kind;
+pub mod moving;
 pub mod ssh;
 pub mod status;
 pub mod up;

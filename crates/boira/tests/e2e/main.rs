@@ -12,6 +12,7 @@ mod clients;
 mod inside;
 mod joining;
 mod lifecycle;
+mod moving;
 mod network;
 mod robustness;
 mod terraform;

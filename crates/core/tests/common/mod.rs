@@ -203,6 +203,7 @@ impl Cloud {
             }),
             guests,
             volumes: volumes.cloned().collect(),
+            arriving: Vec::new(),
             troubles: Vec::new(),
             steps: Vec::new(),
         }

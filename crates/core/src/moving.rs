@@ -1,0 +1,315 @@
+//! Instances that go from one host to another, cold: stop, copy, start.
+//!
+//! ```text
+//!  migrate ─► ending ── its guest has ended ──► copying ── the files are there ──► placed anew
+//!               │                                  │                               (generation + 1)
+//!             cancel: it goes to its own host    cancel: the copies are given up
+//! ```
+//! Nothing but rows says how far a move is: `Placement::moving_to` and `Volume::copying`. Until it is
+//! placed anew the only copy that counts is that of the old host, whose guest has ended and is not
+//! started there as long as the instance is moving; from then on it is the new one's, and the old
+//! host removes what nobody wants of it.
+
+use crate::refusal::Thing;
+use crate::schedule::{self, Need};
+use crate::state::Contact;
+use crate::{Draft, Refusal, State};
+use boira_model::volume::file;
+use boira_model::*;
+
+/// How many instances leave a host at a time when it is emptied: the disk and the wire are shared.
+const AT_A_TIME: usize = 2;
+
+/// Sends an instance to another host of its zone: the one that is named, or the best. Answers which.
+///
+/// # Errors
+/// With the reasons of every host, or of the one that was named.
+pub fn migrate(draft: &mut Draft, id: &str, to: Option<&Host>) -> Result<Host, Refusal> {
+    let row = draft.state.instances.get(id).cloned();
+    let row = row.ok_or_else(|| Refusal::NotFound(Thing::Instance, id.into()))?;
+    let target = target(&draft.state, &row, to)?;
+    draft.edit_instance(&row.id, |row| {
+        if let Some(placement) = &mut row.placement {
+            placement.moving_to = Some(target.id.clone());
+        }
+    });
+    let what = format!("to move to {}", target.name);
+    draft.log(&row.id, "admin", what);
+    ended(draft, &row.id);
+    Ok(target)
+}
+
+/// Where an instance would go, or why nowhere.
+pub fn target(state: &State, row: &Instance, to: Option<&Host>) -> Result<Host, Refusal> {
+    let placement = row.placement.as_ref();
+    let here = placement.filter(|_| matches!(row.state(), StateName::Running | StateName::Stopped));
+    let Some(here) = here else {
+        return Err(Refusal::WrongState {
+            id: row.id.to_string(),
+            verb: "moved",
+            state: row.state(),
+        });
+    };
+    if row.moving_to().is_some() {
+        let id = &row.id;
+        return Err(Refusal::Conflict(format!("{id} is moving already")));
+    }
+    if state.contact(&here.host) == Contact::Silent {
+        let name = state.hosts.get(&here.host).map(|host| &host.name);
+        let name = name.map_or(here.host.as_str(), String::as_str);
+        return Err(Refusal::Conflict(format!(
+            "{} can't be moved while its host {name} is not heard of",
+            row.id
+        )));
+    }
+    let need = need(state, row);
+    match to {
+        Some(host) => schedule::verdict(state, host, &need)
+            .map(|_| host.clone())
+            .map_err(|reason| Refusal::NoCapacity {
+                reasons: vec![format!("{}: {reason}", host.name)],
+            }),
+        None => schedule::place(state, &need)
+            .map(|id| Host::clone(&state.hosts[&id]))
+            .map_err(|reasons| Refusal::NoCapacity { reasons }),
+    }
+}
+
+/// What an instance asks of a host that it moves to.
+fn need(state: &State, row: &Instance) -> Need {
+    let disks = row.disks.iter().filter_map(|id| state.volumes.get(id));
+    Need {
+        vcpus: row.vcpus,
+        memory_bytes: row.memory_bytes,
+        disk_bytes: disks.map(|disk| disk.size_bytes).sum(),
+        zone: Some(row.zone.clone()),
+        host: None,
+        leaving: row
+            .placement
+            .as_ref()
+            .map(|placement| placement.host.clone()),
+        guest: Some((row.machine.clone(), row.cpu.clone())),
+    }
+}
+
+/// Takes a move back, in whatever phase it is: the instance goes on where it was.
+pub fn cancel(draft: &mut Draft, id: &str) -> Result<(), Refusal> {
+    let row = draft.state.instances.get(id).cloned();
+    let row = row.ok_or_else(|| Refusal::NotFound(Thing::Instance, id.into()))?;
+    let Some(placement) = row.placement.as_ref().filter(|p| p.moving_to.is_some()) else {
+        return Err(Refusal::Conflict(format!("{id} is not moving")));
+    };
+    let here = placement.host.clone();
+    draft.log(&row.id, "admin", "the move is taken back");
+    give_up(draft, &row.id);
+    if row.desired == Desired::Running {
+        // The button may have been pressed: its guest ends, and is started again in the same place.
+        draft.edit_instance(&row.id, |row| {
+            if let Some(placement) = &mut row.placement {
+                placement.moving_to = Some(here);
+            }
+        });
+        ended(draft, &row.id);
+    }
+    Ok(())
+}
+
+/// Forgets that an instance is moving; what was copied is removed by its host.
+pub fn give_up(draft: &mut Draft, id: &InstanceId) {
+    let Some(row) = draft.state.instances.get(id).cloned() else {
+        return;
+    };
+    if row.moving_to().is_none() {
+        return;
+    }
+    for disk in disks(&draft.state, &row) {
+        if disk.copying.is_some() {
+            draft.put(Volume {
+                copying: None,
+                ..disk
+            });
+        }
+    }
+    draft.edit_instance(id, |row| {
+        if let Some(placement) = &mut row.placement {
+            placement.moving_to = None;
+        }
+    });
+}
+
+/// Takes back every move to a host that goes away.
+pub fn turn_back(draft: &mut Draft, host: &HostId) {
+    for id in moving_to(&draft.state, host) {
+        // It is moving, so it can be taken back.
+        let _ = cancel(draft, id.as_str());
+    }
+}
+
+/// If the guest of an instance that moves has ended, its disks are copied, or it is placed at once
+/// where there is nothing to copy.
+pub fn ended(draft: &mut Draft, id: &InstanceId) {
+    let Some(row) = draft.state.instances.get(id).cloned() else {
+        return;
+    };
+    let has_ended = matches!(row.observed, Observed::Exited(_) | Observed::Absent);
+    let (Some(to), true) = (row.moving_to().cloned(), has_ended) else {
+        return;
+    };
+    let stays = row.placement.as_ref().is_some_and(|p| p.host == to);
+    let disks = disks(&draft.state, &row);
+    // A disk that no guest has written to is made anew.
+    let written: Vec<_> = disks.into_iter().filter(|disk| disk.written).collect();
+    if stays || written.is_empty() {
+        return place(draft, &row, &to);
+    }
+    for disk in written {
+        if disk.copying.is_none() {
+            let copies = disk.copies + 1;
+            let copying = Copying {
+                to: to.clone(),
+                copy: copies,
+            };
+            draft.log(id, "cloud", format!("copying its disk {}", disk.id));
+            draft.put(Volume {
+                copies,
+                copying: Some(copying),
+                ..disk
+            });
+        }
+    }
+}
+
+/// A host has these files: instances whose disks are all there go on there.
+pub fn arrived(draft: &mut Draft, host: &HostId, files: &[VolumeId]) {
+    for id in moving_to(&draft.state, host) {
+        let row = draft.state.instances[&id].clone();
+        let here = |disk: &Volume| match &disk.copying {
+            Some(copying) => copying.to == *host && files.contains(&file(&disk.id, copying.copy)),
+            None => !disk.written,
+        };
+        let disks = disks(&draft.state, &row);
+        let copied = disks.iter().any(|disk| disk.copying.is_some());
+        if copied && disks.iter().all(here) {
+            place(draft, &row, host);
+        }
+    }
+}
+
+/// Whether a stopped instance that moves may start where it gets to: no room was kept for it there.
+pub fn may_start(state: &State, row: &Instance) -> Result<(), Refusal> {
+    let host = row.moving_to().and_then(|to| state.hosts.get(to));
+    let Some(host) = host else { return Ok(()) };
+    let need = Need {
+        // Its disks have their place.
+        disk_bytes: 0,
+        leaving: None,
+        ..need(state, row)
+    };
+    let verdict = schedule::verdict(state, host, &need);
+    verdict.map(drop).map_err(|reason| Refusal::NoCapacity {
+        reasons: vec![format!("{}: {reason}", host.name)],
+    })
+}
+
+/// What time alone changes: hosts that are emptied send the next instances off, and nothing moves to
+/// a host that was cut off.
+pub fn tick(draft: &mut Draft) {
+    let state = &draft.state;
+    let gone = |id: &HostId| match state.hosts.get(id) {
+        Some(host) => host.admission == Admission::Revoked,
+        None => true,
+    };
+    let moving = state.moving.iter().filter_map(|id| state.instances.get(id));
+    let stranded: Vec<_> = moving
+        .filter(|row| row.moving_to().is_some_and(gone))
+        .map(|row| row.id.clone())
+        .collect();
+    for id in stranded {
+        // It is moving, so it can be taken back.
+        let _ = cancel(draft, id.as_str());
+    }
+    let emptied = draft.state.hosts.values().filter(|host| host.evacuating);
+    for host in emptied.map(|host| host.id.clone()).collect::<Vec<_>>() {
+        send_off(draft, &host);
+    }
+}
+
+/// Whether [`tick`] could find anything to do.
+pub fn is_due(state: &State) -> bool {
+    let emptied = |host: &Host| {
+        host.evacuating && state.placed.get(&host.id).is_some_and(|ids| !ids.is_empty())
+    };
+    !state.moving.is_empty() || state.hosts.values().any(|host| emptied(host))
+}
+
+fn send_off(draft: &mut Draft, host: &HostId) {
+    let here: Vec<_> = draft.state.placed_on(host).cloned().collect();
+    let leaving = here.iter().filter(|row| row.moving_to().is_some()).count();
+    let next = here.iter().filter(|row| row.moving_to().is_none());
+    let mut places = AT_A_TIME.saturating_sub(leaving);
+    for row in next {
+        if places == 0 {
+            return;
+        }
+        // One that can't be moved says why where somebody asks (`prospects`).
+        if migrate(draft, row.id.as_str(), None).is_ok() {
+            places -= 1;
+        }
+    }
+}
+
+/// What keeps the instances of a host from moving to another one; those that could, or do, are not in
+/// it.
+pub fn obstacles(state: &State, host: &HostId) -> Vec<(InstanceId, String)> {
+    state
+        .placed_on(host)
+        .filter(|row| row.moving_to().is_none() && row.desired != Desired::Terminated)
+        .filter_map(|row| Some((row.id.clone(), target(state, row, None).err()?.to_string())))
+        .collect()
+}
+
+fn moving_to(state: &State, host: &HostId) -> Vec<InstanceId> {
+    let moving = state.moving.iter();
+    moving
+        .filter(|id| state.instances[*id].moving_to() == Some(host))
+        .cloned()
+        .collect()
+}
+
+fn disks(state: &State, row: &Instance) -> Vec<Volume> {
+    let disks = row.disks.iter().filter_map(|id| state.volumes.get(id));
+    disks.map(|disk| Volume::clone(disk)).collect()
+}
+
+/// From here on it is the host's where it was moving to.
+fn place(draft: &mut Draft, row: &Instance, to: &HostId) {
+    for disk in disks(&draft.state, row) {
+        let copy = disk.copying.as_ref().map_or(disk.copy, |made| made.copy);
+        draft.put(Volume {
+            host: Some(to.clone()),
+            copy,
+            copying: None,
+            ..disk
+        });
+    }
+    let Some(host) = draft.state.hosts.get(to).cloned() else {
+        return;
+    };
+    let now = draft.now();
+    draft.edit_instance(&row.id, |row| {
+        row.placement = Some(Placement {
+            host: to.clone(),
+            generation: row.generation() + 1,
+            moving_to: None,
+        });
+        row.overhead_bytes = host.overhead.of(row.memory_bytes);
+        row.observed = match row.desired {
+            Desired::Running => Observed::Unknown,
+            Desired::Stopped(_) | Desired::Terminated => Observed::Absent,
+        };
+        row.resets = 0;
+        row.reachable = None;
+        row.reachable_since = now;
+    });
+    draft.log(&row.id, "cloud", format!("placed on {}", host.name));
+}
