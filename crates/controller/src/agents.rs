@@ -261,8 +261,8 @@ async fn volume(
     let stored = snapshot.state.stored.get(&host).into_iter().flatten();
     let mut rows = stored.filter_map(|id| snapshot.state.volumes.get(id));
     let asked = |row: &&Arc<Volume>| {
-        let copying = row.copying.as_ref().filter(|copying| copying.to == host);
-        copying.is_some_and(|copying| file(&row.id, copying.copy).as_str() == name)
+        let copy = row.arriving_at(&host);
+        copy.is_some_and(|copy| file(&row.id, copy).as_str() == name)
     };
     let missing = || Refused(StatusCode::NOT_FOUND, "no such disk is moving here".into());
     let row = rows.find(asked).ok_or_else(missing)?;

@@ -113,7 +113,7 @@ pub fn status_of(controller: &Controller, id: &InstanceId) -> Value {
     told["phase"] = json!("ending");
     let disks = row.disks.iter().filter_map(|id| state.volumes.get(id));
     let copies: Vec<_> = disks
-        .filter_map(|disk| Some(file(&disk.id, disk.copying.as_ref()?.copy)))
+        .filter_map(|disk| Some(file(&disk.id, disk.arriving_at(to)?)))
         .collect();
     if copies.is_empty() {
         return told;

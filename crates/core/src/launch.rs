@@ -348,6 +348,7 @@ fn launch_one(
             host: host.id.clone(),
             generation: 1,
             moving_to: None,
+            overhead_there_bytes: 0,
         }),
         observed: Observed::Unknown,
         resets: 0,

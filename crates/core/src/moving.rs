@@ -10,6 +10,7 @@
 //! started there as long as the instance is moving; from then on it is the new one's, and the old
 //! host removes what nobody wants of it.
 
+use crate::planted::{Bug, planted};
 use crate::refusal::Thing;
 use crate::schedule::{self, Need};
 use crate::state::Contact;
@@ -31,12 +32,35 @@ pub fn migrate(draft: &mut Draft, id: &str, to: Option<&Host>) -> Result<Host, R
     draft.edit_instance(&row.id, |row| {
         if let Some(placement) = &mut row.placement {
             placement.moving_to = Some(target.id.clone());
+            placement.overhead_there_bytes = target.overhead.of(row.memory_bytes);
         }
     });
+    keep_room(draft, &row, &target.id);
     let what = format!("to move to {}", target.name);
     draft.log(&row.id, "admin", what);
     ended(draft, &row.id);
     Ok(target)
+}
+
+/// Room for the disks that will be copied; one that no guest has written to is made anew.
+fn keep_room(draft: &mut Draft, row: &Instance, to: &HostId) {
+    let disks = disks(&draft.state, row);
+    for disk in disks.into_iter().filter(|disk| disk.written) {
+        let copies = match planted(Bug::CopyNumberReused) {
+            true => disk.copy + 1,
+            false => disk.copies + 1,
+        };
+        let copying = Copying {
+            to: to.clone(),
+            copy: copies,
+            ready: false,
+        };
+        draft.put(Volume {
+            copies,
+            copying: Some(copying),
+            ..disk
+        });
+    }
 }
 
 /// Where an instance would go, or why nowhere.
@@ -151,30 +175,22 @@ pub fn ended(draft: &mut Draft, id: &InstanceId) {
     let Some(row) = draft.state.instances.get(id).cloned() else {
         return;
     };
-    let has_ended = matches!(row.observed, Observed::Exited(_) | Observed::Absent);
+    let has_ended = matches!(row.observed, Observed::Exited(_) | Observed::Absent)
+        || planted(Bug::CopiedWhileItRuns);
     let (Some(to), true) = (row.moving_to().cloned(), has_ended) else {
         return;
     };
     let stays = row.placement.as_ref().is_some_and(|p| p.host == to);
     let disks = disks(&draft.state, &row);
-    // A disk that no guest has written to is made anew.
-    let written: Vec<_> = disks.into_iter().filter(|disk| disk.written).collect();
-    if stays || written.is_empty() {
+    let copied = disks.iter().any(|disk| disk.copying.is_some());
+    if stays || !copied {
         return place(draft, &row, &to);
     }
-    for disk in written {
-        if disk.copying.is_none() {
-            let copies = disk.copies + 1;
-            let copying = Copying {
-                to: to.clone(),
-                copy: copies,
-            };
+    for mut disk in disks {
+        if let Some(copying) = disk.copying.as_mut().filter(|copying| !copying.ready) {
+            copying.ready = true;
             draft.log(id, "cloud", format!("copying its disk {}", disk.id));
-            draft.put(Volume {
-                copies,
-                copying: Some(copying),
-                ..disk
-            });
+            draft.put(disk);
         }
     }
 }
@@ -183,9 +199,9 @@ pub fn ended(draft: &mut Draft, id: &InstanceId) {
 pub fn arrived(draft: &mut Draft, host: &HostId, files: &[VolumeId]) {
     for id in moving_to(&draft.state, host) {
         let row = draft.state.instances[&id].clone();
-        let here = |disk: &Volume| match &disk.copying {
-            Some(copying) => copying.to == *host && files.contains(&file(&disk.id, copying.copy)),
-            None => !disk.written,
+        let here = |disk: &Volume| match disk.arriving_at(host) {
+            Some(copy) => files.contains(&file(&disk.id, copy)),
+            None => disk.copying.is_none() && !disk.written,
         };
         let disks = disks(&draft.state, &row);
         let copied = disks.iter().any(|disk| disk.copying.is_some());
@@ -195,20 +211,31 @@ pub fn arrived(draft: &mut Draft, host: &HostId, files: &[VolumeId]) {
     }
 }
 
-/// Whether a stopped instance that moves may start where it gets to: no room was kept for it there.
+/// Whether a stopped instance that moves may start where it gets to, or where it is if it is called
+/// back: while it was stopped no room was kept for it.
 pub fn may_start(state: &State, row: &Instance) -> Result<(), Refusal> {
-    let host = row.moving_to().and_then(|to| state.hosts.get(to));
-    let Some(host) = host else { return Ok(()) };
     let need = Need {
         // Its disks have their place.
         disk_bytes: 0,
         leaving: None,
         ..need(state, row)
     };
-    let verdict = schedule::verdict(state, host, &need);
-    verdict.map(drop).map_err(|reason| Refusal::NoCapacity {
-        reasons: vec![format!("{}: {reason}", host.name)],
-    })
+    let here = row.placement.iter().map(|placement| &placement.host);
+    for host in here
+        .chain(row.moving_to())
+        .filter_map(|id| state.hosts.get(id))
+    {
+        let need = Need {
+            host: Some(host.id.clone()),
+            ..need.clone()
+        };
+        let reason = schedule::verdict(state, host, &need).err();
+        if let Some(reason) = reason {
+            let reasons = vec![format!("{}: {reason}", host.name)];
+            return Err(Refusal::NoCapacity { reasons });
+        }
+    }
+    Ok(())
 }
 
 /// What time alone changes: hosts that are emptied send the next instances off, and nothing moves to
@@ -237,7 +264,11 @@ pub fn tick(draft: &mut Draft) {
 /// Whether [`tick`] could find anything to do.
 pub fn is_due(state: &State) -> bool {
     let emptied = |host: &Host| {
-        host.evacuating && state.placed.get(&host.id).is_some_and(|ids| !ids.is_empty())
+        host.evacuating
+            && state
+                .placed
+                .get(&host.id)
+                .is_some_and(|ids| !ids.is_empty())
     };
     !state.moving.is_empty() || state.hosts.values().any(|host| emptied(host))
 }
@@ -301,6 +332,7 @@ fn place(draft: &mut Draft, row: &Instance, to: &HostId) {
             host: to.clone(),
             generation: row.generation() + 1,
             moving_to: None,
+            overhead_there_bytes: 0,
         });
         row.overhead_bytes = host.overhead.of(row.memory_bytes);
         row.observed = match row.desired {

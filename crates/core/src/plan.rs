@@ -541,8 +541,10 @@ fn guest_report(wanted: &Wanted, instance: &WantedInstance, facts: &Facts) -> Gu
         // In the middle of a reboot an instance runs, as in EC2.
         (Power::On, None) if memory.pressed.is_some() => GuestState::Running,
         (Power::On, None) => GuestState::Preparing,
+        // A step that began before is under way. No guest has been seen yet, so none has written to
+        // its disks, which may not even be there.
         (Power::Off(_) | Power::Gone, None) if facts.busy.contains(&instance.id) => {
-            GuestState::Stopping
+            GuestState::Preparing
         }
         (Power::Off(_) | Power::Gone, None) => GuestState::Absent,
         // An older generation is on its way out; of the wanted one nothing is there yet.

@@ -150,6 +150,7 @@ fn start_one(draft: &mut Draft, row: &Instance) -> Result<(), Refusal> {
             host,
             generation: row.generation() + 1,
             moving_to: None,
+            overhead_there_bytes: 0,
         });
         row.vcpus = kind.vcpus;
         row.memory_bytes = kind.memory_bytes();

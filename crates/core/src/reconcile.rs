@@ -55,6 +55,7 @@ fn place_silent(draft: &mut Draft) {
                 host,
                 generation: row.generation() + 1,
                 moving_to: None,
+                overhead_there_bytes: 0,
             });
             row.observed = Observed::Unknown;
         });
@@ -108,6 +109,7 @@ fn place_waiting(draft: &mut Draft) {
                         host,
                         generation: row.generation() + 1,
                         moving_to: None,
+                        overhead_there_bytes: 0,
                     });
                     row.held = None;
                 });

@@ -298,11 +298,11 @@ impl State {
                 .entry(placement.host.clone())
                 .or_default()
                 .insert(row.id.clone());
-            for host in promised_by(&row) {
+            for (host, overhead_bytes) in promised_by(&row) {
                 let usage = self.usage.entry(host.clone()).or_default();
                 usage.instances += 1;
                 usage.vcpus += u64::from(row.vcpus);
-                usage.memory_bytes += row.memory_bytes + row.overhead_bytes;
+                usage.memory_bytes += row.memory_bytes + overhead_bytes;
             }
             if placement.moving_to.is_some() {
                 self.moving.insert(row.id.clone());
@@ -336,11 +336,11 @@ impl State {
             if let Some(ids) = self.placed.get_mut(&placement.host) {
                 ids.remove(&row.id);
             }
-            for host in promised_by(row) {
+            for (host, overhead_bytes) in promised_by(row) {
                 if let Some(usage) = self.usage.get_mut(host) {
                     usage.instances -= 1;
                     usage.vcpus -= u64::from(row.vcpus);
-                    usage.memory_bytes -= row.memory_bytes + row.overhead_bytes;
+                    usage.memory_bytes -= row.memory_bytes + overhead_bytes;
                 }
             }
             if let Some(hosts) = self.vpc_hosts.get_mut(&row.vpc)
@@ -437,14 +437,18 @@ impl State {
     }
 }
 
-/// The hosts that keep room for an instance: its own, and where it is moving to.
-fn promised_by(row: &Instance) -> impl Iterator<Item = &HostId> {
+/// The hosts that keep room for an instance, its own and where it is moving to, each with the memory
+/// that its hypervisor needs.
+fn promised_by(row: &Instance) -> impl Iterator<Item = (&HostId, u64)> {
     let placement = row.placement.as_ref().filter(|_| row.occupies());
     let own = placement.map(|placement| &placement.host);
-    let next = row
-        .moving_to()
-        .filter(|next| own.is_some_and(|own| own != *next));
-    own.into_iter().chain(next)
+    let there = placement.and_then(|placement| {
+        let next = placement.moving_to.as_ref()?;
+        (*next != placement.host).then_some((next, placement.overhead_there_bytes))
+    });
+    own.map(|host| (host, row.overhead_bytes))
+        .into_iter()
+        .chain(there)
 }
 
 /// The hosts that have, or are getting, a volume's file.

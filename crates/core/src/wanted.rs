@@ -29,7 +29,7 @@ pub fn wanted(state: &State, host: &HostId, notary: &dyn Notary) -> Wanted {
         .flat_map(|ids| ids.iter())
         .filter_map(|id| state.volumes.get(id))
         .filter(|row| !row.deleting)
-        .map(|row| wanted_volume(row, host))
+        .filter_map(|row| wanted_volume(row, host))
         .collect();
     let instances: Vec<_> = state
         .placed_on(host)
@@ -44,16 +44,19 @@ pub fn wanted(state: &State, host: &HostId, notary: &dyn Notary) -> Wanted {
 }
 
 /// A volume as the host is to have it: its own, or the copy that is being made.
-fn wanted_volume(row: &Volume, host: &HostId) -> WantedVolume {
-    let arriving = row.copying.as_ref().filter(|copying| copying.to == *host);
-    WantedVolume {
+fn wanted_volume(row: &Volume, host: &HostId) -> Option<WantedVolume> {
+    let arriving = row.arriving_at(host);
+    if arriving.is_none() && row.host.as_ref() != Some(host) {
+        return None;
+    }
+    Some(WantedVolume {
         id: row.id.clone(),
         size_bytes: row.size_bytes,
         source: row.source.clone(),
         written: row.written,
-        copy: arriving.map_or(row.copy, |copying| copying.copy),
+        copy: arriving.unwrap_or(row.copy),
         arriving: arriving.is_some(),
-    }
+    })
 }
 
 fn wanted_instance(state: &State, row: &Instance) -> WantedInstance {

@@ -89,7 +89,7 @@ fn both_hosts_keep_room_for_it_as_long_as_it_moves() {
         |cloud: &Cloud, host: &HostId| cloud.state.usage.get(host).copied().unwrap_or_default();
     let before = used(&cloud, &here);
     migrate(&mut cloud, &id);
-    assert_eq!(used(&cloud, &there).memory_bytes, before.memory_bytes);
+    assert_eq!(used(&cloud, &there), before);
     cloud.says(&id, GuestState::Exited(Exit::Ordered));
     assert_eq!(used(&cloud, &there), before);
     assert_eq!(used(&cloud, &here), before);

@@ -229,7 +229,7 @@ fn a_stopped_instance_is_absent_only_when_nothing_is_under_way() {
     facts.busy.insert(id());
     assert_eq!(
         reported(&wanted, &facts),
-        GuestState::Stopping,
+        GuestState::Preparing,
         "a start may be under way"
     );
 }

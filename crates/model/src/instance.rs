@@ -38,6 +38,9 @@ pub struct Placement {
     /// The instance is stopped here, or about to be, and goes on there; its own host where a move is
     /// taken back.
     pub moving_to: Option<HostId>,
+    /// Memory that the hypervisor there needs beside the guest's.
+    #[serde(default)]
+    pub overhead_there_bytes: u64,
 }
 
 /// Why a guest's process or its virtual machine ended.

@@ -61,12 +61,22 @@ pub struct Volume {
 pub struct Copying {
     pub to: HostId,
     pub copy: u64,
+    /// Nobody writes to the volume any more; until then there is only room kept for the copy.
+    pub ready: bool,
 }
 
 impl Volume {
     /// The name of its file where its bytes are.
     pub fn file(&self) -> VolumeId {
         file(&self.id, self.copy)
+    }
+
+    /// The number of the copy that a host is to fetch.
+    pub fn arriving_at(&self, host: &HostId) -> Option<u64> {
+        let copying = self.copying.as_ref();
+        copying
+            .filter(|copying| copying.to == *host && copying.ready)
+            .map(|copying| copying.copy)
     }
 }
 

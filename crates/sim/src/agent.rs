@@ -27,6 +27,7 @@ pub struct Agent {
     memories: Memories,
     busy: BTreeMap<InstanceId, Step>,
     leaving: BTreeSet<VolumeId>,
+    coming: BTreeSet<VolumeId>,
     pub applied: BTreeMap<VpcId, WantedVpc>,
     applying: BTreeSet<VpcId>,
     asking: BTreeSet<InstanceId>,
@@ -42,6 +43,7 @@ pub enum Motion {
     Step(Step),
     Network(WantedVpc),
     RemoveVolume(VolumeId),
+    FetchVolume(WantedVolume),
     Ask(InstanceId, u64),
     Send(SyncRequest),
     WakeAt(u64),
@@ -63,6 +65,7 @@ impl Agent {
             outbox: Outbox::new(host.id.clone(), random.next() as u32),
             busy: BTreeMap::new(),
             leaving: BTreeSet::new(),
+            coming: BTreeSet::new(),
             applied: BTreeMap::new(),
             applying: BTreeSet::new(),
             asking: BTreeSet::new(),
@@ -110,6 +113,11 @@ impl Agent {
         for volume in plan.remove_volumes {
             if self.leaving.insert(volume.clone()) {
                 out.push(Motion::RemoveVolume(volume));
+            }
+        }
+        for volume in plan.fetch_volumes {
+            if self.coming.insert(volume.file()) {
+                out.push(Motion::FetchVolume(volume));
             }
         }
         for vpc in &wanted.network {
@@ -306,6 +314,19 @@ impl Agent {
         self.leaving.remove(volume);
     }
 
+    /// A volume's file is there, or could not be fetched.
+    pub fn volume_came(&mut self, file: &VolumeId) {
+        self.coming.remove(file);
+    }
+
+    /// What the files of this host's own disks are called.
+    pub fn files(&self) -> BTreeMap<VolumeId, VolumeId> {
+        let wanted = self.wanted.iter().flat_map(|wanted| &wanted.volumes);
+        let own = wanted.filter(|volume| !volume.arriving);
+        own.map(|volume| (volume.id.clone(), volume.file()))
+            .collect()
+    }
+
     pub fn reached(&mut self, instance: &InstanceId, generation: u64) {
         self.asking.remove(instance);
         let memory = memory::of(&mut self.memories, instance, generation);
@@ -335,6 +356,7 @@ impl Agent {
     pub fn is_busy(&self) -> bool {
         !self.busy.is_empty()
             || !self.leaving.is_empty()
+            || !self.coming.is_empty()
             || !self.applying.is_empty()
             || !self.steps.is_empty()
             || self.report.is_some()

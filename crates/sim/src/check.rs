@@ -129,6 +129,7 @@ pub fn indices(state: &State) -> Verdict {
     same("leases", fresh.leases == state.leases)?;
     same("key_names", fresh.key_names == state.key_names)?;
     same("ended", fresh.ended == state.ended)?;
+    same("moving", fresh.moving == state.moving)?;
     same("waiting", fresh.waiting == state.waiting)
 }
 
@@ -176,7 +177,7 @@ fn nothing_is_used_twice(hosts: &[Host]) -> Verdict {
 
 fn uses_what_is_its_own(state: &State, host: &Host, id: &InstanceId, guest: &SimGuest) -> Verdict {
     if let Some(gone) = guest
-        .disks
+        .files
         .iter()
         .find(|id| !host.volumes.contains_key(*id))
     {
@@ -239,13 +240,16 @@ fn placed_where_it_lives(state: &State, host: &Host, id: &InstanceId) -> Verdict
 }
 
 /// Whether a volume's file may go.
-pub fn removal(state: &State, host: &Host, volume: &VolumeId) -> Verdict {
-    if let Some((id, _)) = host.live().find(|(_, guest)| guest.disks.contains(volume)) {
-        return Err(format!("{volume} is removed while {id} runs on it"));
+pub fn removal(state: &State, host: &Host, file: &VolumeId) -> Verdict {
+    if let Some((id, _)) = host.live().find(|(_, guest)| guest.files.contains(file)) {
+        return Err(format!("{file} is removed while {id} runs on it"));
     }
-    match state.volumes.get(volume) {
-        Some(row) if !row.deleting && row.host.as_ref() == Some(&host.id) => {
-            Err(format!("{volume} is removed and its row lives"))
+    let id = file.as_str().split('.').next().unwrap_or_default();
+    match state.volumes.get(id) {
+        Some(row)
+            if !row.deleting && row.host.as_ref() == Some(&host.id) && row.file() == *file =>
+        {
+            Err(format!("{file} is removed and its row lives"))
         }
         _ => Ok(()),
     }

@@ -51,12 +51,17 @@ impl Client {
         let count = random.between(1, 2.min(mine.len() as u64));
         let ids: Vec<_> = (0..count).map(|_| random.pick(&mine).clone()).collect();
         let owner = self.account.clone();
-        match random.below(11) {
+        match random.below(14) {
             0..=2 => Call::Start(owner, ids),
             3..=4 => Call::Stop(owner, ids, StopHow::Clean),
             5 => Call::Stop(owner, ids, StopHow::Force),
             6 => Call::Reboot(owner, ids),
             7 => Call::Resize(owner, ids[0].clone(), a_type(random)),
+            8..=9 => Call::Move(ids[0].clone()),
+            10 => match state.moving.iter().next() {
+                Some(id) => Call::CallBack(id.to_string()),
+                None => Call::Move(ids[0].clone()),
+            },
             _ => Call::Terminate(owner, ids),
         }
     }
@@ -88,6 +93,7 @@ impl Pending {
             Call::Run(ask) => ask.client_token.is_some(),
             Call::Start(..) | Call::Stop(..) | Call::Reboot(..) | Call::Terminate(..) => true,
             Call::Resize(..) | Call::DeleteVolume(..) => true,
+            Call::Move(_) | Call::CallBack(_) => true,
         }
     }
 }

@@ -7,7 +7,9 @@ use crate::store::{Disk, Fate};
 use boira_core::attribute::{self, Setting};
 use boira_core::sync::{self, Admit, Inbox};
 use boira_core::wanted::{self, Notary};
-use boira_core::{Ctx, Settings, State, launch, observe, power, reconcile, settings, volume};
+use boira_core::{
+    Ctx, Settings, State, launch, moving, observe, power, reconcile, settings, volume,
+};
 use boira_model::wire::{SyncAnswer, SyncRequest};
 use boira_model::*;
 use boira_store::{Event, Listener, Snapshot, Writer};
@@ -181,6 +183,8 @@ impl Controller {
                         let setting = Setting::InstanceType((*kind).into());
                         attribute::set(draft, owner, id, setting).map(|()| Done::Changed)
                     }
+                    Call::Move(id) => moving::migrate(draft, id, None).map(|_| Done::Changed),
+                    Call::CallBack(id) => moving::cancel(draft, id).map(|()| Done::Changed),
                     Call::DeleteVolume(owner, id) => {
                         volume::delete(draft, owner, id.as_str()).map(|()| Done::Changed)
                     }

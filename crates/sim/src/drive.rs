@@ -5,7 +5,7 @@ use crate::check;
 use crate::host::Running;
 use crate::world::{Event, World, note};
 use boira_core::plan::Step;
-use boira_model::wire::{GuestReport, GuestState, WantedVpc};
+use boira_model::wire::{GuestReport, GuestState, WantedVolume, WantedVpc};
 use boira_model::*;
 use std::collections::BTreeMap;
 
@@ -39,6 +39,15 @@ impl World {
                     volume,
                 };
                 self.schedule(after_ms, goes);
+            }
+            Motion::FetchVolume(volume) => {
+                let after_ms = self.step_ms(50, 4_000);
+                let comes = Event::VolumeComes {
+                    host,
+                    process,
+                    volume,
+                };
+                self.schedule(after_ms, comes);
             }
             Motion::Ask(instance, generation) => {
                 let after_ms = self.random.between(500, 3_000);
@@ -140,7 +149,9 @@ impl World {
             .as_ref()
             .map(|agent| agent.applied.clone())
             .unwrap_or_default();
-        let outcome = self.hosts[index].carry_out(&running.step, &networks);
+        let files = self.hosts[index].agent.as_ref().map(|agent| agent.files());
+        let files = files.unwrap_or_default();
+        let outcome = self.hosts[index].carry_out(&running.step, &networks, &files);
         self.hosts_changed = true;
         note!(
             self,
@@ -149,9 +160,66 @@ impl World {
             running.step.instance()
         );
         if outcome.is_ok() {
+            if let Step::Start { instance } = &running.step {
+                self.write_to_disks(index, &instance.id);
+            }
             self.follow(index, &running.step);
         }
         outcome
+    }
+
+    /// A guest that starts finds what was written last, by whichever guest had the disk, and writes.
+    fn write_to_disks(&mut self, index: usize, instance: &InstanceId) {
+        let host = &mut self.hosts[index];
+        let Some(guest) = host.guests.get(instance) else {
+            return;
+        };
+        for (id, file) in guest.disks.iter().zip(&guest.files) {
+            let last = self.written.get(id).copied().unwrap_or(0);
+            let found = host.volumes.get(file).copied().unwrap_or(0);
+            if found != last {
+                self.violation = Some(format!(
+                    "{instance} starts on {file} with the {found}th write, and the last was the {last}th"
+                ));
+            }
+            self.writes += 1;
+            self.written.insert(id.clone(), self.writes);
+            host.volumes.insert(file.clone(), self.writes);
+        }
+    }
+
+    /// A copy of a volume that another host has, as it is now.
+    pub fn volume_comes(&mut self, index: usize, process: u64, volume: &WantedVolume) {
+        if !self.agent_is(index, process) {
+            return;
+        }
+        let file = volume.file();
+        if let Some(written) = self.sent(index, volume) {
+            note!(self, "host {index} has {file}");
+            self.hosts[index].volumes.insert(file.clone(), written);
+            self.hosts_changed = true;
+        }
+        if let Some(agent) = &mut self.hosts[index].agent {
+            agent.volume_came(&file);
+        }
+        self.agent_turn(index);
+    }
+
+    /// What the host that has a volume sends of it, if it is asked rightly and can.
+    fn sent(&mut self, to: usize, volume: &WantedVolume) -> Option<u64> {
+        let snapshot = self.controller.snapshot();
+        let target = &self.hosts[to];
+        if target.disk_full || target.cut_off || self.random.chance(self.mix.step_fails) {
+            return None;
+        }
+        let row = snapshot.state.volumes.get(&volume.id)?;
+        let asked = row.arriving_at(&self.hosts[to].id) == Some(volume.copy);
+        let source = self
+            .hosts
+            .iter()
+            .find(|host| Some(&host.id) == row.host.as_ref())?;
+        let serves = source.is_on && !source.cut_off && source.agent.is_some();
+        (asked && serves).then(|| source.volumes.get(&row.file()).copied())?
     }
 
     fn follow(&mut self, index: usize, step: &Step) {

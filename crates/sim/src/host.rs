@@ -30,6 +30,8 @@ pub struct SimGuest {
     /// With the hypervisor's own.
     pub memory_bytes: u64,
     pub disks: Vec<VolumeId>,
+    /// Their files.
+    pub files: Vec<VolumeId>,
     pub ports: Vec<Port>,
     /// Hard resets that its agent lived to write down.
     pub resets: u64,
@@ -69,6 +71,7 @@ pub struct Host {
     pub boot: u64,
     pub is_on: bool,
     pub guests: BTreeMap<InstanceId, SimGuest>,
+    /// Files of volumes, with the number of what was written last.
     pub volumes: BTreeMap<VolumeId, u64>,
     pub blobs: BTreeSet<String>,
     /// The agent's file of accepted state.
@@ -114,6 +117,7 @@ impl Host {
         &mut self,
         step: &Step,
         networks: &BTreeMap<VpcId, WantedVpc>,
+        files: &BTreeMap<VolumeId, VolumeId>,
     ) -> Result<(), String> {
         match step {
             Step::Fetch { sha256, .. } => {
@@ -124,13 +128,13 @@ impl Host {
                 Ok(())
             }
             Step::MakeVolume { volume, .. } => {
-                if self.disk_full && !self.volumes.contains_key(&volume.id) {
+                if self.disk_full && !self.volumes.contains_key(&volume.file()) {
                     return Err("no space left on device".into());
                 }
-                self.volumes.insert(volume.id.clone(), volume.size_bytes);
+                self.volumes.entry(volume.file()).or_insert(0);
                 Ok(())
             }
-            Step::Start { instance } => self.start(instance, networks),
+            Step::Start { instance } => self.start(instance, networks, files),
             Step::PowerButton { .. } => Ok(()),
             Step::Reset {
                 instance,
@@ -176,6 +180,7 @@ impl Host {
         &mut self,
         wanted: &wire::WantedInstance,
         networks: &BTreeMap<VpcId, WantedVpc>,
+        files: &BTreeMap<VolumeId, VolumeId>,
     ) -> Result<(), String> {
         match self.guests.get(&wanted.id) {
             Some(guest) if guest.is_live() && guest.generation == wanted.generation => {
@@ -184,12 +189,11 @@ impl Host {
             Some(_) => return Err("another guest of this instance is there".into()),
             None => {}
         }
-        if let Some(missing) = wanted
-            .disks
-            .iter()
-            .find(|id| !self.volumes.contains_key(*id))
-        {
-            return Err(format!("{missing} is not there"));
+        let disks = wanted.disks.iter();
+        let files: Vec<_> = disks.filter_map(|id| files.get(id).cloned()).collect();
+        let there = |file: &VolumeId| self.volumes.contains_key(file);
+        if files.len() < wanted.disks.len() || !files.iter().all(there) {
+            return Err(format!("of {:?} not all is there", wanted.disks));
         }
         let ports: Vec<Port> = networks
             .values()
@@ -213,6 +217,7 @@ impl Host {
             vcpus: wanted.vcpus,
             memory_bytes: wanted.memory_bytes + self.overhead.of(wanted.memory_bytes),
             disks: wanted.disks.clone(),
+            files,
             ports,
             resets: 0,
         };

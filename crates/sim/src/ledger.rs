@@ -22,6 +22,10 @@ pub enum Call {
     /// Another instance type, for a stopped instance.
     Resize(AccountId, String, &'static str),
     DeleteVolume(AccountId, VolumeId),
+    /// To another host.
+    Move(String),
+    /// The move is taken back.
+    CallBack(String),
 }
 
 #[derive(Clone, Debug)]
@@ -67,9 +71,12 @@ impl Ledger {
         self.turn += 1;
         let turn = self.turn;
         let (ids, mark): (_, fn(&mut Marks) -> &mut u64) = match call {
-            Call::Run(_) | Call::Reboot(..) | Call::Resize(..) | Call::DeleteVolume(..) => {
-                return turn;
-            }
+            Call::Run(_)
+            | Call::Reboot(..)
+            | Call::Resize(..)
+            | Call::DeleteVolume(..)
+            | Call::Move(_)
+            | Call::CallBack(_) => return turn,
             Call::Start(_, ids) => (ids, |marks| &mut marks.start),
             Call::Stop(_, ids, _) => (ids, |marks| &mut marks.stop),
             Call::Terminate(_, ids) => (ids, |marks| &mut marks.terminate),
@@ -123,7 +130,8 @@ impl Ledger {
                 .push(format!("a report of {host} made {}", row.id));
             return;
         };
-        if !placed_on(old, host) {
+        // Where it moves to, the host says that its disks are there.
+        if !placed_on(old, host) && old.moving_to() != Some(host) {
             self.violations.push(format!(
                 "a report of {host} changed {}, which is placed on {:?}",
                 row.id, old.placement
@@ -166,7 +174,8 @@ impl Ledger {
                 self.terminated
                     .extend(moved.iter().map(|(id, ..)| id.clone()));
             }
-            (Call::Reboot(..), Done::Moved(_)) | (Call::Resize(..), Done::Changed) => {}
+            (Call::Reboot(..), Done::Moved(_))
+            | (Call::Resize(..) | Call::Move(_) | Call::CallBack(_), Done::Changed) => {}
             (Call::DeleteVolume(_, id), Done::Changed) => {
                 self.deleted.insert(id.clone());
             }

@@ -23,6 +23,9 @@ pub fn pending(controller: &Controller, hosts: &[Host]) -> Vec<String> {
     for row in state.instances.values() {
         instance_pending(row, hosts, &mut lines);
     }
+    for id in &state.moving {
+        lines.push(format!("{id} is still moving"));
+    }
     for row in state.volumes.values().filter(|row| row.deleting) {
         lines.push(format!("{} is still to be deleted", row.id));
     }
@@ -60,8 +63,11 @@ fn host_pending(controller: &Controller, host: &Host, lines: &mut Vec<String>) {
         .get(&host.id)
         .into_iter()
         .flat_map(|ids| ids.iter())
+        .filter_map(|id| snapshot.state.volumes.get(id))
+        .filter(|row| row.host.as_ref() == Some(&host.id))
+        .map(|row| row.file())
         .collect();
-    for id in host.volumes.keys().filter(|id| !rows.contains(id)) {
+    for id in host.volumes.keys().filter(|id| !rows.contains(*id)) {
         lines.push(format!("{} has a leftover file of {id}", host.id));
     }
 }

@@ -11,7 +11,8 @@ use crate::mix::Mix;
 use crate::random::Random;
 use crate::settle;
 use crate::store::Fate;
-use boira_model::wire::{SyncRequest, WantedVpc};
+use boira_core::{Row, State};
+use boira_model::wire::{SyncRequest, WantedVolume, WantedVpc};
 use boira_model::*;
 use boira_store::Snapshot;
 use std::cmp::Reverse;
@@ -60,6 +61,11 @@ pub enum Event {
         host: usize,
         process: u64,
         volume: VolumeId,
+    },
+    VolumeComes {
+        host: usize,
+        process: u64,
+        volume: WantedVolume,
     },
     Reached {
         host: usize,
@@ -131,6 +137,9 @@ pub struct World {
     timers: BTreeMap<usize, u64>,
     checked: Option<Arc<Snapshot>>,
     pub hosts_changed: bool,
+    /// What a guest has written to each volume last, and how often any has.
+    pub written: BTreeMap<VolumeId, u64>,
+    pub writes: u64,
     pub violation: Option<String>,
     pub steps: u64,
     trace: Option<VecDeque<String>>,
@@ -178,6 +187,8 @@ impl World {
             timers: BTreeMap::new(),
             checked: None,
             hosts_changed: true,
+            written: BTreeMap::new(),
+            writes: 0,
             violation: None,
             steps: 0,
             trace: traced.then(VecDeque::new),
@@ -220,11 +231,9 @@ impl World {
         self.stay_idle()
     }
 
-    /// A settled cloud stays settled and writes nothing.
+    /// A settled cloud stays settled and writes nothing, but that it forgets what ended long ago.
     fn stay_idle(&mut self) -> End {
-        let visible_ms = self.mix.terminated_visible_s * 1000;
-        let before = self.controller.snapshot().seq;
-        let forgets = !self.controller.snapshot().state.ended.is_empty();
+        let before = self.controller.snapshot();
         if !self.run_until(self.now_ms + IDLE_MS) {
             return self.unsafe_end();
         }
@@ -232,11 +241,13 @@ impl World {
         if !pending.is_empty() {
             return End::Unsettled(pending);
         }
-        let after = self.controller.snapshot().seq;
-        if after != before && !(forgets && visible_ms < SETTLE_MS) {
+        let after = self.controller.snapshot();
+        let forgets = lasting(&before.state).len() < before.state.rows().len();
+        let wrote = after.seq != before.seq && !forgets;
+        if wrote || lasting(&after.state) != lasting(&before.state) {
             return End::Unsafe(format!(
                 "the cloud is idle and made {} commits",
-                after - before
+                after.seq - before.seq
             ));
         }
         match check::indices(&self.controller.snapshot().state) {
@@ -327,6 +338,11 @@ impl World {
                 process,
                 volume,
             } => self.volume_goes(host, process, &volume),
+            Event::VolumeComes {
+                host,
+                process,
+                volume,
+            } => self.volume_comes(host, process, &volume),
             Event::Reached {
                 host,
                 process,
@@ -703,6 +719,18 @@ impl World {
     }
 }
 
+/// What time alone doesn't remove.
+fn lasting(state: &State) -> Vec<Row> {
+    let ends = |row: &Row| match row {
+        Row::Instance(row) => row.state() == StateName::Terminated,
+        Row::ClientToken(_) => true,
+        _ => false,
+    };
+    let mut rows = state.rows();
+    rows.retain(|row| !ends(row));
+    rows
+}
+
 fn brief(call: &Call) -> String {
     match call {
         Call::Run(ask) => format!(
@@ -718,6 +746,8 @@ fn brief(call: &Call) -> String {
         Call::Terminate(_, ids) => format!("terminate {ids:?}"),
         Call::Resize(_, id, kind) => format!("make {id} {kind}"),
         Call::DeleteVolume(_, id) => format!("delete {id}"),
+        Call::Move(id) => format!("move {id}"),
+        Call::CallBack(id) => format!("call {id} back"),
     }
 }
 

@@ -78,3 +78,16 @@ fn without_a_planted_bug_the_same_seeds_pass() {
         panic!("{failure}");
     }
 }
+
+#[test]
+fn a_copy_that_was_given_up_and_is_taken_for_the_next_one_is_caught() {
+    caught(Bug::CopyNumberReused, &["th write, and the last was the"]);
+}
+
+#[test]
+fn a_move_of_what_still_runs_is_caught() {
+    caught(
+        Bug::CopiedWhileItRuns,
+        &["two live copies", "is used by", "is placed on"],
+    );
+}
