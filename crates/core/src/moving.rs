@@ -46,10 +46,7 @@ pub fn migrate(draft: &mut Draft, id: &str, to: Option<&Host>) -> Result<Host, R
 fn keep_room(draft: &mut Draft, row: &Instance, to: &HostId) {
     let disks = disks(&draft.state, row);
     for disk in disks.into_iter().filter(|disk| disk.written) {
-        let copies = match planted(Bug::CopyNumberReused) {
-            true => disk.copy + 1,
-            false => disk.copies + 1,
-        };
+        let copies = disk.copies + 1;
         let copying = Copying {
             to: to.clone(),
             copy: copies,

@@ -14,20 +14,17 @@ pub enum Bug {
     SecondPlacementAfterUnknown,
     /// A host is believed about instances of other hosts.
     ReportOfAnotherHostBelieved,
-    /// The copy of a disk has the name of one that was given up, and is taken for it.
-    CopyNumberReused,
     /// An instance is placed anew while the disk is still being copied from under it.
     CopiedWhileItRuns,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 7] = [
+    pub const ALL: [Bug; 6] = [
         Bug::StaleGenerationAccepted,
         Bug::ReplyBeforeCommit,
         Bug::AddressFreedEarly,
         Bug::SecondPlacementAfterUnknown,
         Bug::ReportOfAnotherHostBelieved,
-        Bug::CopyNumberReused,
         Bug::CopiedWhileItRuns,
     ];
 }

