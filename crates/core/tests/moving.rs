@@ -65,7 +65,7 @@ fn it_ends_is_copied_and_goes_on_in_the_next_generation() {
     cloud.says(&id, GuestState::Exited(Exit::Poweroff));
     let row = &cloud.state.instances[&id];
     assert_eq!(
-        (row.desired.clone(), row.state()),
+        (row.desired, row.state()),
         (Desired::Running, StateName::Pending)
     );
     let arriving = told(&cloud, &there).volumes;
@@ -129,14 +129,14 @@ fn called_back_while_it_is_copied_it_starts_where_it_was_and_the_copy_never_coun
         .expect("it moves");
     assert_eq!(placed(&cloud, &id).host, here);
     assert_eq!(power_of(&cloud, &here), Some(Power::On));
-    has(&mut cloud, &there, &[stale.clone()]);
+    has(&mut cloud, &there, std::slice::from_ref(&stale));
     assert_eq!(placed(&cloud, &id).host, here);
 
     // It runs on, and moves again, before the other host has removed that copy.
     cloud.says(&id, GuestState::Running);
     migrate(&mut cloud, &id);
     cloud.says(&id, GuestState::Exited(Exit::Poweroff));
-    has(&mut cloud, &there, &[stale.clone()]);
+    has(&mut cloud, &there, std::slice::from_ref(&stale));
     assert_eq!(placed(&cloud, &id).host, here, "another copy is awaited");
     let next = told(&cloud, &there).volumes[0].file();
     assert_ne!(next, stale);

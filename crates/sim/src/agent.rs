@@ -45,7 +45,7 @@ pub enum Motion {
     RemoveVolume(VolumeId),
     FetchVolume(WantedVolume),
     Ask(InstanceId, u64),
-    Send(SyncRequest),
+    Send(Box<SyncRequest>),
     WakeAt(u64),
 }
 
@@ -210,7 +210,7 @@ impl Agent {
         };
         if let Some(request) = self.outbox.report(&report) {
             self.report = Some((request.seq, self.steps.len(), now_ms + REPORT_TIMEOUT_MS));
-            out.push(Motion::Send(request));
+            out.push(Motion::Send(Box::new(request)));
         }
     }
 
@@ -221,7 +221,7 @@ impl Agent {
         }
         let request = self.outbox.poll(self.accepted.have());
         self.poll = Some((request.seq, now_ms + POLL_TIMEOUT_MS));
-        out.push(Motion::Send(request));
+        out.push(Motion::Send(Box::new(request)));
     }
 
     /// Takes an answer of the controller.

@@ -59,7 +59,7 @@ impl Client {
             7 => Call::Resize(owner, ids[0].clone(), a_type(random)),
             8..=9 => Call::Move(ids[0].clone()),
             10 => match state.moving.iter().next() {
-                Some(id) => Call::CallBack(id.to_string()),
+                Some(id) => Call::TakeBack(id.to_string()),
                 None => Call::Move(ids[0].clone()),
             },
             _ => Call::Terminate(owner, ids),
@@ -93,7 +93,7 @@ impl Pending {
             Call::Run(ask) => ask.client_token.is_some(),
             Call::Start(..) | Call::Stop(..) | Call::Reboot(..) | Call::Terminate(..) => true,
             Call::Resize(..) | Call::DeleteVolume(..) => true,
-            Call::Move(_) | Call::CallBack(_) => true,
+            Call::Move(_) | Call::TakeBack(_) => true,
         }
     }
 }

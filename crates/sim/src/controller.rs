@@ -184,7 +184,7 @@ impl Controller {
                         attribute::set(draft, owner, id, setting).map(|()| Done::Changed)
                     }
                     Call::Move(id) => moving::migrate(draft, id, None).map(|_| Done::Changed),
-                    Call::CallBack(id) => moving::cancel(draft, id).map(|()| Done::Changed),
+                    Call::TakeBack(id) => moving::cancel(draft, id).map(|()| Done::Changed),
                     Call::DeleteVolume(owner, id) => {
                         volume::delete(draft, owner, id.as_str()).map(|()| Done::Changed)
                     }

@@ -25,7 +25,7 @@ pub enum Call {
     /// To another host.
     Move(String),
     /// The move is taken back.
-    CallBack(String),
+    TakeBack(String),
 }
 
 #[derive(Clone, Debug)]
@@ -76,7 +76,7 @@ impl Ledger {
             | Call::Resize(..)
             | Call::DeleteVolume(..)
             | Call::Move(_)
-            | Call::CallBack(_) => return turn,
+            | Call::TakeBack(_) => return turn,
             Call::Start(_, ids) => (ids, |marks| &mut marks.start),
             Call::Stop(_, ids, _) => (ids, |marks| &mut marks.stop),
             Call::Terminate(_, ids) => (ids, |marks| &mut marks.terminate),
@@ -175,7 +175,7 @@ impl Ledger {
                     .extend(moved.iter().map(|(id, ..)| id.clone()));
             }
             (Call::Reboot(..), Done::Moved(_))
-            | (Call::Resize(..) | Call::Move(_) | Call::CallBack(_), Done::Changed) => {}
+            | (Call::Resize(..) | Call::Move(_) | Call::TakeBack(_), Done::Changed) => {}
             (Call::DeleteVolume(_, id), Done::Changed) => {
                 self.deleted.insert(id.clone());
             }

@@ -38,7 +38,7 @@ pub enum Event {
     SyncArrives {
         process: u64,
         agent: u64,
-        request: SyncRequest,
+        request: Box<SyncRequest>,
     },
     ReplyArrives(Reply),
     Commit(u64),
@@ -319,7 +319,7 @@ impl World {
                 process,
                 agent,
                 request,
-            } => self.sync_arrives(process, agent, request),
+            } => self.sync_arrives(process, agent, *request),
             Event::ReplyArrives(reply) => self.reply_arrives(reply),
             Event::Commit(process) => self.commit(process),
             Event::Tick(process) => self.tick(process),
@@ -548,7 +548,7 @@ impl World {
             .collect()
     }
 
-    pub fn send_sync(&mut self, host: usize, request: SyncRequest) {
+    pub fn send_sync(&mut self, host: usize, request: Box<SyncRequest>) {
         let agent = self.hosts[host].agents;
         let process = self.controller.process;
         for delay_ms in self.deliveries(self.hosts[host].cut_off) {
@@ -747,7 +747,7 @@ fn brief(call: &Call) -> String {
         Call::Resize(_, id, kind) => format!("make {id} {kind}"),
         Call::DeleteVolume(_, id) => format!("delete {id}"),
         Call::Move(id) => format!("move {id}"),
-        Call::CallBack(id) => format!("call {id} back"),
+        Call::TakeBack(id) => format!("call {id} back"),
     }
 }
 
