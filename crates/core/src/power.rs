@@ -97,20 +97,7 @@ pub fn reboot(draft: &mut Draft, owner: &AccountId, ids: &[String]) -> Result<Ve
 pub fn start(draft: &mut Draft, owner: &AccountId, ids: &[String]) -> Result<Vec<Moved>, Refusal> {
     each(draft, owner, ids, |draft, row| match row.state() {
         StateName::Running | StateName::Pending => Ok(()),
-        // It starts where it gets to.
-        StateName::Stopped if row.moving_to().is_some() => {
-            moving::may_start(&draft.state, row)?;
-            let now = draft.now();
-            draft.edit_instance(&row.id, |row| {
-                row.desired = Desired::Running;
-                row.launched = now;
-                row.since = now;
-                row.state_reason = None;
-                row.transition_reason = String::new();
-            });
-            draft.log(&row.id, "api", "start asked for, once it has moved");
-            Ok(())
-        }
+        StateName::Stopped if row.moving_to().is_some() => start_once_moved(draft, row),
         StateName::Stopped => start_one(draft, row),
         StateName::Stopping | StateName::ShuttingDown | StateName::Terminated => {
             Err(wrong_state(row, "started"))
@@ -118,13 +105,47 @@ pub fn start(draft: &mut Draft, owner: &AccountId, ids: &[String]) -> Result<Vec
     })
 }
 
+/// One that is on its way to another host starts there.
+fn start_once_moved(draft: &mut Draft, row: &Instance) -> Result<(), Refusal> {
+    let kind = type_of(draft, row)?;
+    let resized = Instance {
+        vcpus: kind.vcpus,
+        memory_bytes: kind.memory_bytes(),
+        ..row.clone()
+    };
+    moving::may_start(&draft.state, &resized)?;
+    let overhead = |id: &HostId| {
+        let host = draft.state.hosts.get(id);
+        host.map_or(0, |host| host.overhead.of(kind.memory_bytes()))
+    };
+    let here = row.placement.as_ref().map_or(0, |p| overhead(&p.host));
+    let there = row.moving_to().map_or(0, overhead);
+    let now = draft.now();
+    draft.edit_instance(&row.id, |row| {
+        row.vcpus = kind.vcpus;
+        row.memory_bytes = kind.memory_bytes();
+        row.overhead_bytes = here;
+        if let Some(placement) = &mut row.placement {
+            placement.overhead_there_bytes = there;
+        }
+        row.desired = Desired::Running;
+        row.launched = now;
+        row.since = now;
+        row.state_reason = None;
+        row.transition_reason = String::new();
+    });
+    draft.log(&row.id, "api", "start asked for, once it has moved");
+    Ok(())
+}
+
+/// The type that an instance has from its next start on.
+fn type_of(draft: &Draft, row: &Instance) -> Result<InstanceType, Refusal> {
+    let kind = draft.state.types.get(&row.instance_type).cloned();
+    kind.ok_or_else(|| Refusal::NoSuchType(row.instance_type.clone()))
+}
+
 fn start_one(draft: &mut Draft, row: &Instance) -> Result<(), Refusal> {
-    let kind = draft
-        .state
-        .types
-        .get(&row.instance_type)
-        .ok_or_else(|| Refusal::NoSuchType(row.instance_type.clone()))?
-        .clone();
+    let kind = type_of(draft, row)?;
     let home = row
         .disks
         .iter()

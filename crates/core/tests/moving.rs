@@ -171,10 +171,17 @@ fn a_stopped_one_that_is_started_on_its_way_starts_where_it_gets_to() {
         .expect("it runs");
     cloud.says(&id, GuestState::Exited(Exit::Ordered));
     let there = migrate(&mut cloud, &id).id;
+    let mut resized = Instance::clone(&cloud.state.instances[&id]);
+    resized.instance_type = "c1.medium".into();
+    cloud.change(|draft| draft.put(resized));
     cloud
         .decide(|draft| power::start(draft, &alice, &ids))
         .expect("there is room");
-    assert_eq!(cloud.state.instances[&id].state(), StateName::Pending);
+    let row = &cloud.state.instances[&id];
+    assert_eq!(
+        (row.state(), row.memory_bytes >> 20),
+        (StateName::Pending, 256)
+    );
     let first = file(&disk(&cloud, &id).id, 1);
     has(&mut cloud, &there, &[first]);
     assert_eq!(power_of(&cloud, &there), Some(Power::On));

@@ -72,7 +72,7 @@ pub fn remove(name: &str) -> io::Result<()> {
 /// # Errors
 /// `NotFound` if there is no such device, `ResourceBusy` while another process holds it.
 pub fn open_tun(name: &str) -> io::Result<File> {
-    must_exist(name)?;
+    must_exist("device", name)?;
     attach(name, PACKETS)
 }
 
@@ -81,15 +81,15 @@ pub fn open_tun(name: &str) -> io::Result<File> {
 /// # Errors
 /// `NotFound` if there is no such tap, `ResourceBusy` while another hypervisor holds it.
 pub fn open(name: &str) -> io::Result<OwnedFd> {
-    must_exist(name)?;
+    must_exist("tap", name)?;
     Ok(attach(name, FRAMES)?.into())
 }
 
-fn must_exist(name: &str) -> io::Result<()> {
+fn must_exist(kind: &str, name: &str) -> io::Result<()> {
     if nix::net::if_::if_nametoindex(name).is_err() {
         return Err(io::Error::new(
             io::ErrorKind::NotFound,
-            format!("there is no device {name}"),
+            format!("there is no {kind} {name}"),
         ));
     }
     Ok(())

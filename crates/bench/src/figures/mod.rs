@@ -1,5 +1,6 @@
 //! Which figures there are and how they are taken.
 
+mod across;
 mod describe;
 mod durable;
 mod guests;
@@ -18,7 +19,7 @@ pub struct Arguments {
     /// One round of tiny sizes: tries the bench, says nothing about Boira
     #[arg(long)]
     quick: bool,
-    /// Only these: durable, placing, describe, resident, guests
+    /// Only these: guests, durable, placing, describe, across, resident
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     #[arg(long, default_value_t = 5)]
@@ -44,11 +45,12 @@ impl Extent {
 
 type Take = fn(Extent) -> Result<Vec<Figure>>;
 
-const SECTIONS: [(&str, &str, Take); 5] = [
+const SECTIONS: [(&str, &str, Take); 6] = [
     ("guests", "From a request to a guest", guests::take),
     ("durable", "Durable launches", durable::take),
     ("placing", "From pending to running", placing::take),
     ("describe", "Answers about what there is", describe::take),
+    ("across", "Across hosts", across::take),
     ("resident", "Memory, start and idleness", resident::take),
 ];
 
