@@ -9,7 +9,7 @@ pub struct Bench {
     /// One round of tiny sizes: tries the bench, says nothing about Boira
     #[arg(long)]
     quick: bool,
-    /// Only these: guests, durable, placing, describe, resident
+    /// Only these: guests, durable, placing, describe, across, resident
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Rounds of each figure
