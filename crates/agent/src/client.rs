@@ -26,7 +26,7 @@ use tokio_rustls::client::TlsStream;
 const CONTROLLER_NAME: &str = "controller.boira.internal";
 const CONNECT: Duration = Duration::from_secs(5);
 /// Above the controller's patience with a poll that has nothing to say.
-const ANSWER: Duration = Duration::from_secs(40);
+pub const ANSWER: Duration = Duration::from_secs(40);
 /// How long a blob may stop in the middle: a line that was cut says nothing about it.
 const SILENCE: Duration = Duration::from_secs(30);
 /// A controller's answer describes one host.
@@ -111,7 +111,7 @@ impl Controller {
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
             .context("build a renewal")?;
-        match self.exchange(request).await? {
+        match self.exchange(request, ANSWER).await? {
             (StatusCode::OK, body) => {
                 serde_json::from_slice(&body).context("parse the controller's answer")
             }
@@ -123,13 +123,17 @@ impl Controller {
     }
 
     /// One exchange. `Ok(None)` when the controller wants a new session that begins with a report.
-    pub async fn sync(&self, request: &SyncRequest) -> Result<Option<SyncAnswer>> {
+    pub async fn sync(
+        &self,
+        request: &SyncRequest,
+        patience: Duration,
+    ) -> Result<Option<SyncAnswer>> {
         let body = serde_json::to_vec(request).context("write a sync request")?;
         let request = Request::post("https://controller/v1/sync")
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
             .context("build a sync request")?;
-        let (status, body) = self.exchange(request).await?;
+        let (status, body) = self.exchange(request, patience).await?;
         match status {
             StatusCode::OK => Ok(Some(
                 serde_json::from_slice(&body).context("parse the controller's answer")?,
@@ -142,9 +146,13 @@ impl Controller {
         }
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes)> {
+    async fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+        patience: Duration,
+    ) -> Result<(StatusCode, Bytes)> {
         let mut sender = self.sender().await?;
-        let answer = tokio::time::timeout(ANSWER, async {
+        let answer = tokio::time::timeout(patience, async {
             let answer = sender
                 .send_request(request)
                 .await
@@ -157,7 +165,7 @@ impl Controller {
             Ok::<_, anyhow::Error>((status, body.to_bytes()))
         })
         .await
-        .map_err(|_| anyhow::anyhow!("the controller did not answer in {} s", ANSWER.as_secs()))
+        .map_err(|_| anyhow::anyhow!("the controller did not answer in {patience:?}"))
         .and_then(|outcome| outcome);
         if answer.is_err() {
             *self.connection.lock().await = None;

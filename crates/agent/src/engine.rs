@@ -10,9 +10,10 @@ use crate::host::{Host, Observed};
 use crate::line::{self, Line, Outgoing};
 use crate::networks::Networks;
 use crate::reach::Reach;
+use crate::watchdog::boot_now;
 use anyhow::{Context, Result};
 use boira_core::memory::{self, Memories};
-use boira_core::plan::{self, Facts, Step};
+use boira_core::plan::{self, Facts, Fence, Step};
 use boira_core::sync::Accepted;
 use boira_core::wanted::Wanted;
 use boira_model::wire::*;
@@ -35,7 +36,8 @@ const LATER: Duration = Duration::from_secs(3600);
 
 /// Something that happened.
 pub enum Event {
-    Answer(Box<SyncAnswer>),
+    /// With the time when the poll was sent that it answers.
+    Answer(Box<SyncAnswer>, BootTime),
     StepDone {
         step: Step,
         outcome: Result<()>,
@@ -92,6 +94,7 @@ pub async fn run(host: Arc<dyn Host>, controller: Arc<Controller>, home: &Path) 
         memory: memory::recall(&accepted),
         accepted,
         accepted_file,
+        fence: Fence::default(),
         observed: None,
         look_at: None,
         busy: BTreeMap::new(),
@@ -124,6 +127,8 @@ struct Engine {
     /// `None` while this host can't be looked at: what isn't seen may be there all the same, so
     /// nothing is done and nothing is said.
     observed: Option<Observed>,
+    /// As the watchdog has it.
+    fence: Fence,
     /// When to look again although nothing happened.
     look_at: Option<Instant>,
     memory: Memories,
@@ -178,6 +183,9 @@ struct Steps {
 
 impl Engine {
     async fn run(mut self, mut inbox: mpsc::Receiver<Event>) -> Result<()> {
+        // A watchdog that is there knows better; where there is none, fenced guests are held until the
+        // controller has been heard of.
+        self.tell_watchdog(BootTime::default()).await;
         self.observe().await;
         loop {
             if self.look_at.is_some_and(|at| at <= Instant::now()) {
@@ -201,7 +209,7 @@ impl Engine {
 
     async fn note(&mut self, event: Event) {
         match event {
-            Event::Answer(answer) => self.accept(*answer).await,
+            Event::Answer(answer, sent) => self.accept(*answer, sent).await,
             Event::HostChanged => self.observe().await,
             Event::StepDone {
                 step,
@@ -255,7 +263,11 @@ impl Engine {
     async fn observe(&mut self) {
         match self.host.observe().await {
             Ok(observed) => {
-                let again = !observed.unclear.is_empty();
+                // Nobody says when a guest is held, or goes on.
+                let may_be_held = !self.fence.guests.is_empty() && boot_now() >= self.fence.until
+                    || observed.guests.values().any(|guest| guest.held);
+                let again = !observed.unclear.is_empty() || may_be_held;
+                self.note_held(&observed);
                 self.look_at = again.then(|| Instant::now() + LOOK_AGAIN);
                 self.note_reboots(&observed);
                 self.observed = Some(observed);
@@ -268,6 +280,28 @@ impl Engine {
                 self.observed = None;
             }
         }
+    }
+
+    /// The history says when a guest was held and when it went on.
+    fn note_held(&mut self, now: &Observed) {
+        let Some(before) = &self.observed else { return };
+        let mut steps = Vec::new();
+        for (id, guest) in &now.guests {
+            let was = before.guests.get(id).is_some_and(|guest| guest.held);
+            let what = match (was, guest.held) {
+                (false, true) => "held: the controller was not heard of until the deadline",
+                (true, false) if guest.state == GuestState::Running => "goes on after it was held",
+                _ => continue,
+            };
+            steps.push(StepReport {
+                instance: id.clone(),
+                at: wall_now(),
+                what: what.into(),
+                took_ms: 0,
+                error: None,
+            });
+        }
+        steps.into_iter().for_each(|step| self.steps.add(step));
     }
 
     fn note_reboots(&mut self, observed: &Observed) {
@@ -291,27 +325,56 @@ impl Engine {
     }
 
     /// Takes what is wanted, and persists it before anything is done about it.
-    async fn accept(&mut self, answer: SyncAnswer) {
+    async fn accept(&mut self, answer: SyncAnswer, sent: BootTime) {
         for request in answer.streams.clone() {
             self.open_stream(request);
         }
+        let lease = answer.lease_ms.map(|ms| BootTime(sent.0 + ms));
+        if self.accepted.is_confirmed_by(&answer) || self.take(answer).await {
+            self.renew_lease(lease).await;
+        }
+    }
+
+    /// Says how long fenced guests may run, now that what is wanted is known to be what is accepted.
+    async fn renew_lease(&mut self, lease: Option<BootTime>) {
+        let lease = lease.unwrap_or_default().max(self.fence.until);
+        self.tell_watchdog(lease).await;
+    }
+
+    async fn tell_watchdog(&mut self, until: BootTime) {
+        let guests = self.wanted.as_deref().map(Fence::of).unwrap_or_default();
+        let fence = Fence { until, guests };
+        if fence == self.fence || (fence.guests.is_empty() && self.fence.guests.is_empty()) {
+            return;
+        }
+        match self.host.fence(&fence).await {
+            Ok(fence) => self.fence = fence,
+            Err(error) => {
+                tracing::error!("guests can't be held at a deadline: {error:#}");
+                self.fence = Fence::default();
+            }
+        }
+    }
+
+    /// Whether what was wanted is accepted.
+    async fn take(&mut self, answer: SyncAnswer) -> bool {
         let mut accepted = self.accepted.clone();
         if !accepted.accept(answer) {
-            return;
+            return false;
         }
         if let Err(error) = self.accepted_file.write(&accepted).await {
             tracing::error!("what the controller wants can't be kept: {error:#}");
-            return;
+            return false;
         }
         self.accepted = accepted;
         self.have.send_replace(self.accepted.have());
         self.wanted = self.accepted.wanted().map(Arc::new);
-        let Some(wanted) = self.wanted.clone() else {
-            return;
-        };
-        memory::prune(&mut self.memory, &wanted);
-        self.reach
-            .keep(&wanted.instances.iter().map(|row| &row.id).collect());
+        if let Some(wanted) = self.wanted.clone() {
+            memory::prune(&mut self.memory, &wanted);
+            self.reach
+                .keep(&wanted.instances.iter().map(|row| &row.id).collect());
+        }
+        true
     }
 
     /// Starts whatever is due and answers when to look again at the latest.
@@ -355,6 +418,7 @@ impl Engine {
             busy: self.busy.keys().cloned().collect(),
             fetching: fetching.collect(),
             unclear: observed.unclear.clone(),
+            fence: self.fence.clone(),
         })
     }
 
@@ -671,12 +735,6 @@ async fn relay(host: &dyn Host, controller: &Controller, request: &StreamRequest
     let mut far = controller.open_stream(&request.id).await?;
     let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
     Ok(())
-}
-
-fn boot_now() -> BootTime {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
-        .expect("Linux has a boot clock");
-    BootTime(now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000)
 }
 
 pub fn wall_now() -> Wall {

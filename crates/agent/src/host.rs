@@ -2,7 +2,7 @@
 //! with the drivers, and [`crate::simulated::SimulatedHost`] for benches with hundreds of hosts.
 
 use async_trait::async_trait;
-use boira_core::plan::{Guest, Step};
+use boira_core::plan::{Fence, Guest, Step};
 use boira_core::wanted::Wanted;
 use boira_model::wire::{StreamKind, WantedOverlay, WantedVolume, WantedVpc};
 use boira_model::{
@@ -48,6 +48,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// Resolves when [`Host::observe`] may have something new to say. For one waiter.
     async fn changed(&self);
+
+    /// Has guests held at a deadline, whatever becomes of this process. Answers what is in force then.
+    async fn fence(&self, fence: &Fence) -> anyhow::Result<Fence>;
 
     /// Carries one step out. Steps are idempotent.
     async fn carry_out(&self, step: &Step, wanted: &Wanted) -> anyhow::Result<()>;

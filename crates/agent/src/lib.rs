@@ -22,6 +22,7 @@ mod reach;
 mod real;
 pub mod simulated;
 mod translate;
+pub mod watchdog;
 
 pub use client::Controller;
 pub use engine::run;

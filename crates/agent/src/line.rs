@@ -1,7 +1,8 @@
 //! The line to the controller: the poller learns what is wanted, the reporter tells what is observed.
 
-use crate::client::Controller;
+use crate::client::{ANSWER, Controller};
 use crate::engine::Event;
+use crate::watchdog::boot_now;
 use boira_core::sync::Outbox;
 use boira_model::wire::{Report, StepReport, SyncAnswer};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -69,17 +70,26 @@ pub async fn poll(
 ) {
     let mut failures = 0;
     let mut said = String::new();
+    let mut patience = ANSWER;
     loop {
         let request = line.outbox().poll(have.borrow_and_update().clone());
-        match line.controller.sync(&request).await {
+        let sent = boot_now();
+        match line.controller.sync(&request, patience).await {
             Ok(Some(answer)) => {
                 failures = 0;
+                // Guests would be held while the poll waits on a line that was cut.
+                let lease = answer.lease_ms.map(Duration::from_millis);
+                patience = lease.map_or(ANSWER, |lease| ANSWER.min(lease / 2));
                 let carries = !boira_core::sync::is_empty(&SyncAnswer {
                     streams: Vec::new(),
                     ..answer.clone()
                 });
                 let has_streams = !answer.streams.is_empty();
-                if events.send(Event::Answer(Box::new(answer))).await.is_err() {
+                if events
+                    .send(Event::Answer(Box::new(answer), sent))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
                 if carries {
@@ -130,7 +140,7 @@ pub async fn send_reports(
             let Some(request) = line.outbox().report(&outgoing.after(*taken.borrow())) else {
                 break;
             };
-            match line.controller.sync(&request).await {
+            match line.controller.sync(&request, ANSWER).await {
                 Ok(Some(answer)) => {
                     failures = 0;
                     if line.outbox().answered(request.session, answer.seq) {

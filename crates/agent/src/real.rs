@@ -10,10 +10,11 @@
 use crate::client::Controller;
 use crate::host::{About, Host, Observed, Stream};
 use crate::translate;
+use crate::watchdog::Watchdog;
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use boira_chunks::Blobs;
-use boira_core::plan::{Guest, Step};
+use boira_core::plan::{Fence, Guest, Step};
 use boira_core::wanted::Wanted;
 use boira_hypervisor::{
     Acceleration, Accelerator, Base, DiskFormat, DiskSpec, GuestSpec, Hypervisor, InterfaceSpec,
@@ -49,6 +50,7 @@ pub struct Commands {
     pub console: (PathBuf, Vec<OsString>),
     pub services: Vec<OsString>,
     pub relay: Vec<OsString>,
+    pub watchdog: Vec<OsString>,
 }
 
 pub struct RealHost {
@@ -61,6 +63,7 @@ pub struct RealHost {
     blobs: Arc<Blobs>,
     volumes: PathBuf,
     controller: Arc<Controller>,
+    watchdog: Watchdog,
 }
 
 /// Where things are and how this host is called.
@@ -128,6 +131,7 @@ impl RealHost {
             guests,
             volumes,
             controller,
+            watchdog: Watchdog::new(place.home, commands.watchdog),
         })
     }
 
@@ -371,6 +375,7 @@ impl Host for RealHost {
                         state,
                         detail: seen.detail,
                         boots: seen.boots,
+                        held: seen.held,
                     },
                 )),
                 None => drop(unclear.insert(id, seen.detail.unwrap_or_default())),
@@ -394,6 +399,15 @@ impl Host for RealHost {
 
     async fn changed(&self) {
         self.guests.changed().await;
+    }
+
+    async fn fence(&self, fence: &Fence) -> Result<Fence> {
+        let told = self.watchdog.tell(fence).await;
+        if told.is_err() {
+            // The controller relies on it that somebody holds them; the next watchdog lets them go on.
+            self.watchdog.hold_now(fence);
+        }
+        told
     }
 
     async fn carry_out(&self, step: &Step, wanted: &Wanted) -> Result<()> {

@@ -4,7 +4,7 @@
 use crate::host::{About, Host, Observed, Stream};
 use anyhow::{Result, bail};
 use async_trait::async_trait;
-use boira_core::plan::{Guest, Step};
+use boira_core::plan::{Fence, Guest, Step};
 use boira_core::wanted::Wanted;
 use boira_model::wire::{GuestState, StreamKind, WantedOverlay, WantedVolume, WantedVpc};
 use boira_model::{Acceleration, Exit, HostCapacity, InterfaceId, Overhead, VolumeId};
@@ -63,6 +63,10 @@ impl Host for SimulatedHost {
         self.changed.notified().await;
     }
 
+    async fn fence(&self, fence: &Fence) -> Result<Fence> {
+        Ok(fence.clone())
+    }
+
     async fn carry_out(&self, step: &Step, _wanted: &Wanted) -> Result<()> {
         if let Step::Start { .. } = step {
             tokio::time::sleep(self.boot).await;
@@ -81,6 +85,7 @@ impl Host for SimulatedHost {
                     state: GuestState::Running,
                     detail: None,
                     boots: 1,
+                    held: false,
                 };
                 observed.guests.insert(instance.id.clone(), guest);
             }

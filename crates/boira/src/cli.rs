@@ -94,6 +94,8 @@ enum Command {
     VpcServices { directory: PathBuf },
     #[command(hide = true, name = "underlay-relay")]
     UnderlayRelay { directory: PathBuf },
+    #[command(hide = true, name = "agent-watchdog")]
+    AgentWatchdog { directory: PathBuf },
     #[command(hide = true)]
     Proxy { name: String, port: u16 },
     /// Print what points AWS's tools at this cloud: eval "$(boira env)"
@@ -215,6 +217,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             node::supervise(&home, listen.listen(), listen.agents()).await?;
         }
         Command::UnderlayRelay { directory } => boira_network::underlay::relay(&directory).await?,
+        Command::AgentWatchdog { directory } => boira_agent::watchdog::run(&directory).await?,
         Command::VpcServices { directory } => boira_network::serve(&directory).await?,
         Command::Proxy { name, port } => ssh::proxy(&home, &name, port).await?,
         Command::Env => env::env(&home, format)?,

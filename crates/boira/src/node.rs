@@ -189,7 +189,8 @@ fn commands() -> Result<Commands> {
     Ok(Commands {
         console: (program.clone(), vec!["guest-console".into()]),
         services: vec![program.clone().into(), "vpc-services".into()],
-        relay: vec![program.into(), "underlay-relay".into()],
+        relay: vec![program.clone().into(), "underlay-relay".into()],
+        watchdog: vec![program.into(), "agent-watchdog".into()],
     })
 }
 

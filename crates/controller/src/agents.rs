@@ -13,10 +13,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use boira_core::{observe, sync, wanted};
+use boira_core::{fence, heal, observe, sync, wanted};
 use boira_model::volume::file;
 use boira_model::wire::{PROTOCOL, STREAM_ERROR, StreamKind, SyncAnswer, SyncRequest};
-use boira_model::{HostId, Volume};
+use boira_model::{HostId, Instance, Volume};
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -91,6 +91,10 @@ fn host_of(controller: &Controller, peer: &PeerKey) -> Result<HostId, Refused> {
         .ok_or_else(unknown)
 }
 
+fn fence_ms(state: &boira_core::State) -> u64 {
+    state.settings.fence_s.saturating_mul(1000)
+}
+
 async fn synchronise(
     State(controller): State<Arc<Controller>>,
     Extension(peer): Extension<PeerKey>,
@@ -117,7 +121,8 @@ async fn synchronise(
         ));
     }
     let link = controller.links.of(&host);
-    match link.admit(&request) {
+    let fence_ms = fence_ms(&controller.cluster.snapshot().state);
+    match link.admit(&request, fence_ms) {
         sync::Admit::Fresh => {}
         sync::Admit::Stale | sync::Admit::Unknown => {
             return Err(Refused(
@@ -166,9 +171,7 @@ async fn poll(
     have: &[String; 4],
 ) -> Result<SyncAnswer, Refused> {
     let link = controller.links.of(host);
-    let silence = controller.cluster.snapshot().state.settings.host_silence_s;
-    let patience = Duration::from_millis((silence * 1000 / 2).clamp(500, 20_000));
-    let deadline = tokio::time::Instant::now() + patience;
+    let begun = tokio::time::Instant::now();
     loop {
         let snapshot = controller.cluster.snapshot();
         if !is_host(controller, peer, host) {
@@ -178,6 +181,7 @@ async fn poll(
         let told = Told {
             revision: snapshot.state.revision(host),
             settings: snapshot.state.settings.clone(),
+            types: snapshot.state.types.clone(),
             signatures: controller.notary.signatures(),
             have: have.clone(),
         };
@@ -192,6 +196,15 @@ async fn poll(
         answer.cloud = Some(controller.cluster.cloud.clone());
         answer.seq = seq;
         answer.streams = link.streams();
+        let fence_ms = fence_ms(&snapshot.state);
+        let is_fenced = |row: &Arc<Instance>| heal::is_fenced(&snapshot.state, row);
+        let fenced = snapshot.state.placed_on(host).any(is_fenced);
+        answer.lease_ms = fenced.then(|| fence::lease_ms(fence_ms));
+        let mut patience_ms = snapshot.state.settings.host_silence_s * 1000 / 2;
+        if fenced {
+            patience_ms = patience_ms.min(fence::patience_ms(fence_ms));
+        }
+        let deadline = begun + Duration::from_millis(patience_ms.clamp(200, 20_000));
         if !sync::is_empty(&answer) {
             return Ok(answer);
         }

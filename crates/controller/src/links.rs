@@ -1,8 +1,9 @@
 //! One link per host: when it was last heard of, who waits for it, and the streams that people want
 //! opened to it. Nothing here is stored; a new controller learns it again from the agents' next polls.
 
-use boira_core::Settings;
+use boira_core::fence::Watch;
 use boira_core::sync::{Admit, Inbox};
+use boira_core::{InstanceTypes, Settings};
 use boira_model::HostId;
 use boira_model::wire::{Arriving, StreamKind, StreamRequest, SyncRequest};
 use boira_store::Listener;
@@ -10,7 +11,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -29,7 +30,7 @@ pub struct Link {
 }
 
 struct Facts {
-    seen: Instant,
+    watch: Watch,
     /// What the host said last that is wrong with it.
     troubles: Vec<String>,
     /// How far the disks have got that it said last to be on their way to it.
@@ -45,8 +46,9 @@ struct Facts {
 #[derive(PartialEq)]
 pub struct Told {
     pub revision: u64,
-    /// Settings are in no row, so no revision counts their changes.
+    /// Settings and types are in no row, so no revision counts their changes.
     pub settings: Arc<Settings>,
+    pub types: Arc<InstanceTypes>,
     /// Signatures of identity documents that were made so far.
     pub signatures: u64,
     pub have: [String; 4],
@@ -222,12 +224,18 @@ impl Listener for Links {
     }
 }
 
+/// Milliseconds since this process first asked.
+fn now_ms() -> u64 {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    FIRST.get_or_init(Instant::now).elapsed().as_millis() as u64
+}
+
 impl Link {
     fn new() -> Self {
         Self {
             wake: Notify::new(),
             facts: Mutex::new(Facts {
-                seen: Instant::now(),
+                watch: Watch::new(now_ms()),
                 troubles: Vec::new(),
                 arriving: Vec::new(),
                 told: None,
@@ -237,10 +245,13 @@ impl Link {
         }
     }
 
-    /// Notes a message of the host and judges whether it counts.
-    pub fn admit(&self, request: &SyncRequest) -> Admit {
+    /// Notes a message of the host and judges whether it counts. One that comes while it is decided what
+    /// becomes of the host's guests has to come again.
+    pub fn admit(&self, request: &SyncRequest, fence_ms: u64) -> Admit {
         let mut facts = self.facts();
-        facts.seen = Instant::now();
+        if !facts.watch.hear(now_ms(), fence_ms) {
+            return Admit::Stale;
+        }
         let verdict = facts.inbox.admit(request);
         if let (Admit::Fresh, Some(report)) = (verdict, &request.report) {
             facts.troubles.clone_from(&report.troubles);
@@ -269,7 +280,21 @@ impl Link {
     }
 
     pub fn silence(&self) -> Duration {
-        self.facts().seen.elapsed()
+        Duration::from_millis(self.facts().watch.silence_ms(now_ms()))
+    }
+
+    /// As [`Watch::put_out`].
+    pub fn put_out(&self, fence_ms: u64) -> bool {
+        self.facts().watch.put_out(now_ms(), fence_ms)
+    }
+
+    pub fn is_out(&self) -> bool {
+        self.facts().watch.is_out()
+    }
+
+    /// As [`Watch::let_in`].
+    pub fn let_in(&self) {
+        self.facts().watch.let_in();
     }
 
     /// Streams to open; they are repeated until the agent opens them or nobody waits any more.

@@ -3,7 +3,7 @@
 use crate::refusal::Thing;
 use crate::row::ClientToken;
 use crate::schedule::{self, Need};
-use crate::{Draft, Refusal, network};
+use crate::{Draft, Refusal, heal, network};
 use boira_model::*;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -355,11 +355,13 @@ fn launch_one(
         reachable: None,
         reachable_since: draft.now(),
         held: None,
+        fenced: false,
         state_reason: None,
         transition_reason: String::new(),
         since: draft.now(),
     };
     draft.put(instance);
+    heal::fence(draft, &id);
     draft.log(&id, "api", format!("launched, placed on {}", host.name));
     Ok(id)
 }

@@ -14,7 +14,7 @@ use crate::planted::{Bug, planted};
 use crate::refusal::Thing;
 use crate::schedule::{self, Need};
 use crate::state::Contact;
-use crate::{Draft, Refusal, State};
+use crate::{Draft, Refusal, State, heal};
 use boira_model::volume::file;
 use boira_model::*;
 
@@ -311,13 +311,24 @@ fn disks(state: &State, row: &Instance) -> Vec<Volume> {
 
 /// From here on it is the host's where it was moving to.
 fn place(draft: &mut Draft, row: &Instance, to: &HostId) {
+    place_with(draft, row, to, |disk| Volume {
+        copy: disk.copying.as_ref().map_or(disk.copy, |made| made.copy),
+        copying: None,
+        ..disk
+    });
+}
+
+/// From here on it is this host's, with its disks as `arrives` has them.
+pub fn place_with(
+    draft: &mut Draft,
+    row: &Instance,
+    to: &HostId,
+    arrives: impl Fn(Volume) -> Volume,
+) {
     for disk in disks(&draft.state, row) {
-        let copy = disk.copying.as_ref().map_or(disk.copy, |made| made.copy);
         draft.put(Volume {
             host: Some(to.clone()),
-            copy,
-            copying: None,
-            ..disk
+            ..arrives(disk)
         });
     }
     let Some(host) = draft.state.hosts.get(to).cloned() else {
@@ -340,5 +351,6 @@ fn place(draft: &mut Draft, row: &Instance, to: &HostId) {
         row.reachable = None;
         row.reachable_since = now;
     });
+    heal::fence(draft, &row.id);
     draft.log(&row.id, "cloud", format!("placed on {}", host.name));
 }

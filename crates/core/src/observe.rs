@@ -103,6 +103,12 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
         GuestState::Stopping => Observed::Stopping,
         GuestState::Exited(exit) => Observed::Exited(exit.clone()),
     };
+    if (guest.fenced && !row.fenced) || row.held.is_some() {
+        draft.edit_instance(&row.id, |row| {
+            row.fenced |= guest.fenced;
+            row.held = None;
+        });
+    }
     if observed != row.observed || guest.reachable != row.reachable {
         let (now, before) = (draft.now(), row.state());
         draft.edit_instance(&row.id, |row| {
@@ -162,11 +168,13 @@ fn has_run(observed: &Observed) -> bool {
         | Observed::Saving
         | Observed::Saved
         | Observed::Stopping
-        | Observed::Exited(Exit::Poweroff | Exit::Panic | Exit::Failed(_)) => true,
+        | Observed::Exited(
+            Exit::Poweroff | Exit::Panic | Exit::Failed(_) | Exit::Killed | Exit::Ordered,
+        ) => true,
         Observed::Unknown
         | Observed::Absent
         | Observed::Preparing
-        | Observed::Exited(Exit::Killed | Exit::Ordered | Exit::StartFailed(_)) => false,
+        | Observed::Exited(Exit::StartFailed(_)) => false,
     }
 }
 

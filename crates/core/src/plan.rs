@@ -5,6 +5,7 @@
 //!  nothing   blobs, volumes, Start     -                         -
 //!  running   Reset if asked            PowerButton, then Kill    Kill
 //!  paused    Reset if asked, Resume    Kill                      Kill
+//!  held      -                         forced: Kill              Kill
 //!  exited    killed: Forget, again     -                         Forget
 //!  unclear   -                         -                         -
 //! ```
@@ -14,6 +15,7 @@
 use crate::wanted::Wanted;
 use boira_model::wire::*;
 use boira_model::*;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a host can see of one guest.
@@ -25,6 +27,29 @@ pub struct Guest {
     pub detail: Option<String>,
     /// 1, and one more for each reset, whoever made it.
     pub boots: u64,
+    /// It is paused because the host's deadline is over, by a process of the host's that also lets it
+    /// go on.
+    pub held: bool,
+}
+
+/// Until when, and which guests of which generation, the host's watchdog lets run. It is known to the
+/// watchdog already, so it holds whatever becomes of the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    pub until: BootTime,
+    pub guests: BTreeMap<InstanceId, u64>,
+}
+
+impl Fence {
+    fn knows(&self, row: &WantedInstance) -> bool {
+        self.guests.get(&row.id) == Some(&row.generation)
+    }
+
+    /// The guests that the watchdog is to know, of what is wanted.
+    pub fn of(wanted: &Wanted) -> BTreeMap<InstanceId, u64> {
+        let rows = wanted.instances.iter().filter(|row| row.fenced);
+        rows.map(|row| (row.id.clone(), row.generation)).collect()
+    }
 }
 
 /// What the agent remembers about an instance beside what it can see.
@@ -69,6 +94,7 @@ pub struct Facts {
     /// Guests that are there and can't be looked at for now, and why. Nothing is done with them and
     /// nothing is said about them.
     pub unclear: BTreeMap<InstanceId, String>,
+    pub fence: Fence,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -297,6 +323,8 @@ fn next_step(
     let step = |step| Next::Step(step);
     let Some(guest) = facts.guests.get(id) else {
         return match instance.power {
+            // Nothing begins that would have to be held.
+            Power::On if instance.fenced && !may_run(instance, facts, now) => Next::Nothing,
             Power::On => bring_up(wanted, instance, facts, memory),
             Power::Off(_) | Power::Gone => Next::Nothing,
         };
@@ -310,6 +338,10 @@ fn next_step(
                 instance: id.clone(),
             }),
         };
+    }
+    // Its watchdog lets it go on once the controller has been heard of.
+    if guest.held && matches!(instance.power, Power::On | Power::Off(StopHow::Clean)) {
+        return Next::Nothing;
     }
     match (instance.power, &guest.state) {
         (Power::On, GuestState::Running | GuestState::Paused)
@@ -476,6 +508,11 @@ fn cannot_start(
     lost.map(|volume| format!("the file of its disk {} is not on this host", volume.id))
 }
 
+/// Whether the watchdog lets a fenced guest run.
+fn may_run(instance: &WantedInstance, facts: &Facts, now: BootTime) -> bool {
+    facts.fence.knows(instance) && now < facts.fence.until
+}
+
 fn ports_are_up(instance: &WantedInstance, facts: &Facts) -> bool {
     instance
         .interfaces
@@ -568,6 +605,7 @@ fn guest_report(wanted: &Wanted, instance: &WantedInstance, facts: &Facts) -> Gu
         },
     };
     GuestReport {
+        fenced: instance.fenced && facts.fence.knows(instance),
         instance: instance.id.clone(),
         generation: instance.generation,
         reachable: match state {

@@ -16,16 +16,19 @@ pub enum Bug {
     ReportOfAnotherHostBelieved,
     /// An instance is placed anew while the disk is still being copied from under it.
     CopiedWhileItRuns,
+    /// The controller takes a host for fenced before its deadline is over.
+    FenceCutShort,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 6] = [
+    pub const ALL: [Bug; 7] = [
         Bug::StaleGenerationAccepted,
         Bug::ReplyBeforeCommit,
         Bug::AddressFreedEarly,
         Bug::SecondPlacementAfterUnknown,
         Bug::ReportOfAnotherHostBelieved,
         Bug::CopiedWhileItRuns,
+        Bug::FenceCutShort,
     ];
 }
 

@@ -4,7 +4,7 @@ use crate::planted::{Bug, planted};
 use crate::refusal::Thing;
 use crate::schedule::{self, Need};
 use crate::wanted::iso_seconds;
-use crate::{Draft, Kind, Refusal, moving, observe};
+use crate::{Draft, Kind, Refusal, heal, moving, observe};
 use boira_model::*;
 
 /// What a call did to one instance: the state before and after.
@@ -186,6 +186,7 @@ fn start_one(draft: &mut Draft, row: &Instance) -> Result<(), Refusal> {
         row.state_reason = None;
         row.transition_reason = String::new();
     });
+    heal::fence(draft, &row.id);
     draft.log(&row.id, "api", format!("start asked for, placed on {name}"));
     draft.log(&row.id, "api", StateName::Pending.as_str());
     Ok(())

@@ -2,7 +2,7 @@
 
 use crate::planted::{Bug, planted};
 use crate::schedule::{self, Need};
-use crate::{Draft, Kind, moving};
+use crate::{Draft, Kind, heal, moving};
 use boira_model::*;
 
 /// How long a client token is remembered, as EC2 documents for RunInstances: a day at least.
@@ -113,6 +113,7 @@ fn place_waiting(draft: &mut Draft) {
                     });
                     row.held = None;
                 });
+                heal::fence(draft, &id);
                 draft.log(&id, "cloud", format!("placed on {name}"));
             }
             Err(reasons) => {

@@ -20,6 +20,11 @@ pub struct Settings {
     pub terminated_visible_s: u64,
     /// How long a host may be silent before it counts as unknown.
     pub host_silence_s: u64,
+    /// How long a host must be silent before instances that ask for it are started elsewhere. It holds
+    /// them itself after four fifths of that.
+    pub fence_s: u64,
+    /// What `AutoRecovery=default` of EC2's `MaintenanceOptions` means.
+    pub auto_recovery: bool,
     /// Instances that an account may have at a time.
     pub instances_per_account: u64,
 }
@@ -33,6 +38,8 @@ impl Default for Settings {
             private_address_as_public: false,
             terminated_visible_s: 3600,
             host_silence_s: 30,
+            fence_s: 120,
+            auto_recovery: true,
             instances_per_account: 10_000,
         }
     }
@@ -52,6 +59,7 @@ pub fn default_types() -> InstanceTypes {
         disk_gib,
         burstable,
         unlimited: false,
+        recover: Default::default(),
     };
     let mut types = vec![
         row("m1.small", 1, 128, 1, false),
@@ -72,6 +80,7 @@ pub fn default_types() -> InstanceTypes {
         types.push(row(&format!("t2.{size}"), vcpus, gib_halves * 512, 8, true));
         types.push(InstanceType {
             unlimited: true,
+            recover: Default::default(),
             ..row(
                 &format!("t3.{size}"),
                 vcpus.max(2),

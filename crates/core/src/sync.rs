@@ -154,6 +154,15 @@ impl Accepted {
         changed.contains(&true)
     }
 
+    /// Whether an answer that carries nothing says that what is accepted is what is wanted.
+    pub fn is_confirmed_by(&self, answer: &SyncAnswer) -> bool {
+        let carries = answer.instances.is_some()
+            || answer.network.is_some()
+            || answer.images.is_some()
+            || answer.volumes.is_some();
+        !carries && answer.cloud.is_some() && self.cloud == answer.cloud
+    }
+
     /// Notes what steps have done; true where that must be written down before it is reported.
     pub fn remember(&mut self, memories: &BTreeMap<InstanceId, Memory>) -> bool {
         let mut changed = false;

@@ -304,3 +304,17 @@ fn what_moves_to_a_host_that_goes_away_stays_where_it_was() {
     cloud.says(&id, GuestState::Exited(Exit::Poweroff));
     assert_eq!(placed(&cloud, &id).host, here);
 }
+
+/// It was told to end before anybody had heard that it ran.
+#[test]
+fn what_a_guest_wrote_that_was_never_seen_to_run_is_copied_too() {
+    let mut cloud = Cloud::of(&[(4, 4, 100), (4, 4, 100)]);
+    for exit in [Exit::Ordered, Exit::Killed] {
+        let id = cloud.pending();
+        cloud.stop(&id).expect("it is to run");
+        cloud.says(&id, GuestState::Exited(exit));
+        assert!(disk(&cloud, &id).written);
+        migrate(&mut cloud, &id);
+        assert!(disk(&cloud, &id).copying.is_some());
+    }
+}

@@ -123,6 +123,7 @@ fn a_report_about_what_is_unknown_changes_nothing() {
     let mut cloud = Cloud::of(&[PC]);
     let host = cloud.hosts[0].clone();
     let guest = GuestReport {
+        fenced: false,
         instance: InstanceId::from_entropy(99),
         generation: 1,
         state: GuestState::Running,

@@ -21,6 +21,7 @@ fn volume(number: u64) -> VolumeId {
 fn wanted(power: Power) -> Wanted {
     Wanted {
         instances: vec![WantedInstance {
+            fenced: false,
             id: id(),
             number: 1,
             generation: 2,
@@ -71,6 +72,7 @@ fn ready() -> Facts {
 fn with_guest(generation: u64, state: GuestState) -> Facts {
     let mut facts = ready();
     let guest = Guest {
+        held: false,
         generation,
         state,
         detail: None,
@@ -349,6 +351,7 @@ fn a_guest_that_starts_has_seen_the_reboots_asked_for_before() {
     let start = plan_at(&wanted, &facts, 0).steps.remove(0);
     memory::done(&mut facts.memory, &start, None, &wanted, BootTime(0));
     let guest = Guest {
+        held: false,
         generation: 2,
         state: GuestState::Running,
         detail: None,
@@ -544,4 +547,56 @@ fn a_reboot_that_nobody_asked_for_is_the_guests_own() {
     assert!(!sees(&mut facts, 5), "that was ours");
     assert!(sees(&mut facts, 6));
     assert!(!sees(&mut facts, 6));
+}
+
+/// A fenced instance whose deadline is this, as far as the watchdog knows of it.
+fn fenced(until_ms: u64, generation: u64) -> (Wanted, plan::Fence) {
+    let mut wanted = wanted(Power::On);
+    wanted.instances[0].fenced = true;
+    let fence = plan::Fence {
+        until: BootTime(until_ms),
+        guests: [(id(), generation)].into(),
+    };
+    (wanted, fence)
+}
+
+#[test]
+fn a_fenced_guest_starts_only_before_the_deadline_and_under_the_watchdogs_eyes() {
+    let (wanted, fence) = fenced(5_000, 2);
+    let mut facts = ready();
+    assert!(plan_at(&wanted, &facts, 1_000).steps.is_empty());
+    facts.fence = plan::Fence {
+        guests: [(id(), 1)].into(),
+        ..fence.clone()
+    };
+    assert!(
+        plan_at(&wanted, &facts, 1_000).steps.is_empty(),
+        "of another generation"
+    );
+    facts.fence = fence;
+    assert_eq!(plan_at(&wanted, &facts, 4_999).steps.len(), 1);
+    assert!(plan_at(&wanted, &facts, 5_000).steps.is_empty());
+    assert!(plan::guest_reports(&wanted, &facts)[0].fenced);
+}
+
+#[test]
+fn a_guest_that_is_held_is_left_alone_or_ended() {
+    let held = |power, generation| {
+        let (mut wanted, fence) = fenced(5_000, 2);
+        wanted.instances[0].power = power;
+        wanted.instances[0].resets = 1;
+        let mut facts = with_guest(generation, GuestState::Paused);
+        facts.guests.get_mut(&id()).expect("a guest").held = true;
+        facts.fence = fence;
+        next(&wanted, &facts)
+    };
+    assert_eq!(held(Power::On, 2), "-");
+    assert_eq!(held(Power::Off(StopHow::Clean), 2), "-");
+    assert_eq!(held(Power::Off(StopHow::Force), 2), "guest switched off");
+    assert_eq!(held(Power::Gone, 2), "guest switched off");
+    assert_eq!(
+        held(Power::On, 1),
+        "guest switched off",
+        "of an older generation"
+    );
 }

@@ -9,6 +9,7 @@ use boira_model::{Boot, BootTime, Exit, InstanceId};
 fn wanted(resets: u64) -> Wanted {
     Wanted {
         instances: vec![WantedInstance {
+            fenced: false,
             id: InstanceId::from_entropy(1),
             number: 1,
             generation: 1,
@@ -29,6 +30,7 @@ fn wanted(resets: u64) -> Wanted {
 fn facts(state: GuestState) -> Facts {
     let mut facts = Facts::default();
     let guest = Guest {
+        held: false,
         generation: 1,
         state,
         detail: None,

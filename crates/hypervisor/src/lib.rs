@@ -34,7 +34,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub use error::{Error, Result};
 pub use qemu::{
     ACCELERATION_REMEDY, PROGRAMS, Probe, Settings, confinement_verdict, find_acceleration,
-    guest_console, kept_acceleration,
+    guest_console, kept_acceleration, set_held,
 };
 pub use spec::{
     Acceleration, Accelerator, Base, Boot, DiskFormat, DiskSpec, ExitReason, GuestSpec, GuestState,

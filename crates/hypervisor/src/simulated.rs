@@ -222,6 +222,7 @@ impl Guest {
             since: self.since,
             pid: None,
             boots: self.boots,
+            held: false,
         }
     }
 }

@@ -165,6 +165,35 @@ pub struct InstanceType {
     /// as AWS's T3.
     #[serde(default)]
     pub unlimited: bool,
+    /// What becomes of its instances whose host is lost, where neither they nor their image say so.
+    #[serde(default, skip_serializing_if = "Recovery::is_wait")]
+    pub recover: Recovery,
+}
+
+/// What becomes of an instance whose host is lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recovery {
+    /// It waits for its host, with what is on its disks.
+    #[default]
+    Wait,
+    /// It is started elsewhere, with disks made anew from their image.
+    Reimage,
+}
+
+impl Recovery {
+    /// Of the value of a tag.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "wait" => Some(Self::Wait),
+            "reimage" => Some(Self::Reimage),
+            _ => None,
+        }
+    }
+
+    fn is_wait(&self) -> bool {
+        *self == Self::Wait
+    }
 }
 
 impl InstanceType {
@@ -233,6 +262,10 @@ pub struct Instance {
     pub reachable: Option<bool>,
     pub reachable_since: Wall,
     pub held: Option<Held>,
+    /// Its host has said that it holds the guest at its deadline ("fencing"): once the host is out for
+    /// a whole fence the guest doesn't run there for certain. Counts for the placement.
+    #[serde(default)]
+    pub fenced: bool,
     pub state_reason: Option<StateReason>,
     /// EC2's `StateTransitionReason`, with the time of the request in it.
     pub transition_reason: String,

@@ -23,7 +23,7 @@ pub use id::*;
 pub use image::{Boot, Image};
 pub use instance::{
     Desired, Event, Exit, Held, Instance, InstanceType, MetadataOptions, Observed, Placement,
-    ShutdownBehavior, StateName, StateReason, StopHow,
+    Recovery, ShutdownBehavior, StateName, StateReason, StopHow,
 };
 pub use network::{
     Cidr, Direction, Interface, InterfaceAttachment, Peer, Protocol, Rule, SecurityGroup, Subnet,

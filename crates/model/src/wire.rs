@@ -58,6 +58,9 @@ pub struct SyncAnswer {
     pub images: Option<Versioned<Vec<WantedBlob>>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volumes: Option<Versioned<Vec<WantedVolume>>>,
+    /// For so long after it has sent the poll that this answers, the host may run fenced guests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_ms: Option<u64>,
     /// Streams that somebody waits for; the agent opens them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub streams: Vec<StreamRequest>,
@@ -94,6 +97,9 @@ pub struct WantedInstance {
     pub boot: Boot,
     pub disks: Vec<VolumeId>,
     pub interfaces: Vec<WantedInterface>,
+    /// To be held at the host's deadline ([`SyncAnswer::lease_ms`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fenced: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -327,6 +333,9 @@ pub struct GuestReport {
     /// Hard resets carried out so far, as counted by [`WantedInstance::resets`].
     pub resets: u64,
     pub reachable: Option<bool>,
+    /// The host holds it at its deadline.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fenced: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use crate::controller::{Envelope, Refused};
 use crate::host::{Host, Running};
 use crate::random::Random;
 use boira_core::memory::{self, Memories};
-use boira_core::plan::{self, Facts, Step};
+use boira_core::plan::{self, Facts, Fence, Step};
 use boira_core::sync::{Accepted, Outbox};
 use boira_core::wanted::Wanted;
 use boira_model::wire::*;
@@ -14,13 +14,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 const REPORT_TIMEOUT_MS: u64 = 10_000;
-const POLL_TIMEOUT_MS: u64 = 25_000;
+/// Above the controller's patience, which is half of the silence that it bears.
+const POLL_TIMEOUT_MS: u64 = 12_000;
 const RETRY_MS: u64 = 1_000;
 
 pub struct Agent {
     /// Counts this PC's processes.
     pub process: u64,
     accepted: Accepted,
+    /// As the watchdog has it.
+    fence: Fence,
+    lease_ms: Option<u64>,
     /// What the accepted state asks for.
     wanted: Option<Rc<Wanted>>,
     outbox: Outbox,
@@ -34,7 +38,8 @@ pub struct Agent {
     steps: Vec<StepReport>,
     /// Number of the report under way, how many steps it had, and when to give it up.
     report: Option<(u64, usize, u64)>,
-    poll: Option<(u64, u64)>,
+    /// Number of the poll under way, when to give it up, and when it was sent.
+    poll: Option<(u64, u64, BootTime)>,
     not_before_ms: u64,
 }
 
@@ -50,15 +55,22 @@ pub enum Motion {
 }
 
 impl Agent {
-    pub fn start(host: &mut Host, random: &mut Random) -> Self {
+    pub fn start(host: &mut Host, random: &mut Random, now_ms: u64) -> Self {
         let accepted: Accepted = host
             .accepted_file
             .as_ref()
             .map(|bytes| serde_json::from_slice(bytes).expect("the file is replaced atomically"))
             .unwrap_or_default();
         host.agents += 1;
+        let wanted = accepted.wanted().unwrap_or_default();
+        let told = Fence {
+            guests: Fence::of(&wanted),
+            ..Fence::default()
+        };
         Self {
             process: host.agents,
+            fence: host.tell(&told, now_ms),
+            lease_ms: None,
             memories: memory::recall(&accepted),
             wanted: accepted.wanted().map(Rc::new),
             accepted,
@@ -91,10 +103,10 @@ impl Agent {
             now_ms,
             &mut motions,
         );
-        self.listen(now_ms, &mut motions);
+        self.listen(host.boot_clock(now_ms), now_ms, &mut motions);
         let deadlines = [
             self.report.map(|(_, _, until_ms)| until_ms),
-            self.poll.map(|(_, until_ms)| until_ms),
+            self.poll.map(|(_, until_ms, _)| until_ms),
             (self.not_before_ms > now_ms).then_some(self.not_before_ms),
         ];
         wake_ms = deadlines.into_iter().flatten().fold(wake_ms, u64::min);
@@ -129,7 +141,7 @@ impl Agent {
         self.applied
             .retain(|id, _| wanted.network.iter().any(|vpc| vpc.vpc == *id));
         self.ask_guests(host, wanted, out);
-        plan.wake_at.map_or(u64::MAX, |at| host.booted_ms + at.0)
+        plan.wake_at.map_or(u64::MAX, |at| host.when(at))
     }
 
     fn ask_guests(&mut self, host: &Host, wanted: &Wanted, out: &mut Vec<Motion>) {
@@ -159,6 +171,7 @@ impl Agent {
             busy: self.busy.keys().cloned().collect(),
             fetching: self.fetching(),
             unclear: BTreeMap::new(),
+            fence: self.fence.clone(),
         }
     }
 
@@ -214,13 +227,14 @@ impl Agent {
         }
     }
 
-    fn listen(&mut self, now_ms: u64, out: &mut Vec<Motion>) {
-        let waits = self.poll.is_some_and(|(_, until)| until > now_ms);
+    fn listen(&mut self, clock: BootTime, now_ms: u64, out: &mut Vec<Motion>) {
+        let waits = self.poll.is_some_and(|(_, until, _)| until > now_ms);
         if waits || self.not_before_ms > now_ms || !self.outbox.may_poll() {
             return;
         }
         let request = self.outbox.poll(self.accepted.have());
-        self.poll = Some((request.seq, now_ms + POLL_TIMEOUT_MS));
+        let patience_ms = self.lease_ms.map_or(POLL_TIMEOUT_MS, |ms| ms / 2);
+        self.poll = Some((request.seq, now_ms + patience_ms, clock));
         out.push(Motion::Send(Box::new(request)));
     }
 
@@ -240,11 +254,21 @@ impl Agent {
                 self.steps.drain(..steps);
             }
         }
-        if current && self.poll.is_some_and(|(seq, _)| seq == to.seq) {
+        let poll = self.poll.filter(|(seq, ..)| current && *seq == to.seq);
+        if poll.is_some() {
             self.poll = None;
         }
         match outcome {
-            Ok(answer) => self.accept(host, answer, now_ms),
+            Ok(answer) => {
+                let lease_ms = answer.lease_ms;
+                if poll.is_some() {
+                    self.lease_ms = lease_ms;
+                }
+                let stands = self.accepted.is_confirmed_by(&answer);
+                if self.accept(host, answer, now_ms) || stands {
+                    self.renew_lease(host, poll.zip(lease_ms), now_ms);
+                }
+            }
             Err(Refused::Conflict) if current => {
                 self.outbox.renew(random.next() as u32);
                 self.report = None;
@@ -256,20 +280,35 @@ impl Agent {
         }
     }
 
-    fn accept(&mut self, host: &mut Host, answer: SyncAnswer, now_ms: u64) {
+    fn renew_lease(
+        &mut self,
+        host: &mut Host,
+        lease: Option<((u64, u64, BootTime), u64)>,
+        now_ms: u64,
+    ) {
+        let until = lease.map(|((_, _, sent), ms)| BootTime(sent.0 + ms));
+        let told = Fence {
+            until: until.unwrap_or_default().max(self.fence.until),
+            guests: self.wanted.as_deref().map(Fence::of).unwrap_or_default(),
+        };
+        self.fence = host.tell(&told, now_ms);
+    }
+
+    fn accept(&mut self, host: &mut Host, answer: SyncAnswer, now_ms: u64) -> bool {
         let mut accepted = self.accepted.clone();
         if !accepted.accept(answer) {
-            return;
+            return false;
         }
         if !write_down(host, &accepted) {
             self.not_before_ms = now_ms + RETRY_MS;
-            return;
+            return false;
         }
         self.accepted = accepted;
         self.wanted = self.accepted.wanted().map(Rc::new);
         if let Some(wanted) = &self.wanted {
             memory::prune(&mut self.memories, wanted);
         }
+        true
     }
 
     /// A step ended.

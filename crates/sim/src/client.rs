@@ -2,8 +2,8 @@
 
 use crate::ledger::Call;
 use crate::random::Random;
-use boira_core::State;
 use boira_core::launch::Launch;
+use boira_core::{State, heal};
 use boira_model::*;
 
 const TYPES: [&str; 4] = ["m1.small", "c1.medium", "m1.large", "m1.xlarge"];
@@ -81,6 +81,10 @@ impl Client {
             },
             // Without a token a repetition would be a second launch, so such a client never repeats.
             client_token: random.chance(900).then(|| (token.clone(), token)),
+            tags: match random.chance(400) {
+                true => Tags::from([(heal::RECOVER.into(), "reimage".into())]),
+                false => Tags::new(),
+            },
             ..Launch::new(self.account.clone(), &self.image, kind)
         }
     }

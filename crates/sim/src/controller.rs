@@ -5,10 +5,11 @@ use crate::ledger::{Call, Done, Ledger, Outcome};
 use crate::random::Random;
 use crate::store::{Disk, Fate};
 use boira_core::attribute::{self, Setting};
+use boira_core::fence::{self, Watch};
 use boira_core::sync::{self, Admit, Inbox};
 use boira_core::wanted::{self, Notary};
 use boira_core::{
-    Ctx, Settings, State, launch, moving, observe, power, reconcile, settings, volume,
+    Ctx, Settings, State, heal, launch, moving, observe, power, reconcile, settings, volume,
 };
 use boira_model::wire::{SyncAnswer, SyncRequest};
 use boira_model::*;
@@ -86,7 +87,9 @@ pub struct Controller {
     said: Arc<Mutex<Vec<Reply>>>,
     woken: Woken,
     inboxes: BTreeMap<HostId, Inbox>,
-    heard_ms: BTreeMap<HostId, u64>,
+    watches: BTreeMap<HostId, Watch>,
+    /// Hosts about whose guests something was decided and committed.
+    given_away: Arc<Mutex<Vec<HostId>>>,
     parked: Vec<Parked>,
     pub ledger: Arc<Mutex<Ledger>>,
 }
@@ -103,7 +106,8 @@ impl Controller {
             said: Arc::default(),
             woken: Woken::default(),
             inboxes: BTreeMap::new(),
-            heard_ms: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            given_away: Arc::default(),
             parked: Vec::new(),
             ledger: Arc::default(),
         }
@@ -124,11 +128,9 @@ impl Controller {
             .map_err(|error| error.to_string())?;
         let snapshot = writer.snapshot();
         // After a start every host has one grace period.
-        self.heard_ms = snapshot
-            .state
-            .hosts
-            .keys()
-            .map(|host| (host.clone(), now_ms))
+        let hosts = snapshot.state.hosts.keys();
+        self.watches = hosts
+            .map(|host| (host.clone(), Watch::new(now_ms)))
             .collect();
         self.last = Some(snapshot);
         self.writer = Some(writer);
@@ -141,6 +143,7 @@ impl Controller {
         self.parked.clear();
         self.inboxes.clear();
         self.said = Arc::default();
+        self.given_away = Arc::default();
     }
 
     pub fn is_up(&self) -> bool {
@@ -225,13 +228,16 @@ impl Controller {
             session: request.session,
             seq: request.seq,
         };
-        let admit = self
-            .inboxes
-            .entry(request.host.clone())
-            .or_default()
-            .admit(&request);
-        self.heard_of(&request.host, now_ms);
-        if admit != Admit::Fresh {
+        let fence_ms = self.fence_ms();
+        let watch = self.watches.entry(request.host.clone());
+        let watch = watch.or_insert_with(|| Watch::new(now_ms));
+        let hears = watch.hear(now_ms, fence_ms);
+        let inbox = self.inboxes.entry(request.host.clone()).or_default();
+        let fresh = hears && inbox.admit(&request) == Admit::Fresh;
+        if hears {
+            self.heard_of(&request.host);
+        }
+        if !fresh {
             return Some(Reply::Sync {
                 request: envelope,
                 outcome: Err(Refused::Conflict),
@@ -267,8 +273,7 @@ impl Controller {
         None
     }
 
-    fn heard_of(&mut self, host: &HostId, now_ms: u64) {
-        self.heard_ms.insert(host.clone(), now_ms);
+    fn heard_of(&mut self, host: &HostId) {
         if self.snapshot().state.silent.contains(host) {
             let host = host.clone();
             self.decide(move |draft| {
@@ -281,18 +286,32 @@ impl Controller {
         match self.answer(&request, &have) {
             Some(reply) => Some(reply),
             None => {
+                let until_ms = now_ms + self.patience_ms(&request.host);
                 self.parked.push(Parked {
                     request,
                     have,
-                    until_ms: now_ms + self.patience_ms(),
+                    until_ms,
                 });
                 None
             }
         }
     }
 
-    fn patience_ms(&self) -> u64 {
-        (self.settings.host_silence_s * 1000 / 2).clamp(500, 20_000)
+    fn patience_ms(&self, host: &HostId) -> u64 {
+        let patience_ms = (self.settings.host_silence_s * 1000 / 2).clamp(500, 20_000);
+        match self.is_fenced(host) {
+            true => patience_ms.min(fence::patience_ms(self.fence_ms())),
+            false => patience_ms,
+        }
+    }
+
+    fn fence_ms(&self) -> u64 {
+        self.settings.fence_s * 1000
+    }
+
+    fn is_fenced(&self, host: &HostId) -> bool {
+        let state = &self.snapshot().state;
+        state.placed_on(host).any(|row| heal::is_fenced(state, row))
     }
 
     fn answer(&self, request: &Envelope, have: &[String; 4]) -> Option<Reply> {
@@ -309,6 +328,9 @@ impl Controller {
         SyncAnswer {
             cloud: Some(self.disk.cloud.clone()),
             seq: request.seq,
+            lease_ms: self
+                .is_fenced(&request.host)
+                .then(|| fence::lease_ms(self.fence_ms())),
             ..sync::parts(wanted, snapshot.seq, have)
         }
     }
@@ -318,14 +340,16 @@ impl Controller {
         let limit_ms = self.settings.host_silence_s * 1000;
         let snapshot = self.snapshot();
         for host in snapshot.state.hosts.keys() {
-            let heard_ms = self.heard_ms.get(host).copied().unwrap_or(0);
-            if now_ms - heard_ms > limit_ms && !snapshot.state.silent.contains(host) {
+            let watch = self.watches.get(host);
+            let silence_ms = watch.map_or(0, |watch| watch.silence_ms(now_ms));
+            if silence_ms > limit_ms && !snapshot.state.silent.contains(host) {
                 let host = host.clone();
                 self.decide(move |draft| {
                     draft.state.silent.insert(host);
                 });
             }
         }
+        self.give_away(now_ms);
         self.decide(reconcile::tick);
         let (due, parked) = std::mem::take(&mut self.parked)
             .into_iter()
@@ -339,6 +363,32 @@ impl Controller {
             }
         };
         due.into_iter().map(idle).collect()
+    }
+
+    /// As the controller's clockwork does.
+    fn give_away(&mut self, now_ms: u64) {
+        let (snapshot, fence_ms) = (self.snapshot(), self.fence_ms());
+        let mut out = Vec::new();
+        for (host, watch) in &mut self.watches {
+            let is_due = heal::is_due(&snapshot.state, host) && watch.put_out(now_ms, fence_ms);
+            if is_due || watch.is_out() {
+                out.push(host.clone());
+            }
+        }
+        for host in out {
+            let (lost, given_away) = (host.clone(), self.given_away.clone());
+            self.queue.push(Event::new(
+                move |draft| {
+                    heal::lost(draft, &lost);
+                    Ok::<_, Infallible>(())
+                },
+                move |outcome| {
+                    if outcome.is_ok() {
+                        given_away.lock().expect("one thread per run").push(host);
+                    }
+                },
+            ));
+        }
     }
 
     fn decide(&mut self, act: impl FnOnce(&mut boira_core::Draft) + Send + 'static) {
@@ -368,6 +418,11 @@ impl Controller {
             return replies;
         }
         self.last = Some(published);
+        for host in std::mem::take(&mut *self.given_away.lock().expect("one thread per run")) {
+            if let Some(watch) = self.watches.get_mut(&host) {
+                watch.let_in();
+            }
+        }
         let woken = std::mem::take(&mut *self.woken.0.lock().expect("one thread per run"));
         let (ask, parked): (Vec<_>, Vec<_>) = std::mem::take(&mut self.parked)
             .into_iter()

@@ -4,6 +4,7 @@ use crate::agent::Motion;
 use crate::check;
 use crate::host::Running;
 use crate::world::{Event, World, note};
+use boira_core::heal;
 use boira_core::plan::Step;
 use boira_model::wire::{GuestReport, GuestState, WantedVolume, WantedVpc};
 use boira_model::*;
@@ -162,6 +163,7 @@ impl World {
         if outcome.is_ok() {
             if let Step::Start { instance } = &running.step {
                 self.write_to_disks(index, &instance.id);
+                self.hosts[index].watch(self.now_ms);
             }
             self.follow(index, &running.step);
         }
@@ -170,6 +172,7 @@ impl World {
 
     /// A guest that starts finds what was written last, by whichever guest had the disk, and writes.
     fn write_to_disks(&mut self, index: usize, instance: &InstanceId) {
+        let snapshot = self.controller.snapshot();
         let host = &mut self.hosts[index];
         let Some(guest) = host.guests.get(instance) else {
             return;
@@ -177,7 +180,12 @@ impl World {
         for (id, file) in guest.disks.iter().zip(&guest.files) {
             let last = self.written.get(id).copied().unwrap_or(0);
             let found = host.volumes.get(file).copied().unwrap_or(0);
-            if found != last {
+            // Made anew where its host was lost, as it asked.
+            let anew = found == 0
+                && snapshot.state.instances.get(instance).is_some_and(|row| {
+                    heal::prospect(&snapshot.state, row) == heal::Prospect::Reimaged
+                });
+            if found != last && !anew {
                 self.violation = Some(format!(
                     "{instance} starts on {file} with the {found}th write, and the last was the {last}th"
                 ));
@@ -281,10 +289,11 @@ impl World {
         }
         // Its virtual CPUs are halted: only its process can end.
         let by_itself = matches!(exit, Exit::Poweroff | Exit::Panic);
-        if guest.state == GuestState::Paused && by_itself {
+        if (guest.state == GuestState::Paused || guest.held) && by_itself {
             return;
         }
         guest.state = GuestState::Exited(exit.clone());
+        guest.held = false;
         self.hosts_changed = true;
         note!(self, "host {index}: {instance} ends by itself: {exit:?}");
         self.agent_turn(index);
@@ -352,6 +361,7 @@ impl World {
                     generation: placement.generation,
                     state: self.random.pick(&lies).clone(),
                     resets: 0,
+                    fenced: false,
                     reachable: None,
                 })
             })

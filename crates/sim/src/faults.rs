@@ -82,12 +82,14 @@ impl World {
         host.is_on = false;
         host.boot += 1;
         host.agent = None;
+        host.fence = Default::default();
         host.running.clear();
         // What is kept of a guest is synced when it ends and not before.
         let lost = self.random.chance(300);
         host.guests.retain(|_, guest| !(lost && guest.is_live()));
         for guest in host.guests.values_mut().filter(|guest| guest.is_live()) {
             guest.state = GuestState::Exited(Exit::Killed);
+            guest.held = false;
         }
         self.hosts_changed = true;
         self.forget_timer(index);
@@ -144,7 +146,7 @@ impl World {
         if !host.is_on || host.agent.is_some() {
             return;
         }
-        let agent = Agent::start(host, &mut self.random);
+        let agent = Agent::start(host, &mut self.random, self.now_ms);
         host.agent = Some(agent);
         note!(self, "the agent of host {index} starts");
         self.agent_turn(index);

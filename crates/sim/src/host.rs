@@ -2,7 +2,7 @@
 //! agent; the agent survives nothing but what it wrote down.
 
 use crate::agent::Agent;
-use boira_core::plan::{Guest, Step};
+use boira_core::plan::{Fence, Guest, Step};
 use boira_model::wire::{GuestState, WantedVpc};
 use boira_model::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,10 +35,17 @@ pub struct SimGuest {
     pub ports: Vec<Port>,
     /// Hard resets that its agent lived to write down.
     pub resets: u64,
+    /// The watchdog has stopped its process.
+    pub held: bool,
 }
 
 impl SimGuest {
-    /// Whether its virtual CPUs may run.
+    /// Whether its virtual CPUs run, or may at any time.
+    pub fn runs(&self) -> bool {
+        self.is_live() && !self.held
+    }
+
+    /// Whether its process is there.
     pub fn is_live(&self) -> bool {
         match self.state {
             GuestState::Preparing
@@ -79,6 +86,10 @@ pub struct Host {
     pub disk_full: bool,
     /// Nothing gets through to the controller or back.
     pub cut_off: bool,
+    /// How far the boot clock gets in a second, in milliseconds.
+    pub clock_permille: u64,
+    /// What the watchdog knows.
+    pub fence: Fence,
     pub running: BTreeMap<u64, Running>,
     pub next_step: u64,
     /// Guests' processes so far.
@@ -88,19 +99,54 @@ pub struct Host {
 }
 
 impl Host {
+    /// Its clock is not the controller's.
     pub fn boot_clock(&self, now_ms: u64) -> BootTime {
-        BootTime(now_ms - self.booted_ms)
+        BootTime((now_ms - self.booted_ms) * self.clock_permille / 1000)
+    }
+
+    /// When its boot clock shows this.
+    pub fn when(&self, at: BootTime) -> u64 {
+        self.booted_ms + (at.0 * 1000).div_ceil(self.clock_permille)
+    }
+
+    /// The agent tells the watchdog.
+    pub fn tell(&mut self, fence: &Fence, now_ms: u64) -> Fence {
+        self.fence.until = self.fence.until.max(fence.until);
+        self.fence.guests = fence.guests.clone();
+        self.watch(now_ms);
+        self.fence.clone()
+    }
+
+    /// The watchdog holds guests, or lets them go on. True where that changed anything.
+    pub fn watch(&mut self, now_ms: u64) -> bool {
+        let over = self.boot_clock(now_ms) >= self.fence.until;
+        let mut changed = false;
+        for (id, generation) in &self.fence.guests {
+            let Some(guest) = self.guests.get_mut(id) else {
+                continue;
+            };
+            let goes_on = !over && guest.generation == *generation;
+            let held = guest.is_live() && (over || (guest.held && !goes_on));
+            changed |= guest.held != held;
+            guest.held = held;
+        }
+        changed
     }
 
     pub fn seen_guests(&self) -> BTreeMap<InstanceId, Guest> {
         self.guests
             .iter()
             .map(|(id, guest)| {
+                let state = match guest.held {
+                    true => GuestState::Paused,
+                    false => guest.state.clone(),
+                };
                 let seen = Guest {
                     generation: guest.generation,
-                    state: guest.state.clone(),
+                    state,
                     detail: None,
                     boots: 1,
+                    held: guest.held,
                 };
                 (id.clone(), seen)
             })
@@ -108,7 +154,7 @@ impl Host {
     }
 
     pub fn live(&self) -> impl Iterator<Item = (&InstanceId, &SimGuest)> {
-        self.guests.iter().filter(|(_, guest)| guest.is_live())
+        self.guests.iter().filter(|(_, guest)| guest.runs())
     }
 
     /// What a step does to the PC. A power button and a reset act on the guest alone, so they are
@@ -163,6 +209,7 @@ impl Host {
                     && guest.is_live()
                 {
                     guest.state = GuestState::Exited(Exit::Ordered);
+                    guest.held = false;
                 }
                 Ok(())
             }
@@ -220,6 +267,7 @@ impl Host {
             files,
             ports,
             resets: 0,
+            held: false,
         };
         self.guests.insert(wanted.id.clone(), guest);
         Ok(())

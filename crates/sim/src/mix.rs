@@ -15,6 +15,7 @@ pub struct Mix {
     pub subnet_prefix: u8,
     pub sqlite: bool,
     pub terminated_visible_s: u64,
+    pub fence_s: u64,
 
     pub lost: u64,
     pub repeated: u64,
@@ -68,6 +69,7 @@ impl Mix {
             subnet_prefix: *random.pick(&[20, 26, 27, 28]),
             sqlite: random.chance(400),
             terminated_visible_s: *random.pick(&[30, 120, 3600]),
+            fence_s: *random.pick(&[10, 20, 40]),
             lost: 0,
             repeated: 0,
             late: 0,

@@ -126,6 +126,7 @@ fn build(mut random: Random, mix: Mix, traced: bool) -> World {
     let settings = Settings {
         terminated_visible_s: mix.terminated_visible_s,
         host_silence_s: 20,
+        fence_s: mix.fence_s,
         ..Settings::default()
     };
     let disk = Disk::new(CloudId::from_entropy(random.next()), mix.sqlite);
@@ -261,6 +262,8 @@ fn pc(number: u64, random: &mut Random) -> Host {
         accepted_file: None,
         disk_full: false,
         cut_off: false,
+        clock_permille: random.between(950, 1050),
+        fence: Default::default(),
         running: Default::default(),
         next_step: 0,
         processes: 0,

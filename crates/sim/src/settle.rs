@@ -82,7 +82,8 @@ fn instance_pending(row: &Instance, hosts: &[Host], lines: &mut Vec<String>) {
     match row.desired {
         Desired::Running => {
             let runs = guests.iter().any(|(host, guest)| {
-                guest.state == GuestState::Running
+                guest.runs()
+                    && guest.state == GuestState::Running
                     && row.placement.as_ref().is_some_and(|placement| {
                         placement.host == host.id && placement.generation == guest.generation
                     })

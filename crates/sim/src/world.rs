@@ -82,6 +82,11 @@ pub enum Event {
         /// Not as it was told.
         own_accord: bool,
     },
+    /// The watchdog's timer.
+    Watchdog {
+        host: usize,
+        boot: u64,
+    },
     Fault,
     Undo(Undo),
 }
@@ -212,8 +217,9 @@ impl World {
         }
         self.heal();
         let deadline_ms = self.now_ms + SETTLE_MS;
-        // What is under way may still bring work.
-        if !self.run_until(self.now_ms + self.mix.late_ms) {
+        // What is under way may still bring work, and what was lost may yet be missed by a watchdog.
+        let calm_ms = self.mix.late_ms.max(2 * 1000 * self.mix.fence_s);
+        if !self.run_until(self.now_ms + calm_ms) {
             return self.unsafe_end();
         }
         loop {
@@ -361,6 +367,7 @@ impl World {
                     self.guest_exits(host, boot, &instance, process, exit);
                 }
             }
+            Event::Watchdog { host, boot } => self.watchdog(host, boot),
             Event::Fault => self.fault(),
             Event::Undo(undo) => self.undo(undo),
         }
@@ -633,8 +640,12 @@ impl World {
         let Some(mut agent) = host.agent.take() else {
             return;
         };
+        let before = host.fence.until;
         agent.hear(host, request, outcome, &mut self.random, now_ms);
         host.agent = Some(agent);
+        if host.fence.until != before {
+            self.wind_watchdog(index);
+        }
         self.agent_turn(index);
     }
 
@@ -652,6 +663,26 @@ impl World {
         }
         self.timers.insert(host, at_ms);
         self.schedule(at_ms - self.now_ms, Event::Agent { host, process });
+    }
+
+    fn wind_watchdog(&mut self, host: usize) {
+        self.hosts_changed = true;
+        let pc = &self.hosts[host];
+        let after_ms = pc.when(pc.fence.until).saturating_sub(self.now_ms);
+        // It is told in time, and then has other things to wait for.
+        let late_ms = self.random.below(200);
+        let boot = pc.boot;
+        self.schedule(after_ms + late_ms, Event::Watchdog { host, boot });
+    }
+
+    fn watchdog(&mut self, index: usize, boot: u64) {
+        let now_ms = self.now_ms;
+        let host = &mut self.hosts[index];
+        if host.boot == boot && host.watch(now_ms) {
+            note!(self, "the watchdog of host {index} acts");
+            self.hosts_changed = true;
+            self.agent_turn(index);
+        }
     }
 
     pub fn forget_timer(&mut self, host: usize) {

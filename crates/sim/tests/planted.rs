@@ -87,3 +87,11 @@ fn a_move_of_what_still_runs_is_caught() {
         &["two live copies", "is used by", "is placed on"],
     );
 }
+
+#[test]
+fn a_fence_cut_short_is_caught() {
+    caught(
+        Bug::FenceCutShort,
+        &["two live copies", "and is placed on", "lives on"],
+    );
+}

@@ -79,6 +79,7 @@ fn changed(name: String, old: Option<InstanceType>, change: &Change) -> Result<I
             disk_gib: 8,
             burstable: false,
             unlimited: false,
+            recover: Default::default(),
         },
         (None, ..) => bail!("{name} is a new type and needs --vcpus and --memory-mib"),
     };
@@ -123,6 +124,7 @@ mod tests {
             disk_gib: 30,
             burstable: true,
             unlimited: true,
+            recover: Default::default(),
         };
         let change = Change {
             vcpus: None,

@@ -6,6 +6,7 @@ use crate::commands::up::program;
 use crate::home::Home;
 use anyhow::{Context, Result, bail};
 use boira_agent::Identity;
+use boira_agent::watchdog::Watchdog;
 use boira_hypervisor::cgroup::Cgroups;
 use boira_hypervisor::{GuestState, Hypervisor};
 use boira_network::Network;
@@ -106,6 +107,10 @@ pub async fn switch_off(home: &Home, note: &dyn Fn(String)) -> Result<bool> {
         .remove()
         .await
         .context("remove the network between hosts")?;
+    Watchdog::new(&directory, commands.watchdog)
+        .end()
+        .await
+        .context("end the watchdog")?;
     if let Err(error) = Cgroups::open(&group).remove_all() {
         tracing::warn!("the control group {group} stays: {error}");
     }

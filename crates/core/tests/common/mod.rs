@@ -170,6 +170,7 @@ impl Cloud {
 
     pub fn guest(&self, id: &InstanceId, state: GuestState) -> GuestReport {
         GuestReport {
+            fenced: false,
             instance: id.clone(),
             generation: self.row(id).generation(),
             reachable: (state == GuestState::Running).then_some(true),

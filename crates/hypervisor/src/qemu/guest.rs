@@ -137,14 +137,24 @@ impl Guest {
             .and_then(|log| log::counts(log).ok());
         let resets = counts.map_or(0, |counts| counts.resets);
         let exited = matches!(state, GuestState::Exited(_));
+        let process = self.process.as_ref().filter(|_| !exited);
+        let held = process.is_some_and(Process::is_stopped);
+        let (state, detail) = match held {
+            true => (
+                GuestState::Paused,
+                Some("its process is stopped".to_owned()),
+            ),
+            false => (state, detail),
+        };
         ObservedGuest {
             guest: self.launch.spec.guest.clone(),
             generation: self.launch.spec.generation,
             state,
             detail,
             since,
-            pid: self.process.as_ref().filter(|_| !exited).map(Process::pid),
+            pid: process.map(Process::pid),
             boots: 1 + resets,
+            held,
         }
     }
 
@@ -349,7 +359,7 @@ impl Guest {
             .await
             .map_err(io::Error::other)??;
         let client = self.monitor.borrow().clone();
-        if let Some(client) = client {
+        if let Some(client) = client.filter(|_| !process.is_stopped()) {
             let mut seen = self.seen.subscribe();
             let quitting = async {
                 // Whatever it answers, its end is what counts.

@@ -6,6 +6,7 @@
 
 mod command;
 mod guest;
+mod hold;
 mod kernel;
 mod landlock;
 mod launch;
@@ -42,6 +43,7 @@ use process::Process;
 use recording::Recording;
 use rundir::{Launch, RunDir};
 
+pub use hold::set_held;
 pub use landlock::verdict as confinement_verdict;
 pub use probe::{Probe, REMEDY as ACCELERATION_REMEDY, find_acceleration, kept_acceleration};
 pub use recorder::main as guest_console;
@@ -300,6 +302,7 @@ impl Hypervisor for Qemu {
             since: std::time::SystemTime::now(),
             pid: None,
             boots: 0,
+            held: false,
         }));
         guests.sort_by(|one, other| one.guest.cmp(&other.guest));
         Ok(guests)
@@ -404,7 +407,7 @@ impl Found {
         let stat = dir
             .read_text(rundir::PROCESS, 4096)?
             .filter(|stat| !stat.is_empty());
-        let marker = format!("guest={}", self.name);
+        let marker = process::marker(&self.name);
         let (Some(launch), Some(stat)) = (launch, &stat) else {
             if let Some(process) = stat
                 .and_then(|stat| Process::find(&stat, &marker).transpose())

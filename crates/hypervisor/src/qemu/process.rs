@@ -44,38 +44,13 @@ impl Process {
         })
     }
 
-    /// Finds the process that wrote `stat`, if it still runs and `marker` is in its command line.
-    ///
-    /// May block for [`EXEC`]: a process that has written its stat may yet have to exec. One that
-    /// takes longer is an error of the kind `TimedOut`: it is there and may become the guest.
+    /// As [`find`].
     pub fn find(stat: &str, marker: &str) -> io::Result<Option<Process>> {
-        let Some(recorded) = Stat::parse(stat) else {
+        let Some(Found { pid, pidfd }) = find(stat, marker)? else {
             return Ok(None);
         };
-        let pidfd = match pidfd_open(recorded.pid) {
-            Ok(pidfd) => pidfd,
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let end = Instant::now() + EXEC;
-        loop {
-            let identity = identify(&recorded, marker);
-            // What was read belongs to the pidfd's process only if that one hasn't ended meanwhile.
-            if identity == Identity::Other || has_ended(&pidfd)? {
-                return Ok(None);
-            }
-            if identity == Identity::Same {
-                return Ok(Some(Process {
-                    pid: recorded.pid,
-                    pidfd: watched(pidfd)?,
-                }));
-            }
-            if Instant::now() > end {
-                let late = format!("process {} has not begun yet", recorded.pid);
-                return Err(io::Error::new(io::ErrorKind::TimedOut, late));
-            }
-            std::thread::sleep(EXEC / 100);
-        }
+        let pidfd = watched(pidfd)?;
+        Ok(Some(Process { pid, pidfd }))
     }
 
     /// Its number.
@@ -85,20 +60,14 @@ impl Process {
 
     /// Kills it, if it is there.
     pub fn kill(&self) -> io::Result<()> {
-        // SAFETY: the descriptor is open and the other arguments are plain values.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.pidfd.as_raw_fd(),
-                libc::SIGKILL,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
-        match check(result) {
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-            other => other.map(drop),
-        }
+        signal(self.pidfd.as_raw_fd(), libc::SIGKILL)
+    }
+
+    /// Whether somebody has stopped it.
+    pub fn is_stopped(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid));
+        let stat = stat.ok().and_then(|stat| Stat::parse(&stat));
+        stat.is_some_and(|stat| stat.stopped)
     }
 
     /// Kills a child that nobody awaits, and blocks until it is gone.
@@ -142,12 +111,81 @@ impl Process {
     }
 }
 
+/// A process that was verified, for one signal.
+pub struct Found {
+    pid: u32,
+    pidfd: OwnedFd,
+}
+
+impl Found {
+    /// Sends it a signal, if it is there.
+    pub fn signal(&self, number: libc::c_int) -> io::Result<()> {
+        signal(self.pidfd.as_raw_fd(), number)
+    }
+}
+
+/// Finds the process that wrote `stat`, if it still runs and `marker` is in its command line.
+///
+/// May block for [`EXEC`]: a process that has written its stat may yet have to exec. One that takes
+/// longer is an error of the kind `TimedOut`: it is there and may become the guest.
+pub fn find(stat: &str, marker: &str) -> io::Result<Option<Found>> {
+    let Some(recorded) = Stat::parse(stat) else {
+        return Ok(None);
+    };
+    let pid = recorded.pid;
+    let pidfd = match pidfd_open(pid) {
+        Ok(pidfd) => pidfd,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let end = Instant::now() + EXEC;
+    loop {
+        let identity = identify(&recorded, marker);
+        // What was read belongs to the pidfd's process only if that one hasn't ended meanwhile.
+        if identity == Identity::Other || has_ended(&pidfd)? {
+            return Ok(None);
+        }
+        if identity == Identity::Same {
+            return Ok(Some(Found { pid, pidfd }));
+        }
+        if Instant::now() > end {
+            let late = format!("process {pid} has not begun yet");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, late));
+        }
+        std::thread::sleep(EXEC / 100);
+    }
+}
+
+/// What is in the command line of a guest's process and in no other's.
+pub fn marker(guest: &str) -> String {
+    format!("guest={guest}")
+}
+
+/// One that has ended takes every signal.
+fn signal(pidfd: i32, number: libc::c_int) -> io::Result<()> {
+    // SAFETY: the callers hold the descriptor open and the other arguments are plain values.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd,
+            number,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    match check(result) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
 /// The members of `/proc/PID/stat` that identify a process (proc(5)).
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     pid: u32,
     start_ticks: u64,
     dead: bool,
+    stopped: bool,
 }
 
 impl Stat {
@@ -161,6 +199,7 @@ impl Stat {
             pid,
             start_ticks,
             dead: matches!(state, "Z" | "X"),
+            stopped: state == "T",
         })
     }
 }
@@ -253,7 +292,8 @@ mod tests {
             Some(Stat {
                 pid: 42,
                 start_ticks: 777,
-                dead: false
+                dead: false,
+                stopped: false
             })
         );
         assert_eq!(Stat::parse("42 (a"), None);

@@ -1,0 +1,128 @@
+//! Deadlines by which a host holds its guests unless it has heard of the controller.
+//!
+//! ```text
+//!  host        ──poll sent── guests may run until then + lease ──╴held╶──────────────
+//!                   ╲
+//!  controller        ──poll taken── silent for a whole fence ──► out: started elsewhere
+//! ```
+//! A poll is sent before it is taken and the lease is shorter than the fence, so a host that obeys has
+//! held its guests, by any clock that isn't off by a quarter, before the controller gives their place
+//! away. While it decides so it takes no poll of that host: whichever comes first counts for both.
+
+use crate::planted::{Bug, planted};
+
+/// How long a host may run its fenced guests after it has sent a poll that was answered, for a fence of
+/// so many milliseconds. The rest is for clocks that differ, and for what is late.
+pub fn lease_ms(fence_ms: u64) -> u64 {
+    fence_ms / 5 * 4
+}
+
+/// How long a poll may wait for news at most, so that several are answered in one lease.
+pub fn patience_ms(fence_ms: u64) -> u64 {
+    lease_ms(fence_ms) / 4
+}
+
+/// What the controller knows of one host's deadline, by a clock of its own in milliseconds.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    heard_ms: u64,
+    /// By then the last lease is over that it may have been given, also one of longer settings.
+    over_ms: u64,
+    /// Its guests are being given away: it must not be told anything until that is decided.
+    out: bool,
+}
+
+impl Watch {
+    /// A host that was not heard of yet, whose silence begins now: before this process there may have
+    /// been another, which has heard of it up to this moment.
+    pub fn new(now_ms: u64) -> Self {
+        Self {
+            heard_ms: now_ms,
+            over_ms: now_ms,
+            out: false,
+        }
+    }
+
+    /// A message of the host. False while it must not be answered.
+    pub fn hear(&mut self, now_ms: u64, fence_ms: u64) -> bool {
+        if self.out {
+            return false;
+        }
+        self.heard_ms = now_ms;
+        self.over_ms = self.over_ms.max(now_ms + fence_ms);
+        true
+    }
+
+    pub fn silence_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.heard_ms)
+    }
+
+    /// Whether its fenced guests are held for certain. From here on it isn't answered, until
+    /// [`Watch::let_in`].
+    pub fn put_out(&mut self, now_ms: u64, fence_ms: u64) -> bool {
+        let over_ms = self.over_ms.max(self.heard_ms + fence_ms);
+        self.out = now_ms >= over_ms || planted(Bug::FenceCutShort);
+        self.out
+    }
+
+    pub fn is_out(&self) -> bool {
+        self.out
+    }
+
+    /// What was decided about its guests is in force: whoever is told from here on is told that.
+    pub fn let_in(&mut self) {
+        self.out = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FENCE_MS: u64 = 10_000;
+
+    #[test]
+    fn a_host_is_out_a_whole_fence_after_its_last_message() {
+        let mut watch = Watch::new(0);
+        assert!(watch.hear(5_000, FENCE_MS));
+        assert!(!watch.put_out(14_999, FENCE_MS));
+        assert!(watch.hear(14_999, FENCE_MS));
+        assert!(!watch.put_out(24_998, FENCE_MS));
+        assert!(watch.put_out(24_999, FENCE_MS));
+        assert_eq!(watch.silence_ms(24_999), FENCE_MS);
+    }
+
+    #[test]
+    fn a_controller_that_comes_back_waits_out_a_whole_fence() {
+        let mut watch = Watch::new(70_000);
+        assert!(!watch.put_out(70_000 + FENCE_MS - 1, FENCE_MS));
+        assert!(watch.put_out(70_000 + FENCE_MS, FENCE_MS));
+    }
+
+    #[test]
+    fn nothing_is_taken_of_a_host_that_is_being_put_out() {
+        let mut watch = Watch::new(0);
+        assert!(watch.put_out(FENCE_MS, FENCE_MS));
+        assert!(!watch.hear(FENCE_MS + 1, FENCE_MS));
+        watch.let_in();
+        assert!(watch.hear(FENCE_MS + 2, FENCE_MS));
+        assert!(!watch.put_out(FENCE_MS + 3, FENCE_MS));
+    }
+
+    #[test]
+    fn a_fence_that_was_made_shorter_counts_after_the_longer_lease_is_over() {
+        let mut watch = Watch::new(0);
+        watch.hear(1_000, FENCE_MS);
+        watch.hear(2_000, 1_000);
+        assert!(!watch.put_out(10_999, 1_000));
+        assert!(watch.put_out(11_000, 1_000));
+    }
+
+    #[test]
+    fn a_lease_ends_well_before_the_fence_and_outlasts_several_polls() {
+        for fence_ms in [3_000, 120_000] {
+            assert!(lease_ms(fence_ms) * 10 <= fence_ms * 8);
+            assert!(patience_ms(fence_ms) * 4 <= lease_ms(fence_ms));
+        }
+    }
+}
