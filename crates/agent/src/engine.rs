@@ -371,6 +371,7 @@ impl Engine {
         self.wanted = self.accepted.wanted().map(Arc::new);
         if let Some(wanted) = self.wanted.clone() {
             memory::prune(&mut self.memory, &wanted);
+            memory::told(&mut self.memory, &wanted, boot_now());
             self.reach
                 .keep(&wanted.instances.iter().map(|row| &row.id).collect());
         }

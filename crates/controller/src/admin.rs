@@ -7,7 +7,7 @@
 use crate::agents::upgrade_answer;
 use crate::config;
 use crate::controller::Controller;
-use crate::{hosts, http, moves, zones};
+use crate::{hosts, http, moves, recovery, zones};
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
@@ -31,6 +31,7 @@ pub fn router(controller: Arc<Controller>) -> Router<Arc<Controller>> {
     let own = Router::new()
         .route("/status", get(status))
         .route("/instances/{id}/history", get(history))
+        .route("/instances/{id}/recovery", get(recovery::show))
         .route("/instances/{id}/console", get(console))
         .route("/instances/{id}/dial/{port}", get(dial))
         .route("/types", get(types));

@@ -21,6 +21,7 @@ mod links;
 mod listen;
 mod moves;
 pub mod pki;
+mod recovery;
 mod sts;
 mod zones;
 

@@ -10,10 +10,10 @@
 //!            └─ host out for a whole fence ─► placed on another host, disks anew (generation + 1)
 //! ```
 
-use crate::moving;
+use crate::policy::{self, RECOVER};
 use crate::schedule::{self, Need};
 use crate::state::Contact;
-use crate::{Draft, State};
+use crate::{Draft, State, moving};
 use boira_model::*;
 
 /// What would happen to an instance if its host were lost.
@@ -25,9 +25,6 @@ pub enum Prospect {
     Reimaged,
 }
 
-/// The tag by which an instance, or its image, says what becomes of it.
-pub const RECOVER: &str = "boira:recover";
-
 pub fn prospect(state: &State, row: &Instance) -> Prospect {
     let waits = |why: String| Prospect::Waits(why);
     if !row.auto_recovery {
@@ -36,7 +33,7 @@ pub fn prospect(state: &State, row: &Instance) -> Prospect {
     if !state.settings.auto_recovery {
         return waits("automatic recovery is off in this cloud".into());
     }
-    if recovery(state, row) == Recovery::Wait {
+    if policy::recovery(state, row) == Recovery::Wait {
         let disk = row.disks.first().map(|disk| disk.as_str());
         return waits(format!(
             "its disk {} is on that host only; the tag {RECOVER}=reimage would have it made anew \
@@ -60,17 +57,6 @@ pub fn prospect(state: &State, row: &Instance) -> Prospect {
         true => Prospect::Reimaged,
         false => waits(format!("there is no other host in its zone {}", row.zone)),
     }
-}
-
-/// The instance's own word, else its image's, else its type's.
-fn recovery(state: &State, row: &Instance) -> Recovery {
-    let image = state.images.get(&row.image);
-    let tagged = |tags: &Tags| tags.get(RECOVER).and_then(|value| Recovery::parse(value));
-    let own = tagged(&row.tags).or_else(|| tagged(&image?.tags));
-    own.unwrap_or_else(|| {
-        let kind = state.types.get(&row.instance_type);
-        kind.map_or(Recovery::Wait, |kind| kind.recover)
-    })
 }
 
 /// Whether the host is to hold the guest at its deadline. One that it holds already stays so for as

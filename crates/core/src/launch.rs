@@ -356,6 +356,7 @@ fn launch_one(
         reachable_since: draft.now(),
         held: None,
         fenced: false,
+        restarts: 0,
         state_reason: None,
         transition_reason: String::new(),
         since: draft.now(),

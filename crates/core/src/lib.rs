@@ -22,6 +22,7 @@ pub mod network;
 pub mod observe;
 pub mod plan;
 pub mod planted;
+pub mod policy;
 pub mod power;
 pub mod reconcile;
 pub mod refusal;

@@ -46,6 +46,20 @@ pub fn prune(memories: &mut Memories, wanted: &Wanted) {
     memories.retain(|id, _| wanted.instances.iter().any(|row| row.id == *id));
 }
 
+/// What is wanted has changed: one that is started again waits, the longer the oftener it was in a row.
+pub fn told(memories: &mut Memories, wanted: &Wanted, now: BootTime) {
+    for row in wanted.instances.iter().filter(|row| row.restarts > 0) {
+        let known = memories.get(&row.id);
+        if known.is_none_or(|memory| memory.generation != row.generation) {
+            let memory = of(memories, &row.id, row.generation);
+            // The first time at once.
+            if row.restarts > 1 {
+                hold(memory, plan::START, row.restarts - 1, now);
+            }
+        }
+    }
+}
+
 /// What is seen of a guest for which no step is under way. Answers whether it has rebooted by itself.
 pub fn seen(memories: &mut Memories, id: &InstanceId, guest: &Guest) -> bool {
     let memory = of(memories, id, guest.generation);

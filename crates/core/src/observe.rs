@@ -2,7 +2,8 @@
 //! it, and only about the placement's current generation.
 
 use crate::planted::{Bug, planted};
-use crate::{Draft, Kind, host, moving, power};
+use crate::policy::{self, Then};
+use crate::{Draft, Kind, heal, host, moving, power};
 use boira_model::wire::{Endpoint, GuestReport, GuestState, Report, UnderlayReport};
 use boira_model::*;
 
@@ -135,13 +136,14 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
             );
         }
     }
+    let ran_ms = draft.now().since_ms(row.since);
     let row = draft.state.instances[&row.id].clone();
     match (&row.desired, &row.observed) {
         // It was told to end here.
         (Desired::Running | Desired::Stopped(_), _) if row.moving_to().is_some() => {
             moving::ended(draft, &row.id);
         }
-        (Desired::Running, Observed::Exited(exit)) => follow_exit(draft, &row, exit),
+        (Desired::Running, Observed::Exited(exit)) => follow_exit(draft, &row, exit, ran_ms),
         (Desired::Terminated, Observed::Absent) => release(draft, &row.id),
         (Desired::Running | Desired::Stopped(_) | Desired::Terminated, _) => {}
     }
@@ -180,36 +182,72 @@ fn has_run(observed: &Observed) -> bool {
 
 /// A guest that ended although it should run. One that was killed from outside is started again by
 /// its agent under the same generation; the others chose to end or can't start.
-fn follow_exit(draft: &mut Draft, row: &Instance, exit: &Exit) {
-    let (desired, cause, code, message) = match exit {
+fn follow_exit(draft: &mut Draft, row: &Instance, exit: &Exit, ran_ms: i64) {
+    let (then, cause, code, message) = match exit {
         Exit::Poweroff => (
-            match row.shutdown_behavior {
-                ShutdownBehavior::Stop => Desired::Stopped(StopHow::Force),
-                ShutdownBehavior::Terminate => Desired::Terminated,
-            },
+            policy::on_poweroff(&draft.state, row),
             "guest",
             "Client.InstanceInitiatedShutdown",
             "Instance initiated shutdown".to_owned(),
         ),
         Exit::Panic => (
-            Desired::Stopped(StopHow::Force),
+            policy::on_crash(&draft.state, row),
             "guest",
             "Server.InternalError",
             "The guest's kernel panicked; see the console output".to_owned(),
         ),
         Exit::StartFailed(why) => (
-            Desired::Stopped(StopHow::Force),
+            Then::Preserve,
             "host",
             "Server.InternalError",
             format!("The instance could not be started: {why}"),
         ),
         Exit::Killed | Exit::Ordered | Exit::Failed(_) => return,
     };
+    let (desired, message) = match then {
+        Then::Restart => match restart(draft, row, &message, ran_ms >= STEADY_MS) {
+            Ok(()) => return,
+            Err(why) => (
+                Desired::Stopped(StopHow::Force),
+                format!("{message}; {why}"),
+            ),
+        },
+        Then::Preserve => (Desired::Stopped(StopHow::Force), message),
+        Then::Destroy => (Desired::Terminated, message),
+    };
     let reason = StateReason {
         code: code.into(),
         message: format!("{code}: {message}"),
     };
     power::settle(draft, row, desired, cause, reason);
+}
+
+/// How often an instance is started again without having run for [`STEADY_MS`] in between. The pauses
+/// before grow, so it takes some minutes.
+const RESTARTS: u32 = 8;
+const STEADY_MS: i64 = 10 * 60 * 1000;
+
+/// Starts it again where it is; why not where that has been of no use.
+fn restart(draft: &mut Draft, row: &Instance, why: &str, steady: bool) -> Result<(), String> {
+    let now = draft.now();
+    let restarts = if steady { 1 } else { row.restarts + 1 };
+    if restarts > RESTARTS {
+        return Err(format!("it was started again {RESTARTS} times in a row"));
+    }
+    draft.edit_instance(&row.id, |row| {
+        if let Some(placement) = &mut row.placement {
+            placement.generation += 1;
+        }
+        row.restarts = restarts;
+        row.observed = Observed::Unknown;
+        row.resets = 0;
+        row.reachable = None;
+        row.reachable_since = now;
+        row.since = now;
+    });
+    heal::fence(draft, &row.id);
+    draft.log(&row.id, "cloud", format!("started again: {why}"));
+    Ok(())
 }
 
 /// The end of a terminated instance: its host has nothing of it any more, so its addresses are free.

@@ -179,6 +179,7 @@ fn start_one(draft: &mut Draft, row: &Instance) -> Result<(), Refusal> {
         row.desired = Desired::Running;
         row.observed = Observed::Unknown;
         row.resets = 0;
+        row.restarts = 0;
         row.reachable = None;
         row.reachable_since = now;
         row.launched = now;

@@ -79,6 +79,7 @@ fn wanted_instance(state: &State, row: &Instance) -> WantedInstance {
         boot: row.boot.clone(),
         disks: row.disks.clone(),
         fenced: heal::is_fenced(state, row),
+        restarts: row.restarts,
         interfaces: row
             .interfaces
             .iter()

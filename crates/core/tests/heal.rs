@@ -2,7 +2,8 @@
 
 mod common;
 
-use boira_core::heal::{self, Prospect, RECOVER};
+use boira_core::heal::{self, Prospect};
+use boira_core::policy::RECOVER;
 use boira_core::wanted::{Notary, wanted};
 use boira_core::{host, moving, observe, tag};
 use boira_model::volume::file;

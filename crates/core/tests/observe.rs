@@ -308,3 +308,70 @@ fn an_images_bytes_are_named_as_long_as_anything_was_made_of_them() {
     cloud.hears(&host, &report);
     assert!(!named(&cloud));
 }
+
+fn tagged(cloud: &mut Cloud, tags: &[(&str, &str)]) -> InstanceId {
+    let mut ask = cloud.ask();
+    let tags = tags.iter();
+    ask.tags = tags
+        .map(|(key, value)| ((*key).into(), (*value).into()))
+        .collect();
+    let id = cloud.launch(&ask).expect("there is room").remove(0);
+    cloud.says(&id, GuestState::Running);
+    id
+}
+
+#[test]
+fn what_follows_an_end_is_what_its_tags_say() {
+    use boira_core::policy::{ON_CRASH, ON_POWEROFF};
+    let mut cloud = Cloud::of(&[PC]);
+    for (key, exit) in [(ON_POWEROFF, Exit::Poweroff), (ON_CRASH, Exit::Panic)] {
+        for (value, state) in [
+            ("preserve", StateName::Stopped),
+            ("restart", StateName::Pending),
+            ("destroy", StateName::ShuttingDown),
+        ] {
+            let id = tagged(&mut cloud, &[(key, value)]);
+            cloud.says(&id, GuestState::Exited(exit.clone()));
+            assert_eq!(cloud.name_of(&id), state, "{key}={value}");
+        }
+    }
+    // A guest that crashes is not one that switches itself off.
+    let id = tagged(&mut cloud, &[(ON_POWEROFF, "restart")]);
+    cloud.says(&id, GuestState::Exited(Exit::Panic));
+    assert_eq!(cloud.name_of(&id), StateName::Stopped);
+}
+
+#[test]
+fn one_that_ends_again_and_again_is_given_up_unless_it_ran_for_a_while() {
+    use boira_core::policy::ON_CRASH;
+    let mut cloud = Cloud::of(&[PC]);
+    let id = tagged(&mut cloud, &[(ON_CRASH, "restart")]);
+    let crash = |cloud: &mut Cloud| cloud.says(&id, GuestState::Exited(Exit::Panic));
+    for restarts in 1..=8 {
+        crash(&mut cloud);
+        let row = cloud.row(&id);
+        assert_eq!(
+            (row.restarts, row.generation()),
+            (restarts, 1 + u64::from(restarts))
+        );
+        cloud.says(&id, GuestState::Running);
+    }
+    cloud.now = cloud.now.plus_ms(10 * 60 * 1000);
+    crash(&mut cloud);
+    assert_eq!(cloud.row(&id).restarts, 1);
+    for _ in 2..=8 {
+        cloud.says(&id, GuestState::Running);
+        crash(&mut cloud);
+    }
+    cloud.says(&id, GuestState::Running);
+    crash(&mut cloud);
+    assert_eq!(cloud.name_of(&id), StateName::Stopped);
+    let reason = cloud.row(&id).state_reason.clone().expect("a reason");
+    assert!(
+        reason.message.contains("8 times in a row"),
+        "{}",
+        reason.message
+    );
+    cloud.start(&id).expect("it is stopped");
+    assert_eq!(cloud.row(&id).restarts, 0);
+}

@@ -22,6 +22,7 @@ fn wanted(power: Power) -> Wanted {
     Wanted {
         instances: vec![WantedInstance {
             fenced: false,
+            restarts: 0,
             id: id(),
             number: 1,
             generation: 2,
@@ -599,4 +600,29 @@ fn a_guest_that_is_held_is_left_alone_or_ended() {
         "guest switched off",
         "of an older generation"
     );
+}
+
+#[test]
+fn one_that_is_started_again_and_again_waits_longer_each_time() {
+    let starts_at = |restarts: u32| {
+        let mut wanted = wanted(Power::On);
+        wanted.instances[0].restarts = restarts;
+        let mut memories = Memories::new();
+        memory::told(&mut memories, &wanted, BootTime(1_000));
+        // What is told again is nothing new.
+        memory::told(&mut memories, &wanted, BootTime(1_500));
+        let facts = Facts {
+            memory: memories,
+            ..ready()
+        };
+        let plan = plan_at(&wanted, &facts, 1_500);
+        match plan.wake_at {
+            Some(at) => at.0 - 1_000,
+            None => {
+                assert_eq!(plan.steps.len(), 1);
+                0
+            }
+        }
+    };
+    assert_eq!([0, 1, 2, 3].map(starts_at), [0, 0, 1_000, 2_000]);
 }

@@ -10,6 +10,7 @@ fn wanted(resets: u64) -> Wanted {
     Wanted {
         instances: vec![WantedInstance {
             fenced: false,
+            restarts: 0,
             id: InstanceId::from_entropy(1),
             number: 1,
             generation: 1,

@@ -100,6 +100,13 @@ pub struct WantedInstance {
     /// To be held at the host's deadline ([`SyncAnswer::lease_ms`]).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fenced: bool,
+    /// How often in a row it was started again by now; the pause before a start grows with it.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub restarts: u32,
+}
+
+fn is_none(number: &u32) -> bool {
+    *number == 0
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -307,6 +307,7 @@ impl Agent {
         self.wanted = self.accepted.wanted().map(Rc::new);
         if let Some(wanted) = &self.wanted {
             memory::prune(&mut self.memories, wanted);
+            memory::told(&mut self.memories, wanted, host.boot_clock(now_ms));
         }
         true
     }

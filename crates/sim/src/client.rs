@@ -3,7 +3,7 @@
 use crate::ledger::Call;
 use crate::random::Random;
 use boira_core::launch::Launch;
-use boira_core::{State, heal};
+use boira_core::{State, policy};
 use boira_model::*;
 
 const TYPES: [&str; 4] = ["m1.small", "c1.medium", "m1.large", "m1.xlarge"];
@@ -81,13 +81,24 @@ impl Client {
             },
             // Without a token a repetition would be a second launch, so such a client never repeats.
             client_token: random.chance(900).then(|| (token.clone(), token)),
-            tags: match random.chance(400) {
-                true => Tags::from([(heal::RECOVER.into(), "reimage".into())]),
-                false => Tags::new(),
-            },
+            tags: policies(random),
             ..Launch::new(self.account.clone(), &self.image, kind)
         }
     }
+}
+
+fn policies(random: &mut Random) -> Tags {
+    let mut tags = Tags::new();
+    if random.chance(400) {
+        tags.insert(policy::RECOVER.into(), "reimage".into());
+    }
+    for event in [policy::ON_POWEROFF, policy::ON_CRASH] {
+        if random.chance(300) {
+            let then = random.pick(&["preserve", "restart", "destroy"]);
+            tags.insert(event.into(), (*then).into());
+        }
+    }
+    tags
 }
 
 impl Pending {

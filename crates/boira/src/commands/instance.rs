@@ -12,6 +12,7 @@ use base64::Engine;
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde::Serialize;
+use serde_json::Value;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,9 +44,17 @@ pub struct Run {
     /// A file with user data
     #[arg(long)]
     user_data: Option<PathBuf>,
+    /// A tag; may be repeated
+    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag)]
+    tags: Vec<(String, String)>,
     /// Return at once instead of waiting until it runs
     #[arg(long)]
     no_wait: bool,
+}
+
+fn tag(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a tag is KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 #[derive(Subcommand)]
@@ -278,11 +287,16 @@ async fn launch_rows(home: &Home, client: &Client, ask: &Run) -> Result<Vec<Row>
         let text = base64::engine::general_purpose::STANDARD.encode(bytes);
         parameters.push(("UserData", text));
     }
-    if let Some(name) = &ask.name {
+    let mut tags = ask.tags.clone();
+    tags.extend(ask.name.iter().map(|name| ("Name".into(), name.clone())));
+    if !tags.is_empty() {
         parameters.push(("TagSpecification.1.ResourceType", "instance".into()));
-        parameters.push(("TagSpecification.1.Tag.1.Key", "Name".into()));
-        parameters.push(("TagSpecification.1.Tag.1.Value", name.clone()));
     }
+    let tags: Vec<_> = (1..).zip(tags).flat_map(tag_members).collect();
+    parameters.extend(
+        tags.iter()
+            .map(|(name, value)| (name.as_str(), value.clone())),
+    );
     let parameters: Vec<_> = parameters
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
@@ -297,6 +311,11 @@ async fn launch_rows(home: &Home, client: &Client, ask: &Run) -> Result<Vec<Row>
         .collect())
 }
 
+fn tag_members((index, (key, value)): (usize, (String, String))) -> [(String, String); 2] {
+    let member = |name| format!("TagSpecification.1.Tag.{index}.{name}");
+    [(member("Key"), key), (member("Value"), value)]
+}
+
 /// Launches the demo: one tiny instance of this name.
 pub async fn launch_demo(home: &Home, client: &Client, name: &str) -> Result<Row> {
     let ask = Run {
@@ -309,6 +328,7 @@ pub async fn launch_demo(home: &Home, client: &Client, name: &str) -> Result<Row
         zone: None,
         disk_gib: None,
         user_data: None,
+        tags: Vec::new(),
         no_wait: true,
     };
     launch_rows(home, client, &ask)
@@ -403,10 +423,19 @@ async fn change(
 
 async fn show(client: &Client, format: Format, wanted: &str) -> Result<()> {
     let row = find(client, wanted).await?;
+    let path = format!("/instances/{}/recovery", segment(&row.id));
+    // A terminated one has no host to lose.
+    let recovery = match row.state.as_str() {
+        "terminated" => Value::Null,
+        _ => client.json(Method::GET, &path, None).await?,
+    };
     if format == Format::Json {
+        let mut row = serde_json::to_value(&row).context("write the instance")?;
+        row["recovery"] = recovery;
         output::json(&row);
         return Ok(());
     }
+    let recovery = in_words(&recovery);
     for (name, value) in [
         ("instance", &row.id),
         ("name", &row.name),
@@ -418,12 +447,35 @@ async fn show(client: &Client, format: Format, wanted: &str) -> Result<()> {
         ("zone", &row.zone),
         ("key", &row.key),
         ("launched", &row.launched),
+        ("recovery", &recovery),
     ] {
         if !value.is_empty() {
             line_out(&format!("{name:<10}{value}"));
         }
     }
     Ok(())
+}
+
+/// What would happen if its host were lost.
+fn in_words(recovery: &Value) -> String {
+    let after = recovery["after_s"].as_u64().unwrap_or_default();
+    let text = match (recovery["recovery"].as_str(), recovery["fenced"].as_bool()) {
+        (Some("reimage"), Some(true)) => format!(
+            "if its host is lost, started on another one after {after} s, with disks made anew"
+        ),
+        (Some("reimage"), _) => {
+            "waits for its host, which has yet to say that it holds it at its deadline".into()
+        }
+        (Some(_), _) => {
+            let why = recovery["why"].as_str().unwrap_or_default();
+            format!("if its host is lost, waits for it: {why}")
+        }
+        (None, _) => return String::new(),
+    };
+    match recovery["host_is_silent"].as_bool() {
+        Some(true) => format!("its host is not heard of; {text}"),
+        _ => text,
+    }
 }
 
 async fn log(client: &Client, format: Format, wanted: &str) -> Result<()> {

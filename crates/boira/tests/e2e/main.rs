@@ -9,6 +9,7 @@ mod between_hosts;
 mod chaos;
 mod cli;
 mod clients;
+mod healing;
 mod inside;
 mod joining;
 mod lifecycle;

@@ -6,7 +6,7 @@ use boira_api::output::ec2::TagDescription;
 use boira_api::value::{Struct, Value};
 use boira_api::{ApiError, id};
 use boira_core::tag::{self, MAX_TAGS, Unwanted};
-use boira_core::{Draft, Refusal};
+use boira_core::{Draft, Refusal, policy};
 use boira_model::Tags;
 use boira_store::Snapshot;
 use std::sync::Arc;
@@ -172,6 +172,7 @@ pub fn read(list: &[Value]) -> Result<Tags, ApiError> {
             ));
         }
         refuse_reserved(key)?;
+        policy::check(key, value).map_err(ApiError::invalid_parameter_value)?;
         if value.chars().count() > 256 {
             return Err(ApiError::invalid_parameter_value(
                 "Tag values have up to 256 Unicode characters",

@@ -160,6 +160,15 @@ impl Room {
         });
     }
 
+    /// Pulls a PC's network cable; it runs on.
+    pub fn unplug(&self, pc: usize) {
+        self.lan.sh(&format!("ip link set pc{pc} down")).ok();
+    }
+
+    pub fn plug_in(&self, pc: usize) {
+        self.lan.sh(&format!("ip link set pc{pc} up")).ok();
+    }
+
     fn logs(&self) -> String {
         let mut text = String::new();
         for log in ["supervisor", "controller", "agent"] {

@@ -1,0 +1,234 @@
+//! A PC that is lost, a link that is cut, an agent that is stopped: what asked for it goes on elsewhere,
+//! and nothing ever runs twice.
+
+use crate::support::room::Room;
+use crate::support::{BOOT, wait};
+use std::time::{Duration, Instant};
+
+const FENCE: Duration = Duration::from_secs(3);
+
+/// So many PCs beside the controller's, which takes no instances, and the command of their agents.
+fn room(pcs: usize) -> (Room, Vec<String>) {
+    let room = Room::start(pcs + 1);
+    std::fs::write(
+        room.home(0).join("settings.toml"),
+        format!("fence_s = {}\nhost_silence_s = 2\n", FENCE.as_secs()),
+    )
+    .expect("the home is there");
+    let mut agents = vec![String::new()];
+    for pc in 1..=pcs {
+        let said = room.join(pc, &[]);
+        let agent = said.lines().last().expect("the agent's command").trim();
+        room.pc(pc).spawn(agent);
+        room.is(&format!("pc{pc}"), "up");
+        agents.push(agent.to_owned());
+    }
+    room.boira(&["host", "drain", "pc0"]).ok();
+    (room, agents)
+}
+
+fn launch(room: &Room, tags: &[&str]) -> String {
+    let tags = tags.iter().flat_map(|tag| ["--tag", tag]);
+    let ask: Vec<_> = ["instance", "run"].into_iter().chain(tags).collect();
+    let made = room.json(&ask);
+    let id = made[0]["id"].as_str().expect("an id").to_owned();
+    wait("it answers on SSH", BOOT, || inside(room, &id, "true"));
+    id
+}
+
+fn inside(room: &Room, instance: &str, words: &str) -> Result<String, String> {
+    let run = room.boira(&["ssh", instance, words]);
+    match run.code {
+        Some(0) => Ok(run.stdout.trim().to_owned()),
+        _ => Err(run.stderr),
+    }
+}
+
+/// The PC of an instance, by where its guest's process is.
+fn pc_of(room: &Room, pcs: usize, id: &str) -> usize {
+    let runs = |pc: &usize| guest_states(room, *pc, id) != "";
+    (1..=pcs).find(runs).expect("it runs somewhere")
+}
+
+/// The states of an instance's processes on a PC, as ps has them: `T` is stopped.
+fn guest_states(room: &Room, pc: usize, id: &str) -> String {
+    let words = format!("ps -eo stat,args | grep '[g]uest={id}' | cut -c1 || :");
+    room.pc(pc).sh(&words).ok()
+}
+
+fn shown(room: &Room, id: &str) -> String {
+    room.boira(&["instance", "show", id]).ok()
+}
+
+fn boot_of(room: &Room, id: &str) -> Result<String, String> {
+    inside(room, id, "cat /proc/sys/kernel/random/boot_id")
+}
+
+#[test]
+fn what_asked_for_it_goes_on_elsewhere_when_its_pc_is_lost_and_the_rest_waits() {
+    let (room, agents) = room(2);
+    let anew = launch(&room, &["boira:recover=reimage"]);
+    let here = pc_of(&room, 2, &anew);
+    let there = 3 - here;
+    // Beside it one that keeps its disk.
+    let other = format!("pc{there}");
+    room.boira(&["host", "drain", &other]).ok();
+    let stays = launch(&room, &[]);
+    room.boira(&["host", "undrain", &other]).ok();
+    assert_eq!(pc_of(&room, 2, &stays), here);
+    wait("it is held at a deadline", BOOT, || {
+        let said = shown(&room, &anew);
+        match said.contains("started on another one after 3 s") {
+            true => Ok(()),
+            false => Err(said),
+        }
+    });
+    let said = shown(&room, &stays);
+    assert!(said.contains("waits for it: its disk vol-"), "{said}");
+
+    let begun = Instant::now();
+    room.unplug(here);
+    let before = room.json(&["instance", "show", &anew])["private_ip"].clone();
+    wait("it answers elsewhere", BOOT * 2, || {
+        inside(&room, &anew, "true")
+    });
+    println!(
+        "lost to SSH elsewhere in {:.1} s",
+        begun.elapsed().as_secs_f64()
+    );
+    assert_eq!(guest_states(&room, there, &anew), "S");
+    let after = room.json(&["instance", "show", &anew])["private_ip"].clone();
+    assert_eq!(after, before);
+    let history = room.boira(&["instance", "log", &anew]).ok();
+    assert!(
+        history.contains("its host is lost; its disks are made anew"),
+        "{history}"
+    );
+
+    // Its old PC is cut off and not dead: by now it holds what it has of it, and runs what it keeps.
+    assert_eq!(guest_states(&room, here, &anew), "T");
+    assert_eq!(guest_states(&room, here, &stays), "S");
+    let said = shown(&room, &stays);
+    assert!(said.contains("its host is not heard of"), "{said}");
+    room.is(&format!("pc{here}"), "unknown");
+
+    room.plug_in(here);
+    room.is(&format!("pc{here}"), "up");
+    wait(
+        "what it has of it is removed",
+        BOOT,
+        || match guest_states(&room, here, &anew).as_str() {
+            "" => Ok(()),
+            states => Err(states.to_owned()),
+        },
+    );
+    inside(&room, &stays, "true").expect("it ran on");
+    inside(&room, &anew, "true").expect("it runs on");
+    assert_eq!(guest_states(&room, there, &anew), "S");
+
+    // A PC that dies for good and comes back empty-handed harms nobody.
+    room.pc(there)
+        .sh("pkill -9 -f '[b]oira.* agent( |-watchdog|$)'; pkill -9 qemu-system; :")
+        .ok();
+    wait("it goes on again", BOOT * 2, || {
+        match guest_states(&room, here, &anew).as_str() {
+            "S" => inside(&room, &anew, "true"),
+            states => Err(states.to_owned()),
+        }
+    });
+    room.pc(there).spawn(&agents[there]);
+    room.is(&format!("pc{there}"), "up");
+}
+
+#[test]
+fn an_agent_that_is_stopped_or_dead_holds_its_guests_by_its_watchdog_and_lets_them_go_on() {
+    let (room, agents) = room(2);
+    let id = launch(&room, &["boira:recover=reimage"]);
+    let here = pc_of(&room, 2, &id);
+    let there = 3 - here;
+    // No room elsewhere, so it is waited for.
+    room.boira(&["host", "drain", &format!("pc{there}")]).ok();
+    let boot = boot_of(&room, &id).expect("it runs");
+    wait("it is held at a deadline", BOOT, || {
+        let said = shown(&room, &id);
+        match said.contains("started on another one") {
+            true => Ok(()),
+            false => Err(said),
+        }
+    });
+    for (stop, go_on) in [
+        (
+            "pkill -STOP -f '[b]oira.* agent( |$)'",
+            "pkill -CONT -f '[b]oira.* agent( |$)'".to_owned(),
+        ),
+        (
+            "pkill -KILL -f '[b]oira.* agent( |$)'",
+            format!("setsid {} </dev/null >/dev/null 2>&1 &", agents[here]),
+        ),
+    ] {
+        room.pc(here).sh(stop).ok();
+        wait("it is held", FENCE * 4, || {
+            match guest_states(&room, here, &id).as_str() {
+                "T" => Ok(()),
+                states => Err(states.to_owned()),
+            }
+        });
+        wait("it is said why it waits", FENCE * 4, || {
+            let said = room.boira(&["instance", "log", &id]).ok();
+            match said.contains("its host is lost, and no other has room") {
+                true => Ok(()),
+                false => Err(said),
+            }
+        });
+        room.pc(here).sh(&go_on).ok();
+        wait("it goes on", BOOT, || {
+            match guest_states(&room, here, &id).as_str() {
+                "S" => boot_of(&room, &id),
+                states => Err(states.to_owned()),
+            }
+        });
+        assert_eq!(boot_of(&room, &id).as_ref(), Ok(&boot), "the same boot");
+    }
+
+    // A controller that is away for several fences ends nothing: it goes on where it was.
+    room.pc(0)
+        .sh("pkill -STOP -f '[b]oira.* supervise'; pkill -KILL -f '[b]oira.* controller'")
+        .ok();
+    wait("it is held", FENCE * 4, || {
+        match guest_states(&room, here, &id).as_str() {
+            "T" => Ok(()),
+            states => Err(states.to_owned()),
+        }
+    });
+    std::thread::sleep(FENCE * 3);
+    room.pc(0).sh("pkill -CONT -f '[b]oira.* supervise'").ok();
+    wait("it goes on", BOOT, || boot_of(&room, &id));
+    assert_eq!(boot_of(&room, &id).as_ref(), Ok(&boot), "the same boot");
+}
+
+#[test]
+fn a_guest_that_crashes_or_switches_itself_off_is_started_again_if_that_is_asked_for() {
+    let (room, _) = room(1);
+    let id = launch(
+        &room,
+        &["boira:on-crash=restart", "boira:on-poweroff=restart"],
+    );
+    for words in ["poweroff", "echo c >/proc/sysrq-trigger"] {
+        let boot = boot_of(&room, &id).expect("it runs");
+        let _ = inside(
+            &room,
+            &id,
+            &format!("(sleep 0.2; {words}) >/dev/null 2>&1 &"),
+        );
+        wait("it runs anew", BOOT * 2, || match boot_of(&room, &id) {
+            Ok(now) if now != boot => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+    let history = room.boira(&["instance", "log", &id]).ok();
+    assert_eq!(history.matches("started again: ").count(), 2, "{history}");
+    let refused = room
+        .boira(&["instance", "run", "--tag", "boira:on-crash=explode"])
+        .fails(1);
+    assert!(refused.contains("preserve, restart, destroy"), "{refused}");
+}
