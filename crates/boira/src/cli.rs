@@ -234,7 +234,9 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Account(command) => account::run(&home, format, command).await?,
         Command::Kind(command) => kind::run(&home, format, command).await?,
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "boira", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "boira", &mut script);
+            crate::output::line_out(String::from_utf8_lossy(&script).trim_end());
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -84,6 +84,8 @@ impl Home {
 
     /// Makes the folder: open to pass through, closed to look into.
     pub fn create(&self) -> Result<()> {
+        // Nothing is made in a place that is refused.
+        check_passable(self.path.ancestors().skip(1))?;
         for (path, mode) in [
             (self.path.clone(), 0o711),
             (self.agent(), 0o711),
@@ -96,25 +98,7 @@ impl Home {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))
                 .with_context(|| format!("set the mode of {}", path.display()))?;
         }
-        self.check_passable()
-    }
-
-    /// Guests run as users of their own, so every folder above must let them through.
-    fn check_passable(&self) -> Result<()> {
-        for folder in self.path.ancestors() {
-            let mode = std::fs::metadata(folder)
-                .with_context(|| format!("look at {}", folder.display()))?
-                .permissions()
-                .mode();
-            if mode & 0o001 == 0 {
-                bail!(
-                    "{} is closed to other users, so guests could not read their images below it; \
-                     choose another home (for root the default is {DEFAULT})",
-                    folder.display()
-                );
-            }
-        }
-        Ok(())
+        check_passable(self.path.ancestors())
     }
 
     pub fn access_path(&self) -> PathBuf {
@@ -195,6 +179,24 @@ pub fn agents_address(listen: SocketAddr) -> SocketAddr {
         port => port.saturating_add(1),
     };
     SocketAddr::new(listen.ip(), port)
+}
+
+/// Guests run as users of their own, so every folder above must let them through.
+fn check_passable<'a>(folders: impl Iterator<Item = &'a Path>) -> Result<()> {
+    for folder in folders.filter(|folder| folder.exists()) {
+        let mode = std::fs::metadata(folder)
+            .with_context(|| format!("look at {}", folder.display()))?
+            .permissions()
+            .mode();
+        if mode & 0o001 == 0 {
+            bail!(
+                "{} is closed to other users, so guests could not read their images below it; \
+                 choose another home (for root the default is {DEFAULT})",
+                folder.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -634,7 +634,15 @@ async fn put_blob(
     let mut reader = tokio_util::io::SyncIoBridge::new(Box::pin(reader));
     let blobs = controller.blobs.clone();
     let digest = sha256.parse().map_err(|error| bad(format!("{error}")))?;
-    tokio::task::spawn_blocking(move || blobs.put(&mut reader, digest))
+    let put = move || {
+        let put = blobs.put(&mut reader, digest);
+        // One that is there isn't read, and who sends it would be cut off in the middle.
+        if put.is_ok() {
+            let _ = std::io::copy(&mut reader, &mut std::io::sink());
+        }
+        put
+    };
+    tokio::task::spawn_blocking(put)
         .await
         .map_err(|error| Problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
         .map_err(|error| bad(format!("the blob was not kept: {error}")))?;

@@ -28,6 +28,7 @@ pub async fn show(
         "why": why,
         "after_s": state.settings.fence_s,
         "fenced": row.fenced,
+        "reimaged": row.reimaged,
         "host_is_silent": silent,
     })))
 }

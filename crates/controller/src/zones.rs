@@ -1,15 +1,14 @@
 //! `/zones`, `/capacity` and `/explain` of Boira's own API: where instances can go.
 
-use crate::admin::{Problem, Reply, bad};
+use crate::admin::{Caller, Problem, Reply, bad, find};
 use crate::controller::Controller;
-use axum::Json;
 use axum::extract::{Path, Query, State};
+use axum::{Extension, Json};
 use boira_core::capacity::{self, HostCapacity, ZoneCapacity};
-use boira_core::refusal::Thing;
 use boira_core::schedule::Need;
 use boira_core::state::Contact;
 use boira_core::{Refusal, zone};
-use boira_model::{Packing, StateName};
+use boira_model::{Desired, Packing, StateName};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -171,14 +170,20 @@ pub struct Question {
 
 pub async fn explain(
     State(controller): State<Arc<Controller>>,
+    Extension(caller): Extension<Caller>,
     Query(question): Query<Question>,
 ) -> Reply {
     let state = &controller.cluster.snapshot().state;
     let need = match (&question.instance, &question.kind) {
         (Some(id), None) if question.zone.is_none() => {
-            let row = state.instances.get(id.as_str());
-            let row = row.ok_or_else(|| Refusal::NotFound(Thing::Instance, id.clone()))?;
-            Need::of(state, row)
+            let row = match state.instances.get(id.as_str()) {
+                Some(row) => row.clone(),
+                None => find(&controller, &caller, id)?,
+            };
+            if row.desired == Desired::Terminated {
+                return Err(bad(format!("{} is terminated", row.id)));
+            }
+            Need::of(state, &row)
         }
         (None, Some(name)) => {
             let kind = state.types.get(name);

@@ -117,7 +117,10 @@ fn reimage(draft: &mut Draft, row: &Instance) {
                 "its host is lost; its disks are made anew",
             );
             moving::give_up(draft, &row.id);
-            draft.edit_instance(&row.id, |row| row.held = None);
+            draft.edit_instance(&row.id, |row| {
+                row.held = None;
+                row.reimaged += 1;
+            });
             let row = draft.state.instances[&row.id].clone();
             moving::place_with(draft, &row, &to, |disk| Volume {
                 copy: disk.copies + 1,

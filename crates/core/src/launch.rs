@@ -357,6 +357,7 @@ fn launch_one(
         held: None,
         fenced: false,
         restarts: 0,
+        reimaged: 0,
         state_reason: None,
         transition_reason: String::new(),
         since: draft.now(),

@@ -126,7 +126,9 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
             note_written(draft, &row.disks);
         }
         let after = draft.state.instances[&row.id].state();
-        if after != before {
+        // What follows from its end is said there.
+        let ended = matches!(observed, Observed::Exited(_)) && row.desired == Desired::Running;
+        if after != before && !ended {
             draft.log(&row.id, "host", after.as_str());
         } else if observed == Observed::Paused {
             draft.log(

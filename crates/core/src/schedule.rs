@@ -62,10 +62,16 @@ pub fn place(state: &State, need: &Need) -> Result<HostId, Vec<String>> {
     }
     match best {
         Some((_, id)) => Ok(id.clone()),
-        None if reasons.is_empty() => Err(vec![match &need.zone {
-            Some(zone) => format!("no host has joined zone {zone}"),
-            None => "no host has joined the cloud".into(),
-        }]),
+        None if reasons.is_empty() => {
+            let host = match need.leaving {
+                Some(_) => "no other host",
+                None => "no host",
+            };
+            Err(vec![match &need.zone {
+                Some(zone) => format!("{host} has joined zone {zone}"),
+                None => format!("{host} has joined the cloud"),
+            }])
+        }
         None => Err(reasons),
     }
 }

@@ -266,6 +266,9 @@ pub struct Instance {
     /// a whole fence the guest doesn't run there for certain. Counts for the placement.
     #[serde(default)]
     pub fenced: bool,
+    /// How often its disks were made anew on another host.
+    #[serde(default)]
+    pub reimaged: u32,
     /// How often in a row it was started again because its guest had ended by itself.
     #[serde(default)]
     pub restarts: u32,

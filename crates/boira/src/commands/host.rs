@@ -341,7 +341,7 @@ fn show(format: Format, hosts: &[Value], wanted: &str) -> Result<()> {
             ),
         );
     }
-    line("guests run by", text(&host["acceleration"]["verdict"]));
+    line("acceleration", text(&host["acceleration"]["verdict"]));
     line(
         "machine",
         format!("{}, CPU {}", text(&host["machine"]), text(&host["cpu"])),

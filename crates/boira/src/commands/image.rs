@@ -341,6 +341,7 @@ struct Import {
 
 async fn import(home: &Home, client: &Client, order: Import) -> Result<String> {
     crate::node::require_root("`boira image import`")?;
+    may_be_called(client, &order.name).await?;
     let progress = Arc::new(Progress::new(false));
     let copy = home
         .work()
@@ -360,6 +361,23 @@ async fn import(home: &Home, client: &Client, order: Import) -> Result<String> {
     // The copy lives on as a blob, or isn't wanted.
     let _ = std::fs::remove_file(&copy);
     registered
+}
+
+/// Before the work of importing it.
+async fn may_be_called(client: &Client, name: &str) -> Result<()> {
+    if !(3..=128).contains(&name.chars().count()) {
+        bail!("an image's name has 3 to 128 characters");
+    }
+    let mine = [
+        ("Owner.1", "self"),
+        ("Filter.1.Name", "name"),
+        ("Filter.1.Value.1", name),
+    ];
+    let text = client.ec2("DescribeImages", &mine).await?;
+    match text.contains("<imageId>") {
+        true => bail!("an image of yours is called {name} already; choose another with --name"),
+        false => Ok(()),
+    }
 }
 
 async fn register_import(

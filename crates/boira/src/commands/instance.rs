@@ -20,8 +20,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 #[derive(Args)]
 pub struct Run {
     /// Image id or name [default: the one tagged boira:default]
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     image: String,
+    /// Instance type; see `boira type ls`
     #[arg(long = "type", default_value = "m1.small")]
     kind: String,
     /// The Name tag
@@ -165,6 +166,8 @@ pub struct Row {
     pub key: String,
     pub launched: String,
     pub reason: String,
+    /// Ids of its security groups.
+    pub groups: Vec<String>,
 }
 
 pub async fn list(client: &Client, parameters: &[(&str, &str)]) -> Result<Vec<Row>> {
@@ -197,6 +200,12 @@ fn row(item: roxmltree::Node<'_, '_>) -> Row {
         key: text("keyName"),
         launched: text("launchTime"),
         reason: text("stateReason/message"),
+        groups: item
+            .children()
+            .filter(|node| node.has_tag_name_local("groupSet"))
+            .flat_map(|set| set.children())
+            .filter_map(|group| group.child_text("groupId"))
+            .collect(),
     }
 }
 

@@ -1,12 +1,14 @@
 //! `boira ssh` and `boira forward`: the way in, over a stream that the instance's agent opens.
 
 use crate::client::{Client, segment};
+use crate::commands::image::Xml;
 use crate::commands::{env::quote, image, instance};
 use crate::home::{Home, give_to_caller};
 use crate::output::{self, Format, line_out};
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use clap::Args;
+use hyper::Method;
 use serde_json::json;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,10 @@ use tokio::net::TcpListener;
 
 /// How long `boira ssh` waits for a machine that is booting.
 const BOOT: Duration = Duration::from_secs(60);
+/// ssh's exit code for its own failures.
+const SSH_FAILED: i32 = 255;
+/// How often it is looked whether the machine still runs.
+const LOOK: Duration = Duration::from_secs(2);
 /// The key pair of this home.
 const KEY: &str = "boira";
 
@@ -56,18 +62,12 @@ async fn run_ssh(home: &Home, ask: Ssh) -> Result<ExitCode> {
         None => (None, ask.name.as_str()),
     };
     let row = instance::find(&client, name).await?;
-    match row.state.as_str() {
-        "running" => {}
-        "pending" => {
-            let progress = crate::terminal::Progress::new(false);
-            progress.step(format!("waiting until {} runs", row.id));
-            instance::wait(&client, std::slice::from_ref(&row.id), "running").await?;
-        }
-        "stopped" => bail!(
-            "{0} is stopped; start it with `boira instance start {0}`",
-            row.id
-        ),
-        other => bail!("{} is {other}", row.id),
+    if row.state == "pending" {
+        let progress = crate::terminal::Progress::new(false);
+        progress.step(format!("waiting until {} runs", row.id));
+        instance::wait(&client, std::slice::from_ref(&row.id), "running").await?;
+    } else {
+        must_run(&row)?;
     }
     let user = match user {
         Some(user) => user,
@@ -75,7 +75,8 @@ async fn run_ssh(home: &Home, ask: Ssh) -> Result<ExitCode> {
             .await
             .map_or("root".into(), |image| image.user),
     };
-    wait_while_booting(&client, &row.id).await?;
+    wait_while_booting(&client, &row).await?;
+    let alias = host_key_alias(&client, &row.id).await?;
     let mut command = tokio::process::Command::new("ssh");
     command.args(["-F", "none", "-l", &user]);
     if let Some(identity) = &ask.identity {
@@ -85,24 +86,94 @@ async fn run_ssh(home: &Home, ask: Ssh) -> Result<ExitCode> {
     for (name, value) in options(home, home.is_named())? {
         command.arg("-o").arg(format!("{name} {value}"));
     }
+    command.arg("-o").arg(format!("HostKeyAlias {alias}"));
     command.arg(&row.id).arg("--").args(&ask.command);
     let status = command
         .status()
         .await
         .context("run ssh; is the package openssh-client there?")?;
+    let own_key = ask.identity.is_none() && !row.key.is_empty() && row.key != KEY;
+    if status.code() == Some(SSH_FAILED) && own_key {
+        eprintln!(
+            "{} was launched with the key pair {}; `boira ssh -i FILE` takes its private key",
+            row.id, row.key
+        );
+    }
     Ok(ExitCode::from(
         status.code().unwrap_or(255).clamp(0, 255) as u8
     ))
 }
 
-/// A machine that was launched a moment ago is worth waiting for.
-async fn wait_while_booting(client: &Client, id: &str) -> Result<()> {
+/// An error that says what to do where it doesn't.
+fn must_run(row: &instance::Row) -> Result<()> {
+    match row.state.as_str() {
+        "running" => Ok(()),
+        "stopped" => bail!(
+            "{0} is stopped; start it with `boira instance start {0}`",
+            row.id
+        ),
+        other => bail!("{} is {other}", row.id),
+    }
+}
+
+/// One whose disks were made anew on another host has other keys, and rightly so.
+async fn host_key_alias(client: &Client, id: &str) -> Result<String> {
+    let path = format!("/instances/{}/recovery", segment(id));
+    let answer = client.json(Method::GET, &path, None).await?;
+    Ok(match answer["reimaged"].as_u64() {
+        Some(0) | None => id.to_owned(),
+        Some(times) => format!("{id}.{times}"),
+    })
+}
+
+/// A machine that was launched a moment ago is worth waiting for, unless nothing gets in.
+async fn wait_while_booting(client: &Client, row: &instance::Row) -> Result<()> {
+    let id = &row.id;
     if matches!(greeting(client, id).await, Ok(true)) {
         return Ok(());
+    }
+    if let Some(group) = closed_group(client, row).await? {
+        bail!(
+            "no security group of {id} lets SSH in; this does:\n  aws ec2 \
+             authorize-security-group-ingress --group-id {group} --protocol tcp --port 22 --cidr \
+             0.0.0.0/0"
+        );
     }
     let progress = crate::terminal::Progress::new(false);
     progress.step(format!("waiting until {id} answers on SSH"));
     wait_for_ssh(client, id, BOOT).await
+}
+
+/// The first of an instance's groups, where none of them has a rule that lets SSH in.
+async fn closed_group(client: &Client, row: &instance::Row) -> Result<Option<String>> {
+    let names: Vec<_> = (1..=row.groups.len())
+        .map(|n| format!("GroupId.{n}"))
+        .collect();
+    let names = names.iter().map(String::as_str);
+    let parameters: Vec<_> = names.zip(row.groups.iter().map(String::as_str)).collect();
+    let text = client.ec2("DescribeSecurityGroups", &parameters).await?;
+    let document = roxmltree::Document::parse(&text).context("read the security groups")?;
+    let groups = document
+        .descendants()
+        .filter(|node| node.has_tag_name_local("securityGroupInfo"))
+        .flat_map(|set| set.children().filter(|node| node.is_element()));
+    let lets_in = |group: &roxmltree::Node<'_, '_>| {
+        let rules = group
+            .children()
+            .filter(|node| node.has_tag_name_local("ipPermissions"))
+            .flat_map(|set| set.children().filter(|node| node.is_element()));
+        rules.into_iter().any(|rule| {
+            let port = |name| rule.child_text(name).and_then(|text| text.parse().ok());
+            let ports = port("fromPort").unwrap_or(0)..=port("toPort").unwrap_or(u16::MAX);
+            let protocol = rule.child_text("ipProtocol").unwrap_or_default();
+            matches!(protocol.as_str(), "tcp" | "-1") && ports.contains(&22)
+        })
+    };
+    let groups: Vec<_> = groups.collect();
+    Ok(match groups.iter().any(lets_in) {
+        true => None,
+        false => row.groups.first().cloned(),
+    })
 }
 
 /// What the way in needs of a home: `ssh_config` for `ssh -F`, scp, rsync and editors, and the key and
@@ -263,8 +334,13 @@ async fn make_key(path: &Path) -> Result<()> {
 /// Waits until the instance's SSH server says who it is.
 pub async fn wait_for_ssh(client: &Client, id: &str, limit: Duration) -> Result<()> {
     let begun = Instant::now();
+    let mut looked = begun;
     let mut last = String::from("no answer yet");
     while begun.elapsed() < limit {
+        if looked.elapsed() > LOOK {
+            looked = Instant::now();
+            must_run(&instance::find(client, id).await?)?;
+        }
         match greeting(client, id).await {
             Ok(true) => return Ok(()),
             Ok(false) => {}

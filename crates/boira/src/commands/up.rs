@@ -261,6 +261,10 @@ fn greet(home: &Home, begun: &Begun, format: Format, stays: bool) -> Result<()> 
             row.id
         ));
     }
+    if begun.demo.is_none() {
+        line_out(&format!("\n  an image     {boira} image build tiny"));
+        line_out(&format!("  a machine    {boira} instance run --name NAME"));
+    }
     line_out(&format!(
         "  AWS's tools  eval \"$({boira} env)\"; aws ec2 describe-instances"
     ));

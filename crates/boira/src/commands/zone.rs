@@ -39,6 +39,7 @@ pub enum Command {
         packing: Packing,
     },
     /// Delete a zone that nothing is in
+    #[command(visible_alias = "rm")]
     Delete { name: String },
 }
 

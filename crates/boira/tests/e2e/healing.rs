@@ -46,7 +46,7 @@ fn inside(room: &Room, instance: &str, words: &str) -> Result<String, String> {
 
 /// The PC of an instance, by where its guest's process is.
 fn pc_of(room: &Room, pcs: usize, id: &str) -> usize {
-    let runs = |pc: &usize| guest_states(room, *pc, id) != "";
+    let runs = |pc: &usize| !guest_states(room, *pc, id).is_empty();
     (1..=pcs).find(runs).expect("it runs somewhere")
 }
 
