@@ -100,6 +100,8 @@ impl RealHost {
         );
         let network = Arc::new(network);
         tokio::spawn(guard_host_addresses(network.clone()));
+        let keeping = network.clone();
+        tokio::spawn(async move { keeping.keep_services().await });
         let underlay = Underlay::open(&place.cloud, &place.home.join("networks"), &commands.relay);
         let underlay = Arc::new(underlay.context("open the network between hosts")?);
         let keeping = underlay.clone();

@@ -260,7 +260,7 @@ impl Cloud {
     fn register_image(&mut self) -> Result<String> {
         let disk = self.client.put_blob(&self.admin, &[0; 4096])?;
         let image = json!({
-            "name": "bench", "disk": disk, "format": "raw", "virtual_bytes": 1 << 20,
+            "name": "bench", "disk": disk, "format": "raw", "virtual_bytes": 4096,
             "boot": "Firmware", "public": true,
         });
         let answer = self.json("POST", "/images", &image)?;

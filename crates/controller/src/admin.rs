@@ -510,6 +510,7 @@ async fn register_image(
         blobs.push(kernel.clone());
         blobs.extend(ramdisk.clone());
     }
+    check_disk(&controller, &ask).await?;
     let mut stored_bytes = 0;
     for blob in &blobs {
         let path = controller
@@ -557,6 +558,35 @@ async fn register_image(
         })
         .await??;
     Ok(Json(json!({ "image": id })))
+}
+
+/// A disk names no other file: whoever opens it would read that for its author.
+async fn check_disk(controller: &Controller, ask: &NewImage) -> Result<(), Problem> {
+    let path = controller
+        .blob(&ask.disk)
+        .ok_or_else(|| missing(format!("blob {}", ask.disk)))?;
+    let looking = tokio::task::spawn_blocking(move || {
+        let mut file = std::fs::File::open(&path).map_err(|error| error.to_string())?;
+        boira_images::inspect(&mut file).map_err(|error| error.to_string())
+    });
+    let info = looking
+        .await
+        .map_err(|error| Problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
+        .map_err(bad)?;
+    if info.format.name() != ask.format {
+        return Err(bad(format!(
+            "the disk is {} and not {}",
+            info.format.name(),
+            ask.format
+        )));
+    }
+    match info.virtual_size_bytes == ask.virtual_bytes {
+        true => Ok(()),
+        false => Err(bad(format!(
+            "the disk has {} bytes and not {}",
+            info.virtual_size_bytes, ask.virtual_bytes
+        ))),
+    }
 }
 
 async fn remove_image(State(controller): State<Arc<Controller>>, Path(id): Path<String>) -> Reply {

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Notify;
 
 use crate::applied::{Applied, apply, remove_taps};
 use crate::namespace::Namespace;
@@ -53,6 +54,8 @@ pub struct Network {
     directory: PathBuf,
     services_command: Vec<OsString>,
     vpcs: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Vpc>>>>,
+    /// Services were started.
+    started: Notify,
 }
 
 /// What is remembered of a VPC to find out cheaply that nothing has to be done.
@@ -72,6 +75,21 @@ enum WayOut {
     Held(Process),
 }
 
+/// How long to wait before services that ended are started again.
+const REST: Duration = Duration::from_secs(1);
+
+/// Returns with the first of these; never where there is none.
+async fn first_of<F: Future + Unpin>(mut all: Vec<F>) {
+    std::future::poll_fn(|context| {
+        let is_ready = |one: &mut F| std::pin::Pin::new(one).poll(context).is_ready();
+        match all.iter_mut().any(is_ready) {
+            true => std::task::Poll::Ready(()),
+            false => std::task::Poll::Pending,
+        }
+    })
+    .await;
+}
+
 impl Network {
     /// `cloud` tells this cloud's namespaces from those of other clouds on the host, `directory`
     /// keeps what has to survive the agent, and `services_command` starts [`crate::serve`] in a
@@ -82,6 +100,7 @@ impl Network {
             directory: directory.to_owned(),
             services_command,
             vpcs: Mutex::default(),
+            started: Notify::new(),
         }
     }
 
@@ -117,6 +136,38 @@ impl Network {
                 };
                 if let Err(error) = self.ensure_locked(&mut entry, &spec).await {
                     tracing::warn!(vpc, %error, "the host's new addresses can't be kept from guests");
+                }
+            }
+        }
+    }
+
+    /// Starts services again that end by themselves. Runs for ever, beside everything else; without it
+    /// they are missed until the next [`Network::ensure`].
+    pub async fn keep_services(&self) {
+        loop {
+            let present = self.present().await;
+            let running = present.iter().flat_map(|vpc| self.services(vpc).running());
+            let ends: Vec<_> = running.map(|process| Box::pin(process.ended())).collect();
+            tokio::select! {
+                () = first_of(ends) => {}
+                () = self.started.notified() => continue,
+            }
+            // One that can't run mustn't keep the machine busy.
+            tokio::time::sleep(REST).await;
+            for vpc in present {
+                let entry = self.vpc(&vpc);
+                let mut entry = entry.lock().await;
+                let services = self.services(&vpc);
+                let is_there = self.namespace(&vpc).identity().is_some();
+                let Ok(spec) = services.read_spec::<VpcSpec>() else {
+                    continue;
+                };
+                if !is_there || !services.running().is_empty() {
+                    continue;
+                }
+                tracing::warn!(vpc, "the VPC's services ended; starting them again");
+                if let Err(error) = self.ensure_locked(&mut entry, &spec).await {
+                    tracing::error!(vpc, %error, "the VPC's services can't be started");
                 }
             }
         }
@@ -175,6 +226,9 @@ impl Network {
             ensure_way_out(&mut vpc.way_out, seen.way_out, &namespace, spec, &directory),
         );
         let services_changed = services.map_err(doing("starting the VPC's services"))?;
+        if services_changed {
+            self.started.notify_one();
+        }
         let way_out_changed = match way_out {
             Ok(changed) => changed,
             Err(error) => {

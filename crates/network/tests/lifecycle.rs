@@ -66,6 +66,42 @@ fn the_host_looks_the_same_before_during_and_after() {
     });
 }
 
+#[test]
+fn services_that_die_are_started_again_with_nobody_asking() {
+    on_a_host(|| {
+        let cloud = Cloud::new();
+        let spec = one_port();
+        cloud.ensure(&spec);
+        let guest = cloud.configured_guest(&spec, &eni(0));
+        guest.get("/latest/meta-data/instance-id");
+        let directory = cloud.directory.path().join("network").join(&spec.vpc);
+        let before = processes_with(&directory);
+        let pid = nix::unistd::Pid::from_raw(before[0] as i32);
+        let begun = Instant::now();
+        cloud.runtime.block_on(async {
+            let asking = tokio::task::spawn_blocking({
+                let directory = directory.clone();
+                move || {
+                    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it runs");
+                    loop {
+                        let now = processes_with(&directory);
+                        if !now.is_empty() && now != before {
+                            return;
+                        }
+                        assert!(begun.elapsed() < SOON * 5, "nobody started them again");
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                }
+            });
+            tokio::select! {
+                () = cloud.network.keep_services() => unreachable!("it runs for ever"),
+                outcome = asking => outcome.expect("they are there again"),
+            }
+        });
+        guest.get("/latest/meta-data/instance-id");
+    });
+}
+
 /// A killed agent's tools go on, and meet those of who removes its networks.
 #[test]
 fn who_removes_what_another_is_removing_has_removed_it() {

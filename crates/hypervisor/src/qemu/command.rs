@@ -118,6 +118,9 @@ fn platform(line: &mut CommandLine, spec: &GuestSpec, tuning: &Tuning) {
     );
     line.option("-m", format!("{}K", spec.memory_bytes / 1024));
     line.option("-rtc", "base=utc");
+    // A guest that sleeps can't be told from one that is paused, and nobody could wake it.
+    line.option("-global", "PIIX4_PM.disable_s3=1")
+        .option("-global", "PIIX4_PM.disable_s4=1");
     line.device(json!({"driver": "pvpanic", "id": "panic"}));
     line.device(json!({"driver": "virtio-rng-pci", "id": "rng"}));
 }

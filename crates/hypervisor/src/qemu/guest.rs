@@ -304,7 +304,11 @@ impl Guest {
     async fn listen(&self, client: &Client, mut events: broadcast::Receiver<Event>) {
         let mut recount_at: Option<Instant> = None;
         loop {
-            self.look(client).await;
+            if !self.look(client).await {
+                // Its end can't be written down: the disk is full. No event says when it no longer is.
+                tokio::time::sleep(RECONNECT).await;
+                continue;
+            }
             // An event may have changed what `query-status` answers, or how often the guest has
             // reset, which the recorder counts: it hears of it now, too, and a moment later it has.
             let recount = async {
@@ -330,22 +334,24 @@ impl Guest {
         }
     }
 
-    /// Asks QEMU for the guest's state and acts on its end.
-    async fn look(&self, client: &Client) {
+    /// Asks QEMU for the guest's state and acts on its end. False where that has to be tried again.
+    async fn look(&self, client: &Client) -> bool {
         let Ok(answer) = client.execute("query-status", json!({}), COMMAND).await else {
-            return;
+            return true;
         };
         let status = answer["status"].as_str().unwrap_or_default().to_owned();
         let ended = match meaning(&status) {
             Meaning::State(state, detail) => {
                 self.set(state, detail);
-                return;
+                return true;
             }
             Meaning::Ended(reason) => reason,
         };
-        if let Err(error) = self.finish(ended).await {
+        let outcome = self.finish(ended).await;
+        if let Err(error) = &outcome {
             tracing::error!(guest = self.launch.spec.guest, %error, "can't end an exited guest");
         }
+        outcome.is_ok()
     }
 
     /// Writes the reason down, then ends the process: politely, so that QEMU closes its images,
