@@ -53,6 +53,7 @@ pub async fn list(State(controller): State<Arc<Controller>>) -> Json<Value> {
                 "intake": host.intake,
                 "network": reach(host),
                 "evacuating": host.evacuating,
+                "quarantine": host.quarantine,
                 "placed": state.placed_on(&host.id).count(),
                 "leaving": leaving,
                 "kept": kept,
@@ -83,6 +84,7 @@ fn state_name(host: &Host, contact: Contact) -> &'static str {
     match (host.admission, contact) {
         (Admission::Revoked, _) => "revoked",
         (Admission::Draining, Contact::Live) => "draining",
+        (_, Contact::Live) if host.quarantine.is_some() => "quarantined",
         (_, contact) => zones::contact_name(contact),
     }
 }

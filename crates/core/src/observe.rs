@@ -70,8 +70,35 @@ fn note_host(draft: &mut Draft, id: &HostId, report: &Report) {
     new.overhead = report.overhead.clone();
     new.intake = Intake::clone(&report.intake);
     new.underlay = underlay(draft, id, report.underlay.as_ref());
+    note_boot(&mut new, &report.boot_id, draft.now());
     if new != **row {
         draft.put(new);
+    }
+}
+
+/// So many starts of a PC within so long, and it is left alone until somebody has looked at it.
+const BOOTS: usize = 4;
+const BOOTS_MS: i64 = 30 * 60 * 1000;
+
+fn note_boot(host: &mut Host, boot: &str, now: Wall) {
+    if host.boot == boot || boot.is_empty() {
+        return;
+    }
+    let first = host.boot.is_empty();
+    boot.clone_into(&mut host.boot);
+    // Its first report says nothing about what was before.
+    if first {
+        return;
+    }
+    // Also where the clock has jumped since.
+    host.boots.retain(|at| now.since_ms(*at).abs() < BOOTS_MS);
+    host.boots.push(now);
+    if host.boots.len() >= BOOTS && host.quarantine.is_none() {
+        host.quarantine = Some(format!(
+            "it has started {BOOTS} times within {} minutes; `boira host undrain {}` lets it in again",
+            BOOTS_MS / 60_000,
+            host.name
+        ));
     }
 }
 

@@ -175,7 +175,7 @@ pub struct Slots {
 /// How many more instances of a type with its own disk a host has room for; none while it is
 /// silent or drained.
 pub fn slots(state: &State, host: &Host, kind: &InstanceType) -> Slots {
-    if state.contact(&host.id) == Contact::Silent || host.admission != Admission::Open {
+    if state.contact(&host.id) == Contact::Silent || !host.is_open() {
         return Slots::default();
     }
     let used = state.usage.get(&host.id).copied().unwrap_or_default();
@@ -205,6 +205,9 @@ fn room(state: &State, host: &Host, need: &Need) -> Verdict {
             });
         }
         Admission::Draining | Admission::Open => {}
+    }
+    if let Some(why) = host.quarantine.as_ref().filter(|_| need.host.is_none()) {
+        return Err(format!("is in quarantine: {why}"));
     }
     if state.contact(&host.id) == Contact::Silent {
         return Err("has not been heard of lately".into());

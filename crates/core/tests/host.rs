@@ -4,6 +4,7 @@ mod common;
 
 use boira_core::host::{self, HostChange, Joining};
 use boira_core::{Refusal, schedule, zone};
+use boira_model::wire::GuestState;
 use boira_model::*;
 use common::{Cloud, GIB, ZONE};
 
@@ -203,5 +204,53 @@ fn no_host_calls_itself_like_another_or_like_a_number() {
         report.name = name.into();
         cloud.hears(&host, &report);
         assert_eq!(cloud.state.hosts[&host].name, kept, "{name:?}");
+    }
+}
+
+#[test]
+fn a_pc_that_starts_again_and_again_is_left_alone_until_somebody_lets_it_in() {
+    let mut cloud = Cloud::of(&[(4, 4, 100)]);
+    let host = cloud.hosts[0].clone();
+    let boots = |cloud: &mut Cloud, boot: &str| {
+        let mut report = cloud.report(&host, Vec::new());
+        report.boot_id = boot.into();
+        cloud.hears(&host, &report);
+        cloud.now = cloud.now.plus_ms(60_000);
+        cloud.state.hosts[&host].quarantine.clone()
+    };
+    // Its first report, and a new agent on the same boot.
+    assert_eq!(boots(&mut cloud, "boot"), None);
+    assert_eq!(boots(&mut cloud, "boot"), None);
+    for boot in ["1", "2", "3"] {
+        assert_eq!(boots(&mut cloud, boot), None);
+    }
+    let id = cloud.running();
+    let why = boots(&mut cloud, "4").expect("it is left alone");
+    assert!(why.contains("4 times") && why.contains("undrain"), "{why}");
+    let refused = cloud.launch(&cloud.ask()).expect_err("nothing new");
+    assert!(refused.to_string().contains("quarantine"), "{refused}");
+    // What has its disk there runs there.
+    cloud.says(&id, GuestState::Running);
+    cloud.stop(&id).expect("it runs");
+    cloud.says(&id, GuestState::Exited(Exit::Poweroff));
+    cloud
+        .start(&id)
+        .expect("its disk is there and nowhere else");
+
+    let change = HostChange {
+        draining: Some(false),
+        ..HostChange::default()
+    };
+    let name = host.to_string();
+    cloud
+        .decide(|draft| host::change(draft, &name, change.clone()))
+        .expect("it is there");
+    assert_eq!(boots(&mut cloud, "5"), None);
+    cloud.pending();
+
+    // A PC that is switched off every night is none of those.
+    for boot in 6..20 {
+        cloud.now = cloud.now.plus_ms(8 * 3600 * 1000);
+        assert_eq!(boots(&mut cloud, &boot.to_string()), None);
     }
 }

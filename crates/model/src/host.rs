@@ -137,6 +137,14 @@ pub struct Host {
     /// When that last changed.
     #[serde(default = "never")]
     pub admission_since: Wall,
+    /// The boot that it reported last, and when others began before, as far as that matters.
+    #[serde(default)]
+    pub boot: String,
+    #[serde(default)]
+    pub boots: Vec<Wall>,
+    /// Why nothing new is placed here although nobody drains it: it starts again and again.
+    #[serde(default)]
+    pub quarantine: Option<String>,
     /// The administrator's words about it, such as why it is being drained.
     #[serde(default)]
     pub note: String,
@@ -154,8 +162,17 @@ impl Host {
         Some((&underlay.key, endpoint))
     }
 
+    /// Whether anything new may be placed here.
+    pub fn is_open(&self) -> bool {
+        self.admission == Admission::Open && self.quarantine.is_none()
+    }
+
     /// Opens, drains or revokes it, as of now.
     pub fn admit(&mut self, admission: Admission, now: Wall) {
+        if admission == Admission::Open {
+            self.quarantine = None;
+            self.boots.clear();
+        }
         if self.admission != admission {
             self.admission = admission;
             self.admission_since = now;
@@ -185,6 +202,9 @@ impl Host {
             admission: Admission::default(),
             evacuating: false,
             admission_since: joined,
+            boot: String::new(),
+            boots: Vec::new(),
+            quarantine: None,
             note: String::new(),
             tags: Tags::new(),
         }

@@ -82,7 +82,8 @@ fn services_that_die_are_started_again_with_nobody_asking() {
             let asking = tokio::task::spawn_blocking({
                 let directory = directory.clone();
                 move || {
-                    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it runs");
+                    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)
+                        .expect("it runs");
                     loop {
                         let now = processes_with(&directory);
                         if !now.is_empty() && now != before {

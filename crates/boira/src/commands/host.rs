@@ -269,6 +269,9 @@ fn show(format: Format, hosts: &[Value], wanted: &str) -> Result<()> {
         ),
     );
     line("zone", text(&host["zone"]));
+    if let Some(why) = host["quarantine"].as_str() {
+        line("quarantine", why.to_owned());
+    }
     if let Some(note) = host["note"].as_str().filter(|note| !note.is_empty()) {
         line("note", note.to_owned());
     }

@@ -264,6 +264,7 @@ fn host(number: u64, (cpus, memory_gib, disk_gib): Pc) -> Host {
         machine: "pc-i440fx-9.2".into(),
         cpu: "qemu64-v1".into(),
         overhead: Overhead(vec![(0, 100 << 20)]),
+        boot: "boot".into(),
         ..Host::new(id, number + 1, &format!("pc{number}"), ZONE, Wall(0))
     }
 }
