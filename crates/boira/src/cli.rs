@@ -84,6 +84,9 @@ enum Command {
         /// The cloud's API, to be relayed to guests
         #[arg(long, value_name = "ADDRESS:PORT")]
         api: Option<SocketAddr>,
+        /// With guests that only seem to run, to try an agent where no guest could
+        #[arg(long, hide = true)]
+        simulated: bool,
     },
     #[command(hide = true)]
     Supervise {
@@ -209,9 +212,13 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             directory,
             controller,
             api,
+            simulated,
         } => {
             let directory = directory.unwrap_or_else(|| home.agent());
-            node::agent(&directory, controller, api).await?;
+            match simulated {
+                true => node::simulated_agent(&directory).await?,
+                false => node::agent(&directory, controller, api).await?,
+            }
         }
         Command::Supervise { listen } => {
             node::supervise(&home, listen.listen(), listen.agents()).await?;

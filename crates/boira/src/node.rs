@@ -16,9 +16,10 @@ pub use logs::Log;
 use crate::home::{Access, Home};
 use anyhow::{Context, Result, bail};
 use boira_agent::identity::keep_valid;
+use boira_agent::simulated::SimulatedHost;
 use boira_agent::{Commands, Controller as Line, Identity, Place, RealHost};
 use boira_controller::Options;
-use boira_model::{Admission, Host};
+use boira_model::{Admission, Host, HostCapacity};
 use down::{closing_marker, switch_off};
 use logs::log_file;
 use nix::fcntl::{Flock, FlockArg};
@@ -164,6 +165,23 @@ pub async fn agent(
     let host = RealHost::open(&place, commands()?, acceleration, line.clone())?;
     let renewing = line.clone();
     tokio::spawn(async move { keep_valid(identity, renewing, &path).await });
+    boira_agent::run(Arc::new(host), line, directory).await
+}
+
+/// The protocol, TLS and the engine of an agent, around a host that has nothing behind it.
+pub async fn simulated_agent(directory: &Path) -> Result<()> {
+    end_on_panic();
+    let identity = Identity::read(&directory.join("identity.json"))?;
+    let address = identity
+        .controller
+        .context("this machine has not joined a cloud")?;
+    let line = Arc::new(Line::new(&identity, address)?);
+    let capacity = HostCapacity {
+        cpus: 1,
+        memory_bytes: 1 << 30,
+        disk_bytes: 10 << 30,
+    };
+    let host = SimulatedHost::new(&host_name(), capacity, Duration::from_millis(100));
     boira_agent::run(Arc::new(host), line, directory).await
 }
 

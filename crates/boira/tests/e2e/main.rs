@@ -15,5 +15,6 @@ mod joining;
 mod lifecycle;
 mod moving;
 mod network;
+mod old_pcs;
 mod robustness;
 mod terraform;

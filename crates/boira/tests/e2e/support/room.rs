@@ -104,6 +104,10 @@ impl Room {
             .ok();
     }
 
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     pub fn address(&self, pc: usize) -> String {
         format!("10.99.0.{}", pc + 1)
     }
