@@ -4,6 +4,7 @@
 //! change) and the instances' histories. It carries the epoch of the leader that made it; a store
 //! that another leader has opened since refuses it.
 
+mod migrate;
 mod sqlite;
 mod writer;
 

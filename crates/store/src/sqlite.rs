@@ -1,6 +1,7 @@
 //! The embedded store: SQLite in WAL mode with `synchronous=FULL`, so that a commit is on the disk
 //! when it returns.
 
+use crate::migrate::{self, FORMAT};
 use crate::{Loaded, Store, StoreError};
 use boira_core::{Change, Kind, Row};
 use boira_model::{CloudId, Event, InstanceId, Wall};
@@ -8,7 +9,6 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use std::io;
 use std::path::{Path, PathBuf};
 
-const FORMAT: i64 = 1;
 /// The latest changes that the log keeps.
 const LOG_KEEPS: u64 = 100_000;
 /// Old changes that a commit removes for each new one, at most: a log that is too long gets shorter
@@ -59,7 +59,7 @@ impl Sqlite {
     /// given the id `fresh`.
     pub fn open(path: &Path, fresh: &CloudId) -> Result<Self, StoreError> {
         keep_private(path)?;
-        let connection = Connection::open(path)?;
+        let mut connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
@@ -75,6 +75,9 @@ impl Sqlite {
                 found,
                 known: FORMAT,
             });
+        }
+        if let Some(found) = found.filter(|found| *found < FORMAT) {
+            migrate::migrate(&mut connection, path, found)?;
         }
         connection.execute_batch(SCHEMA)?;
         connection.execute(
@@ -188,7 +191,7 @@ impl Sqlite {
 
 /// The rows hold secrets of access keys. SQLite gives the files beside the database its mode, so that
 /// has to be right before the first of them is made; what an earlier Boira left is mended.
-fn keep_private(path: &Path) -> io::Result<()> {
+pub fn keep_private(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
     let name = path.as_os_str();
     if name.as_encoded_bytes().starts_with(b"file:") {

@@ -1,0 +1,68 @@
+//! From one format of the store to the next: all steps in one transaction, after a copy of the whole.
+//!
+//! A format is more than tables: rows are JSON, and an older program would drop what it doesn't know of
+//! them. So every release whose rows say something new has a format of its own, which older programs
+//! refuse to open, and `tests/fixtures` keeps one store of each.
+
+use crate::StoreError;
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use std::path::{Path, PathBuf};
+
+/// What this program writes.
+pub const FORMAT: i64 = 2;
+
+type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
+
+/// The step that leads to each format from the one before.
+const STEPS: [(i64, Step); 1] = [
+    // Fences, restarts and quarantine: all of them absent in older rows, which means what it meant.
+    (2, |_| Ok(())),
+];
+
+/// Where the copy is that was made before a store left this format.
+pub fn backup_path(store: &Path, format: i64) -> PathBuf {
+    let mut name = store.as_os_str().to_owned();
+    name.push(format!(".format-{format}"));
+    name.into()
+}
+
+/// Brings a store of format `found` to [`FORMAT`].
+pub fn migrate(connection: &mut Connection, path: &Path, found: i64) -> Result<(), StoreError> {
+    back_up(connection, &backup_path(path, found))?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another controller may have done it meanwhile.
+    let found: i64 = transaction.query_row("SELECT format FROM meta", [], |row| row.get(0))?;
+    for (format, step) in STEPS.iter().filter(|(format, _)| *format > found) {
+        step(&transaction)?;
+        tracing::info!("the store has format {format} now");
+    }
+    transaction.execute("UPDATE meta SET format = ?1", params![FORMAT])?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// The copy takes its name when it is complete and on the disk; one that is there was complete.
+fn back_up(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    if path.exists() {
+        return Ok(());
+    }
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".new");
+    let partial = PathBuf::from(partial);
+    match std::fs::remove_file(&partial) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
+    crate::sqlite::keep_private(&partial)?;
+    // Into an empty file, which `VACUUM INTO` takes (https://sqlite.org/lang_vacuum.html).
+    let name = partial.to_string_lossy();
+    connection.execute("VACUUM INTO ?1", params![name])?;
+    std::fs::File::open(&partial)?.sync_all()?;
+    std::fs::rename(&partial, path)?;
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    std::fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+    tracing::info!("a copy of the store as it was is {}", path.display());
+    Ok(())
+}

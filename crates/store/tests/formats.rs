@@ -1,0 +1,118 @@
+//! A store of every released format opens, with all that was in it.
+
+use boira_core::{Row, State};
+use boira_model::*;
+use boira_store::{Sqlite, Store, StoreError};
+use rusqlite::Connection;
+use std::path::Path;
+
+const FORMAT_1: &str = include_str!("fixtures/format-1.sql");
+
+fn open(path: &Path) -> Result<Sqlite, StoreError> {
+    Sqlite::open(path, &CloudId::from("cloud-of-nobody"))
+}
+
+fn format_of(path: &Path) -> i64 {
+    let connection = Connection::open(path).expect("it opens");
+    connection
+        .query_row("SELECT format FROM meta", [], |row| row.get(0))
+        .expect("it has a format")
+}
+
+fn made_of(text: &str, path: &Path) {
+    let connection = Connection::open(path).expect("it opens");
+    connection.execute_batch(text).expect("the fixture is SQL");
+}
+
+#[test]
+fn a_store_of_format_1_opens_with_all_that_was_in_it_after_a_copy_was_made() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("boira.db");
+    made_of(FORMAT_1, &path);
+    let mut store = open(&path).expect("it is migrated");
+    let loaded = store.load().expect("it loads");
+    assert_eq!(loaded.cloud.as_str(), "cloud-098fd84e830eb53e5");
+    let mut state = State::default();
+    for row in loaded.rows {
+        state.put(row);
+    }
+    let names: Vec<_> = state
+        .instances
+        .values()
+        .map(|row| (row.tags["Name"].as_str(), row.state().as_str()))
+        .collect();
+    for expected in [
+        ("web", "running"),
+        ("db", "stopped"),
+        ("gone", "terminated"),
+    ] {
+        assert!(names.contains(&expected), "{names:?}");
+    }
+    assert!(
+        state
+            .instances
+            .values()
+            .all(|row| !row.fenced && row.restarts == 0)
+    );
+    let host = state.hosts.values().next().expect("a host");
+    assert_eq!(
+        (host.note.as_str(), host.tags["rack"].as_str()),
+        ("in the corner", "3")
+    );
+    assert_eq!(
+        (state.zones.len(), state.accounts.len(), state.volumes.len()),
+        (2, 2, 2)
+    );
+
+    // What was is there as it was, for whoever goes back.
+    let copy = folder.path().join("boira.db.format-1");
+    assert_eq!(format_of(&copy), 1);
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(&copy).expect("it is there").permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600, "it holds secrets");
+    drop(store);
+    assert!(format_of(&path) > 1);
+
+    // Opened again it is no older store.
+    std::fs::remove_file(&copy).expect("it is there");
+    drop(open(&path).expect("it opens"));
+    assert!(!copy.exists());
+}
+
+#[test]
+fn a_store_that_is_newer_than_this_program_is_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("boira.db");
+    drop(open(&path).expect("a new store"));
+    let connection = Connection::open(&path).expect("it opens");
+    connection
+        .execute("UPDATE meta SET format = 99", [])
+        .expect("it is there");
+    drop(connection);
+    let Err(StoreError::TooNew { found: 99, .. }) = open(&path) else {
+        panic!("it was opened");
+    };
+    assert_eq!(format_of(&path), 99);
+}
+
+/// Power that went in the middle of the copy leaves half of one, which is no copy.
+#[test]
+fn half_a_copy_is_made_anew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("boira.db");
+    made_of(FORMAT_1, &path);
+    let half = folder.path().join("boira.db.format-1.new");
+    std::fs::write(&half, b"half").expect("it is written");
+    let mut store = open(&path).expect("it is migrated");
+    assert!(
+        store
+            .load()
+            .expect("it loads")
+            .rows
+            .iter()
+            .any(|row| matches!(row, Row::Instance(_)))
+    );
+    assert!(!half.exists());
+    assert_eq!(format_of(&folder.path().join("boira.db.format-1")), 1);
+}
