@@ -39,6 +39,11 @@ pub struct Certificate {
     pub renew_after: Wall,
 }
 
+/// The controller doesn't speak this version of the protocol.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Outdated(String);
+
 /// The controller as an agent sees it.
 pub struct Controller {
     pub host: HostId,
@@ -139,6 +144,9 @@ impl Controller {
                 serde_json::from_slice(&body).context("parse the controller's answer")?,
             )),
             StatusCode::CONFLICT => Ok(None),
+            StatusCode::UPGRADE_REQUIRED => {
+                Err(Outdated(String::from_utf8_lossy(&body).into_owned()).into())
+            }
             other => bail!(
                 "the controller answered {other}: {}",
                 String::from_utf8_lossy(&body)

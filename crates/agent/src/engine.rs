@@ -641,6 +641,7 @@ impl Engine {
         self.steps.forget_taken();
         let about = self.host.about();
         let report = Report {
+            protocol: 0,
             told: self.accepted.told(),
             boot_id: about.boot_id,
             name: about.name,

@@ -1,6 +1,6 @@
 //! The line to the controller: the poller learns what is wanted, the reporter tells what is observed.
 
-use crate::client::{ANSWER, Controller};
+use crate::client::{ANSWER, Controller, Outdated};
 use crate::engine::Event;
 use crate::watchdog::boot_now;
 use boira_core::sync::Outbox;
@@ -53,6 +53,14 @@ impl Line {
 
     fn outbox(&self) -> MutexGuard<'_, Outbox> {
         self.outbox.lock().expect("no holder of this lock panics")
+    }
+
+    /// Speaks an older version where that is what was wrong.
+    fn understand(&self, error: &anyhow::Error) {
+        if error.is::<Outdated>() {
+            self.outbox().fall_back(rand::random());
+            self.renewed.notify_one();
+        }
     }
 
     /// The controller doesn't know this session (any more).
@@ -109,6 +117,7 @@ pub async fn poll(
                 let _ = tokio::time::timeout(Duration::from_secs(2), reported).await;
             }
             Err(error) => {
+                line.understand(&error);
                 failures += 1;
                 let why = format!("{error:#}");
                 if failures == 1 || why != said {
@@ -150,7 +159,8 @@ pub async fn send_reports(
                     break;
                 }
                 Ok(None) => line.outbox().renew(rand::random()),
-                Err(_) => {
+                Err(error) => {
+                    line.understand(&error);
                     failures += 1;
                     back_off(failures).await;
                 }

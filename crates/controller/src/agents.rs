@@ -15,7 +15,9 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use boira_core::{fence, heal, observe, sync, wanted};
 use boira_model::volume::file;
-use boira_model::wire::{PROTOCOL, STREAM_ERROR, StreamKind, SyncAnswer, SyncRequest};
+use boira_model::wire::{
+    OLDEST_PROTOCOL, PROTOCOL, STREAM_ERROR, StreamKind, SyncAnswer, SyncRequest,
+};
 use boira_model::{HostId, Instance, Volume};
 use serde::Deserialize;
 use std::net::IpAddr;
@@ -111,11 +113,11 @@ async fn synchronise(
         ));
     }
     let host = request.host.clone();
-    if request.v != PROTOCOL {
+    if !(OLDEST_PROTOCOL..=PROTOCOL).contains(&request.v) {
         return Err(Refused(
             StatusCode::UPGRADE_REQUIRED,
             format!(
-                "this controller speaks protocol {PROTOCOL}, the agent {}",
+                "this controller speaks protocols {OLDEST_PROTOCOL} to {PROTOCOL}, the agent {}",
                 request.v
             ),
         ));
@@ -134,6 +136,7 @@ async fn synchronise(
     controller.heard_of(&host).await;
     let seq = request.seq;
     if let Some(mut report) = request.report {
+        report.protocol = request.v;
         if let Some(underlay) = &mut report.underlay {
             underlay.heard_from = Some(address);
         }

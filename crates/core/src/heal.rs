@@ -14,6 +14,7 @@ use crate::policy::{self, RECOVER};
 use crate::schedule::{self, Need};
 use crate::state::Contact;
 use crate::{Draft, State, moving};
+use boira_model::wire::FENCES;
 use boira_model::*;
 
 /// What would happen to an instance if its host were lost.
@@ -68,9 +69,20 @@ pub fn is_fenced(state: &State, row: &Instance) -> bool {
 /// A placement begins. Its host is told of the fence with the placement itself, so it counts from now.
 pub fn fence(draft: &mut Draft, id: &InstanceId) {
     let row = &draft.state.instances[id];
-    let fenced = prospect(&draft.state, row) == Prospect::Reimaged;
+    let host = row.placement.as_ref().map(|placement| &placement.host);
+    let host = host.and_then(|host| draft.state.hosts.get(host));
+    let understands = host.is_some_and(|host| host.protocol >= FENCES);
+    let fenced = understands && prospect(&draft.state, row) == Prospect::Reimaged;
     if row.fenced != fenced {
         draft.edit_instance(id, |row| row.fenced = fenced);
+    }
+}
+
+/// A host's agent is one that doesn't know of fences: it holds nothing.
+pub fn unfence(draft: &mut Draft, host: &HostId) {
+    let fenced = draft.state.placed_on(host).filter(|row| row.fenced);
+    for id in fenced.map(|row| row.id.clone()).collect::<Vec<_>>() {
+        draft.edit_instance(&id, |row| row.fenced = false);
     }
 }
 

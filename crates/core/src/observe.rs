@@ -4,12 +4,15 @@
 use crate::planted::{Bug, planted};
 use crate::policy::{self, Then};
 use crate::{Draft, Kind, heal, host, moving, power};
-use boira_model::wire::{Endpoint, GuestReport, GuestState, Report, UnderlayReport};
+use boira_model::wire::{Endpoint, FENCES, GuestReport, GuestState, Report, UnderlayReport};
 use boira_model::*;
 
 /// Takes a report of `host`. Facts that are already known write nothing.
 pub fn report(draft: &mut Draft, host: &HostId, report: &Report) {
     note_host(draft, host, report);
+    if report.protocol < FENCES {
+        heal::unfence(draft, host);
+    }
     // First of all: what the guests say may end an instance's stay here, and its history with it.
     note_steps(draft, host, report);
     for guest in &report.guests {
@@ -70,6 +73,7 @@ fn note_host(draft: &mut Draft, id: &HostId, report: &Report) {
     new.overhead = report.overhead.clone();
     new.intake = Intake::clone(&report.intake);
     new.underlay = underlay(draft, id, report.underlay.as_ref());
+    new.protocol = report.protocol;
     note_boot(&mut new, &report.boot_id, draft.now());
     if new != **row {
         draft.put(new);

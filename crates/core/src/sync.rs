@@ -255,6 +255,8 @@ fn replace<T>(part: &mut Versioned<T>, new: Option<Versioned<T>>) -> bool {
 #[derive(Clone, Debug)]
 pub struct Outbox {
     host: HostId,
+    /// The version that is spoken in this session.
+    v: u32,
     session: u32,
     seq: u64,
     /// The last report that was sent, without its steps, and its number. A report that is under way
@@ -270,6 +272,7 @@ impl Outbox {
     pub fn new(host: HostId, session: u32) -> Self {
         Self {
             host,
+            v: PROTOCOL,
             session,
             seq: 0,
             sent: None,
@@ -318,6 +321,13 @@ impl Outbox {
         *self = Self::new(self.host.clone(), session);
     }
 
+    /// The controller doesn't understand this version: the next session is one of the oldest. Whether a
+    /// newer one is understood is tried again when that session ends.
+    pub fn fall_back(&mut self, session: u32) {
+        self.renew(session);
+        self.v = OLDEST_PROTOCOL;
+    }
+
     pub fn session(&self) -> u32 {
         self.session
     }
@@ -325,7 +335,7 @@ impl Outbox {
     fn request(&mut self, have: [String; 4], report: Option<Report>) -> SyncRequest {
         self.seq += 1;
         SyncRequest {
-            v: PROTOCOL,
+            v: self.v,
             host: self.host.clone(),
             session: self.session,
             seq: self.seq,
@@ -494,6 +504,17 @@ mod tests {
         assert!(agent.answered(7, sent.seq));
         let after = Report { told: 9, ..before };
         assert!(agent.report(&after).is_some());
+    }
+
+    #[test]
+    fn an_agent_speaks_the_oldest_version_to_a_controller_that_knows_no_newer_one() {
+        let mut agent = outbox(7);
+        assert_eq!(agent.poll(Default::default()).v, PROTOCOL);
+        agent.fall_back(8);
+        let report = agent.report(&report("a")).expect("it is due again");
+        assert_eq!((report.v, report.session), (OLDEST_PROTOCOL, 8));
+        agent.renew(9);
+        assert_eq!(agent.poll(Default::default()).v, PROTOCOL);
     }
 
     #[test]

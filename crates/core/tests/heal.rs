@@ -265,3 +265,24 @@ fn a_report_of_the_lost_host_changes_nothing_any_more() {
     lose(&mut cloud, &here);
     assert!(!cloud.changes(|draft| observe::report(draft, &here, &late)));
 }
+
+#[test]
+fn a_host_whose_agent_knows_of_no_fence_holds_nothing() {
+    let (mut cloud, id, here, _) = cloud();
+    // An older program took the place of its agent.
+    let mut report = cloud.report(&here, vec![cloud.guest(&id, GuestState::Running)]);
+    report.protocol = 1;
+    cloud.hears(&here, &report);
+    assert!(!cloud.row(&id).fenced && !heal::is_due(&cloud.state, &here));
+    // What is placed there from now on isn't held either.
+    for host in cloud.hosts.clone() {
+        let mut report = cloud.report(&host, Vec::new());
+        report.protocol = 1;
+        cloud.hears(&host, &report);
+    }
+    let mut ask = cloud.ask();
+    ask.tags.insert(RECOVER.into(), "reimage".into());
+    let id = cloud.launch(&ask).expect("there is room").remove(0);
+    assert_eq!(prospect(&cloud, &id), Prospect::Reimaged);
+    assert!(!cloud.row(&id).fenced);
+}

@@ -137,6 +137,9 @@ pub struct Host {
     /// When that last changed.
     #[serde(default = "never")]
     pub admission_since: Wall,
+    /// The version of the protocol that its agent spoke last.
+    #[serde(default)]
+    pub protocol: u32,
     /// The boot that it reported last, and when others began before, as far as that matters.
     #[serde(default)]
     pub boot: String,
@@ -202,6 +205,7 @@ impl Host {
             admission: Admission::default(),
             evacuating: false,
             admission_since: joined,
+            protocol: 0,
             boot: String::new(),
             boots: Vec::new(),
             quarantine: None,

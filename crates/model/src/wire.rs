@@ -12,13 +12,20 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-pub const PROTOCOL: u32 = 1;
+/// The newest version of what is said here. 2 has fences: an agent of 1 doesn't know that a guest is to
+/// be held.
+pub const PROTOCOL: u32 = 2;
+/// The oldest that is still understood, on both sides.
+pub const OLDEST_PROTOCOL: u32 = 1;
+/// From this version on an agent holds fenced guests.
+pub const FENCES: u32 = 2;
 
 /// Header of a stream request that could not be met on the host, with the reason.
 pub const STREAM_ERROR: &str = "x-boira-error";
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SyncRequest {
+    /// The version that the agent speaks and would like to be answered in.
     pub v: u32,
     pub host: HostId,
     /// Random per agent process.
@@ -282,6 +289,9 @@ pub struct Report {
     /// isn't there was perhaps never made, so a host that was told something new says again what it
     /// has, even where nothing changed.
     pub told: u64,
+    /// The version that the host's agent speaks, from the request; filled in there and never sent.
+    #[serde(skip)]
+    pub protocol: u32,
     pub boot_id: String,
     pub name: String,
     pub capacity: HostCapacity,

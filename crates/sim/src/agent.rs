@@ -202,6 +202,7 @@ impl Agent {
         let mut guests = plan::guest_reports(wanted, &self.facts(host));
         guests.extend(forged);
         let report = Report {
+            protocol: 0,
             told: self.accepted.told(),
             boot_id: format!("boot-{}", host.boot),
             name: host.name.clone(),

@@ -243,9 +243,10 @@ impl Controller {
                 outcome: Err(Refused::Conflict),
             });
         }
-        let Some(report) = request.report else {
+        let Some(mut report) = request.report else {
             return self.poll(envelope, request.have, now_ms);
         };
+        report.protocol = request.v;
         let (ledger, said) = (self.ledger.clone(), self.said());
         let host = request.host;
         self.queue.push(Event::new(

@@ -5,7 +5,7 @@
 use boira_core::launch::{self, Launch};
 use boira_core::power::{self, Moved};
 use boira_core::{Ctx, Draft, Refusal, Settings, State, account, observe, settings, zone};
-use boira_model::wire::{Endpoint, GuestReport, GuestState, Report, UnderlayReport};
+use boira_model::wire::{Endpoint, GuestReport, GuestState, PROTOCOL, Report, UnderlayReport};
 use boira_model::*;
 use std::sync::Arc;
 
@@ -186,6 +186,7 @@ impl Cloud {
         Report {
             told: 0,
             boot_id: "boot".into(),
+            protocol: PROTOCOL,
             name: row.name.clone(),
             capacity: row.capacity,
             acceleration: row.acceleration.clone(),
@@ -265,6 +266,7 @@ fn host(number: u64, (cpus, memory_gib, disk_gib): Pc) -> Host {
         cpu: "qemu64-v1".into(),
         overhead: Overhead(vec![(0, 100 << 20)]),
         boot: "boot".into(),
+        protocol: PROTOCOL,
         ..Host::new(id, number + 1, &format!("pc{number}"), ZONE, Wall(0))
     }
 }
