@@ -132,7 +132,7 @@ impl Opened {
                 sign_again(&controller).await;
                 let router = agents::router(controller.clone());
                 let revoked = controller.links.revoked();
-                listen::serve(agents, Security::Tls(agents_tls), router, revoked).await;
+                listen::serve(agents, Security::Hosts(agents_tls), router, revoked).await;
             },
             clockwork(controller.clone()),
             collect::run(controller.clone()),

@@ -40,11 +40,20 @@ pub enum Security {
     /// Plain HTTP, for loopback; TLS on the same port for who begins with it.
     PlainOrTls(Arc<rustls::ServerConfig>),
     Tls(Arc<rustls::ServerConfig>),
+    /// TLS for hosts, which show a certificate. Who shows none can join and nothing else, and gets few
+    /// places.
+    Hosts(Arc<rustls::ServerConfig>),
 }
+
+/// Connections of the hosts' listener, at a time, whose peer has shown no certificate.
+const STRANGERS: usize = 32;
+/// How long such a connection may last: the program is fetched over it, 30 MB.
+const STRANGER: Duration = Duration::from_secs(600);
 
 /// Serves until the process ends.
 pub async fn serve(listener: TcpListener, security: Security, router: Router, revoked: Revoked) {
     let places = Arc::new(Semaphore::new(places()));
+    let strangers = Arc::new(Semaphore::new(STRANGERS));
     loop {
         let place = places
             .clone()
@@ -62,16 +71,24 @@ pub async fn serve(listener: TcpListener, security: Security, router: Router, re
         };
         let _ = stream.set_nodelay(true);
         let (security, router, revoked) = (security.clone(), router.clone(), revoked.clone());
+        let strangers = strangers.clone();
         tokio::spawn(async move {
-            connection(stream, security, router, revoked).await;
+            connection(stream, security, router, revoked, &strangers).await;
             drop(place);
         });
     }
 }
 
-async fn connection(stream: TcpStream, security: Security, router: Router, revoked: Revoked) {
+async fn connection(
+    stream: TcpStream,
+    security: Security,
+    router: Router,
+    revoked: Revoked,
+    strangers: &Semaphore,
+) {
+    let for_hosts = matches!(security, Security::Hosts(_));
     let config = match security {
-        Security::Tls(config) => config,
+        Security::Tls(config) | Security::Hosts(config) => config,
         Security::PlainOrTls(config) => match begins_with_tls(&stream).await {
             Some(true) => config,
             Some(false) => return http(stream, Version::Http1, router).await,
@@ -96,8 +113,17 @@ async fn connection(stream: TcpStream, security: Security, router: Router, revok
         Some(b"h2") => Version::Http2,
         Some(_) | None => Version::Http1,
     };
-    let Some(key) = peer else {
-        return http(stream, version, router).await;
+    let key = match peer {
+        Some(key) => key,
+        None if for_hosts => {
+            let Ok(_place) = strangers.try_acquire() else {
+                tracing::debug!("too many strangers at a time");
+                return;
+            };
+            let _ = tokio::time::timeout(STRANGER, http(stream, version, router)).await;
+            return;
+        }
+        None => return http(stream, version, router).await,
     };
     let router = router
         .layer(axum::Extension(PeerKey(key.clone())))
@@ -334,5 +360,55 @@ mod tests {
         let (took, heard) = patience(Version::Http1, ask).await;
         assert!(took >= 10 * IDLE, "thrown out after {took:?}");
         assert!(heard.starts_with(b"HTTP/1.1 200"));
+    }
+
+    /// A listener as the hosts have it, and TLS as who has no certificate begins it.
+    async fn hosts_listener() -> (std::net::SocketAddr, tokio_rustls::TlsConnector) {
+        let certified = rcgen::generate_simple_self_signed(["boira".into()]).expect("a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key =
+            rustls::pki_types::PrivateKeyDer::Pkcs8(certified.signing_key.serialize_der().into());
+        let server = rustls::ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certified.cert.der().clone()], key)
+            .expect("a certificate");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certified.cert.der().clone()).expect("a root");
+        let client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let security = Security::Hosts(Arc::new(server));
+        tokio::spawn(serve(listener, security, router(), Revoked::default()));
+        (address, tokio_rustls::TlsConnector::from(Arc::new(client)))
+    }
+
+    #[tokio::test]
+    async fn strangers_share_few_places_and_get_the_next_that_is_free() {
+        let (address, tls) = hosts_listener().await;
+        let ask = async || {
+            let stream = TcpStream::connect(address).await.expect("it listens");
+            let name = rustls::pki_types::ServerName::try_from("boira").expect("a name");
+            let mut stream = tls.connect(name, stream).await.expect("TLS");
+            let asked = stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+            let mut first = [0; 12];
+            let heard = stream.read_exact(&mut first).await;
+            (asked.is_ok() && heard.is_ok()).then_some(stream)
+        };
+        let mut held = Vec::new();
+        for _ in 0..STRANGERS {
+            held.push(ask().await.expect("there is a place"));
+        }
+        assert!(ask().await.is_none(), "no place is left");
+        held.pop();
+        let begun = std::time::Instant::now();
+        while ask().await.is_none() {
+            assert!(begun.elapsed() < HANDSHAKE, "its place isn't free");
+        }
     }
 }
