@@ -214,6 +214,11 @@ pub fn check_type(row: &InstanceType) -> Result<()> {
         "{}: 1 to 16384 GiB of disk",
         row.name
     );
+    anyhow::ensure!(
+        row.cpu_level <= 3,
+        "{}: cpu_level is 1 to 3, or 0 for what each host takes",
+        row.name
+    );
     Ok(())
 }
 

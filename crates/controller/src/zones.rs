@@ -199,6 +199,7 @@ pub async fn explain(
                 host: None,
                 leaving: None,
                 guest: None,
+                cpu_level: kind.cpu_level,
             }
         }
         _ => return Err(bad("name an instance, or a type and perhaps a zone")),

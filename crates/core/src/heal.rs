@@ -119,7 +119,8 @@ fn reimage(draft: &mut Draft, row: &Instance) {
         zone: Some(row.zone.clone()),
         host: None,
         leaving: placement.map(|placement| placement.host.clone()),
-        guest: Some((row.machine.clone(), row.cpu.clone())),
+        guest: schedule::guest_of(row),
+        cpu_level: 0,
     };
     match schedule::place(&draft.state, &need) {
         Ok(to) => {

@@ -3,7 +3,7 @@
 use crate::refusal::Thing;
 use crate::row::ClientToken;
 use crate::schedule::{self, Need};
-use crate::{Draft, Refusal, heal, network};
+use crate::{Draft, Refusal, heal, network, policy};
 use boira_model::*;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -314,7 +314,7 @@ fn launch_one(
         memory_bytes: order.kind.memory_bytes(),
         overhead_bytes: host.overhead.of(order.kind.memory_bytes()),
         machine: host.machine.clone(),
-        cpu: host.cpu.clone(),
+        cpu: schedule::model(&host, policy::cpu_level(&order.image, &order.kind)),
         boot: order.image.boot.clone(),
         architecture: order.image.architecture.clone(),
         zone: subnet.zone.clone(),
@@ -384,6 +384,7 @@ fn choose_place(
             host: None,
             leaving: None,
             guest: None,
+            cpu_level: policy::cpu_level(&order.image, &order.kind),
         };
         let host = match schedule::place(&draft.state, &need) {
             Ok(host) => draft.state.hosts[&host].clone(),

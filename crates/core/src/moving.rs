@@ -109,7 +109,8 @@ fn need(state: &State, row: &Instance) -> Need {
             .placement
             .as_ref()
             .map(|placement| placement.host.clone()),
-        guest: Some((row.machine.clone(), row.cpu.clone())),
+        guest: schedule::guest_of(row),
+        cpu_level: 0,
     }
 }
 

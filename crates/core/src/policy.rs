@@ -7,6 +7,8 @@
 //! | `boira:on-poweroff`: it switched itself off | `preserve`, `restart`, `destroy` | EC2's InstanceInitiatedShutdownBehavior |
 //! | `boira:on-crash`: its kernel panicked | the same | `preserve` |
 //!
+//! Of an image `boira:cpu-level` says which level of x86-64 its programs need, 1 to 3.
+//!
 //! The words are those of Xen's domain files (xl.cfg(5): `on_poweroff`, `on_crash`): `preserve` keeps
 //! it, stopped; `destroy` terminates it.
 
@@ -16,6 +18,8 @@ use boira_model::*;
 pub const RECOVER: &str = "boira:recover";
 pub const ON_POWEROFF: &str = "boira:on-poweroff";
 pub const ON_CRASH: &str = "boira:on-crash";
+
+pub const CPU_LEVEL: &str = "boira:cpu-level";
 
 const PREFIX: &str = "boira:";
 /// Tags of Boira's that say something else.
@@ -51,13 +55,28 @@ pub fn check(key: &str, value: &str) -> Result<(), String> {
         ON_POWEROFF | ON_CRASH => {
             may_be("preserve, restart, destroy", Then::parse(value).is_some())
         }
+        CPU_LEVEL => may_be("1, 2, 3", parse_level(value).is_some()),
         _ if key.starts_with(PREFIX) && !OTHERS.contains(&key) => Err(format!(
             "There is no tag {key}; tags starting with '{PREFIX}' are {RECOVER}, {ON_POWEROFF}, \
-             {ON_CRASH}, {}",
+             {ON_CRASH}, {CPU_LEVEL}, {}",
             OTHERS.join(", ")
         )),
         _ => Ok(()),
     }
+}
+
+fn parse_level(text: &str) -> Option<u8> {
+    text.parse().ok().filter(|level| (1..=3).contains(level))
+}
+
+/// The level of x86-64 that an instance's CPU must have, whichever of the two asks for more; 0 where
+/// neither asks.
+pub fn cpu_level(image: &Image, kind: &InstanceType) -> u8 {
+    let image = image
+        .tags
+        .get(CPU_LEVEL)
+        .and_then(|value| parse_level(value));
+    image.unwrap_or(0).max(kind.cpu_level)
 }
 
 fn tagged<'a>(state: &'a State, row: &'a Instance, key: &str) -> Option<&'a str> {

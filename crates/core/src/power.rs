@@ -157,7 +157,8 @@ fn start_one(draft: &mut Draft, row: &Instance) -> Result<(), Refusal> {
         zone: Some(row.zone.clone()),
         host: home,
         leaving: None,
-        guest: None,
+        guest: schedule::guest_of(row),
+        cpu_level: 0,
     };
     let host =
         schedule::place(&draft.state, &need).map_err(|reasons| Refusal::NoCapacity { reasons })?;

@@ -38,6 +38,7 @@ fn place_silent(draft: &mut Draft) {
             host: None,
             leaving: None,
             guest: None,
+            cpu_level: 0,
         };
         let Ok(host) = schedule::place(&draft.state, &need) else {
             continue;

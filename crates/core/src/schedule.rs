@@ -18,6 +18,8 @@ pub struct Need {
     pub leaving: Option<HostId>,
     /// Machine type and CPU model that its guest has for life; absent before it was placed once.
     pub guest: Option<(String, String)>,
+    /// The level of x86-64 that its CPU is to have; 0 for what the host takes.
+    pub cpu_level: u8,
 }
 
 impl Need {
@@ -33,9 +35,15 @@ impl Need {
                 .iter()
                 .find_map(|id| state.volumes.get(id)?.host.clone()),
             leaving: None,
-            guest: None,
+            guest: guest_of(row),
+            cpu_level: 0,
         }
     }
+}
+
+/// What an instance's guest has for life; absent before it was placed once.
+pub fn guest_of(row: &Instance) -> Option<(String, String)> {
+    (!row.machine.is_empty()).then(|| (row.machine.clone(), row.cpu.clone()))
 }
 
 /// Whether one host can take an instance: the memory that it would have left, or why not.
@@ -44,6 +52,12 @@ pub type Verdict = Result<u64, String>;
 /// The host to use, or one line per host that was considered.
 pub fn place(state: &State, need: &Need) -> Result<HostId, Vec<String>> {
     let mut reasons = Vec::new();
+    let fastest = state
+        .hosts
+        .values()
+        .map(|host| speed(host))
+        .max()
+        .unwrap_or(0);
     let mut best: Option<(u64, &HostId)> = None;
     for (id, host) in &state.hosts {
         if let Err(_elsewhere) = belongs(host, need) {
@@ -52,7 +66,7 @@ pub fn place(state: &State, need: &Need) -> Result<HostId, Vec<String>> {
         match room(state, host, need) {
             // Equal hosts by id, so that the choice is stable.
             Ok(left) => {
-                let score = score(state, host, left);
+                let score = score(state, host, left, fastest);
                 if best.is_none_or(|(most, _)| score > most) {
                     best = Some((score, id));
                 }
@@ -96,13 +110,22 @@ fn belongs(host: &Host, need: &Need) -> Result<(), String> {
     }
 }
 
-/// The larger the better; `left` is the memory that the host would have left.
-fn score(state: &State, host: &Host, left: u64) -> u64 {
+/// The larger the better; `left` is the memory that the host would have left. Room on a PC that is half
+/// as fast as the fastest counts half, so that slow ones get less to do.
+fn score(state: &State, host: &Host, left: u64, fastest: u64) -> u64 {
     let packing = state.zones.get(&host.zone).map(|zone| zone.packing);
     match packing.unwrap_or_default() {
-        Packing::Striping => left,
+        Packing::Striping => match speed(host) {
+            0 => left,
+            own => (u128::from(left) * u128::from(own) / u128::from(fastest)) as u64,
+        },
         Packing::Packing => u64::MAX - left,
     }
+}
+
+/// As measured at joining, on one core; 0 where it wasn't, which counts as fast as the fastest.
+fn speed(host: &Host) -> u64 {
+    host.intake.speed.map_or(0, |speed| speed.integer_mib_s)
 }
 
 /// What may be promised on a host in all: CPUs and bytes of memory.
@@ -120,17 +143,32 @@ fn can_run(host: &Host, machine: &str, cpu: &str) -> Result<(), String> {
             host.machine
         ));
     }
-    // Translated guests get instructions that the CPU itself lacks.
-    let reaches = match host.acceleration.hardware {
-        true => host.intake.cpu_level,
-        false => TRANSLATED_LEVEL,
-    };
     match level(cpu) {
-        Some(level) if level <= reaches => Ok(()),
+        Some(level) if level <= reaches(host) => Ok(()),
         None if host.cpu == cpu => Ok(()),
         _ => Err(format!(
             "its CPU lacks instructions that the model {cpu} has"
         )),
+    }
+}
+
+/// The level of x86-64 that guests of a host get to.
+fn reaches(host: &Host) -> u8 {
+    // Translated guests get instructions that the CPU itself lacks.
+    match host.acceleration.hardware {
+        true => host.intake.cpu_level,
+        false => TRANSLATED_LEVEL,
+    }
+}
+
+/// The CPU model of a guest that is launched on a host with such a level, kept for its life.
+pub fn model(host: &Host, cpu_level: u8) -> String {
+    match cpu_level {
+        0 => host.cpu.clone(),
+        1 => "qemu64-v1".into(),
+        2 => "Nehalem-v1".into(),
+        // Without transactional memory, which translation lacks.
+        _ => "Haswell-v2".into(),
     }
 }
 
@@ -141,8 +179,12 @@ const TRANSLATED_LEVEL: u8 = 3;
 /// CPU models" in QEMU's documentation).
 fn level(cpu: &str) -> Option<u8> {
     let name = cpu.split([',', '+']).next().unwrap_or(cpu);
+    let name = match name.rsplit_once("-v") {
+        Some((name, version)) if version.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => name,
+    };
     match name {
-        "qemu64" | "kvm64" | "qemu64-v1" => Some(1),
+        "qemu64" | "kvm64" => Some(1),
         "Nehalem" | "Westmere" | "SandyBridge" | "IvyBridge" => Some(2),
         "Haswell" | "Broadwell" | "EPYC" | "Skylake-Client" => Some(3),
         _ => None,
@@ -175,7 +217,8 @@ pub struct Slots {
 /// How many more instances of a type with its own disk a host has room for; none while it is
 /// silent or drained.
 pub fn slots(state: &State, host: &Host, kind: &InstanceType) -> Slots {
-    if state.contact(&host.id) == Contact::Silent || !host.is_open() {
+    let closed = state.contact(&host.id) == Contact::Silent || !host.is_open();
+    if closed || kind.cpu_level > reaches(host) {
         return Slots::default();
     }
     let used = state.usage.get(&host.id).copied().unwrap_or_default();
@@ -214,6 +257,13 @@ fn room(state: &State, host: &Host, need: &Need) -> Verdict {
     }
     if let Some((machine, cpu)) = &need.guest {
         can_run(host, machine, cpu)?;
+    }
+    if need.cpu_level > reaches(host) {
+        return Err(format!(
+            "its CPU has level {} of x86-64, and {} is needed",
+            reaches(host),
+            need.cpu_level
+        ));
     }
     let used = state
         .usage

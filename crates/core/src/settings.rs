@@ -59,6 +59,7 @@ pub fn default_types() -> InstanceTypes {
         disk_gib,
         burstable,
         unlimited: false,
+        cpu_level: 0,
         recover: Default::default(),
     };
     let mut types = vec![
@@ -80,6 +81,7 @@ pub fn default_types() -> InstanceTypes {
         types.push(row(&format!("t2.{size}"), vcpus, gib_halves * 512, 8, true));
         types.push(InstanceType {
             unlimited: true,
+            cpu_level: 0,
             recover: Default::default(),
             ..row(
                 &format!("t3.{size}"),

@@ -164,6 +164,7 @@ fn nothing_new_is_placed_on_a_host_that_is_drained() {
         host: None,
         leaving: None,
         guest: None,
+        cpu_level: 0,
     };
     let verdict = schedule::verdict(&cloud.state, &cloud.state.hosts[&cloud.hosts[0]], &need);
     assert_eq!(verdict, Err("is being drained: new fan".into()));

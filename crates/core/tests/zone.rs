@@ -203,6 +203,7 @@ fn a_full_cloud_is_explained_host_by_host() {
         host: None,
         leaving: None,
         guest: None,
+        cpu_level: 0,
     };
     let verdicts = capacity::explain(&cloud.state, &need);
     let reasons: Vec<_> = verdicts
@@ -233,4 +234,78 @@ fn capacity_adds_up_the_hosts_of_a_zone() {
         assert_eq!(zone.hosts[0].used.instances, used);
     }
     assert!(zones[0].types.is_sorted_by_key(|(kind, _)| kind.memory_mib));
+}
+
+#[test]
+fn instances_go_only_where_their_cpus_instructions_are() {
+    use boira_core::policy::CPU_LEVEL;
+    let mut cloud = Cloud::of(&[(4, 4, 100), (4, 4, 100)]);
+    let [old, new] = [cloud.hosts[0].clone(), cloud.hosts[1].clone()];
+    for (host, level) in [(&old, 1), (&new, 3)] {
+        let mut row = Host::clone(&cloud.state.hosts[host]);
+        row.acceleration.hardware = true;
+        row.intake.cpu_level = level;
+        cloud.change(|draft| draft.put(row));
+    }
+    let mut kinds = (*cloud.state.types).clone();
+    kinds.get_mut("m1.small").expect("a type").cpu_level = 2;
+    cloud.state.types = std::sync::Arc::new(kinds);
+    for _ in 0..3 {
+        let id = cloud.pending();
+        assert_eq!(cloud.host_of(&id), new);
+        assert_eq!(cloud.row(&id).cpu, "Nehalem-v1");
+    }
+    // Its image needs more than its type has.
+    let mut image = Image::clone(&cloud.state.images[&cloud.image]);
+    image.tags.insert(CPU_LEVEL.into(), "3".into());
+    cloud.change(|draft| draft.put(image));
+    let id = cloud.pending();
+    assert_eq!(cloud.row(&id).cpu, "Haswell-v2");
+    let mut row = Host::clone(&cloud.state.hosts[&new]);
+    row.intake.cpu_level = 2;
+    cloud.change(|draft| draft.put(row));
+    let refused = cloud.launch(&cloud.ask()).expect_err("nobody has them");
+    assert!(
+        refused.to_string().contains("level 2 of x86-64, and 3"),
+        "{refused}"
+    );
+    let kind = cloud.state.types["m1.small"].clone();
+    let slots = |host: &HostId| schedule::slots(&cloud.state, &cloud.state.hosts[host], &kind);
+    assert_eq!(slots(&old), schedule::Slots::default());
+    // Translation has them all.
+    let mut row = Host::clone(&cloud.state.hosts[&old]);
+    row.acceleration.hardware = false;
+    cloud.change(|draft| draft.put(row));
+    let id = cloud.pending();
+    assert_eq!(cloud.host_of(&id), old);
+}
+
+#[test]
+fn slow_pcs_get_less_to_do() {
+    let mut cloud = Cloud::of(&[(16, 8, 100), (16, 8, 100)]);
+    let speeds = [300, 100];
+    for (host, integer_mib_s) in cloud.hosts.clone().into_iter().zip(speeds) {
+        let mut row = Host::clone(&cloud.state.hosts[&host]);
+        row.intake.speed = Some(Speed {
+            integer_mib_s,
+            memory_mib_s: 1,
+            disk_syncs_s: 1,
+            disk_mib_s: 1,
+            at: Wall(0),
+        });
+        cloud.change(|draft| draft.put(row));
+    }
+    let mut count = [0, 0];
+    for _ in 0..24 {
+        let id = cloud.pending();
+        let host = cloud.host_of(&id);
+        count[usize::from(host == cloud.hosts[1])] += 1;
+    }
+    assert!(count[0] >= 20, "the fast one has {count:?}");
+    // A full one is no use, however fast.
+    for _ in 0..24 {
+        cloud.pending();
+    }
+    let used = |index: usize| cloud.state.usage[&cloud.hosts[index]].instances;
+    assert!(used(1) > 8, "the slow one has {}", used(1));
 }

@@ -165,9 +165,16 @@ pub struct InstanceType {
     /// as AWS's T3.
     #[serde(default)]
     pub unlimited: bool,
+    /// The level of x86-64 that its instances' CPUs have, 1 to 3; 0 for what their host takes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cpu_level: u8,
     /// What becomes of its instances whose host is lost, where neither they nor their image say so.
     #[serde(default, skip_serializing_if = "Recovery::is_wait")]
     pub recover: Recovery,
+}
+
+fn is_zero(level: &u8) -> bool {
+    *level == 0
 }
 
 /// What becomes of an instance whose host is lost.

@@ -4,7 +4,7 @@ use crate::client::{Client, segment};
 use crate::home::Home;
 use crate::output::{self, Format, bytes, line_out};
 use anyhow::{Context, Result, bail};
-use boira_model::InstanceType;
+use boira_model::{InstanceType, Recovery};
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::json;
@@ -37,6 +37,16 @@ pub struct Change {
     /// Whether EC2's CPU credits are recorded for it [default for a new type: false]
     #[arg(long, value_name = "BOOL")]
     burstable: Option<bool>,
+    /// Level of x86-64 of its instances' CPUs, 1 to 3; 0 for what each host takes
+    #[arg(long, value_name = "LEVEL")]
+    cpu_level: Option<u8>,
+    /// What becomes of its instances when their host is lost [default for a new type: wait]
+    #[arg(long, value_name = "wait|reimage", value_parser = recovery)]
+    recover: Option<Recovery>,
+}
+
+fn recovery(text: &str) -> Result<Recovery, String> {
+    Recovery::parse(text).ok_or_else(|| "it is wait or reimage".into())
 }
 
 pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
@@ -79,6 +89,7 @@ fn changed(name: String, old: Option<InstanceType>, change: &Change) -> Result<I
             disk_gib: 8,
             burstable: false,
             unlimited: false,
+            cpu_level: 0,
             recover: Default::default(),
         },
         (None, ..) => bail!("{name} is a new type and needs --vcpus and --memory-mib"),
@@ -88,6 +99,8 @@ fn changed(name: String, old: Option<InstanceType>, change: &Change) -> Result<I
         memory_mib: change.memory_mib.unwrap_or(base.memory_mib),
         disk_gib: change.disk_gib.unwrap_or(base.disk_gib),
         burstable: change.burstable.unwrap_or(base.burstable),
+        cpu_level: change.cpu_level.unwrap_or(base.cpu_level),
+        recover: change.recover.unwrap_or(base.recover),
         ..base
     })
 }
@@ -124,6 +137,7 @@ mod tests {
             disk_gib: 30,
             burstable: true,
             unlimited: true,
+            cpu_level: 0,
             recover: Default::default(),
         };
         let change = Change {
@@ -131,6 +145,8 @@ mod tests {
             memory_mib: Some(2048),
             disk_gib: None,
             burstable: None,
+            cpu_level: None,
+            recover: None,
         };
         let row = changed("t3.micro".into(), Some(old.clone()), &change).expect("a type");
         assert_eq!(

@@ -128,6 +128,7 @@ fn type_and_user_data_change_only_while_stopped() {
         disk_gib: 1,
         burstable: false,
         unlimited: false,
+        cpu_level: 0,
         recover: Default::default(),
     };
     let mut types = boira_core::InstanceTypes::clone(&cloud.state.types);
