@@ -3,7 +3,7 @@
 //! uses an instruction that it lacks.
 
 use crate::support::room::Room;
-use crate::support::{BOOT, wait};
+use crate::support::{BOOT, Cloud, wait};
 
 /// What the agent of a PC may keep in memory of its own. The pages of the program's file come on top: 30
 /// MB at most of a release, and the kernel takes them back when it needs them.
@@ -70,4 +70,45 @@ fn an_agent_with_a_guest_keeps_little_in_memory() {
     let own: u64 = own.trim().parse().expect("a number of KiB");
     println!("the agent keeps {own} KiB");
     assert!(own <= RESIDENT_MAX_KIB, "{own} KiB");
+}
+
+/// What a guest finds in its CPU is what its type says, whatever the PC has itself.
+#[test]
+fn a_guests_cpu_has_the_instructions_that_its_type_promises() {
+    let cloud = Cloud::start();
+    cloud.open_ssh(&cloud.api());
+    for (level, has, lacks) in [
+        (1, "sse2", "sse4_2"),
+        (2, "sse4_2", "avx2"),
+        (3, "avx2", "avx512f"),
+    ] {
+        let name = format!("level.{level}");
+        let level = level.to_string();
+        let set = ["type", "set", &name, "--vcpus", "1", "--memory-mib", "128"];
+        cloud
+            .boira(&[&set[..], &["--cpu-level", &level]].concat())
+            .ok();
+        let made = cloud.json(&["instance", "run", "--type", &name]);
+        let id = made[0]["id"].as_str().expect("an id");
+        let flags = cloud
+            .boira(&["ssh", id, "grep -m1 ^flags /proc/cpuinfo"])
+            .ok();
+        let found = |flag: &str| flags.split_whitespace().any(|found| found == flag);
+        assert!(found(has) && !found(lacks), "{name}: {flags}");
+        cloud.boira(&["instance", "terminate", id]).ok();
+    }
+    let refused = cloud
+        .boira(&[
+            "type",
+            "set",
+            "level.9",
+            "--vcpus",
+            "1",
+            "--memory-mib",
+            "128",
+            "--cpu-level",
+            "9",
+        ])
+        .fails(1);
+    assert!(refused.contains("cpu_level is 1 to 3"), "{refused}");
 }
