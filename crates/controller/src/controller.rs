@@ -5,11 +5,12 @@ use crate::ec2::Facts;
 use crate::identity::Signer;
 use crate::links::Links;
 use crate::listen::{self, Security};
+use crate::lost::{self, SwitchingOff};
 use crate::pki::Pki;
 use crate::{admin, agents, collect, http, pki};
 use anyhow::{Context, Result, ensure};
 use boira_chunks::Blobs;
-use boira_core::{InstanceTypes, Settings, account, heal, host, reconcile, wanted, zone};
+use boira_core::{InstanceTypes, Settings, account, host, reconcile, wanted, zone};
 use boira_model::{CloudId, Host, HostId, InstanceId};
 use boira_store::{Cluster, History, Sqlite, Unavailable};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -46,6 +47,7 @@ pub struct Controller {
     /// What is wrong with the files as they were last read; held while they are read or written.
     pub problems: tokio::sync::Mutex<Vec<String>>,
     pub pki: Pki,
+    pub switching_off: SwitchingOff,
     ready: OnceLock<Ready>,
 }
 
@@ -194,6 +196,7 @@ fn open_home(options: Options) -> Result<Controller> {
         files,
         problems: tokio::sync::Mutex::default(),
         pki,
+        switching_off: SwitchingOff::default(),
         options,
         ready: OnceLock::new(),
     })
@@ -329,7 +332,7 @@ async fn clockwork(controller: Arc<Controller>) {
     loop {
         interval.tick().await;
         note_silence(&controller).await;
-        give_away(&controller).await;
+        lost::tick(&controller).await;
         let now = controller.files.stamp();
         if now != stamp {
             stamp = now;
@@ -380,28 +383,6 @@ async fn note_silence(controller: &Controller) {
                     Ok::<_, Infallible>(())
                 })
                 .await;
-        }
-    }
-}
-
-/// Starts elsewhere what hosts have that are out for a whole fence.
-async fn give_away(controller: &Controller) {
-    let snapshot = controller.cluster.snapshot();
-    let fence_ms = snapshot.state.settings.fence_s.saturating_mul(1000);
-    for host in snapshot.state.hosts.keys() {
-        let link = controller.links.of(host);
-        let is_due = heal::is_due(&snapshot.state, host) && link.put_out(fence_ms);
-        if !is_due && !link.is_out() {
-            continue;
-        }
-        let lost = host.clone();
-        let decided = controller.cluster.decide(move |draft| {
-            heal::lost(draft, &lost);
-            Ok::<_, Infallible>(())
-        });
-        // Of a commit that failed nobody knows whether it counts until another one has succeeded.
-        if decided.await.is_ok() {
-            link.let_in();
         }
     }
 }

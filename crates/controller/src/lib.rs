@@ -19,6 +19,7 @@ mod identity;
 pub mod join;
 mod links;
 mod listen;
+mod lost;
 mod moves;
 pub mod pki;
 mod recovery;

@@ -288,6 +288,16 @@ impl Link {
         self.facts().watch.put_out(now_ms(), fence_ms)
     }
 
+    /// The time by [`Link::is_off`]'s clock.
+    pub fn now_ms() -> u64 {
+        now_ms()
+    }
+
+    /// As [`Watch::is_off`].
+    pub fn is_off(&self, since_ms: u64) -> bool {
+        self.facts().watch.is_off(since_ms)
+    }
+
     pub fn is_out(&self) -> bool {
         self.facts().watch.is_out()
     }

@@ -65,6 +65,13 @@ impl Watch {
         self.out
     }
 
+    /// Somebody has made certain since then that the host is off. It is out at once, unless it was heard
+    /// of meanwhile.
+    pub fn is_off(&mut self, since_ms: u64) -> bool {
+        self.out |= self.heard_ms < since_ms;
+        self.out
+    }
+
     pub fn is_out(&self) -> bool {
         self.out
     }
@@ -116,6 +123,17 @@ mod tests {
         watch.hear(2_000, 1_000);
         assert!(!watch.put_out(10_999, 1_000));
         assert!(watch.put_out(11_000, 1_000));
+    }
+
+    #[test]
+    fn a_host_that_is_off_for_certain_is_out_at_once_unless_it_was_heard_of() {
+        let mut watch = Watch::new(0);
+        watch.hear(1_000, FENCE_MS);
+        assert!(!watch.is_off(1_000));
+        watch.hear(2_500, FENCE_MS);
+        assert!(!watch.is_off(2_000));
+        assert!(watch.is_off(3_000) && watch.is_out());
+        assert!(!watch.hear(3_001, FENCE_MS));
     }
 
     #[test]

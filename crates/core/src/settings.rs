@@ -23,6 +23,9 @@ pub struct Settings {
     /// How long a host must be silent before instances that ask for it are started elsewhere. It holds
     /// them itself after four fifths of that.
     pub fence_s: u64,
+    /// Commands by the names of hosts that switch a host off. One that ends with 0 says that the host is
+    /// off for certain, so nobody has to wait for its fence.
+    pub power_off: BTreeMap<String, String>,
     /// What `AutoRecovery=default` of EC2's `MaintenanceOptions` means.
     pub auto_recovery: bool,
     /// Instances that an account may have at a time.
@@ -39,6 +42,7 @@ impl Default for Settings {
             terminated_visible_s: 3600,
             host_silence_s: 30,
             fence_s: 120,
+            power_off: BTreeMap::new(),
             auto_recovery: true,
             instances_per_account: 10_000,
         }

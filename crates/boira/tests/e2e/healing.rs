@@ -232,3 +232,49 @@ fn a_guest_that_crashes_or_switches_itself_off_is_started_again_if_that_is_asked
         .fails(1);
     assert!(refused.contains("preserve, restart, destroy"), "{refused}");
 }
+
+#[test]
+fn a_pc_that_is_switched_off_for_certain_is_not_waited_for() {
+    let (mut room, _) = room(2);
+    let id = launch(&room, &["boira:recover=reimage"]);
+    let here = pc_of(&room, 2, &id);
+    wait("it is held at a deadline", BOOT, || {
+        let said = shown(&room, &id);
+        match said.contains("started on another one") {
+            true => Ok(()),
+            false => Err(said),
+        }
+    });
+    // Nobody would wait for that.
+    let (asked, off) = (room.home(0).join("asked"), room.home(0).join("off"));
+    let command = format!(
+        "touch {}; until [ -e {} ]; do sleep 0.1; done",
+        asked.display(),
+        off.display()
+    );
+    std::fs::write(
+        room.home(0).join("settings.toml"),
+        format!("fence_s = 3600\nhost_silence_s = 2\n[power_off]\npc{here} = '{command}'\n"),
+    )
+    .expect("the home is there");
+    wait("the settings are read", BOOT, || {
+        let said = shown(&room, &id);
+        match said.contains("after 3600 s") {
+            true => Ok(()),
+            false => Err(said),
+        }
+    });
+    room.unplug(here);
+    wait("somebody is asked to switch it off", BOOT, || {
+        asked
+            .exists()
+            .then_some(())
+            .ok_or_else(|| "not yet".to_owned())
+    });
+    assert_eq!(guest_states(&room, 3 - here, &id), "", "it isn't off yet");
+    room.switch_off(here);
+    std::fs::write(&off, "").expect("it is written");
+    wait("it answers elsewhere", BOOT * 2, || {
+        inside(&room, &id, "true")
+    });
+}

@@ -173,6 +173,11 @@ impl Room {
         self.lan.sh(&format!("ip link set pc{pc} up")).ok();
     }
 
+    /// Everything on a PC ends at once.
+    pub fn switch_off(&mut self, pc: usize) {
+        self.pcs[pc].end();
+    }
+
     fn logs(&self) -> String {
         let mut text = String::new();
         for log in ["supervisor", "controller", "agent"] {
