@@ -181,12 +181,14 @@ impl Controller {
         answer
     }
 
-    /// Fetches a blob; the reader ends where the blob does.
+    /// Fetches a blob from so many bytes on, or the whole where the controller can only send that. The
+    /// reader ends where the blob does.
     pub async fn blob(
         &self,
         sha256: &str,
-    ) -> Result<impl tokio::io::AsyncRead + Send + Unpin + use<>> {
-        self.get(&format!("/v1/blobs/{sha256}")).await
+        from: u64,
+    ) -> Result<(impl tokio::io::AsyncRead + Send + Unpin + use<>, u64)> {
+        self.get(&format!("/v1/blobs/{sha256}"), from).await
     }
 
     /// Fetches a volume's file from the host that has it, by way of the controller.
@@ -194,24 +196,38 @@ impl Controller {
         &self,
         file: &VolumeId,
     ) -> Result<impl tokio::io::AsyncRead + Send + Unpin + use<>> {
-        self.get(&format!("/v1/volumes/{file}")).await
+        let (reader, _) = self.get(&format!("/v1/volumes/{file}"), 0).await?;
+        Ok(reader)
     }
 
-    async fn get(&self, path: &str) -> Result<impl tokio::io::AsyncRead + Send + Unpin + use<>> {
+    /// The body, and after how many bytes of the whole it begins.
+    async fn get(
+        &self,
+        path: &str,
+        from: u64,
+    ) -> Result<(impl tokio::io::AsyncRead + Send + Unpin + use<>, u64)> {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(self.connect(&self.tls().h1).await?))
                 .await
                 .context("speak HTTP to the controller")?;
         tokio::spawn(connection);
-        let request = Request::get(path)
-            .header("host", CONTROLLER_NAME)
+        let mut request = Request::get(path).header("host", CONTROLLER_NAME);
+        if from > 0 {
+            request = request.header("range", format!("bytes={from}-"));
+        }
+        let request = request
             .body(Full::<Bytes>::default())
             .context("build a request")?;
         let answer = tokio::time::timeout(ANSWER, sender.send_request(request))
             .await
             .context("wait for the controller")?
             .context("ask the controller")?;
-        if answer.status() != StatusCode::OK {
+        let begins = match answer.status() {
+            StatusCode::PARTIAL_CONTENT => Some(from),
+            StatusCode::OK => Some(0),
+            _ => None,
+        };
+        let Some(begins) = begins else {
             let status = answer.status();
             let body = http_body_util::Limited::new(answer.into_body(), 4096);
             let said = body.collect().await.map(|body| body.to_bytes());
@@ -220,11 +236,12 @@ impl Controller {
                 "the controller answered {status}: {}",
                 String::from_utf8_lossy(&said)
             );
-        }
-        Ok(tokio_util::io::StreamReader::new(Lively {
+        };
+        let reader = tokio_util::io::StreamReader::new(Lively {
             stream: http_body_util::BodyDataStream::new(answer.into_body()),
             patience: Box::pin(tokio::time::sleep(SILENCE)),
-        }))
+        });
+        Ok((reader, begins))
     }
 
     /// Opens the stream that somebody waits for at the controller.

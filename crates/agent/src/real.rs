@@ -142,14 +142,23 @@ impl RealHost {
     }
 
     async fn fetch(&self, sha256: &str) -> Result<()> {
-        let reader = self.controller.blob(sha256).await?;
-        let mut reader = tokio_util::io::SyncIoBridge::new(reader);
         let (blobs, digest) = (self.blobs.clone(), sha256.parse().context("name the blob")?);
-        tokio::task::spawn_blocking(move || blobs.put(&mut reader, digest))
-            .await
-            .context("fetch a blob")?
-            .context("keep a blob")?;
-        Ok(())
+        let (controller, name) = (self.controller.clone(), sha256.to_owned());
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || {
+            let Some(mut arrival) = blobs.arrive(digest).context("go on with a blob")? else {
+                return Ok(());
+            };
+            let asking = controller.blob(&name, arrival.bytes());
+            let (reader, begins) = runtime.block_on(asking)?;
+            if begins != arrival.bytes() {
+                arrival.start_over().context("begin a blob anew")?;
+            }
+            let reader = tokio_util::io::SyncIoBridge::new_with_handle(reader, runtime);
+            arrival.finish(reader).context("keep a blob")
+        })
+        .await
+        .context("fetch a blob")?
     }
 
     async fn make_volume(&self, volume: &WantedVolume) -> Result<()> {

@@ -8,7 +8,8 @@
 //! ```text
 //! <dir>/blobs/<digest>.<size>     mode 0444, mtime SEAL, atime the last use
 //!       pins/<digest>.<holder>    an empty file for each user
-//!       incoming/                 what isn't verified yet; emptied by open
+//!       incoming/                 what isn't verified yet; emptied by open, but for
+//!       incoming/<digest>.part    the beginning of a blob whose fetching was interrupted
 //! ```
 //!
 //! The seal makes a start cheap: whatever writes to a file changes its mtime, so that a blob with
@@ -35,6 +36,8 @@ pub use digest::{Digest, NotADigest};
 /// The mtime of every verified blob: 2001-09-09T01:46:40Z.
 const SEAL: Duration = Duration::from_secs(1_000_000_000);
 const BUFFER_BYTES: usize = 256 * 1024;
+/// How long the beginning of a blob waits for the rest.
+const PART_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// A store of blobs in a directory of its own, used by one process at a time.
 pub struct Blobs {
@@ -122,7 +125,9 @@ impl Blobs {
             fs::set_permissions(&path, Permissions::from_mode(0o711)).context("closing", &path)?;
         }
         for leftover in list(&blobs.dir.join("incoming"))? {
-            fs::remove_file(&leftover).context("removing", &leftover)?;
+            if !is_recent_part(&leftover) {
+                fs::remove_file(&leftover).context("removing", &leftover)?;
+            }
         }
         for path in list(&blobs.dir.join("blobs"))? {
             blobs.take_up(&path)?;
@@ -146,21 +151,72 @@ impl Blobs {
             blobs: self,
             bytes: 0,
         };
-        let found = self.copy(content, file.as_file_mut(), &mut reserved)?;
-        if found != expected {
-            return Err(Error::Mismatch { expected, found });
-        }
-        let size_bytes = reserved.bytes;
-        let path = self.path(&expected, size_bytes);
+        let mut hash = Sha256::new();
+        self.copy(content, file.as_file_mut(), &mut hash, &mut reserved)?;
+        is_expected(hash, expected)?;
         seal(file.as_file()).context("sealing", file.path())?;
+        self.enter(expected, &mut reserved, |path| {
+            file.persist(path).map(drop).map_err(|failed| failed.error)
+        })
+    }
+
+    /// Begins to fetch a blob, or goes on where an earlier attempt was interrupted, also one of an
+    /// earlier process. Nothing where the blob is there.
+    ///
+    /// # Errors
+    /// Where it is being fetched already.
+    pub fn arrive(&self, expected: Digest) -> Result<Option<Arrival<'_>>> {
+        if self.get(&expected).is_some() {
+            return Ok(None);
+        }
+        let path = self.dir.join("incoming").join(format!("{expected}.part"));
+        let mut file = File::options()
+            .create(true)
+            .read(true)
+            .append(true)
+            .open(&path)
+            .context("opening", &path)?;
+        file.try_lock()
+            .map_err(io::Error::from)
+            .context("going on with", &path)?;
+        let mut arrival = Arrival {
+            blobs: self,
+            expected,
+            hash: Sha256::new(),
+            reserved: Reservation {
+                blobs: self,
+                bytes: 0,
+            },
+            path,
+            file: file.try_clone().context("opening", &self.dir)?,
+        };
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            let length = file.read(&mut buffer).context("reading", &arrival.path)?;
+            if length == 0 {
+                return Ok(Some(arrival));
+            }
+            self.make_room(length as u64)?;
+            arrival.reserved.bytes += length as u64;
+            arrival.hash.update(&buffer[..length]);
+        }
+    }
+
+    /// A verified and sealed file gets its name and counts from now on.
+    fn enter(
+        &self,
+        digest: Digest,
+        reserved: &mut Reservation<'_>,
+        name: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Result<()> {
+        let size_bytes = reserved.bytes;
+        let path = self.path(&digest, size_bytes);
         // Named and entered in one step: in between, the eviction of an equal blob that another put
         // has entered would take this one's file.
         let mut state = self.state();
-        file.persist(&path)
-            .map_err(|failed| failed.error)
-            .context("naming", &path)?;
+        name(&path).context("naming", &path)?;
         sync_dir(&path)?;
-        state.blobs.entry(expected).or_insert_with(|| {
+        state.blobs.entry(digest).or_insert_with(|| {
             reserved.bytes = 0;
             Blob {
                 size_bytes,
@@ -274,14 +330,14 @@ impl Blobs {
         }
     }
 
-    /// Copies to the end and returns the digest, reserving the room chunk by chunk.
+    /// Copies to the end, reserving the room chunk by chunk.
     fn copy(
         &self,
         mut content: impl Read,
         file: &mut File,
+        hash: &mut Sha256,
         reserved: &mut Reservation<'_>,
-    ) -> Result<Digest> {
-        let mut hash = Sha256::new();
+    ) -> Result<()> {
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
             let length = match content.read(&mut buffer) {
@@ -289,7 +345,7 @@ impl Blobs {
                 other => other.context("reading the content for", &self.dir)?,
             };
             if length == 0 {
-                return Ok(hash.into());
+                return Ok(());
             }
             self.make_room(length as u64)?;
             reserved.bytes += length as u64;
@@ -389,6 +445,68 @@ impl Blobs {
             .lock()
             .expect("nobody panics while holding the state")
     }
+}
+
+/// A blob on its way in. Dropped in the middle it keeps what has come.
+pub struct Arrival<'a> {
+    blobs: &'a Blobs,
+    expected: Digest,
+    /// Of what is there.
+    hash: Sha256,
+    reserved: Reservation<'a>,
+    path: PathBuf,
+    /// Locked as long as this lives.
+    file: File,
+}
+
+impl Arrival<'_> {
+    /// How much of it is there: content is to begin after so many bytes.
+    pub fn bytes(&self) -> u64 {
+        self.reserved.bytes
+    }
+
+    /// Forgets what is there, for who can only send the whole.
+    pub fn start_over(&mut self) -> Result<()> {
+        self.file.set_len(0).context("emptying", &self.path)?;
+        self.hash = Sha256::new();
+        self.blobs.state().used_bytes -= self.reserved.bytes;
+        self.reserved.bytes = 0;
+        Ok(())
+    }
+
+    /// Takes the rest. What has come stays where `content` fails in the middle, and goes where the
+    /// whole isn't what was expected.
+    pub fn finish(mut self, content: impl Read) -> Result<()> {
+        let copied =
+            self.blobs
+                .copy(content, &mut self.file, &mut self.hash, &mut self.reserved);
+        copied?;
+        if let Err(mismatch) = is_expected(self.hash.clone(), self.expected) {
+            remove(&self.path)?;
+            return Err(mismatch);
+        }
+        seal(&self.file).context("sealing", &self.path)?;
+        let path = self.path.clone();
+        self.blobs.enter(self.expected, &mut self.reserved, |name| {
+            fs::rename(path, name)
+        })
+    }
+}
+
+fn is_expected(hash: Sha256, expected: Digest) -> Result<()> {
+    let found: Digest = hash.into();
+    match found == expected {
+        true => Ok(()),
+        false => Err(Error::Mismatch { expected, found }),
+    }
+}
+
+/// Whether a file is the beginning of a blob that somebody may go on with.
+fn is_recent_part(path: &Path) -> bool {
+    let is_part = split(path).is_some_and(|(_, rest)| rest == "part");
+    let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+    let recent = modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < PART_KEPT));
+    is_part && recent
 }
 
 /// Room taken for content that isn't stored yet; given back unless it is.

@@ -278,3 +278,82 @@ fn a_digest_has_one_spelling() {
         assert!(wrong.parse::<Digest>().is_err(), "{wrong}");
     }
 }
+
+/// Yields so much and then breaks.
+struct Breaks<'a>(&'a [u8]);
+impl Read for Breaks<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buffer)? {
+            0 => Err(io::Error::other("the line broke")),
+            length => Ok(length),
+        }
+    }
+}
+
+#[test]
+fn a_blob_that_was_interrupted_goes_on_where_it_was_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path(), 1 << 20).unwrap();
+    let bytes: Vec<u8> = (0..600 * KIB).map(|n| (n / 7) as u8).collect();
+    let digest = Digest::of(&bytes);
+    let arrival = blobs.arrive(digest).unwrap().expect("it isn't there");
+    assert_eq!(arrival.bytes(), 0);
+    assert!(blobs.arrive(digest).is_err(), "one at a time");
+    arrival.finish(Breaks(&bytes[..200 * KIB])).unwrap_err();
+    assert_eq!(blobs.used_bytes(), 0);
+
+    let arrival = blobs.arrive(digest).unwrap().expect("it isn't complete");
+    assert_eq!(arrival.bytes(), 200 * KIB as u64);
+    arrival.finish(Breaks(&bytes[200 * KIB..500 * KIB])).unwrap_err();
+    drop(blobs);
+
+    let blobs = Blobs::open(dir.path(), 1 << 20).unwrap();
+    let arrival = blobs.arrive(digest).unwrap().expect("it isn't complete");
+    assert_eq!(arrival.bytes(), 500 * KIB as u64);
+    arrival.finish(&bytes[500 * KIB..]).unwrap();
+    assert_eq!(fs::read(blobs.get(&digest).unwrap()).unwrap(), bytes);
+    assert_eq!(blobs.used_bytes(), bytes.len() as u64);
+    assert!(blobs.arrive(digest).unwrap().is_none());
+    assert_eq!(files(dir.path()), 1, "nothing else is left");
+}
+
+#[test]
+fn a_beginning_that_was_damaged_is_given_up_and_one_that_is_old_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path(), 1 << 20).unwrap();
+    let (bytes, digest) = content(3, 100 * KIB);
+    let begin = || {
+        let arrival = blobs.arrive(digest).unwrap().expect("it isn't there");
+        arrival.finish(Breaks(&bytes[..50 * KIB])).unwrap_err();
+    };
+    begin();
+    let part = dir.path().join("incoming").join(format!("{digest}.part"));
+    let mut torn = fs::read(&part).unwrap();
+    torn[1000] ^= 1;
+    fs::write(&part, torn).unwrap();
+    let arrival = blobs.arrive(digest).unwrap().expect("it isn't complete");
+    let error = arrival.finish(&bytes[50 * KIB..]).unwrap_err();
+    assert!(matches!(error, Error::Mismatch { .. }), "{error}");
+    assert_eq!((files(dir.path()), blobs.used_bytes()), (0, 0));
+
+    // Somebody can't begin in the middle.
+    begin();
+    let mut arrival = blobs.arrive(digest).unwrap().expect("it isn't complete");
+    arrival.start_over().unwrap();
+    assert_eq!(arrival.bytes(), 0);
+    arrival.finish(&bytes[..]).unwrap();
+    assert!(blobs.get(&digest).is_some());
+
+    let (other, digest) = content(4, 100 * KIB);
+    let arrival = blobs.arrive(digest).unwrap().expect("it isn't there");
+    arrival.finish(Breaks(&other[..KIB])).unwrap_err();
+    let part = dir.path().join("incoming").join(format!("{digest}.part"));
+    let long_ago = SystemTime::now() - Duration::from_secs(2 * 24 * 3600);
+    File::open(&part)
+        .and_then(|file| file.set_times(FileTimes::new().set_modified(long_ago)))
+        .unwrap();
+    drop(blobs);
+    let blobs = Blobs::open(dir.path(), 1 << 20).unwrap();
+    let arrival = blobs.arrive(digest).unwrap().expect("it isn't there");
+    assert_eq!(arrival.bytes(), 0);
+}

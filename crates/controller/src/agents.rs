@@ -8,7 +8,7 @@ use crate::links::Told;
 use crate::pki::{HostCertificate, HostRequest};
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -23,6 +23,7 @@ use serde::Deserialize;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncSeekExt;
 
 /// SHA-256 of the public key that the peer has proven, in hex.
 #[derive(Clone)]
@@ -250,6 +251,7 @@ async fn blob(
     State(controller): State<Arc<Controller>>,
     Extension(peer): Extension<PeerKey>,
     Path(sha256): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let host = host_of(&controller, &peer)?;
     let missing = || Refused(StatusCode::NOT_FOUND, "there is no such blob".into());
@@ -260,10 +262,32 @@ async fn blob(
         return Err(missing());
     }
     let path = controller.blob(&sha256).ok_or_else(missing)?;
-    let file = tokio::fs::File::open(path).await.map_err(|_| missing())?;
+    let mut file = tokio::fs::File::open(path).await.map_err(|_| missing())?;
     let length = file.metadata().await.map_err(|_| missing())?.len();
+    let from = headers.get(header::RANGE).and_then(rest_from);
+    let from = from.filter(|from| *from <= length);
+    if let Some(from) = from {
+        let seeking = file.seek(std::io::SeekFrom::Start(from));
+        seeking.await.map_err(|_| missing())?;
+    }
     let body = Body::from_stream(tokio_util::io::ReaderStream::with_capacity(file, 256 << 10));
-    Ok(([(header::CONTENT_LENGTH, length)], body).into_response())
+    let rest = length - from.unwrap_or(0);
+    let answer = ([(header::CONTENT_LENGTH, rest)], body);
+    Ok(match from {
+        None => answer.into_response(),
+        Some(from) => {
+            let range = format!("bytes {from}-{}/{length}", length.saturating_sub(1));
+            let headers = [(header::CONTENT_RANGE, range)];
+            (StatusCode::PARTIAL_CONTENT, headers, answer).into_response()
+        }
+    })
+}
+
+/// The one form of a range that agents ask for, `bytes=N-`; others are answered with the whole, as
+/// RFC 9110, 14.2 allows.
+fn rest_from(range: &HeaderValue) -> Option<u64> {
+    let from = range.to_str().ok()?.strip_prefix("bytes=")?;
+    from.strip_suffix('-')?.parse().ok()
 }
 
 /// A volume's file, from the host that has it to the one that it is moving to.

@@ -226,7 +226,8 @@ impl World {
             .hosts
             .iter()
             .find(|host| Some(&host.id) == row.host.as_ref())?;
-        let serves = source.is_on && !source.cut_off && source.agent.is_some();
+        let awake = source.is_on && source.sleeps_until_ms.is_none();
+        let serves = awake && !source.cut_off && source.agent.is_some();
         (asked && serves).then(|| source.volumes.get(&row.file()).copied())?
     }
 

@@ -27,8 +27,11 @@ impl World {
         };
         let (crash, agent) = (is(weights.controller_crash), is(weights.agent_crash));
         let (reboot, partition) = (is(weights.host_reboot), is(weights.partition));
-        let disk = is(weights.disk_full);
+        let (disk, suspend) = (is(weights.disk_full), is(weights.suspend));
         let host = self.random.below(self.hosts.len() as u64) as usize;
+        if self.hosts[host].sleeps_until_ms.is_some() {
+            return;
+        }
         // Each draw may hit once only: the first that did counts.
         if crash {
             if self.controller.is_up() {
@@ -44,6 +47,8 @@ impl World {
             self.hosts[host].cut_off = true;
             let after_ms = self.random.between(500, 90_000);
             self.schedule(after_ms, Event::Undo(Undo::Reconnect(host)));
+        } else if suspend {
+            self.suspend(host);
         } else if disk {
             self.fill_disk(host);
         } else {
@@ -97,6 +102,29 @@ impl World {
         self.schedule(after_ms, Event::Undo(Undo::PowerOn(index)));
     }
 
+    /// The PC sleeps, as one whose lid is closed: whatever happens to it happens when it wakes up.
+    fn suspend(&mut self, index: usize) {
+        if !self.hosts[index].is_on {
+            return;
+        }
+        let after_ms = self.random.between(500, 120_000);
+        note!(self, "host {index} sleeps for {after_ms} ms");
+        self.hosts[index].sleeps_until_ms = Some(self.now_ms + after_ms);
+        self.hosts_changed = true;
+        // Before what was put off: it is scheduled first.
+        self.schedule(after_ms, Event::Undo(Undo::WakeUp(index)));
+    }
+
+    /// A timer of the watchdog's that came due in its sleep fires as soon as anything runs.
+    fn wake_up(&mut self, index: usize) {
+        let now_ms = self.now_ms;
+        if self.hosts[index].sleeps_until_ms.take().is_some() {
+            note!(self, "host {index} wakes up");
+            self.hosts[index].watch(now_ms);
+            self.hosts_changed = true;
+        }
+    }
+
     fn fill_disk(&mut self, host: usize) {
         let after_ms = self.random.between(1_000, 40_000);
         if self.random.chance(500) {
@@ -135,6 +163,7 @@ impl World {
                     self.start_agent(index);
                 }
             }
+            Undo::WakeUp(host) => self.wake_up(host),
             Undo::Reconnect(host) => self.hosts[host].cut_off = false,
             Undo::HostDisk(host) => self.hosts[host].disk_full = false,
             Undo::StoreDisk => self.store_full = false,
@@ -160,6 +189,7 @@ impl World {
         self.store_full = false;
         self.start_controller();
         for index in 0..self.hosts.len() {
+            self.wake_up(index);
             self.hosts[index].cut_off = false;
             self.hosts[index].disk_full = false;
             self.undo(Undo::PowerOn(index));

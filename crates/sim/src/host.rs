@@ -84,6 +84,8 @@ pub struct Host {
     /// The agent's file of accepted state.
     pub accepted_file: Option<Vec<u8>>,
     pub disk_full: bool,
+    /// The PC sleeps: nothing runs on it, and its boot clock goes on.
+    pub sleeps_until_ms: Option<u64>,
     /// Nothing gets through to the controller or back.
     pub cut_off: bool,
     /// How far the boot clock gets in a second, in milliseconds.
@@ -154,7 +156,10 @@ impl Host {
     }
 
     pub fn live(&self) -> impl Iterator<Item = (&InstanceId, &SimGuest)> {
-        self.guests.iter().filter(|(_, guest)| guest.runs())
+        let awake = self.sleeps_until_ms.is_none();
+        self.guests
+            .iter()
+            .filter(move |(_, guest)| awake && guest.runs())
     }
 
     /// What a step does to the PC. A power button and a reset act on the guest alone, so they are

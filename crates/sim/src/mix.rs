@@ -44,6 +44,7 @@ pub struct Weights {
     pub partition: u64,
     pub disk_full: u64,
     pub clock_jump: u64,
+    pub suspend: u64,
 }
 
 impl Weights {
@@ -54,6 +55,7 @@ impl Weights {
             + self.partition
             + self.disk_full
             + self.clock_jump
+            + self.suspend
     }
 }
 
@@ -100,6 +102,7 @@ impl Mix {
             partition: rate(5),
             disk_full: rate(3),
             clock_jump: rate(3),
+            suspend: rate(3),
         };
         let mix = Self {
             lost: rate(150),

@@ -261,6 +261,7 @@ fn pc(number: u64, random: &mut Random) -> Host {
         blobs: Default::default(),
         accepted_file: None,
         disk_full: false,
+        sleeps_until_ms: None,
         cut_off: false,
         clock_permille: random.between(950, 1050),
         fence: Default::default(),

@@ -97,6 +97,7 @@ pub enum Undo {
     StartController,
     StartAgent(usize),
     PowerOn(usize),
+    WakeUp(usize),
     Reconnect(usize),
     HostDisk(usize),
     StoreDisk,
@@ -287,6 +288,10 @@ impl World {
             };
             self.now_ms = due.at_ms;
             self.steps += 1;
+            if let Some(until_ms) = self.asleep(&due.event) {
+                self.schedule(until_ms - self.now_ms, due.event);
+                continue;
+            }
             self.happen(due.event);
             self.check();
             if self.violation.is_some() {
@@ -371,6 +376,31 @@ impl World {
             Event::Fault => self.fault(),
             Event::Undo(undo) => self.undo(undo),
         }
+    }
+
+    /// Until when an event has to wait because the PC that it happens to sleeps.
+    fn asleep(&self, event: &Event) -> Option<u64> {
+        let host = match event {
+            Event::Agent { host, .. }
+            | Event::StepEnds { host, .. }
+            | Event::NetworkEnds { host, .. }
+            | Event::VolumeGoes { host, .. }
+            | Event::VolumeComes { host, .. }
+            | Event::Reached { host, .. }
+            | Event::Guest { host, .. }
+            | Event::Watchdog { host, .. }
+            | Event::Undo(Undo::StartAgent(host)) => *host,
+            Event::ReplyArrives(Reply::Sync { request, .. }) => self.host_index(&request.host),
+            Event::ReplyArrives(Reply::Call { .. })
+            | Event::Client(_)
+            | Event::CallArrives { .. }
+            | Event::SyncArrives { .. }
+            | Event::Commit(_)
+            | Event::Tick(_)
+            | Event::Fault
+            | Event::Undo(_) => return None,
+        };
+        self.hosts[host].sleeps_until_ms.filter(|at| *at > self.now_ms)
     }
 
     fn reaches(&self, process: u64) -> bool {

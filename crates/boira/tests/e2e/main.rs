@@ -10,6 +10,7 @@ mod chaos;
 mod cli;
 mod clients;
 mod healing;
+mod images;
 mod inside;
 mod joining;
 mod lifecycle;

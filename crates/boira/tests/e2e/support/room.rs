@@ -173,6 +173,12 @@ impl Room {
         self.lan.sh(&format!("ip link set pc{pc} up")).ok();
     }
 
+    /// What comes to a PC comes no faster than this, as tc writes it.
+    pub fn slow_down(&self, pc: usize, rate: &str) {
+        let words = format!("tc qdisc add dev pc{pc} root tbf rate {rate} burst 64kb latency 100ms");
+        self.lan.sh(&words).ok();
+    }
+
     /// Everything on a PC ends at once.
     pub fn switch_off(&mut self, pc: usize) {
         self.pcs[pc].end();
