@@ -14,14 +14,16 @@ use crate::watchdog::Watchdog;
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use boira_chunks::Blobs;
-use boira_core::plan::{Fence, Guest, Step};
+use boira_core::plan::{Fence, Guest, Step, TOO_LATE};
 use boira_core::wanted::Wanted;
 use boira_hypervisor::{
     Acceleration, Accelerator, Base, DiskFormat, DiskSpec, GuestSpec, Hypervisor, InterfaceSpec,
     disk,
 };
 use boira_model::wire::{StreamKind, WantedInstance, WantedOverlay, WantedVolume, WantedVpc};
-use boira_model::{Boot, HostCapacity, InstanceId, InterfaceId, Overhead, VolumeId, VolumeSource};
+use boira_model::{
+    Boot, BootTime, HostCapacity, InstanceId, InterfaceId, Overhead, VolumeId, VolumeSource,
+};
 use boira_network::Network;
 use boira_network::underlay::Underlay;
 use std::collections::{BTreeMap, BTreeSet};
@@ -244,18 +246,26 @@ impl RealHost {
             .with_context(|| format!("blob {sha256} is not in the cache"))
     }
 
-    async fn start(&self, instance: &WantedInstance, wanted: &Wanted) -> Result<()> {
-        let spec = self.guest_spec(instance, wanted)?;
+    async fn start(
+        &self,
+        instance: &WantedInstance,
+        not_after: Option<BootTime>,
+        wanted: &Wanted,
+    ) -> Result<()> {
+        let spec = GuestSpec {
+            not_after_ms: not_after.map(|at| at.0),
+            ..self.guest_spec(instance, wanted)?
+        };
         let taps = instance
             .interfaces
             .iter()
             .map(|port| self.network.open_tap(port.vpc.as_str(), port.id.as_str()))
             .collect::<Result<Vec<_>, _>>()
             .context("open the guest's network interface")?;
-        self.guests
-            .start(&spec, taps)
-            .await
-            .context("start the guest")
+        match self.guests.start(&spec, taps).await {
+            Err(boira_hypervisor::Error::TooLate(_)) => bail!(TOO_LATE),
+            outcome => outcome.context("start the guest"),
+        }
     }
 
     /// Connects to a guest that may still be booting: a guest without an address loses the first
@@ -363,6 +373,7 @@ impl RealHost {
                 .collect(),
             cpu_shares: 1024 * instance.vcpus,
             uid: uid(&self.cloud, instance.number),
+            not_after_ms: None,
         })
     }
 }
@@ -425,7 +436,10 @@ impl Host for RealHost {
         match step {
             Step::Fetch { sha256, .. } => self.fetch(sha256).await,
             Step::MakeVolume { volume, .. } => self.make_volume(volume).await,
-            Step::Start { instance } => self.start(instance, wanted).await,
+            Step::Start {
+                instance,
+                not_after,
+            } => self.start(instance, *not_after, wanted).await,
             Step::PowerButton { instance } => self
                 .guests
                 .power_button(instance.as_str())

@@ -79,7 +79,7 @@ impl Host for SimulatedHost {
             Step::MakeVolume { volume, .. } => {
                 observed.volumes.insert(volume.file());
             }
-            Step::Start { instance } => {
+            Step::Start { instance, .. } => {
                 let guest = Guest {
                     generation: instance.generation,
                     state: GuestState::Running,

@@ -477,9 +477,9 @@ impl Arrival<'_> {
     /// Takes the rest. What has come stays where `content` fails in the middle, and goes where the
     /// whole isn't what was expected.
     pub fn finish(mut self, content: impl Read) -> Result<()> {
-        let copied =
-            self.blobs
-                .copy(content, &mut self.file, &mut self.hash, &mut self.reserved);
+        let copied = self
+            .blobs
+            .copy(content, &mut self.file, &mut self.hash, &mut self.reserved);
         copied?;
         if let Err(mismatch) = is_expected(self.hash.clone(), self.expected) {
             remove(&self.path)?;

@@ -304,7 +304,9 @@ fn a_blob_that_was_interrupted_goes_on_where_it_was_also_after_a_restart() {
 
     let arrival = blobs.arrive(digest).unwrap().expect("it isn't complete");
     assert_eq!(arrival.bytes(), 200 * KIB as u64);
-    arrival.finish(Breaks(&bytes[200 * KIB..500 * KIB])).unwrap_err();
+    arrival
+        .finish(Breaks(&bytes[200 * KIB..500 * KIB]))
+        .unwrap_err();
     drop(blobs);
 
     let blobs = Blobs::open(dir.path(), 1 << 20).unwrap();

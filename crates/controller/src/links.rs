@@ -250,6 +250,7 @@ impl Link {
     pub fn admit(&self, request: &SyncRequest, fence_ms: u64) -> Admit {
         let mut facts = self.facts();
         if !facts.watch.hear(now_ms(), fence_ms) {
+            facts.inbox.refuse(request.session);
             return Admit::Stale;
         }
         let verdict = facts.inbox.admit(request);

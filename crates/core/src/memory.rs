@@ -103,7 +103,9 @@ pub fn done(
 
 fn failed(memory: &mut Memory, step: &Step, error: &str, now: BootTime) -> bool {
     let again = memory.failures > 0 && memory.last_error == error;
-    if let Step::Start { .. } | Step::MakeVolume { .. } = step {
+    let counts = matches!(step, Step::Start { .. } | Step::MakeVolume { .. });
+    // The guest is none the worse for it.
+    if counts && error != plan::TOO_LATE {
         count_failed_start(memory, now);
     }
     memory.failures += 1;
@@ -122,7 +124,7 @@ fn succeeded(memory: &mut Memory, step: &Step, now: BootTime) -> bool {
             memory.boots = memory.boots.map(|boots| boots + 1);
         }
         // A guest that starts has seen every reset that was asked for before.
-        Step::Start { instance } => {
+        Step::Start { instance, .. } => {
             memory.resets = instance.resets;
             memory.pressed = None;
             memory.started = Some(now);
@@ -177,7 +179,7 @@ fn generation(step: &Step, wanted: &Wanted) -> Option<u64> {
         .find(|row| row.id == *step.instance());
     let Some(row) = row else { return Some(0) };
     match step {
-        Step::Start { instance } if instance.generation != row.generation => None,
+        Step::Start { instance, .. } if instance.generation != row.generation => None,
         Step::Reset { generation, .. } if *generation != row.generation => None,
         _ => Some(row.generation),
     }

@@ -109,6 +109,8 @@ pub enum Step {
     },
     Start {
         instance: WantedInstance,
+        /// Where it is fenced: it must not begin after that.
+        not_after: Option<BootTime>,
     },
     PowerButton {
         instance: InstanceId,
@@ -142,7 +144,7 @@ impl Step {
             | Step::Resume { instance }
             | Step::Kill { instance }
             | Step::Forget { instance, .. } => instance,
-            Step::Start { instance } => &instance.id,
+            Step::Start { instance, .. } => &instance.id,
         }
     }
 
@@ -197,6 +199,9 @@ pub struct Plan {
 const REBOOT_DEADLINE_MS: u64 = 30_000;
 /// How long a guest may take to hear of the power button.
 const PRESS_AGAIN_MS: u64 = 1_000;
+
+/// The error of a start that took until after the host's deadline.
+pub const TOO_LATE: &str = "its host's deadline was over before it could begin";
 
 /// The name of [`Step::Start`].
 pub(crate) const START: &str = "guest started";
@@ -485,6 +490,7 @@ fn bring_up(wanted: &Wanted, instance: &WantedInstance, facts: &Facts, memory: &
         None if !ports_are_up(instance, facts) => Next::Nothing,
         None => Next::Step(Step::Start {
             instance: instance.clone(),
+            not_after: instance.fenced.then_some(facts.fence.until),
         }),
     }
 }

@@ -47,7 +47,10 @@ impl Inbox {
         if request.report.is_none() {
             return match self.session == Some(request.session) {
                 true => Admit::Fresh,
-                false => Admit::Unknown,
+                false => {
+                    self.refuse(request.session);
+                    Admit::Unknown
+                }
             };
         }
         if self.session == Some(request.session) {
@@ -59,12 +62,27 @@ impl Inbox {
                 return Admit::Stale;
             }
             if let Some(old) = self.session.replace(request.session) {
-                self.retired.truncate(RETIRED - 1);
-                self.retired.push_front(old);
+                self.retire(old);
             }
         }
         self.seq = request.seq;
         Admit::Fresh
+    }
+
+    /// The agent is told to begin another session. A report of this one that is still on its way must
+    /// not be taken for the first of a new one.
+    pub fn refuse(&mut self, session: u32) {
+        if self.session == Some(session) {
+            self.session = None;
+        }
+        if !self.retired.contains(&session) {
+            self.retire(session);
+        }
+    }
+
+    fn retire(&mut self, session: u32) {
+        self.retired.truncate(RETIRED - 1);
+        self.retired.push_front(session);
     }
 }
 
@@ -416,7 +434,14 @@ mod tests {
     #[test]
     fn a_poll_before_any_report_is_unknown() {
         let (mut inbox, mut agent) = (Inbox::default(), outbox(7));
+        let late = agent.report(&report("late")).expect("due");
         assert_eq!(inbox.admit(&agent.poll(Default::default())), Admit::Unknown);
+        agent.renew(9);
+        assert_eq!(
+            inbox.admit(&late),
+            Admit::Stale,
+            "it was told to begin anew"
+        );
         inbox.admit(&agent.report(&report("a")).expect("due"));
         assert_eq!(inbox.admit(&agent.poll(Default::default())), Admit::Fresh);
         // Another process of the agent was taken since.

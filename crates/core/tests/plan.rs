@@ -240,6 +240,7 @@ fn a_stopped_instance_is_absent_only_when_nothing_is_under_way() {
 /// Fails the start of the guest at `now_ms`.
 fn fail(facts: &mut Facts, wanted: &Wanted, now_ms: u64) {
     let step = Step::Start {
+        not_after: None,
         instance: wanted.instances[0].clone(),
     };
     let now = BootTime(now_ms);
@@ -287,6 +288,7 @@ fn the_end_of_a_step_for_an_older_generation_is_not_remembered() {
     let mut new = old.clone();
     new.instances[0].generation = 3;
     let step = Step::Start {
+        not_after: None,
         instance: old.instances[0].clone(),
     };
     let mut memories = Memories::new();

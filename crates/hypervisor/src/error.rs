@@ -27,6 +27,9 @@ pub enum Error {
     /// The guest has not exited, so that it can't be forgotten.
     #[error("guest {0} has not exited")]
     StillRunning(String),
+    /// It took until after the time by which the guest had to begin; it has not begun.
+    #[error("guest {0} could not begin in time")]
+    TooLate(String),
     /// The specification can't be carried out by this driver.
     #[error("guest can't be started: {0}")]
     InvalidSpec(String),

@@ -35,6 +35,10 @@ pub struct GuestSpec {
     pub cpu_shares: u32,
     /// The numeric user, and group, that the guest's process runs as. Not 0.
     pub uid: u32,
+    /// It must not begin after this time of the boot clock, in milliseconds: a start that takes longer
+    /// is [`Error::TooLate`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after_ms: Option<u64>,
 }
 
 impl GuestSpec {

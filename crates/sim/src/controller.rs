@@ -233,6 +233,9 @@ impl Controller {
         let watch = watch.or_insert_with(|| Watch::new(now_ms));
         let hears = watch.hear(now_ms, fence_ms);
         let inbox = self.inboxes.entry(request.host.clone()).or_default();
+        if !hears {
+            inbox.refuse(request.session);
+        }
         let fresh = hears && inbox.admit(&request) == Admit::Fresh;
         if hears {
             self.heard_of(&request.host);

@@ -152,7 +152,7 @@ impl World {
             .unwrap_or_default();
         let files = self.hosts[index].agent.as_ref().map(|agent| agent.files());
         let files = files.unwrap_or_default();
-        let outcome = self.hosts[index].carry_out(&running.step, &networks, &files);
+        let outcome = self.hosts[index].carry_out(&running.step, &networks, &files, self.now_ms);
         self.hosts_changed = true;
         note!(
             self,
@@ -161,7 +161,7 @@ impl World {
             running.step.instance()
         );
         if outcome.is_ok() {
-            if let Step::Start { instance } = &running.step {
+            if let Step::Start { instance, .. } = &running.step {
                 self.write_to_disks(index, &instance.id);
                 self.hosts[index].watch(self.now_ms);
             }
@@ -237,7 +237,7 @@ impl World {
                 let after_ms = self.random.between(100, 8_000);
                 self.schedule_exit(index, instance, after_ms, Exit::Poweroff, false);
             }
-            Step::Start { instance } if self.random.chance(self.mix.guest_acts) => {
+            Step::Start { instance, .. } if self.random.chance(self.mix.guest_acts) => {
                 let failed = Exit::Failed("an assertion of the hypervisor".into());
                 let exits = [Exit::Poweroff, Exit::Panic, Exit::Killed, failed];
                 let exit = self.random.pick(&exits).clone();

@@ -2,7 +2,7 @@
 //! agent; the agent survives nothing but what it wrote down.
 
 use crate::agent::Agent;
-use boira_core::plan::{Fence, Guest, Step};
+use boira_core::plan::{Fence, Guest, Step, TOO_LATE};
 use boira_model::wire::{GuestState, WantedVpc};
 use boira_model::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -169,6 +169,7 @@ impl Host {
         step: &Step,
         networks: &BTreeMap<VpcId, WantedVpc>,
         files: &BTreeMap<VolumeId, VolumeId>,
+        now_ms: u64,
     ) -> Result<(), String> {
         match step {
             Step::Fetch { sha256, .. } => {
@@ -185,7 +186,13 @@ impl Host {
                 self.volumes.entry(volume.file()).or_insert(0);
                 Ok(())
             }
-            Step::Start { instance } => self.start(instance, networks, files),
+            Step::Start {
+                instance,
+                not_after,
+            } => match not_after {
+                Some(at) if self.boot_clock(now_ms) >= *at => Err(TOO_LATE.into()),
+                _ => self.start(instance, networks, files),
+            },
             Step::PowerButton { .. } => Ok(()),
             Step::Reset {
                 instance,

@@ -400,7 +400,9 @@ impl World {
             | Event::Fault
             | Event::Undo(_) => return None,
         };
-        self.hosts[host].sleeps_until_ms.filter(|at| *at > self.now_ms)
+        self.hosts[host]
+            .sleeps_until_ms
+            .filter(|at| *at > self.now_ms)
     }
 
     fn reaches(&self, process: u64) -> bool {

@@ -82,7 +82,7 @@ fn the_machine_is_described(cloud: &Cloud) {
         cloud
             .boira(&["host", "show", name])
             .ok()
-            .contains("guests run by")
+            .contains("acceleration")
     );
 
     let status = cloud.json(&["status"]);
@@ -490,7 +490,7 @@ fn images_come_and_go(cloud: &Cloud) {
     assert!(refused.contains("backing"), "{refused}");
     assert!(
         cloud
-            .boira(&["image", "import", "/nonexistent", "--name", "x"])
+            .boira(&["image", "import", "/nonexistent", "--name", "nowhere"])
             .fails(1)
             .contains("/nonexistent")
     );

@@ -52,5 +52,8 @@ fn an_image_goes_on_where_it_was_interrupted() {
         .sum();
     let received = received() - before;
     println!("{received} bytes came for {image}");
-    assert!(received < image + image / 4, "{received} bytes came for {image}");
+    assert!(
+        received < image + image / 4,
+        "{received} bytes came for {image}"
+    );
 }

@@ -321,6 +321,7 @@ mod tests {
             }],
             cpu_shares: 1024,
             uid: 1_000_000,
+            not_after_ms: None,
         }
     }
 

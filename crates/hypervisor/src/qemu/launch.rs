@@ -27,7 +27,12 @@ pub struct Confinement<'a> {
     pub process: File,
     /// The descriptors that it keeps, under their numbers.
     pub keep: &'a [RawFd],
+    /// The time of the boot clock, in milliseconds, after which it doesn't exec any more.
+    pub not_after_ms: Option<u64>,
 }
+
+/// The error of a child that was too late.
+pub const TOO_LATE: libc::c_int = libc::ETIME;
 
 /// Starts `program` and returns its process id; an error of exec or of any step before is returned.
 pub fn spawn<A: AsRef<OsStr>>(
@@ -48,6 +53,7 @@ pub fn spawn<A: AsRef<OsStr>>(
         landlock,
         process,
         keep,
+        not_after_ms,
     } = confinement;
     let groups: Vec<libc::gid_t> = groups;
     let keep = keep.to_vec();
@@ -58,6 +64,8 @@ pub fn spawn<A: AsRef<OsStr>>(
             check(libc::setsid())?;
             die_with(parent)?;
             record(&process)?;
+            // Whoever holds guests at a deadline finds it from here on.
+            in_time(not_after_ms)?;
             check(libc::prctl(libc::PR_SET_PDEATHSIG, 0))?;
             let none = libc::rlimit {
                 rlim_cur: 0,
@@ -113,6 +121,24 @@ fn record(process: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// Async-signal-safe, as all that a child does between fork and exec.
+fn in_time(not_after_ms: Option<u64>) -> io::Result<()> {
+    let Some(not_after_ms) = not_after_ms else {
+        return Ok(());
+    };
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `now` is a timespec that outlives the call.
+    check(unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut now) })?;
+    let now_ms = now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000;
+    match now_ms < not_after_ms {
+        true => Ok(()),
+        false => Err(io::Error::from_raw_os_error(TOO_LATE)),
+    }
+}
+
 /// Marks every descriptor beyond stderr to be closed by exec, except those to keep.
 fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
     const CLOSE_RANGE_CLOEXEC: u32 = 1 << 2;
@@ -158,6 +184,7 @@ mod tests {
             landlock: landlock::ruleset(&allowed).unwrap(),
             process: tempfile::tempfile().unwrap(),
             keep,
+            not_after_ms: None,
         };
         let pid = spawn(program, &[path], said.try_clone().unwrap(), confinement).unwrap();
         let ending = Process::of_child(pid).unwrap().ended().await.unwrap();
@@ -208,9 +235,35 @@ mod tests {
             landlock: None,
             process: tempfile::tempfile().unwrap(),
             keep: &[],
+            not_after_ms: None,
         };
         let errors = tempfile::tempfile().unwrap();
         let started = spawn::<&str>(Path::new("/nonexistent"), &[], errors, confinement);
         assert_eq!(started.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_late_does_not_begin() {
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).unwrap();
+        let now_ms = now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000;
+        for (not_after_ms, begins) in [(now_ms, false), (now_ms + 60_000, true)] {
+            let confinement = Confinement {
+                uid: UID,
+                groups: Vec::new(),
+                landlock: None,
+                process: tempfile::tempfile().unwrap(),
+                keep: &[],
+                not_after_ms: Some(not_after_ms),
+            };
+            let errors = tempfile::tempfile().unwrap();
+            let started = spawn::<&str>(Path::new("/usr/bin/true"), &[], errors, confinement);
+            match started {
+                Ok(pid) => {
+                    assert!(begins);
+                    Process::of_child(pid).unwrap().ended().await.unwrap();
+                }
+                Err(error) => assert_eq!((begins, error.raw_os_error()), (false, Some(TOO_LATE))),
+            }
+        }
     }
 }

@@ -260,8 +260,13 @@ impl Hypervisor for Qemu {
             .await
             .map_err(io::Error::other)
             .and_then(|started| started)
-            .context(format!("starting guest {}", spec.guest))
-            .inspect_err(|_| self.remove_cgroup(&spec.guest))?;
+            .inspect_err(|_| self.remove_cgroup(&spec.guest));
+        let guest = match guest {
+            Err(error) if error.raw_os_error() == Some(launch::TOO_LATE) => {
+                return Err(Error::TooLate(spec.guest.clone()));
+            }
+            guest => guest.context(format!("starting guest {}", spec.guest))?,
+        };
         self.guests().insert(spec.guest.clone(), guest);
         self.changed.notify_one();
         Ok(())

@@ -251,6 +251,7 @@ fn launch_guest(
         landlock: landlock::ruleset(&allowed)?,
         process: unnamed_file()?,
         keep: &[kernel.as_raw_fd(), console.as_raw_fd()],
+        not_after_ms: None,
     };
     let pid = launch::spawn(
         Path::new(PROGRAM),

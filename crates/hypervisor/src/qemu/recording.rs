@@ -81,6 +81,7 @@ impl Recording {
             landlock: landlock::ruleset(&allowed)?,
             process: dir.file(rundir::RECORDER)?,
             keep: &keep,
+            not_after_ms: None,
         };
         // What it says itself, it says once, at its end.
         let own_errors = dir.append(rundir::HYPERVISOR_LOG)?;

@@ -85,6 +85,7 @@ fn launch(plan: &Plan, dir: &RunDir, taps: &[OwnedFd]) -> io::Result<(Process, P
         landlock: sandbox(&plan.program, spec, plan.tuning.accelerator)?,
         process: dir.file(rundir::PROCESS)?,
         keep: &all(&descriptors),
+        not_after_ms: spec.not_after_ms,
     };
     let arguments = command::arguments(spec, &descriptors, &plan.tuning);
     let errors = OwnedFd::from(errors).into();

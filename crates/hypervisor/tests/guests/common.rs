@@ -167,6 +167,7 @@ pub fn spec(guest: &str, disk: &Path) -> GuestSpec {
         interfaces: Vec::new(),
         cpu_shares: 512,
         uid: UID,
+        not_after_ms: None,
     }
 }
 

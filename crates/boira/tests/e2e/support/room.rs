@@ -175,7 +175,8 @@ impl Room {
 
     /// What comes to a PC comes no faster than this, as tc writes it.
     pub fn slow_down(&self, pc: usize, rate: &str) {
-        let words = format!("tc qdisc add dev pc{pc} root tbf rate {rate} burst 64kb latency 100ms");
+        let words =
+            format!("tc qdisc add dev pc{pc} root tbf rate {rate} burst 64kb latency 100ms");
         self.lan.sh(&words).ok();
     }
 
