@@ -80,7 +80,11 @@ pub async fn poll(
     let mut said = String::new();
     let mut patience = ANSWER;
     loop {
-        let request = line.outbox().poll(have.borrow_and_update().clone());
+        let polling = line.outbox().poll(have.borrow_and_update().clone());
+        let Some(request) = polling else {
+            line.reported.notified().await;
+            continue;
+        };
         let sent = boot_now();
         match line.controller.sync(&request, patience).await {
             Ok(Some(answer)) => {
@@ -109,21 +113,14 @@ pub async fn poll(
                 }
             }
             Ok(None) => {
-                // A poll may only follow a report of its own session.
                 if line.outbox().session() == request.session {
                     line.renew();
                 }
-                let reported = line.reported.notified();
-                let _ = tokio::time::timeout(Duration::from_secs(2), reported).await;
             }
             Err(error) => {
                 line.understand(&error);
                 failures += 1;
-                let why = format!("{error:#}");
-                if failures == 1 || why != said {
-                    tracing::warn!("the controller is away: {why}");
-                }
-                said = why;
+                complain(&error, failures, &mut said);
                 back_off(failures).await;
             }
         }
@@ -137,6 +134,7 @@ pub async fn send_reports(
     taken: watch::Sender<u64>,
 ) {
     let mut failures = 0;
+    let mut said = String::new();
     loop {
         tokio::select! {
             changed = latest.changed() => if changed.is_err() { return },
@@ -162,11 +160,24 @@ pub async fn send_reports(
                 Err(error) => {
                     line.understand(&error);
                     failures += 1;
+                    // Later the poller says it.
+                    if !line.outbox().is_introduced() {
+                        complain(&error, failures, &mut said);
+                    }
                     back_off(failures).await;
                 }
             }
         }
     }
+}
+
+/// What only repeats itself isn't said again.
+fn complain(error: &anyhow::Error, failures: u32, said: &mut String) {
+    let why = format!("{error:#}");
+    if failures == 1 || why != *said {
+        tracing::warn!("the controller is away: {why}");
+    }
+    *said = why;
 }
 
 async fn back_off(failures: u32) {

@@ -315,14 +315,15 @@ impl Outbox {
         Some(request)
     }
 
-    /// Whether a poll would be answered: the controller has taken a report of this session.
-    pub fn may_poll(&self) -> bool {
-        self.introduced
+    /// The request that waits for something new; `None` until the controller has taken a report of this
+    /// session. A poll that got there first would end the session, and the next one in the same way.
+    pub fn poll(&mut self, have: [String; 4]) -> Option<SyncRequest> {
+        self.introduced.then(|| self.request(have, None))
     }
 
-    /// The request that waits for something new.
-    pub fn poll(&mut self, have: [String; 4]) -> SyncRequest {
-        self.request(have, None)
+    /// Whether the controller has taken a report of this session.
+    pub fn is_introduced(&self) -> bool {
+        self.introduced
     }
 
     /// The controller took the report with this number. True where that was the last one, so its
@@ -435,7 +436,10 @@ mod tests {
     fn a_poll_before_any_report_is_unknown() {
         let (mut inbox, mut agent) = (Inbox::default(), outbox(7));
         let late = agent.report(&report("late")).expect("due");
-        assert_eq!(inbox.admit(&agent.poll(Default::default())), Admit::Unknown);
+        assert_eq!(
+            inbox.admit(&agent.request(Default::default(), None)),
+            Admit::Unknown
+        );
         agent.renew(9);
         assert_eq!(
             inbox.admit(&late),
@@ -443,10 +447,32 @@ mod tests {
             "it was told to begin anew"
         );
         inbox.admit(&agent.report(&report("a")).expect("due"));
-        assert_eq!(inbox.admit(&agent.poll(Default::default())), Admit::Fresh);
+        assert_eq!(
+            inbox.admit(&agent.request(Default::default(), None)),
+            Admit::Fresh
+        );
         // Another process of the agent was taken since.
         inbox.admit(&outbox(8).report(&report("a")).expect("due"));
-        assert_eq!(inbox.admit(&agent.poll(Default::default())), Admit::Unknown);
+        assert_eq!(
+            inbox.admit(&agent.request(Default::default(), None)),
+            Admit::Unknown
+        );
+    }
+
+    #[test]
+    fn nothing_is_polled_before_a_report_of_the_session_was_taken() {
+        let mut agent = outbox(7);
+        assert_eq!(agent.poll(Default::default()), None);
+        let first = agent.report(&report("a")).expect("due");
+        assert_eq!(
+            agent.poll(Default::default()),
+            None,
+            "it may be on its way for long"
+        );
+        agent.answered(7, first.seq);
+        assert!(agent.poll(Default::default()).is_some());
+        agent.renew(8);
+        assert_eq!(agent.poll(Default::default()), None);
     }
 
     #[test]
@@ -534,19 +560,19 @@ mod tests {
     #[test]
     fn an_agent_speaks_the_oldest_version_to_a_controller_that_knows_no_newer_one() {
         let mut agent = outbox(7);
-        assert_eq!(agent.poll(Default::default()).v, PROTOCOL);
+        assert_eq!(agent.request(Default::default(), None).v, PROTOCOL);
         agent.fall_back(8);
         let report = agent.report(&report("a")).expect("it is due again");
         assert_eq!((report.v, report.session), (OLDEST_PROTOCOL, 8));
         agent.renew(9);
-        assert_eq!(agent.poll(Default::default()).v, PROTOCOL);
+        assert_eq!(agent.request(Default::default(), None).v, PROTOCOL);
     }
 
     #[test]
     fn an_idle_heartbeat_is_below_200_bytes() {
         let mut accepted = Accepted::default();
         accepted.accept(answer(&accepted, blobs(&["x"]), 1_000_000));
-        let poll = outbox(u32::MAX).poll(accepted.have());
+        let poll = outbox(u32::MAX).request(accepted.have(), None);
         let bytes = serde_json::to_vec(&poll).expect("serialises").len();
         assert!(bytes < 200, "{bytes} bytes");
     }

@@ -230,10 +230,12 @@ impl Agent {
 
     fn listen(&mut self, clock: BootTime, now_ms: u64, out: &mut Vec<Motion>) {
         let waits = self.poll.is_some_and(|(_, until, _)| until > now_ms);
-        if waits || self.not_before_ms > now_ms || !self.outbox.may_poll() {
+        if waits || self.not_before_ms > now_ms {
             return;
         }
-        let request = self.outbox.poll(self.accepted.have());
+        let Some(request) = self.outbox.poll(self.accepted.have()) else {
+            return;
+        };
         let patience_ms = self.lease_ms.map_or(POLL_TIMEOUT_MS, |ms| ms / 2);
         self.poll = Some((request.seq, now_ms + patience_ms, clock));
         out.push(Motion::Send(Box::new(request)));
@@ -401,7 +403,7 @@ impl Agent {
             || !self.applying.is_empty()
             || !self.steps.is_empty()
             || self.report.is_some()
-            || !self.outbox.may_poll()
+            || !self.outbox.is_introduced()
     }
 }
 

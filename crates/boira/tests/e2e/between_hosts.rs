@@ -27,10 +27,7 @@ fn pings(room: &Room, from: &str, to: &str) -> Result<String, String> {
 fn instances_on_different_pcs_are_in_one_network() {
     let room = Room::start(2);
     room.boira(&["zone", "create", "us-east-1b"]).ok();
-    let said = room.join(1, &["--zone", "us-east-1b"]);
-    let agent = said.lines().last().expect("the agent's command").trim();
-    room.pc(1).spawn(agent);
-    room.is("pc1", "up");
+    let agent = room.host_on(1, &["--zone", "us-east-1b"]);
     let reach = room.host("pc1")["network"].clone();
     assert_eq!(reach["endpoint"], "10.99.0.2:8775", "{reach}");
 
@@ -64,7 +61,7 @@ table ip nat { chain out { type nat hook postrouting priority 100; ip saddr 10.9
 EOF
 pkill -f ' agent$'")
         .ok();
-    room.pc(1).spawn(agent);
+    room.pc(1).spawn(&agent);
     wait("it is known", Duration::from_secs(30), || {
         let reach = room.host("pc1")["network"]["state"].clone();
         match reach == "behind-nat" {

@@ -17,11 +17,7 @@ fn room(pcs: usize) -> (Room, Vec<String>) {
     .expect("the home is there");
     let mut agents = vec![String::new()];
     for pc in 1..=pcs {
-        let said = room.join(pc, &[]);
-        let agent = said.lines().last().expect("the agent's command").trim();
-        room.pc(pc).spawn(agent);
-        room.is(&format!("pc{pc}"), "up");
-        agents.push(agent.to_owned());
+        agents.push(room.host_on(pc, &[]));
     }
     room.boira(&["host", "drain", "pc0"]).ok();
     (room, agents)

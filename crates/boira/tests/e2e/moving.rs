@@ -6,10 +6,7 @@ use crate::support::{BOOT, wait};
 /// Two PCs in one zone, and an instance on one of them: its id, and where it is.
 fn room() -> (Room, String, usize) {
     let room = Room::start(2);
-    let said = room.join(1, &[]);
-    let agent = said.lines().last().expect("the agent's command").trim();
-    room.pc(1).spawn(agent);
-    room.is("pc1", "up");
+    room.host_on(1, &[]);
     let made = room.json(&["instance", "run"]);
     let id = made[0]["id"].as_str().expect("an id").to_owned();
     wait("it answers on SSH", BOOT, || inside(&room, &id, "true"));

@@ -49,10 +49,7 @@ fn doctor_join_tls_and_an_agent_run_on_a_cpu_of_the_first_x86_64() {
 #[test]
 fn an_agent_with_a_guest_keeps_little_in_memory() {
     let room = Room::start(2);
-    let said = room.join(1, &[]);
-    let agent = said.lines().last().expect("the agent's command").trim();
-    room.pc(1).spawn(agent);
-    room.is("pc1", "up");
+    room.host_on(1, &[]);
     room.boira(&["host", "drain", "pc0"]).ok();
     let made = room.json(&["instance", "run"]);
     let id = made[0]["id"].as_str().expect("an id");

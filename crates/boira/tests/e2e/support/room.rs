@@ -153,6 +153,16 @@ impl Room {
             .ok()
     }
 
+    /// A PC joins and its agent runs, as its name says. The command of the agent.
+    #[track_caller]
+    pub fn host_on(&self, pc: usize, options: &[&str]) -> String {
+        let said = self.join(pc, options);
+        let agent = said.lines().last().expect("the agent's command").trim();
+        self.pcs[pc].spawn(agent);
+        self.is(&self.pcs[pc].name, "up");
+        agent.to_owned()
+    }
+
     #[track_caller]
     pub fn is(&self, name: &str, state: &str) {
         wait(&format!("{name} is {state}"), QUICK, || {
@@ -175,9 +185,13 @@ impl Room {
 
     /// What comes to a PC comes no faster than this, as tc writes it.
     pub fn slow_down(&self, pc: usize, rate: &str) {
-        let words =
-            format!("tc qdisc add dev pc{pc} root tbf rate {rate} burst 64kb latency 100ms");
-        self.lan.sh(&words).ok();
+        let limit = shaped(&format!("pc{pc}"), rate, "64kb");
+        self.lan.sh(&limit).ok();
+    }
+
+    /// What a PC sends goes no faster than this.
+    pub fn slow_up(&self, pc: usize, rate: &str) {
+        self.pcs[pc].sh(&shaped("eth0", rate, "2kb")).ok();
     }
 
     /// Everything on a PC ends at once.
@@ -198,6 +212,11 @@ impl Room {
         }
         text
     }
+}
+
+/// tc's words: `burst` passes at once.
+fn shaped(device: &str, rate: &str, burst: &str) -> String {
+    format!("tc qdisc add dev {device} root tbf rate {rate} burst {burst} limit 256kb")
 }
 
 impl Drop for Room {

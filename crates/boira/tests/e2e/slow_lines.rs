@@ -1,4 +1,4 @@
-//! How images get to the hosts.
+//! Hosts behind slow lines.
 
 use crate::support::room::Room;
 use crate::support::{BOOT, wait};
@@ -9,10 +9,7 @@ use std::time::Duration;
 #[test]
 fn an_image_goes_on_where_it_was_interrupted() {
     let room = Room::start(2);
-    let said = room.join(1, &[]);
-    let agent = said.lines().last().expect("the agent's command").trim();
-    room.pc(1).spawn(agent);
-    room.is("pc1", "up");
+    room.host_on(1, &[]);
     room.boira(&["host", "drain", "pc0"]).ok();
     let received = || -> u64 {
         let read = "cat /sys/class/net/eth0/statistics/rx_bytes";
@@ -56,4 +53,17 @@ fn an_image_goes_on_where_it_was_interrupted() {
         received < image + image / 4,
         "{received} bytes came for {image}"
     );
+}
+
+/// Its report takes longer than a poll: the poll must not be taken for one of an agent that has not
+/// said who it is, for ever.
+#[test]
+fn a_host_whose_report_takes_long_gets_in_all_the_same() {
+    let room = Room::start(2);
+    let said = room.join(1, &[]);
+    let agent = said.lines().last().expect("the agent's command").trim();
+    // About 800 bytes a second.
+    room.slow_up(1, "6400bit");
+    room.pc(1).spawn(agent);
+    room.is("pc1", "up");
 }
