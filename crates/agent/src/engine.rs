@@ -189,6 +189,7 @@ impl Engine {
         self.observe().await;
         loop {
             if self.look_at.is_some_and(|at| at <= Instant::now()) {
+                self.keep_watchdog().await;
                 self.observe().await;
             }
             let mut wake_at = self.act();
@@ -263,12 +264,8 @@ impl Engine {
     async fn observe(&mut self) {
         match self.host.observe().await {
             Ok(observed) => {
-                // Nobody says when a guest is held, or goes on.
-                let may_be_held = !self.fence.guests.is_empty() && boot_now() >= self.fence.until
-                    || observed.guests.values().any(|guest| guest.held);
-                let again = !observed.unclear.is_empty() || may_be_held;
                 self.note_held(&observed);
-                self.look_at = again.then(|| Instant::now() + LOOK_AGAIN);
+                self.look_at = self.look_again_at(&observed);
                 self.note_reboots(&observed);
                 self.observed = Some(observed);
             }
@@ -279,6 +276,27 @@ impl Engine {
                 self.look_at = Some(Instant::now() + LOOK_AGAIN);
                 self.observed = None;
             }
+        }
+    }
+
+    /// When to look again although nothing happened: nobody says when a guest is held, or goes on.
+    fn look_again_at(&self, observed: &Observed) -> Option<Instant> {
+        let held = observed.guests.values().any(|guest| guest.held);
+        if held || !observed.unclear.is_empty() {
+            return Some(Instant::now() + LOOK_AGAIN);
+        }
+        let left_ms = self.fence.until.since_ms(boot_now());
+        let until = Duration::from_millis(left_ms).max(LOOK_AGAIN);
+        (!self.fence.guests.is_empty()).then(|| Instant::now() + until)
+    }
+
+    /// A watchdog that died is missed at the deadline at the latest: another is started, or the guests
+    /// are held from here.
+    async fn keep_watchdog(&mut self) {
+        let over = boot_now() >= self.fence.until;
+        if over && !self.fence.guests.is_empty() {
+            let fence = self.fence.clone();
+            self.tell(fence).await;
         }
     }
 
@@ -347,11 +365,16 @@ impl Engine {
         if fence == self.fence || (fence.guests.is_empty() && self.fence.guests.is_empty()) {
             return;
         }
+        self.tell(fence).await;
+    }
+
+    async fn tell(&mut self, fence: Fence) {
         match self.host.fence(&fence).await {
             Ok(fence) => self.fence = fence,
             Err(error) => {
                 tracing::error!("guests can't be held at a deadline: {error:#}");
-                self.fence = Fence::default();
+                // They are held now. What is told next goes to another watchdog.
+                self.fence.until = BootTime::default();
             }
         }
     }

@@ -120,6 +120,8 @@ pub async fn poll(
             Err(error) => {
                 line.understand(&error);
                 failures += 1;
+                // The controller may wait longer by now than it did when it gave the last lease.
+                patience = ANSWER.min(patience * 2);
                 complain(&error, failures, &mut said);
                 back_off(failures).await;
             }

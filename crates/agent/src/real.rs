@@ -268,6 +268,21 @@ impl RealHost {
         }
     }
 
+    /// Also one whose process was stopped by a watchdog that no longer knows it.
+    async fn resume(&self, instance: &InstanceId, wanted: &Wanted) -> Result<()> {
+        let rows = wanted.instances.iter();
+        let row = rows.into_iter().find(|row| row.id == *instance);
+        if let Some(row) = row.filter(|row| !row.fenced) {
+            self.watchdog
+                .let_go(instance, row.generation)
+                .context("let the guest's process go on")?;
+        }
+        self.guests
+            .resume(instance.as_str())
+            .await
+            .context("let the guest go on")
+    }
+
     /// Connects to a guest that may still be booting: a guest without an address loses the first
     /// packet, and the kernel's next one comes a second later, so the attempts are short.
     async fn dial(&self, vpc: &str, ip: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
@@ -450,11 +465,7 @@ impl Host for RealHost {
                 .reset(instance.as_str())
                 .await
                 .context("reset the guest"),
-            Step::Resume { instance } => self
-                .guests
-                .resume(instance.as_str())
-                .await
-                .context("let the guest go on"),
+            Step::Resume { instance } => self.resume(instance, wanted).await,
             Step::Kill { instance } => self
                 .guests
                 .kill(instance.as_str())

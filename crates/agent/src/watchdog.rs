@@ -5,12 +5,14 @@
 //!  agent ── one line: until when, which guests ──► watchdog ── SIGSTOP, SIGCONT ──► guests
 //!        ◄── one line: what holds now ────────────
 //! ```
-//! It knows nothing but what it was told, and nothing on a disk: a full one must not hold a guest, nor
-//! free one. It ends when there is no guest left to watch. The deadline is on the boot clock, which goes
-//! on while a host is suspended.
+//! It knows nothing but what it was told, and finds the guests' processes when it is told and not at the
+//! deadline: a disk that is full or hangs must not hold a guest, nor free one. It ends when there is no
+//! guest left to watch; told to end before, it holds them first. The deadline is on the boot clock, which
+//! goes on while a host is suspended.
 
 use anyhow::{Context, Result, bail};
 use boira_core::plan::Fence;
+use boira_hypervisor::GuestProcess;
 use boira_model::{BootTime, InstanceId};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
@@ -28,6 +30,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How long the process may take to begin, and to answer.
 const BEGIN: Duration = Duration::from_secs(5);
@@ -35,6 +38,10 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// How soon after the deadline guests are found whose process began at the last moment, and how often
 /// one is tried again that could not be held.
 const AGAIN_MS: u64 = 200;
+/// How often processes are looked for that began meanwhile.
+const LOOK_MS: u64 = 1_000;
+/// How long the agent may take to say its line. It has the whole of it ready.
+const HEAR: Duration = Duration::from_millis(300);
 /// Some thousand guests.
 const LINE_BYTES: u64 = 4 << 20;
 const SOCKET: &str = "socket";
@@ -73,7 +80,17 @@ impl Watchdog {
 
     /// Holds guests that nobody watches.
     pub fn hold_now(&self, fence: &Fence) {
-        hold(&self.home.join("guests"), &fence.guests, true);
+        let mut watched = Watched::new(&self.home.join("guests"));
+        watched.take(fence.guests.clone());
+        watched.hold();
+    }
+
+    /// Lets a guest go on that no watchdog knows any more.
+    pub fn let_go(&self, guest: &InstanceId, generation: u64) -> std::io::Result<()> {
+        match GuestProcess::find(&self.home.join("guests"), guest.as_str())? {
+            Some(process) if process.generation() == generation => process.let_go(),
+            _ => Ok(()),
+        }
     }
 
     async fn connect(&self) -> Result<UnixStream> {
@@ -166,56 +183,169 @@ pub async fn run(home: &Path) -> Result<()> {
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-900") {
         tracing::warn!("the watchdog may be ended where memory runs out: {error}");
     }
+    stay_in_memory();
     let opened = File::open(&folder).context("open the folder")?;
     let _ = std::fs::remove_file(folder.join(SOCKET));
     let listener = UnixListener::bind(socket(&opened)).context("listen")?;
+    let ending = Ending::listen()?;
     println!("listening");
-    watch(&home.join("guests"), &listener).await
+    watch(Watched::new(&home.join("guests")), &listener, ending).await
 }
 
-async fn watch(guests: &Path, listener: &UnixListener) -> Result<()> {
-    let mut fence = Fence::default();
+/// What it needs at the deadline must not have to be read from a disk then. Pages count as they are
+/// used, so that the program's other parts take no memory.
+fn stay_in_memory() {
+    // SAFETY: plain values.
+    let outcome =
+        unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) };
+    if outcome != 0 {
+        let error = std::io::Error::last_os_error();
+        tracing::warn!("the watchdog may be swapped out: {error}");
+    }
+}
+
+/// Signals that would end it: whoever stops all of Boira's processes must not set its guests free.
+struct Ending {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Ending {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context("listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}
+
+async fn watch(mut watched: Watched, listener: &UnixListener, mut ending: Ending) -> Result<()> {
+    let mut until = BootTime::default();
     let mut timer = Timer::new()?;
     loop {
         let told = tokio::select! {
             accepted = listener.accept() => Some(accepted.context("accept")?.0),
             fired = timer.fired() => fired.map(|()| None)?,
+            () = ending.told() => {
+                watched.look();
+                watched.hold();
+                return Ok(());
+            }
         };
         if let Some(stream) = told {
             // Who says nothing, or nonsense, is no agent.
-            let listening = hear(&mut fence, stream);
-            if let Ok(Err(error)) = tokio::time::timeout(ANSWER, listening).await {
+            let listening = hear(&mut until, &mut watched, stream);
+            if let Ok(Err(error)) = tokio::time::timeout(HEAR, listening).await {
                 tracing::warn!("{error:#}");
             }
-            if fence.guests.is_empty() {
+            if watched.guests.is_empty() {
                 return Ok(());
             }
         }
         let now = boot_now();
-        let over = now >= fence.until;
-        hold(guests, &fence.guests, over);
-        let next = match over {
+        let over = now >= until;
+        match over {
+            // Those that are known first.
+            true => watched.hold(),
+            false => watched.let_go(),
+        }
+        watched.look();
+        if over {
+            watched.hold();
+        }
+        timer.set(match over {
             true => BootTime(now.0 + AGAIN_MS),
-            false => fence.until,
-        };
-        timer.set(next)?;
+            false => until.min(BootTime(now.0 + LOOK_MS)),
+        })?;
     }
 }
 
 /// Takes what the agent says, and answers what holds then.
-async fn hear(fence: &mut Fence, stream: UnixStream) -> Result<()> {
+async fn hear(until: &mut BootTime, watched: &mut Watched, stream: UnixStream) -> Result<()> {
     let mut stream = BufReader::new(stream);
     let told = read(&mut stream).await?;
-    fence.until = fence.until.max(told.until);
-    fence.guests = told.guests;
+    *until = told.until.max(*until);
+    watched.take(told.guests);
+    let fence = Fence {
+        until: *until,
+        guests: watched.wanted(),
+    };
     let line = serde_json::to_string(&fence).context("write a line")? + "\n";
     stream.write_all(line.as_bytes()).await.context("answer")
 }
 
-fn hold(guests: &Path, watched: &BTreeMap<InstanceId, u64>, held: bool) {
-    for (guest, generation) in watched {
-        if let Err(error) = boira_hypervisor::set_held(guests, guest.as_str(), *generation, held) {
-            tracing::error!("{guest} can't be held or let go on: {error}");
+/// The guests that are watched, each with its process where it was found.
+struct Watched {
+    folder: PathBuf,
+    guests: BTreeMap<InstanceId, (u64, Option<GuestProcess>)>,
+}
+
+impl Watched {
+    fn new(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            guests: BTreeMap::new(),
+        }
+    }
+
+    fn wanted(&self) -> BTreeMap<InstanceId, u64> {
+        let guests = self.guests.iter();
+        guests
+            .map(|(id, (generation, _))| (id.clone(), *generation))
+            .collect()
+    }
+
+    /// Watches these from now on.
+    fn take(&mut self, wanted: BTreeMap<InstanceId, u64>) {
+        let mut known = std::mem::take(&mut self.guests);
+        for (id, generation) in wanted {
+            let process = known.remove(&id).and_then(|(_, process)| process);
+            self.guests.insert(id, (generation, process));
+        }
+        self.look();
+    }
+
+    /// Finds processes that began since.
+    fn look(&mut self) {
+        for (id, (_, process)) in &mut self.guests {
+            if process.as_ref().is_some_and(|process| !process.has_ended()) {
+                continue;
+            }
+            match GuestProcess::find(&self.folder, id.as_str()) {
+                Ok(found) => *process = found,
+                Err(error) => tracing::error!("{id} can't be looked at: {error}"),
+            }
+        }
+    }
+
+    /// Whichever generation of them it is.
+    fn hold(&self) {
+        for (id, (_, process)) in &self.guests {
+            if let Some(Err(error)) = process.as_ref().map(GuestProcess::hold) {
+                tracing::error!("{id} can't be held: {error}");
+            }
+        }
+    }
+
+    /// An older generation is about to be ended.
+    fn let_go(&self) {
+        for (id, (generation, process)) in &self.guests {
+            let process = process.as_ref();
+            let process = process.filter(|process| process.generation() == *generation);
+            if let Some(Err(error)) = process.map(GuestProcess::let_go) {
+                tracing::error!("{id} can't be let go on: {error}");
+            }
         }
     }
 }

@@ -13,12 +13,12 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use boira_core::{fence, heal, observe, sync, wanted};
+use boira_core::{fence, observe, sync, wanted};
 use boira_model::volume::file;
 use boira_model::wire::{
     OLDEST_PROTOCOL, PROTOCOL, STREAM_ERROR, StreamKind, SyncAnswer, SyncRequest,
 };
-use boira_model::{HostId, Instance, Volume};
+use boira_model::{HostId, Volume};
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -94,10 +94,6 @@ fn host_of(controller: &Controller, peer: &PeerKey) -> Result<HostId, Refused> {
         .ok_or_else(unknown)
 }
 
-fn fence_ms(state: &boira_core::State) -> u64 {
-    state.settings.fence_s.saturating_mul(1000)
-}
-
 async fn synchronise(
     State(controller): State<Arc<Controller>>,
     Extension(peer): Extension<PeerKey>,
@@ -124,7 +120,7 @@ async fn synchronise(
         ));
     }
     let link = controller.links.of(&host);
-    let fence_ms = fence_ms(&controller.cluster.snapshot().state);
+    let fence_ms = controller.cluster.snapshot().state.settings.fence_ms();
     match link.admit(&request, fence_ms) {
         sync::Admit::Fresh => {}
         sync::Admit::Stale | sync::Admit::Unknown => {
@@ -160,18 +156,18 @@ async fn synchronise(
             ..SyncAnswer::default()
         }));
     }
-    poll(&controller, &peer, &host, seq, &request.have)
+    poll(&controller, &peer, &host, (seq, fence_ms), &request.have)
         .await
         .map(Json)
 }
 
 /// Answers when something differs from what the host has, when a stream is wanted, or in the end
-/// with nothing.
+/// with nothing. A lease is no longer than the fence by which the poll was noted.
 async fn poll(
     controller: &Controller,
     peer: &PeerKey,
     host: &HostId,
-    seq: u64,
+    (seq, fence_ms): (u64, u64),
     have: &[String; 4],
 ) -> Result<SyncAnswer, Refused> {
     let link = controller.links.of(host);
@@ -185,7 +181,6 @@ async fn poll(
         let told = Told {
             revision: snapshot.state.revision(host),
             settings: snapshot.state.settings.clone(),
-            types: snapshot.state.types.clone(),
             signatures: controller.notary.signatures(),
             have: have.clone(),
         };
@@ -200,11 +195,10 @@ async fn poll(
         answer.cloud = Some(controller.cluster.cloud.clone());
         answer.seq = seq;
         answer.streams = link.streams();
-        let fence_ms = fence_ms(&snapshot.state);
-        let is_fenced = |row: &Arc<Instance>| heal::is_fenced(&snapshot.state, row);
-        let fenced = snapshot.state.placed_on(host).any(is_fenced);
+        let fence_ms = fence_ms.min(snapshot.state.settings.fence_ms());
+        let fenced = snapshot.state.placed_on(host).any(|row| row.is_fenced());
         answer.lease_ms = fenced.then(|| fence::lease_ms(fence_ms));
-        let mut patience_ms = snapshot.state.settings.host_silence_s * 1000 / 2;
+        let mut patience_ms = snapshot.state.settings.silence_ms() / 2;
         if fenced {
             patience_ms = patience_ms.min(fence::patience_ms(fence_ms));
         }

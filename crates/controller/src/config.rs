@@ -184,6 +184,10 @@ fn check_settings(settings: &Settings) -> Result<()> {
         (1..=YEAR_S).contains(&settings.host_silence_s),
         "host_silence_s: from a second to a year"
     );
+    anyhow::ensure!(
+        (3..=YEAR_S).contains(&settings.fence_s),
+        "fence_s: from 3 seconds to a year"
+    );
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use crate::pki::Pki;
 use crate::{admin, agents, collect, http, pki};
 use anyhow::{Context, Result, ensure};
 use boira_chunks::Blobs;
-use boira_core::{InstanceTypes, Settings, account, host, reconcile, wanted, zone};
+use boira_core::{InstanceTypes, Settings, account, heal, host, reconcile, wanted, zone};
 use boira_model::{CloudId, Host, HostId, InstanceId};
 use boira_store::{Cluster, History, Sqlite, Unavailable};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -87,6 +87,7 @@ pub async fn open(options: Options) -> Result<Opened> {
         ..options
     };
     let controller = Arc::new(open_home(options)?);
+    controller.links.begin(&controller.cluster.snapshot().state);
     controller.read_files().await?;
     bootstrap(&controller).await?;
     Ok(Opened {
@@ -329,6 +330,7 @@ async fn clockwork(controller: Arc<Controller>) {
     let mut interval = tokio::time::interval(Duration::from_secs(1));
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut stamp = controller.files.stamp();
+    let mut looked = None;
     loop {
         interval.tick().await;
         note_silence(&controller).await;
@@ -341,7 +343,7 @@ async fn clockwork(controller: Arc<Controller>) {
                 Err(error) => tracing::error!("changed files are ignored: {error:#}"),
             }
         }
-        if due(&controller) {
+        if due(&controller) || unasked(&controller, &mut looked) {
             let _ = controller
                 .cluster
                 .decide(|draft| {
@@ -366,9 +368,23 @@ fn due(controller: &Controller) -> bool {
             .is_some_and(|(at, _)| boira_store::now().since_ms(*at) >= visible_ms)
 }
 
+/// Whether anything is to be fenced from now on; a cloud that is as it was isn't looked through again.
+fn unasked(controller: &Controller, looked: &mut Option<Looked>) -> bool {
+    let snapshot = controller.cluster.snapshot();
+    let (settings, types) = (&snapshot.state.settings, &snapshot.state.types);
+    let same = looked.as_ref().is_some_and(|(seq, before, kinds)| {
+        *seq == snapshot.seq && Arc::ptr_eq(before, settings) && Arc::ptr_eq(kinds, types)
+    });
+    *looked = Some((snapshot.seq, settings.clone(), types.clone()));
+    !same && heal::has_unasked(&snapshot.state)
+}
+
+/// The state that was looked through: its sequence number, and what is in no row.
+type Looked = (u64, Arc<Settings>, Arc<InstanceTypes>);
+
 async fn note_silence(controller: &Controller) {
     let snapshot = controller.cluster.snapshot();
-    let limit = Duration::from_secs(snapshot.state.settings.host_silence_s);
+    let limit = Duration::from_millis(snapshot.state.settings.silence_ms());
     for host in snapshot.state.hosts.keys() {
         let silent = controller.links.of(host).silence() > limit;
         if silent && !snapshot.state.silent.contains(host) {
@@ -420,6 +436,7 @@ impl Controller {
                     draft.state.settings = Arc::new(settings);
                 }
                 draft.state.types = Arc::new(types);
+                heal::lengthen(draft);
                 Ok::<_, Infallible>(())
             })
             .await?

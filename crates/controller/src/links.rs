@@ -3,7 +3,7 @@
 
 use boira_core::fence::Watch;
 use boira_core::sync::{Admit, Inbox};
-use boira_core::{InstanceTypes, Settings};
+use boira_core::{Settings, State};
 use boira_model::HostId;
 use boira_model::wire::{Arriving, StreamKind, StreamRequest, SyncRequest};
 use boira_store::Listener;
@@ -46,9 +46,8 @@ struct Facts {
 #[derive(PartialEq)]
 pub struct Told {
     pub revision: u64,
-    /// Settings and types are in no row, so no revision counts their changes.
+    /// Settings are in no row, so no revision counts their changes.
     pub settings: Arc<Settings>,
-    pub types: Arc<InstanceTypes>,
     /// Signatures of identity documents that were made so far.
     pub signatures: u64,
     pub have: [String; 4],
@@ -155,13 +154,22 @@ pub struct Links {
 }
 
 impl Links {
-    /// The link of a host. One that was never heard of counts as heard of now: after a start every
-    /// host has one grace period.
+    /// Links of all hosts of a cloud whose controller begins. Each counts as heard of now: after a start
+    /// every host has one grace period, and leases that an earlier controller gave are waited out.
+    pub fn begin(&self, state: &State) {
+        let mut hosts = self.hosts.lock().expect("no holder of this lock panics");
+        for row in state.hosts.values() {
+            let link = Arc::new(Link::new(row.fence_ms));
+            hosts.insert(row.id.clone(), link);
+        }
+    }
+
+    /// The link of a host. A new one counts as heard of now.
     pub fn of(&self, host: &HostId) -> Arc<Link> {
         let mut hosts = self.hosts.lock().expect("no holder of this lock panics");
         hosts
             .entry(host.clone())
-            .or_insert_with(|| Arc::new(Link::new()))
+            .or_insert_with(|| Arc::new(Link::new(0)))
             .clone()
     }
 
@@ -231,11 +239,11 @@ fn now_ms() -> u64 {
 }
 
 impl Link {
-    fn new() -> Self {
+    fn new(longest_ms: u64) -> Self {
         Self {
             wake: Notify::new(),
             facts: Mutex::new(Facts {
-                watch: Watch::new(now_ms()),
+                watch: Watch::new(now_ms(), longest_ms),
                 troubles: Vec::new(),
                 arriving: Vec::new(),
                 told: None,
@@ -284,28 +292,9 @@ impl Link {
         Duration::from_millis(self.facts().watch.silence_ms(now_ms()))
     }
 
-    /// As [`Watch::put_out`].
-    pub fn put_out(&self, fence_ms: u64) -> bool {
-        self.facts().watch.put_out(now_ms(), fence_ms)
-    }
-
-    /// The time by [`Link::is_off`]'s clock.
-    pub fn now_ms() -> u64 {
-        now_ms()
-    }
-
-    /// As [`Watch::is_off`].
-    pub fn is_off(&self, since_ms: u64) -> bool {
-        self.facts().watch.is_off(since_ms)
-    }
-
-    pub fn is_out(&self) -> bool {
-        self.facts().watch.is_out()
-    }
-
-    /// As [`Watch::let_in`].
-    pub fn let_in(&self) {
-        self.facts().watch.let_in();
+    /// Looks at what is known of the host's deadline, or changes it, at the time of now.
+    pub fn watch<T>(&self, look: impl FnOnce(&mut Watch, u64) -> T) -> T {
+        look(&mut self.facts().watch, now_ms())
     }
 
     /// Streams to open; they are repeated until the agent opens them or nobody waits any more.

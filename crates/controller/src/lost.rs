@@ -4,8 +4,9 @@
 use crate::controller::Controller;
 use crate::links::Link;
 use anyhow::{Context, Result, ensure};
-use boira_core::heal;
-use boira_model::HostId;
+use boira_core::{State, heal};
+use boira_model::wire::Endpoint;
+use boira_model::{Admission, Host, HostId};
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::process::Stdio;
@@ -29,18 +30,66 @@ impl SwitchingOff {
 pub async fn tick(controller: &Arc<Controller>) {
     let snapshot = controller.cluster.snapshot();
     let settings = &snapshot.state.settings;
-    let fence_ms = settings.fence_s.saturating_mul(1000);
+    let fence_ms = settings.fence_ms();
     for (host, row) in &snapshot.state.hosts {
         let link = controller.links.of(host);
+        let shorter = row.fence_ms > fence_ms
+            && link.watch(|watch, now_ms| watch.has_none_longer(now_ms, fence_ms));
+        if shorter {
+            let host = host.clone();
+            let decided = controller.cluster.decide(move |draft| {
+                heal::shorten(draft, &host);
+                Ok::<_, Infallible>(())
+            });
+            // What can't be committed is tried again.
+            let _ = decided.await;
+        }
         let is_due = heal::is_due(&snapshot.state, host);
-        if (is_due && link.put_out(fence_ms)) || link.is_out() {
+        let is_out = link.watch(|watch, _| watch.is_out());
+        let witnesses = match is_due && !is_out {
+            true => witnesses(controller, &snapshot.state, host),
+            false => Witnesses::default(),
+        };
+        if is_out || (witnesses.any && link.watch(|watch, now_ms| watch.put_out(now_ms, fence_ms)))
+        {
             give_away(controller, host, &link).await;
-        } else if is_due
-            && snapshot.state.silent.contains(host)
+        } else if witnesses.remote
             && let Some(command) = settings.power_off.get(&row.name)
         {
             switch_off(controller, host, command);
         }
+    }
+}
+
+/// Who has been heard of when a host had been silent for long already: without any, it is the
+/// controller that is cut off.
+#[derive(Default)]
+struct Witnesses {
+    any: bool,
+    /// On another machine than the controller's own, which always hears itself.
+    remote: bool,
+}
+
+fn witnesses(controller: &Controller, state: &State, lost: &HostId) -> Witnesses {
+    let silence_ms = state.settings.silence_ms();
+    let watch = controller.links.of(lost).watch(|watch, _| watch.clone());
+    let mut found = Witnesses::default();
+    for (id, row) in state.hosts.iter().filter(|(id, _)| *id != lost) {
+        let other = controller.links.of(id).watch(|watch, _| watch.clone());
+        if row.admission != Admission::Revoked && watch.is_witnessed_by(&other, silence_ms) {
+            found.any = true;
+            found.remote |= is_remote(controller, row);
+        }
+    }
+    found
+}
+
+fn is_remote(controller: &Controller, host: &Host) -> bool {
+    match host.underlay.as_ref().map(|underlay| underlay.endpoint) {
+        Some(Some(Endpoint::At(address))) => address.ip() != controller.options.agents.ip(),
+        // Behind address translation.
+        Some(None) => true,
+        Some(Some(Endpoint::BesideController(_))) | None => false,
     }
 }
 
@@ -52,7 +101,7 @@ async fn give_away(controller: &Controller, host: &HostId, link: &Link) {
     });
     // Of a commit that failed nobody knows whether it counts until another one has succeeded.
     if decided.await.is_ok() {
-        link.let_in();
+        link.watch(|watch, _| watch.let_in());
     }
 }
 
@@ -64,10 +113,10 @@ fn switch_off(controller: &Arc<Controller>, host: &HostId, command: &str) {
     let (controller, host, command) = (controller.clone(), host.clone(), command.to_owned());
     tokio::spawn(async move {
         let link = controller.links.of(&host);
-        let since_ms = Link::now_ms();
+        let since_ms = link.watch(|_, now_ms| now_ms);
         tracing::warn!("{host} is not heard of; switching it off");
         match run(&command).await {
-            Ok(()) if link.is_off(since_ms) => {
+            Ok(()) if link.watch(|watch, _| watch.is_off(since_ms)) => {
                 tracing::warn!("{host} is off");
                 give_away(&controller, &host, &link).await;
             }

@@ -6,6 +6,7 @@ use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use boira_core::heal::{self, Prospect};
 use boira_core::state::Contact;
+use boira_model::Fencing;
 use serde_json::json;
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ pub async fn show(
         "recovery": prospect,
         "why": why,
         "after_s": state.settings.fence_s,
-        "fenced": row.fenced,
+        "fenced": row.fencing == Fencing::Held,
         "reimaged": row.reimaged,
         "host_is_silent": silent,
     })))

@@ -34,13 +34,29 @@ pub struct Watch {
 
 impl Watch {
     /// A host that was not heard of yet, whose silence begins now: before this process there may have
-    /// been another, which has heard of it up to this moment.
-    pub fn new(now_ms: u64) -> Self {
+    /// been another, which has heard of it up to this moment and has given it leases of up to `longest_ms`
+    /// ([`boira_model::Host::fence_ms`]).
+    pub fn new(now_ms: u64, longest_ms: u64) -> Self {
+        let longest_ms = match planted(Bug::EarlierLeaseForgotten) {
+            true => 0,
+            false => longest_ms,
+        };
         Self {
             heard_ms: now_ms,
-            over_ms: now_ms,
+            over_ms: now_ms + longest_ms,
             out: false,
         }
+    }
+
+    /// Whether no lease is left that was given by a longer fence than this.
+    pub fn has_none_longer(&self, now_ms: u64, fence_ms: u64) -> bool {
+        self.over_ms <= now_ms + fence_ms
+    }
+
+    /// Whether the silence is this host's and not the controller's own: another host was heard of when
+    /// this one had been silent for so long already.
+    pub fn is_witnessed_by(&self, other: &Watch, silence_ms: u64) -> bool {
+        other.heard_ms >= self.heard_ms + silence_ms
     }
 
     /// A message of the host. False while it must not be answered.
@@ -61,7 +77,7 @@ impl Watch {
     /// [`Watch::let_in`].
     pub fn put_out(&mut self, now_ms: u64, fence_ms: u64) -> bool {
         let over_ms = self.over_ms.max(self.heard_ms + fence_ms);
-        self.out = now_ms >= over_ms || planted(Bug::FenceCutShort);
+        self.out |= now_ms >= over_ms || planted(Bug::FenceCutShort);
         self.out
     }
 
@@ -90,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_host_is_out_a_whole_fence_after_its_last_message() {
-        let mut watch = Watch::new(0);
+        let mut watch = Watch::new(0, 0);
         assert!(watch.hear(5_000, FENCE_MS));
         assert!(!watch.put_out(14_999, FENCE_MS));
         assert!(watch.hear(14_999, FENCE_MS));
@@ -101,14 +117,14 @@ mod tests {
 
     #[test]
     fn a_controller_that_comes_back_waits_out_a_whole_fence() {
-        let mut watch = Watch::new(70_000);
+        let mut watch = Watch::new(70_000, 0);
         assert!(!watch.put_out(70_000 + FENCE_MS - 1, FENCE_MS));
         assert!(watch.put_out(70_000 + FENCE_MS, FENCE_MS));
     }
 
     #[test]
     fn nothing_is_taken_of_a_host_that_is_being_put_out() {
-        let mut watch = Watch::new(0);
+        let mut watch = Watch::new(0, 0);
         assert!(watch.put_out(FENCE_MS, FENCE_MS));
         assert!(!watch.hear(FENCE_MS + 1, FENCE_MS));
         watch.let_in();
@@ -118,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_fence_that_was_made_shorter_counts_after_the_longer_lease_is_over() {
-        let mut watch = Watch::new(0);
+        let mut watch = Watch::new(0, 0);
         watch.hear(1_000, FENCE_MS);
         watch.hear(2_000, 1_000);
         assert!(!watch.put_out(10_999, 1_000));
@@ -127,13 +143,37 @@ mod tests {
 
     #[test]
     fn a_host_that_is_off_for_certain_is_out_at_once_unless_it_was_heard_of() {
-        let mut watch = Watch::new(0);
+        let mut watch = Watch::new(0, 0);
         watch.hear(1_000, FENCE_MS);
         assert!(!watch.is_off(1_000));
         watch.hear(2_500, FENCE_MS);
         assert!(!watch.is_off(2_000));
         assert!(watch.is_off(3_000) && watch.is_out());
         assert!(!watch.hear(3_001, FENCE_MS));
+        assert!(
+            watch.put_out(3_002, FENCE_MS),
+            "and stays so until that is decided"
+        );
+    }
+
+    #[test]
+    fn leases_of_an_earlier_process_are_waited_out_also_where_the_fence_is_shorter_now() {
+        let mut watch = Watch::new(60_000, 600_000);
+        watch.hear(61_000, FENCE_MS);
+        assert!(!watch.has_none_longer(61_000, FENCE_MS));
+        assert!(!watch.put_out(659_999, FENCE_MS));
+        assert!(watch.has_none_longer(650_000, FENCE_MS));
+        assert!(watch.put_out(660_000, FENCE_MS));
+    }
+
+    #[test]
+    fn who_was_heard_of_just_before_the_line_was_cut_is_no_witness() {
+        let (mut lost, mut other) = (Watch::new(0, 0), Watch::new(0, 0));
+        lost.hear(1_000, FENCE_MS);
+        other.hear(15_000, FENCE_MS);
+        assert!(!lost.is_witnessed_by(&other, 30_000));
+        other.hear(31_000, FENCE_MS);
+        assert!(lost.is_witnessed_by(&other, 30_000));
     }
 
     #[test]

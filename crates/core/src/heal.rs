@@ -12,7 +12,6 @@
 
 use crate::policy::{self, RECOVER};
 use crate::schedule::{self, Need};
-use crate::state::Contact;
 use crate::{Draft, State, moving};
 use boira_model::wire::FENCES;
 use boira_model::*;
@@ -60,35 +59,82 @@ pub fn prospect(state: &State, row: &Instance) -> Prospect {
     }
 }
 
-/// Whether the host is to hold the guest at its deadline. One that it holds already stays so for as
-/// long as it is there: whether a host has heard of the contrary can't be known once it is silent.
-pub fn is_fenced(state: &State, row: &Instance) -> bool {
-    row.fenced || (row.desired == Desired::Running && prospect(state, row) == Prospect::Reimaged)
-}
-
 /// A placement begins. Its host is told of the fence with the placement itself, so it counts from now.
 pub fn fence(draft: &mut Draft, id: &InstanceId) {
     let row = &draft.state.instances[id];
+    let fencing = match wants_fence(&draft.state, row) {
+        true => Fencing::Held,
+        false => Fencing::No,
+    };
+    if row.fencing != fencing {
+        draft.edit_instance(id, |row| row.fencing = fencing);
+    }
+}
+
+/// Whether its host should hold the guest, and can.
+fn wants_fence(state: &State, row: &Instance) -> bool {
     let host = row.placement.as_ref().map(|placement| &placement.host);
-    let host = host.and_then(|host| draft.state.hosts.get(host));
-    let understands = host.is_some_and(|host| host.protocol >= FENCES);
-    let fenced = understands && prospect(&draft.state, row) == Prospect::Reimaged;
-    if row.fenced != fenced {
-        draft.edit_instance(id, |row| row.fenced = fenced);
+    let host = host.and_then(|host| state.hosts.get(host));
+    host.is_some_and(|host| host.protocol >= FENCES)
+        && row.desired == Desired::Running
+        && prospect(state, row) == Prospect::Reimaged
+}
+
+fn unasked(state: &State) -> impl Iterator<Item = &Instance> {
+    let rows = state.instances.values().map(|row| &**row);
+    rows.filter(|row| row.fencing == Fencing::No && wants_fence(state, row))
+}
+
+/// Whether [`tick`] could find anything to do. Looks at every instance.
+pub fn has_unasked(state: &State) -> bool {
+    unasked(state).next().is_some()
+}
+
+/// Instances that are to be fenced from now on, because somebody has tagged them, or their image, or a
+/// second host has joined. It is a commit of its own: what a host is told never falls back.
+pub fn tick(draft: &mut Draft) {
+    let unasked: Vec<_> = unasked(&draft.state).map(|row| row.id.clone()).collect();
+    for id in unasked {
+        draft.edit_instance(&id, |row| row.fencing = Fencing::Asked);
     }
 }
 
 /// A host's agent is one that doesn't know of fences: it holds nothing.
 pub fn unfence(draft: &mut Draft, host: &HostId) {
-    let fenced = draft.state.placed_on(host).filter(|row| row.fenced);
+    let fenced = draft.state.placed_on(host).filter(|row| row.is_fenced());
     for id in fenced.map(|row| row.id.clone()).collect::<Vec<_>>() {
-        draft.edit_instance(&id, |row| row.fenced = false);
+        draft.edit_instance(&id, |row| row.fencing = Fencing::No);
     }
 }
 
-/// Whether anything on a host is started elsewhere when it is lost.
-pub fn has_fenced(state: &State, host: &HostId) -> bool {
-    state.placed_on(host).any(|row| row.fenced)
+/// The settings are in force: before a longer lease is given it is known how long to wait for it.
+pub fn lengthen(draft: &mut Draft) {
+    let fence_ms = draft.state.settings.fence_ms();
+    let shorter = draft
+        .state
+        .hosts
+        .values()
+        .filter(|row| row.fence_ms < fence_ms);
+    for row in shorter.cloned().collect::<Vec<_>>() {
+        draft.put(Host {
+            fence_ms,
+            ..Host::clone(&row)
+        });
+    }
+}
+
+/// No lease of a host is left that was longer than the settings have it.
+pub fn shorten(draft: &mut Draft, host: &HostId) {
+    let fence_ms = draft.state.settings.fence_ms();
+    if let Some(row) = draft
+        .state
+        .hosts
+        .get(host)
+        .filter(|row| row.fence_ms > fence_ms)
+    {
+        let row = Host::clone(row);
+        draft.put(Host { fence_ms, ..row });
+    }
 }
 
 /// A host is out: whatever it has of fenced guests is held. Those that may go on elsewhere do.
@@ -99,11 +145,16 @@ pub fn lost(draft: &mut Draft, host: &HostId) {
     draft.state.silent.insert(host.clone());
     let here: Vec<_> = draft.state.placed_on(host).cloned().collect();
     for row in here {
-        let goes_on = row.fenced && row.desired == Desired::Running;
-        if goes_on && prospect(&draft.state, &row) == Prospect::Reimaged {
+        if goes_on_elsewhere(&draft.state, &row) {
             reimage(draft, &row);
         }
     }
+}
+
+fn goes_on_elsewhere(state: &State, row: &Instance) -> bool {
+    row.fencing == Fencing::Held
+        && row.desired == Desired::Running
+        && prospect(state, row) == Prospect::Reimaged
 }
 
 fn reimage(draft: &mut Draft, row: &Instance) {
@@ -154,10 +205,7 @@ fn reimage(draft: &mut Draft, row: &Instance) {
 
 /// Whether a host that is lost has something to be started elsewhere.
 pub fn is_due(state: &State, host: &HostId) -> bool {
-    let goes_on = |row: &Instance| {
-        row.fenced && row.desired == Desired::Running && prospect(state, row) == Prospect::Reimaged
-    };
-    // A controller that hears of nobody is the one that is cut off.
-    let hears = |id: &HostId| id != host && state.contact(id) == Contact::Live;
-    state.hosts.keys().any(hears) && state.placed_on(host).any(|row| goes_on(row))
+    state
+        .placed_on(host)
+        .any(|row| goes_on_elsewhere(state, row))
 }

@@ -183,6 +183,7 @@ pub fn enroll(
             let number = draft.number(|c| &mut c.host);
             Host {
                 key: key.into(),
+                fence_ms: draft.state.settings.fence_ms(),
                 ..Host::new(id.clone(), number, name, &zone.name, draft.now())
             }
         }

@@ -355,7 +355,7 @@ fn launch_one(
         reachable: None,
         reachable_since: draft.now(),
         held: None,
-        fenced: false,
+        fencing: Fencing::No,
         restarts: 0,
         reimaged: 0,
         state_reason: None,

@@ -135,9 +135,12 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
         GuestState::Stopping => Observed::Stopping,
         GuestState::Exited(exit) => Observed::Exited(exit.clone()),
     };
-    if (guest.fenced && !row.fenced) || row.held.is_some() {
+    let holds = guest.fenced && row.fencing == Fencing::Asked;
+    if holds || row.held.is_some() {
         draft.edit_instance(&row.id, |row| {
-            row.fenced |= guest.fenced;
+            if holds {
+                row.fencing = Fencing::Held;
+            }
             row.held = None;
         });
     }

@@ -5,7 +5,7 @@
 //!  nothing   blobs, volumes, Start     -                         -
 //!  running   Reset if asked            PowerButton, then Kill    Kill
 //!  paused    Reset if asked, Resume    Kill                      Kill
-//!  held      -                         forced: Kill              Kill
+//!  held      Resume unless fenced      Resume or Kill            Kill
 //!  exited    killed: Forget, again     -                         Forget
 //!  unclear   -                         -                         -
 //! ```
@@ -344,9 +344,15 @@ fn next_step(
             }),
         };
     }
-    // Its watchdog lets it go on once the controller has been heard of.
     if guest.held && matches!(instance.power, Power::On | Power::Off(StopHow::Clean)) {
-        return Next::Nothing;
+        return match instance.fenced {
+            // Its watchdog lets it go on once the controller has been heard of.
+            true => Next::Nothing,
+            // No watchdog knows of it any more.
+            false => step(Step::Resume {
+                instance: id.clone(),
+            }),
+        };
     }
     match (instance.power, &guest.state) {
         (Power::On, GuestState::Running | GuestState::Paused)

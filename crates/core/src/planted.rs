@@ -18,10 +18,12 @@ pub enum Bug {
     CopiedWhileItRuns,
     /// The controller takes a host for fenced before its deadline is over.
     FenceCutShort,
+    /// A controller that begins forgets that another has given longer leases.
+    EarlierLeaseForgotten,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 7] = [
+    pub const ALL: [Bug; 8] = [
         Bug::StaleGenerationAccepted,
         Bug::ReplyBeforeCommit,
         Bug::AddressFreedEarly,
@@ -29,6 +31,7 @@ impl Bug {
         Bug::ReportOfAnotherHostBelieved,
         Bug::CopiedWhileItRuns,
         Bug::FenceCutShort,
+        Bug::EarlierLeaseForgotten,
     ];
 }
 

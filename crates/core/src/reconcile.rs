@@ -16,6 +16,7 @@ pub fn tick(draft: &mut Draft) {
         place_silent(draft);
     }
     moving::tick(draft);
+    heal::tick(draft);
     place_waiting(draft);
 }
 

@@ -32,6 +32,18 @@ pub struct Settings {
     pub instances_per_account: u64,
 }
 
+impl Settings {
+    /// In milliseconds. A host that isn't even unknown yet is not lost.
+    pub fn fence_ms(&self) -> u64 {
+        self.fence_s.max(self.host_silence_s).saturating_mul(1000)
+    }
+
+    /// How long a host may be silent before it counts as unknown, in milliseconds.
+    pub fn silence_ms(&self) -> u64 {
+        self.host_silence_s.saturating_mul(1000)
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {

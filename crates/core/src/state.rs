@@ -94,16 +94,9 @@ impl State {
                 if old.as_ref().and_then(|old| old.peer()) != row.peer() {
                     self.touch_neighbours(&row.id);
                 }
-                let place = |row: &Arc<Host>| (row.zone.clone(), row.admission);
-                if old.as_ref().map(place) != Some(place(&row)) {
-                    self.touch_all();
-                }
             }
             Row::Image(row) => {
-                let old = self.images.insert(row.id.clone(), row.clone());
-                if old.is_some_and(|old| old.tags != row.tags) {
-                    self.touch_all();
-                }
+                self.images.insert(row.id.clone(), row);
             }
             Row::Vpc(row) => {
                 self.touch_vpc(&row.id);
@@ -152,7 +145,6 @@ impl State {
             Kind::Host => {
                 if let Some(row) = self.hosts.remove(key) {
                     self.touch_neighbours(&row.id);
-                    self.touch_all();
                 }
                 self.silent.remove(key);
             }
@@ -423,13 +415,6 @@ impl State {
 
     fn touch_host(&mut self, host: &HostId) {
         *self.revisions.entry(host.clone()).or_default() += 1;
-    }
-
-    /// What becomes of an instance whose host is lost depends on the other hosts and on its image.
-    fn touch_all(&mut self) {
-        for host in self.placed.keys().cloned().collect::<Vec<_>>() {
-            self.touch_host(&host);
-        }
     }
 
     /// Who shares a VPC with a host has to know where it is.

@@ -1,6 +1,6 @@
 //! What a host is told: the wanted state of everything that lives there, in parts.
 
-use crate::{State, heal};
+use crate::State;
 use boira_model::wire::*;
 use boira_model::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,7 +78,7 @@ fn wanted_instance(state: &State, row: &Instance) -> WantedInstance {
         memory_bytes: row.memory_bytes,
         boot: row.boot.clone(),
         disks: row.disks.clone(),
-        fenced: heal::is_fenced(state, row),
+        fenced: row.is_fenced(),
         restarts: row.restarts,
         interfaces: row
             .interfaces

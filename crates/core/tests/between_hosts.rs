@@ -3,19 +3,10 @@
 mod common;
 
 use boira_core::observe;
-use boira_core::wanted::{Notary, wanted};
 use boira_model::wire::{Endpoint, GuestState, UnderlayReport, WantedOverlay};
 use boira_model::*;
 use common::Cloud;
 use std::net::{IpAddr, SocketAddr};
-
-struct Nobody;
-
-impl Notary for Nobody {
-    fn sign(&self, _: &str) -> Option<(String, String)> {
-        None
-    }
-}
 
 fn address(place: usize) -> IpAddr {
     IpAddr::from([10, 99, 0, place as u8 + 1])
@@ -57,7 +48,7 @@ fn host_of(cloud: &Cloud, id: &InstanceId) -> HostId {
 
 /// What a host is told of the others.
 fn overlay(cloud: &Cloud, host: &HostId) -> Option<WantedOverlay> {
-    let network = wanted(&cloud.state, host, &Nobody).network;
+    let network = cloud.told(host).network;
     network.into_iter().next()?.overlay
 }
 

@@ -4,21 +4,12 @@ mod common;
 
 use boira_core::heal::{self, Prospect};
 use boira_core::policy::RECOVER;
-use boira_core::wanted::{Notary, wanted};
-use boira_core::{host, moving, observe, tag};
+use boira_core::{host, moving, observe, reconcile, tag};
 use boira_model::volume::file;
 use boira_model::wire::{GuestState, WantedInstance};
 use boira_model::*;
 use common::{Cloud, ZONE};
 use std::sync::Arc;
-
-struct Nobody;
-
-impl Notary for Nobody {
-    fn sign(&self, _: &str) -> Option<(String, String)> {
-        None
-    }
-}
 
 /// Two hosts, and an instance that runs on one of them and may be made anew: itself, its host, the
 /// other host.
@@ -45,7 +36,7 @@ fn why_it_waits(cloud: &Cloud, id: &InstanceId) -> String {
 }
 
 fn told(cloud: &Cloud, host: &HostId) -> Option<WantedInstance> {
-    wanted(&cloud.state, host, &Nobody).instances.pop()
+    cloud.told(host).instances.pop()
 }
 
 fn lose(cloud: &mut Cloud, host: &HostId) {
@@ -172,6 +163,10 @@ fn a_host_that_never_said_that_it_holds_the_guest_is_waited_for() {
     let id = cloud.running();
     let here = cloud.host_of(&id);
     retag(&mut cloud, id.as_str(), Some("reimage"));
+    assert!(!told(&cloud, &here).expect("it is there").fenced);
+    assert!(heal::has_unasked(&cloud.state));
+    cloud.change(reconcile::tick);
+    assert!(!heal::has_unasked(&cloud.state));
     assert!(told(&cloud, &here).expect("it is there").fenced);
     assert!(
         !heal::is_due(&cloud.state, &here),
@@ -187,7 +182,8 @@ fn a_host_that_never_said_that_it_holds_the_guest_is_waited_for() {
     };
     let report = cloud.report(&here, vec![guest]);
     cloud.hears(&here, &report);
-    assert!(cloud.row(&id).fenced && heal::is_due(&cloud.state, &here));
+    assert_eq!(cloud.row(&id).fencing, Fencing::Held);
+    assert!(heal::is_due(&cloud.state, &here));
     // Whether the host hears that it needn't hold it any more nobody knows, so it is told to go on.
     retag(&mut cloud, id.as_str(), Some("wait"));
     assert!(told(&cloud, &here).expect("it is there").fenced);
@@ -251,11 +247,55 @@ fn without_room_it_says_so_and_is_tried_again() {
     assert_eq!(cloud.row(&id).held, None);
 }
 
+/// The tag was taken away and set again while a report was on its way.
 #[test]
-fn a_controller_that_hears_of_nobody_gives_nothing_away() {
-    let (mut cloud, _, here, there) = cloud();
-    cloud.state.silent.insert(there);
-    assert!(!heal::is_due(&cloud.state, &here));
+fn what_a_host_is_told_never_falls_back_so_no_late_report_is_wrong() {
+    let mut cloud = Cloud::of(&[(4, 4, 100), (4, 4, 100)]);
+    let id = cloud.running();
+    let here = cloud.host_of(&id);
+    retag(&mut cloud, id.as_str(), Some("reimage"));
+    cloud.change(reconcile::tick);
+    let late = cloud.report(
+        &here,
+        vec![wire::GuestReport {
+            fenced: true,
+            ..cloud.guest(&id, GuestState::Running)
+        }],
+    );
+    retag(&mut cloud, id.as_str(), None);
+    cloud.change(reconcile::tick);
+    assert!(told(&cloud, &here).expect("it is there").fenced);
+    cloud.hears(&here, &late);
+    assert!(told(&cloud, &here).expect("it is there").fenced);
+    assert!(
+        !heal::is_due(&cloud.state, &here),
+        "nobody asks for it any more"
+    );
+    // Where it starts anew it is asked anew.
+    cloud.stop(&id).expect("it runs");
+    cloud.says(&id, GuestState::Exited(Exit::Poweroff));
+    cloud.start(&id).expect("it is stopped");
+    assert!(!told(&cloud, &here).expect("it is there").fenced);
+}
+
+#[test]
+fn the_longest_fence_is_kept_until_its_leases_are_over() {
+    let (mut cloud, _, here, _) = cloud();
+    let set = |cloud: &mut Cloud, fence_s: u64| {
+        let mut settings = (*cloud.state.settings).clone();
+        settings.fence_s = fence_s;
+        cloud.state.settings = Arc::new(settings);
+        cloud.change(heal::lengthen);
+    };
+    set(&mut cloud, 600);
+    assert_eq!(cloud.state.hosts[&here].fence_ms, 600_000);
+    set(&mut cloud, 40);
+    assert_eq!(cloud.state.hosts[&here].fence_ms, 600_000);
+    cloud.change(|draft| heal::shorten(draft, &here));
+    assert_eq!(cloud.state.hosts[&here].fence_ms, 40_000);
+    // One that is unknown only after that isn't lost before.
+    set(&mut cloud, 3);
+    assert_eq!(cloud.state.settings.fence_ms(), 30_000);
 }
 
 #[test]
@@ -273,7 +313,7 @@ fn a_host_whose_agent_knows_of_no_fence_holds_nothing() {
     let mut report = cloud.report(&here, vec![cloud.guest(&id, GuestState::Running)]);
     report.protocol = 1;
     cloud.hears(&here, &report);
-    assert!(!cloud.row(&id).fenced && !heal::is_due(&cloud.state, &here));
+    assert!(!cloud.row(&id).is_fenced() && !heal::is_due(&cloud.state, &here));
     // What is placed there from now on isn't held either.
     for host in cloud.hosts.clone() {
         let mut report = cloud.report(&host, Vec::new());
@@ -284,5 +324,5 @@ fn a_host_whose_agent_knows_of_no_fence_holds_nothing() {
     ask.tags.insert(RECOVER.into(), "reimage".into());
     let id = cloud.launch(&ask).expect("there is room").remove(0);
     assert_eq!(prospect(&cloud, &id), Prospect::Reimaged);
-    assert!(!cloud.row(&id).fenced);
+    assert!(!cloud.row(&id).is_fenced());
 }

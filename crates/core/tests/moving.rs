@@ -2,20 +2,12 @@
 
 mod common;
 
-use boira_core::wanted::{Notary, Wanted, wanted};
+use boira_core::wanted::Wanted;
 use boira_core::{host, moving, observe, power, reconcile};
 use boira_model::volume::file;
 use boira_model::wire::{GuestState, Power};
 use boira_model::*;
 use common::Cloud;
-
-struct Nobody;
-
-impl Notary for Nobody {
-    fn sign(&self, _: &str) -> Option<(String, String)> {
-        None
-    }
-}
 
 /// Two hosts, and an instance that has run on one of them: itself, its host, the other host.
 fn cloud() -> (Cloud, InstanceId, HostId, HostId) {
@@ -32,7 +24,7 @@ fn placed(cloud: &Cloud, id: &InstanceId) -> Placement {
 }
 
 fn told(cloud: &Cloud, host: &HostId) -> Wanted {
-    wanted(&cloud.state, host, &Nobody)
+    cloud.told(host)
 }
 
 fn power_of(cloud: &Cloud, host: &HostId) -> Option<Power> {

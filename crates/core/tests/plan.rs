@@ -628,3 +628,14 @@ fn one_that_is_started_again_and_again_waits_longer_each_time() {
     };
     assert_eq!([0, 1, 2, 3].map(starts_at), [0, 0, 1_000, 2_000]);
 }
+
+/// As where an older controller took over, which asks for no fence.
+#[test]
+fn a_guest_that_was_held_and_is_not_to_be_any_more_goes_on() {
+    for power in [Power::On, Power::Off(StopHow::Clean)] {
+        let wanted = wanted(power);
+        let mut facts = with_guest(2, GuestState::Paused);
+        facts.guests.get_mut(&id()).expect("a guest").held = true;
+        assert_eq!(next(&wanted, &facts), "guest resumed", "{power:?}");
+    }
+}

@@ -33,8 +33,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use error::{Error, Result};
 pub use qemu::{
-    ACCELERATION_REMEDY, PROGRAMS, Probe, Settings, confinement_verdict, find_acceleration,
-    guest_console, kept_acceleration, set_held,
+    ACCELERATION_REMEDY, GuestProcess, PROGRAMS, Probe, Settings, confinement_verdict,
+    find_acceleration, guest_console, kept_acceleration,
 };
 pub use spec::{
     Acceleration, Accelerator, Base, Boot, DiskFormat, DiskSpec, ExitReason, GuestSpec, GuestState,

@@ -150,7 +150,7 @@ pub struct ObservedGuest {
     pub pid: Option<u32>,
     /// 1, and one more for each reset, its own or ours, also while nobody watched.
     pub boots: u64,
-    /// Its process is stopped ([`crate::set_held`]), so its virtual CPUs don't run and nothing can be
+    /// Its process is stopped ([`crate::GuestProcess`]), so its virtual CPUs don't run and nothing can be
     /// asked of it; it can be killed.
     pub held: bool,
 }

@@ -137,6 +137,9 @@ pub struct Host {
     /// When that last changed.
     #[serde(default = "never")]
     pub admission_since: Wall,
+    /// The longest fence by which it may have been given a lease that isn't over, in milliseconds.
+    #[serde(default)]
+    pub fence_ms: u64,
     /// The version of the protocol that its agent spoke last.
     #[serde(default)]
     pub protocol: u32,
@@ -205,6 +208,7 @@ impl Host {
             admission: Admission::default(),
             evacuating: false,
             admission_since: joined,
+            fence_ms: 0,
             protocol: 0,
             boot: String::new(),
             boots: Vec::new(),

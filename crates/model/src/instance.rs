@@ -89,6 +89,19 @@ pub enum ShutdownBehavior {
     Terminate,
 }
 
+/// Whether an instance's host is to hold its guest at the host's deadline, and has said that it does.
+/// It rises only, as long as the placement lasts: what a silent host has heard last nobody knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fencing {
+    #[default]
+    No,
+    /// The host is told to.
+    Asked,
+    /// It has said so, or was told so with the placement itself: once the host is out for a whole fence
+    /// the guest doesn't run there for certain.
+    Held,
+}
+
 /// EC2's state names with their codes, as in `InstanceState`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum StateName {
@@ -269,10 +282,8 @@ pub struct Instance {
     pub reachable: Option<bool>,
     pub reachable_since: Wall,
     pub held: Option<Held>,
-    /// Its host has said that it holds the guest at its deadline ("fencing"): once the host is out for
-    /// a whole fence the guest doesn't run there for certain. Counts for the placement.
     #[serde(default)]
-    pub fenced: bool,
+    pub fencing: Fencing,
     /// How often its disks were made anew on another host.
     #[serde(default)]
     pub reimaged: u32,
@@ -336,6 +347,11 @@ impl Instance {
     pub fn connected_at(&self) -> Option<&HostId> {
         let placement = self.placement.as_ref()?;
         (self.state() != StateName::Stopped).then_some(&placement.host)
+    }
+
+    /// Whether its host is to hold it at the host's deadline.
+    pub fn is_fenced(&self) -> bool {
+        self.fencing != Fencing::No
     }
 
     pub fn generation(&self) -> u64 {

@@ -22,8 +22,8 @@ pub use host::{
 pub use id::*;
 pub use image::{Boot, Image};
 pub use instance::{
-    Desired, Event, Exit, Held, Instance, InstanceType, MetadataOptions, Observed, Placement,
-    Recovery, ShutdownBehavior, StateName, StateReason, StopHow,
+    Desired, Event, Exit, Fencing, Held, Instance, InstanceType, MetadataOptions, Observed,
+    Placement, Recovery, ShutdownBehavior, StateName, StateReason, StopHow,
 };
 pub use network::{
     Cidr, Direction, Interface, InterfaceAttachment, Peer, Protocol, Rule, SecurityGroup, Subnet,

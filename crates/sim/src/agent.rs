@@ -24,7 +24,7 @@ pub struct Agent {
     accepted: Accepted,
     /// As the watchdog has it.
     fence: Fence,
-    lease_ms: Option<u64>,
+    patience_ms: u64,
     /// What the accepted state asks for.
     wanted: Option<Rc<Wanted>>,
     outbox: Outbox,
@@ -70,7 +70,7 @@ impl Agent {
         Self {
             process: host.agents,
             fence: host.tell(&told, now_ms),
-            lease_ms: None,
+            patience_ms: POLL_TIMEOUT_MS,
             memories: memory::recall(&accepted),
             wanted: accepted.wanted().map(Rc::new),
             accepted,
@@ -236,8 +236,11 @@ impl Agent {
         let Some(request) = self.outbox.poll(self.accepted.have()) else {
             return;
         };
-        let patience_ms = self.lease_ms.map_or(POLL_TIMEOUT_MS, |ms| ms / 2);
-        self.poll = Some((request.seq, now_ms + patience_ms, clock));
+        // The one before was not answered: the controller may wait longer by now.
+        if self.poll.is_some() {
+            self.patience_ms = POLL_TIMEOUT_MS.min(self.patience_ms * 2);
+        }
+        self.poll = Some((request.seq, now_ms + self.patience_ms, clock));
         out.push(Motion::Send(Box::new(request)));
     }
 
@@ -265,7 +268,7 @@ impl Agent {
             Ok(answer) => {
                 let lease_ms = answer.lease_ms;
                 if poll.is_some() {
-                    self.lease_ms = lease_ms;
+                    self.patience_ms = lease_ms.map_or(POLL_TIMEOUT_MS, |ms| ms / 2);
                 }
                 let stands = self.accepted.is_confirmed_by(&answer);
                 if self.accept(host, answer, now_ms) || stands {

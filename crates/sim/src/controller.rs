@@ -128,9 +128,9 @@ impl Controller {
             .map_err(|error| error.to_string())?;
         let snapshot = writer.snapshot();
         // After a start every host has one grace period.
-        let hosts = snapshot.state.hosts.keys();
+        let hosts = snapshot.state.hosts.values();
         self.watches = hosts
-            .map(|host| (host.clone(), Watch::new(now_ms)))
+            .map(|row| (row.id.clone(), Watch::new(now_ms, row.fence_ms)))
             .collect();
         self.last = Some(snapshot);
         self.writer = Some(writer);
@@ -157,6 +157,11 @@ impl Controller {
 
     pub fn has_work(&self) -> bool {
         !self.queue.is_empty()
+    }
+
+    /// What the settings ask of the state, before anybody is served.
+    pub fn put_in_force(&mut self, random: &mut Random, wall: Wall) {
+        self.set_up(decision(heal::lengthen), random, wall);
     }
 
     /// Decides one event at once; for the run's set-up.
@@ -230,7 +235,7 @@ impl Controller {
         };
         let fence_ms = self.fence_ms();
         let watch = self.watches.entry(request.host.clone());
-        let watch = watch.or_insert_with(|| Watch::new(now_ms));
+        let watch = watch.or_insert_with(|| Watch::new(now_ms, 0));
         let hears = watch.hear(now_ms, fence_ms);
         let inbox = self.inboxes.entry(request.host.clone()).or_default();
         if !hears {
@@ -310,12 +315,12 @@ impl Controller {
     }
 
     fn fence_ms(&self) -> u64 {
-        self.settings.fence_s * 1000
+        self.settings.fence_ms()
     }
 
     fn is_fenced(&self, host: &HostId) -> bool {
         let state = &self.snapshot().state;
-        state.placed_on(host).any(|row| heal::is_fenced(state, row))
+        state.placed_on(host).any(|row| row.is_fenced())
     }
 
     fn answer(&self, request: &Envelope, have: &[String; 4]) -> Option<Reply> {
@@ -372,11 +377,22 @@ impl Controller {
     /// As the controller's clockwork does.
     fn give_away(&mut self, now_ms: u64) {
         let (snapshot, fence_ms) = (self.snapshot(), self.fence_ms());
+        let silence_ms = self.settings.silence_ms();
+        let others = self.watches.clone();
         let mut out = Vec::new();
         for (host, watch) in &mut self.watches {
-            let is_due = heal::is_due(&snapshot.state, host) && watch.put_out(now_ms, fence_ms);
+            let mut others = others.iter().filter(|(other, _)| *other != host);
+            let is_due = heal::is_due(&snapshot.state, host)
+                && others.any(|(_, other)| watch.is_witnessed_by(other, silence_ms))
+                && watch.put_out(now_ms, fence_ms);
             if is_due || watch.is_out() {
                 out.push(host.clone());
+            }
+            let row = &snapshot.state.hosts[host];
+            if row.fence_ms > fence_ms && watch.has_none_longer(now_ms, fence_ms) {
+                let host = host.clone();
+                self.queue
+                    .push(decision(move |draft| heal::shorten(draft, &host)));
             }
         }
         for host in out {
@@ -396,13 +412,7 @@ impl Controller {
     }
 
     fn decide(&mut self, act: impl FnOnce(&mut boira_core::Draft) + Send + 'static) {
-        self.queue.push(Event::new(
-            move |draft| {
-                act(draft);
-                Ok::<_, Infallible>(())
-            },
-            |_| {},
-        ));
+        self.queue.push(decision(act));
     }
 
     /// The writer's turn: decides and commits what has queued up. `None` where the controller died
@@ -457,6 +467,16 @@ impl Controller {
             crashed: self.disk.crashed.clone(),
         }
     }
+}
+
+fn decision(act: impl FnOnce(&mut boira_core::Draft) + Send + 'static) -> Event {
+    Event::new(
+        move |draft| {
+            act(draft);
+            Ok::<_, Infallible>(())
+        },
+        |_| {},
+    )
 }
 
 /// Says something to the network, while the process lives.

@@ -205,6 +205,10 @@ impl Host {
             Step::Resume { instance } => {
                 let full = self.disk_full;
                 match self.guests.get_mut(instance) {
+                    Some(guest) if guest.held => {
+                        guest.held = false;
+                        Ok(())
+                    }
                     // It goes on, and stops at the same write.
                     Some(guest) if guest.state == GuestState::Paused => {
                         guest.state = match full {

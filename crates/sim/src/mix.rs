@@ -3,6 +3,10 @@
 
 use crate::random::Random;
 
+/// Fences that an administrator chooses, in seconds.
+pub const FENCES_S: [u64; 3] = [10, 20, 40];
+pub const LONGEST_FENCE_MS: u64 = 40_000;
+
 /// What a run is made of. Rates are per mille of the occasions.
 #[derive(Clone, Debug)]
 pub struct Mix {
@@ -71,7 +75,7 @@ impl Mix {
             subnet_prefix: *random.pick(&[20, 26, 27, 28]),
             sqlite: random.chance(400),
             terminated_visible_s: *random.pick(&[30, 120, 3600]),
-            fence_s: *random.pick(&[10, 20, 40]),
+            fence_s: *random.pick(&FENCES_S),
             lost: 0,
             repeated: 0,
             late: 0,

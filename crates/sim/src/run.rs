@@ -7,7 +7,7 @@ use crate::mix::Mix;
 use crate::random::Random;
 use crate::store::Disk;
 use crate::world::{End, World};
-use boira_core::{Settings, account, zone};
+use boira_core::{Settings, account, heal, zone};
 use boira_model::*;
 use boira_store::Event;
 use std::convert::Infallible;
@@ -125,7 +125,8 @@ fn attempt(seed: u64, weather: Weather, traced: bool) -> Result<Summary, Box<Fai
 fn build(mut random: Random, mix: Mix, traced: bool) -> World {
     let settings = Settings {
         terminated_visible_s: mix.terminated_visible_s,
-        host_silence_s: 20,
+        // Less than any fence, so that each counts.
+        host_silence_s: 8,
         fence_s: mix.fence_s,
         ..Settings::default()
     };
@@ -138,6 +139,7 @@ fn build(mut random: Random, mix: Mix, traced: bool) -> World {
     let image = put_image(&mut controller, &mut random);
     let accounts = put_accounts(&mut controller, &mix, &mut random);
     put_hosts(&mut controller, &hosts, &mix, &mut random);
+    set_up(&mut controller, &mut random, heal::lengthen);
     // Hosts count as heard of when the controller begins.
     controller.crash();
     controller.start(0).expect("the store opens again");

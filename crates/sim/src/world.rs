@@ -7,7 +7,7 @@ use crate::client::{Client, Pending};
 use crate::controller::{Controller, Envelope, Reply};
 use crate::host::Host;
 use crate::ledger::Call;
-use crate::mix::Mix;
+use crate::mix::{FENCES_S, LONGEST_FENCE_MS, Mix};
 use crate::random::Random;
 use crate::settle;
 use crate::store::Fate;
@@ -219,7 +219,7 @@ impl World {
         self.heal();
         let deadline_ms = self.now_ms + SETTLE_MS;
         // What is under way may still bring work, and what was lost may yet be missed by a watchdog.
-        let calm_ms = self.mix.late_ms.max(2 * 1000 * self.mix.fence_s);
+        let calm_ms = self.mix.late_ms.max(2 * LONGEST_FENCE_MS);
         if !self.run_until(self.now_ms + calm_ms) {
             return self.unsafe_end();
         }
@@ -554,6 +554,10 @@ impl World {
         if self.controller.is_up() {
             return;
         }
+        // The administrator has other wishes by now.
+        if !self.healing && self.random.chance(300) {
+            self.controller.settings.fence_s = *self.random.pick(&FENCES_S);
+        }
         if let Err(error) = self.controller.start(self.now_ms) {
             self.violation = Some(format!("the controller can't start: {error}"));
             return;
@@ -563,6 +567,8 @@ impl World {
             "the controller starts at {}",
             self.controller.snapshot().seq
         );
+        let wall = self.wall();
+        self.controller.put_in_force(&mut self.random, wall);
         let process = self.controller.process;
         self.schedule(1_000, Event::Tick(process));
     }

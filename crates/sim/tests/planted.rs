@@ -95,3 +95,11 @@ fn a_fence_cut_short_is_caught() {
         &["two live copies", "and is placed on", "lives on"],
     );
 }
+
+#[test]
+fn an_earlier_lease_that_is_forgotten_is_caught() {
+    caught(
+        Bug::EarlierLeaseForgotten,
+        &["two live copies", "and is placed on", "lives on"],
+    );
+}

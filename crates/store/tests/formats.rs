@@ -52,7 +52,7 @@ fn a_store_of_format_1_opens_with_all_that_was_in_it_after_a_copy_was_made() {
         state
             .instances
             .values()
-            .all(|row| !row.fenced && row.restarts == 0)
+            .all(|row| !row.is_fenced() && row.restarts == 0)
     );
     let host = state.hosts.values().next().expect("a host");
     assert_eq!(

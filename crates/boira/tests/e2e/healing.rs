@@ -52,6 +52,15 @@ fn guest_states(room: &Room, pc: usize, id: &str) -> String {
     room.pc(pc).sh(&words).ok()
 }
 
+fn is_held(room: &Room, pc: usize, id: &str) {
+    wait("it is held", FENCE * 4, || {
+        match guest_states(room, pc, id).as_str() {
+            "T" => Ok(()),
+            states => Err(states.to_owned()),
+        }
+    });
+}
+
 fn shown(room: &Room, id: &str) -> String {
     room.boira(&["instance", "show", id]).ok()
 }
@@ -163,12 +172,7 @@ fn an_agent_that_is_stopped_or_dead_holds_its_guests_by_its_watchdog_and_lets_th
         ),
     ] {
         room.pc(here).sh(stop).ok();
-        wait("it is held", FENCE * 4, || {
-            match guest_states(&room, here, &id).as_str() {
-                "T" => Ok(()),
-                states => Err(states.to_owned()),
-            }
-        });
+        is_held(&room, here, &id);
         wait("it is said why it waits", FENCE * 4, || {
             let said = room.boira(&["instance", "log", &id]).ok();
             match said.contains("its host is lost, and no other has room") {
@@ -186,16 +190,32 @@ fn an_agent_that_is_stopped_or_dead_holds_its_guests_by_its_watchdog_and_lets_th
         assert_eq!(boot_of(&room, &id).as_ref(), Ok(&boot), "the same boot");
     }
 
+    // The watchdog dies and the cable is pulled: its agent holds the guest. Whoever ends all of Boira's
+    // processes at once frees nothing.
+    let watchdog = "pkill -KILL -f '[b]oira.* agent-watchdog'";
+    let all = "pkill -TERM -f '[b]oira.* agent'";
+    for (end, agent_too) in [(watchdog, false), (all, true)] {
+        room.pc(here).sh(end).ok();
+        room.unplug(here);
+        is_held(&room, here, &id);
+        room.plug_in(here);
+        if agent_too {
+            room.pc(here).spawn(&agents[here]);
+        }
+        wait("it goes on", BOOT, || {
+            match guest_states(&room, here, &id).as_str() {
+                "S" => boot_of(&room, &id),
+                states => Err(states.to_owned()),
+            }
+        });
+        assert_eq!(boot_of(&room, &id).as_ref(), Ok(&boot), "the same boot");
+    }
+
     // A controller that is away for several fences ends nothing: it goes on where it was.
     room.pc(0)
         .sh("pkill -STOP -f '[b]oira.* supervise'; pkill -KILL -f '[b]oira.* controller'")
         .ok();
-    wait("it is held", FENCE * 4, || {
-        match guest_states(&room, here, &id).as_str() {
-            "T" => Ok(()),
-            states => Err(states.to_owned()),
-        }
-    });
+    is_held(&room, here, &id);
     std::thread::sleep(FENCE * 3);
     room.pc(0).sh("pkill -CONT -f '[b]oira.* supervise'").ok();
     wait("it goes on", BOOT, || boot_of(&room, &id));

@@ -4,6 +4,7 @@
 
 use boira_core::launch::{self, Launch};
 use boira_core::power::{self, Moved};
+use boira_core::wanted::{Notary, Wanted, wanted};
 use boira_core::{Ctx, Draft, Refusal, Settings, State, account, observe, settings, zone};
 use boira_model::wire::{Endpoint, GuestReport, GuestState, PROTOCOL, Report, UnderlayReport};
 use boira_model::*;
@@ -11,6 +12,14 @@ use std::sync::Arc;
 
 pub const GIB: u64 = 1 << 30;
 pub const ZONE: &str = "us-east-1a";
+
+struct Nobody;
+
+impl Notary for Nobody {
+    fn sign(&self, _: &str) -> Option<(String, String)> {
+        None
+    }
+}
 
 pub struct Cloud {
     pub state: State,
@@ -131,6 +140,11 @@ impl Cloud {
 
     pub fn host_of(&self, id: &InstanceId) -> HostId {
         self.row(id).placement.clone().expect("it is placed").host
+    }
+
+    /// What a host is told. Nothing is signed.
+    pub fn told(&self, host: &HostId) -> Wanted {
+        wanted(&self.state, host, &Nobody)
     }
 
     pub fn name_of(&self, id: &InstanceId) -> StateName {

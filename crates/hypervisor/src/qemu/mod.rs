@@ -43,7 +43,7 @@ use process::Process;
 use recording::Recording;
 use rundir::{Launch, RunDir};
 
-pub use hold::set_held;
+pub use hold::GuestProcess;
 pub use landlock::verdict as confinement_verdict;
 pub use probe::{Probe, REMEDY as ACCELERATION_REMEDY, find_acceleration, kept_acceleration};
 pub use recorder::main as guest_console;

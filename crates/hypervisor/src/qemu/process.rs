@@ -46,7 +46,7 @@ impl Process {
 
     /// As [`find`].
     pub fn find(stat: &str, marker: &str) -> io::Result<Option<Process>> {
-        let Some(Found { pid, pidfd }) = find(stat, marker)? else {
+        let Some(Found { pid, pidfd }) = find(stat, marker, EXEC)? else {
             return Ok(None);
         };
         let pidfd = watched(pidfd)?;
@@ -122,13 +122,18 @@ impl Found {
     pub fn signal(&self, number: libc::c_int) -> io::Result<()> {
         signal(self.pidfd.as_raw_fd(), number)
     }
+
+    /// Whether it is no more.
+    pub fn has_ended(&self) -> bool {
+        has_ended(&self.pidfd).unwrap_or(false)
+    }
 }
 
 /// Finds the process that wrote `stat`, if it still runs and `marker` is in its command line.
 ///
-/// May block for [`EXEC`]: a process that has written its stat may yet have to exec. One that takes
+/// May block for `patience`: a process that has written its stat may yet have to exec. One that takes
 /// longer is an error of the kind `TimedOut`: it is there and may become the guest.
-pub fn find(stat: &str, marker: &str) -> io::Result<Option<Found>> {
+pub fn find(stat: &str, marker: &str, patience: Duration) -> io::Result<Option<Found>> {
     let Some(recorded) = Stat::parse(stat) else {
         return Ok(None);
     };
@@ -138,7 +143,7 @@ pub fn find(stat: &str, marker: &str) -> io::Result<Option<Found>> {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let end = Instant::now() + EXEC;
+    let end = Instant::now() + patience;
     loop {
         let identity = identify(&recorded, marker);
         // What was read belongs to the pidfd's process only if that one hasn't ended meanwhile.
@@ -148,7 +153,7 @@ pub fn find(stat: &str, marker: &str) -> io::Result<Option<Found>> {
         if identity == Identity::Same {
             return Ok(Some(Found { pid, pidfd }));
         }
-        if Instant::now() > end {
+        if Instant::now() >= end {
             let late = format!("process {pid} has not begun yet");
             return Err(io::Error::new(io::ErrorKind::TimedOut, late));
         }
