@@ -4,8 +4,8 @@
 use crate::random::Random;
 
 /// Fences that an administrator chooses, in seconds.
-pub const FENCES_S: [u64; 3] = [10, 20, 40];
-pub const LONGEST_FENCE_MS: u64 = 40_000;
+pub const FENCES_S: [u64; 3] = [10, 25, 60];
+pub const LONGEST_FENCE_MS: u64 = 60_000;
 
 /// What a run is made of. Rates are per mille of the occasions.
 #[derive(Clone, Debug)]

@@ -555,7 +555,7 @@ impl World {
             return;
         }
         // The administrator has other wishes by now.
-        if !self.healing && self.random.chance(300) {
+        if !self.healing && self.random.chance(600) {
             self.controller.settings.fence_s = *self.random.pick(&FENCES_S);
         }
         if let Err(error) = self.controller.start(self.now_ms) {
