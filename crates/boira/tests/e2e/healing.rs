@@ -47,9 +47,11 @@ fn pc_of(room: &Room, pcs: usize, id: &str) -> usize {
 }
 
 /// The states of an instance's processes on a PC, as ps has them: `T` is stopped.
+/// A letter of proc_pid_stat(5) per process of the guest: `S` for one that goes on, whatever it does at the
+/// moment (QEMU computes or waits for the disk now and then), `T` for one that is held.
 fn guest_states(room: &Room, pc: usize, id: &str) -> String {
     let words = format!("ps -eo stat,args | grep '[g]uest={id}' | cut -c1 || :");
-    room.pc(pc).sh(&words).ok()
+    room.pc(pc).sh(&words).ok().replace(['R', 'D'], "S")
 }
 
 fn is_held(room: &Room, pc: usize, id: &str) {
