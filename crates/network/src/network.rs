@@ -146,6 +146,8 @@ impl Network {
     pub async fn keep_services(&self) {
         loop {
             let present = self.present().await;
+            // Also those that ended while nobody looked.
+            self.start_ended(&present).await;
             let running = present.iter().flat_map(|vpc| self.services(vpc).running());
             let ends: Vec<_> = running.map(|process| Box::pin(process.ended())).collect();
             tokio::select! {
@@ -154,21 +156,24 @@ impl Network {
             }
             // One that can't run mustn't keep the machine busy.
             tokio::time::sleep(REST).await;
-            for vpc in present {
-                let entry = self.vpc(&vpc);
-                let mut entry = entry.lock().await;
-                let services = self.services(&vpc);
-                let is_there = self.namespace(&vpc).identity().is_some();
-                let Ok(spec) = services.read_spec::<VpcSpec>() else {
-                    continue;
-                };
-                if !is_there || !services.running().is_empty() {
-                    continue;
-                }
-                tracing::warn!(vpc, "the VPC's services ended; starting them again");
-                if let Err(error) = self.ensure_locked(&mut entry, &spec).await {
-                    tracing::error!(vpc, %error, "the VPC's services can't be started");
-                }
+        }
+    }
+
+    async fn start_ended(&self, present: &[String]) {
+        for vpc in present {
+            let entry = self.vpc(vpc);
+            let mut entry = entry.lock().await;
+            let services = self.services(vpc);
+            let is_there = self.namespace(vpc).identity().is_some();
+            let Ok(spec) = services.read_spec::<VpcSpec>() else {
+                continue;
+            };
+            if !is_there || !services.running().is_empty() {
+                continue;
+            }
+            tracing::warn!(vpc, "the VPC's services ended; starting them again");
+            if let Err(error) = self.ensure_locked(&mut entry, &spec).await {
+                tracing::error!(vpc, %error, "the VPC's services can't be started");
             }
         }
     }
