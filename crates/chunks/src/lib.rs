@@ -474,12 +474,22 @@ impl Arrival<'_> {
         Ok(())
     }
 
-    /// Takes the rest. What has come stays where `content` fails in the middle, and goes where the
-    /// whole isn't what was expected.
+    /// Takes the rest. What has come stays where `content` fails in the middle, and goes where there is
+    /// no room for the whole, or it isn't what was expected.
     pub fn finish(mut self, content: impl Read) -> Result<()> {
-        let copied = self
-            .blobs
-            .copy(content, &mut self.file, &mut self.hash, &mut self.reserved);
+        let mut content = Noting {
+            content,
+            failed: false,
+        };
+        let copied = self.blobs.copy(
+            &mut content,
+            &mut self.file,
+            &mut self.hash,
+            &mut self.reserved,
+        );
+        if copied.is_err() && !content.failed {
+            remove(&self.path)?;
+        }
         copied?;
         if let Err(mismatch) = is_expected(self.hash.clone(), self.expected) {
             remove(&self.path)?;
@@ -490,6 +500,21 @@ impl Arrival<'_> {
         self.blobs.enter(self.expected, &mut self.reserved, |name| {
             fs::rename(path, name)
         })
+    }
+}
+
+/// Content, and whether reading it has failed.
+struct Noting<R> {
+    content: R,
+    failed: bool,
+}
+
+impl<R: Read> Read for Noting<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let outcome = self.content.read(bytes);
+        let interrupted = |error: &io::Error| error.kind() == io::ErrorKind::Interrupted;
+        self.failed |= outcome.as_ref().is_err_and(|error| !interrupted(error));
+        outcome
     }
 }
 

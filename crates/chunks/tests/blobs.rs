@@ -320,6 +320,18 @@ fn a_blob_that_was_interrupted_goes_on_where_it_was_also_after_a_restart() {
 }
 
 #[test]
+fn a_blob_that_has_no_room_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bytes, digest) = content(1, 3_000_000);
+    let blobs = Blobs::open(dir.path(), 2_000_000).unwrap();
+    let arrival = blobs.arrive(digest).unwrap().expect("it isn't there");
+    let full = arrival.finish(&bytes[..]);
+    assert!(matches!(full, Err(Error::Full { .. })), "{full:?}");
+    assert_eq!(files(dir.path()), 0);
+    put(&blobs, 2, 1_500_000);
+}
+
+#[test]
 fn a_beginning_that_was_damaged_is_given_up_and_one_that_is_old_is_removed() {
     let dir = tempfile::tempdir().unwrap();
     let blobs = Blobs::open(dir.path(), 1 << 20).unwrap();

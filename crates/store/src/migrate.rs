@@ -19,16 +19,18 @@ const STEPS: [(i64, Step); 1] = [
     (2, |_| Ok(())),
 ];
 
-/// Where the copy is that was made before a store left this format.
-pub fn backup_path(store: &Path, format: i64) -> PathBuf {
+/// Where the copy is that was made before a store left this format, when its newest change had this
+/// number: whoever went back to an older program and comes again gets another one.
+pub fn backup_path(store: &Path, format: i64, seq: i64) -> PathBuf {
     let mut name = store.as_os_str().to_owned();
-    name.push(format!(".format-{format}"));
+    name.push(format!(".format-{format}-{seq}"));
     name.into()
 }
 
 /// Brings a store of format `found` to [`FORMAT`].
 pub fn migrate(connection: &mut Connection, path: &Path, found: i64) -> Result<(), StoreError> {
-    back_up(connection, &backup_path(path, found))?;
+    let seq = connection.query_row("SELECT seq FROM meta", [], |row| row.get(0))?;
+    back_up(connection, &backup_path(path, found, seq))?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Another controller may have done it meanwhile.
     let found: i64 = transaction.query_row("SELECT format FROM meta", [], |row| row.get(0))?;

@@ -65,7 +65,7 @@ fn a_store_of_format_1_opens_with_all_that_was_in_it_after_a_copy_was_made() {
     );
 
     // What was is there as it was, for whoever goes back.
-    let copy = folder.path().join("boira.db.format-1");
+    let copy = folder.path().join("boira.db.format-1-36");
     assert_eq!(format_of(&copy), 1);
     let mode = std::os::unix::fs::PermissionsExt::mode(
         &std::fs::metadata(&copy).expect("it is there").permissions(),
@@ -96,13 +96,32 @@ fn a_store_that_is_newer_than_this_program_is_left_alone() {
     assert_eq!(format_of(&path), 99);
 }
 
+/// Who went back to the older program has had changes since, and comes again.
+#[test]
+fn each_time_that_a_store_leaves_a_format_it_is_copied() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("boira.db");
+    made_of(FORMAT_1, &path);
+    drop(open(&path).expect("it is migrated"));
+    let first = folder.path().join("boira.db.format-1-36");
+    std::fs::copy(&first, &path).expect("it is put back");
+    let connection = Connection::open(&path).expect("it opens");
+    let changed = connection.execute("UPDATE meta SET seq = 40", []);
+    changed.expect("it is used on");
+    drop(connection);
+    drop(open(&path).expect("it is migrated again"));
+    for copy in [first, folder.path().join("boira.db.format-1-40")] {
+        assert_eq!(format_of(&copy), 1, "{}", copy.display());
+    }
+}
+
 /// Power that went in the middle of the copy leaves half of one, which is no copy.
 #[test]
 fn half_a_copy_is_made_anew() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("boira.db");
     made_of(FORMAT_1, &path);
-    let half = folder.path().join("boira.db.format-1.new");
+    let half = folder.path().join("boira.db.format-1-36.new");
     std::fs::write(&half, b"half").expect("it is written");
     let mut store = open(&path).expect("it is migrated");
     assert!(
@@ -114,5 +133,5 @@ fn half_a_copy_is_made_anew() {
             .any(|row| matches!(row, Row::Instance(_)))
     );
     assert!(!half.exists());
-    assert_eq!(format_of(&folder.path().join("boira.db.format-1")), 1);
+    assert_eq!(format_of(&folder.path().join("boira.db.format-1-36")), 1);
 }
