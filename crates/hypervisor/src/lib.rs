@@ -14,6 +14,10 @@
 //!         forget
 //! ```
 //!
+//! A guest goes to another host without ending by way of three more states: there it is started as
+//! `Incoming`, and is `Arrived` when it was sent whole; here it is `Departed` then. Its virtual CPUs are
+//! halted in each of them, and whoever resumes one of the two sees to it that the other is killed.
+//!
 //! The virtual CPUs of a guest may run in every state except `Exited`: only an exited guest is
 //! surely dead. A guest that resets itself stays `Running`; [`ObservedGuest::boots`] counts.
 
@@ -38,12 +42,19 @@ pub use qemu::{
 };
 pub use spec::{
     Acceleration, Accelerator, Base, Boot, DiskFormat, DiskSpec, ExitReason, GuestSpec, GuestState,
-    InterfaceSpec, ObservedGuest,
+    InterfaceSpec, ObservedGuest, Passed,
 };
 
 /// A byte stream in both directions, such as a guest's serial console.
 pub trait AsyncReadWrite: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> AsyncReadWrite for T {}
+
+/// The way to the same guest's entry on another host.
+#[async_trait]
+pub trait Dial: Send + Sync {
+    /// Opens what [`Hypervisor::receive`] answers there for this channel.
+    async fn dial(&self, channel: &str) -> std::io::Result<Box<dyn AsyncReadWrite>>;
+}
 
 /// What runs guests on this host.
 ///
@@ -70,8 +81,22 @@ pub trait Hypervisor: Send + Sync {
     /// Halts the virtual CPUs.
     async fn pause(&self, guest: &str) -> Result<()>;
 
-    /// Lets paused virtual CPUs go on.
+    /// Lets paused virtual CPUs go on; those of a guest that has arrived, or that was sent in vain, too.
     async fn resume(&self, guest: &str) -> Result<()>;
+
+    /// Sends a running guest and its disks to another host, where one with `generation` is incoming.
+    /// It runs on meanwhile; when this returns it is [`GuestState::Departed`], and where this fails
+    /// it goes on here. Dropped in the middle it may be either; resuming it settles that.
+    async fn hand_over(
+        &self,
+        guest: &str,
+        generation: u64,
+        way: &dyn Dial,
+        note: &(dyn Fn(Passed) + Send + Sync),
+    ) -> Result<()>;
+
+    /// An incoming guest's end of a channel.
+    async fn receive(&self, guest: &str, channel: &str) -> Result<Box<dyn AsyncReadWrite>>;
 
     /// Every guest of this driver's directory, adopting those that another process started. None is
     /// left out: one that can't be looked at is [`GuestState::Unknown`].

@@ -16,9 +16,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 
+use crate::error::Context;
 use crate::{
-    Acceleration, Accelerator, AsyncReadWrite, Error, ExitReason, GuestSpec, GuestState,
-    Hypervisor, ObservedGuest, Result,
+    Acceleration, Accelerator, AsyncReadWrite, Dial, Error, ExitReason, GuestSpec, GuestState,
+    Hypervisor, ObservedGuest, Passed, Result,
 };
 
 /// How the simulated host behaves.
@@ -60,6 +61,8 @@ pub enum Operation {
     Pause,
     /// [`Hypervisor::resume`]
     Resume,
+    /// [`Hypervisor::hand_over`]
+    HandOver,
     /// [`Hypervisor::forget`]
     Forget,
 }
@@ -91,6 +94,10 @@ struct Guest {
 }
 
 const LOG_BYTES_MAX: usize = 256 * 1024;
+/// The only channel that a simulated guest needs.
+const MEMORY: &str = "memory";
+/// What a simulated guest's memory holds.
+const ALL_OF_IT: &[u8] = b"nothing";
 
 impl Simulated {
     /// A host without guests.
@@ -241,10 +248,11 @@ impl Hypervisor for Simulated {
         if let Some(present) = guests.get(&spec.guest) {
             return present.spec.already(present.has_exited(), spec);
         }
-        let running = (
-            Instant::now() + self.world.behaviour.start_delay,
-            GuestState::Running,
-        );
+        let then = match spec.incoming {
+            true => GuestState::Incoming,
+            false => GuestState::Running,
+        };
+        let running = (Instant::now() + self.world.behaviour.start_delay, then);
         let guest = Guest {
             spec: spec.clone(),
             state: GuestState::Starting,
@@ -303,10 +311,57 @@ impl Hypervisor for Simulated {
     async fn resume(&self, guest: &str) -> Result<()> {
         self.check(Operation::Resume, guest)?;
         self.change(guest, |guest| {
-            if guest.state == GuestState::Paused {
+            let halted = [GuestState::Paused, GuestState::Arrived];
+            if halted.contains(&guest.state) || matches!(guest.state, GuestState::Departed(_)) {
                 guest.set(GuestState::Running);
             }
         })
+    }
+
+    async fn hand_over(
+        &self,
+        guest: &str,
+        generation: u64,
+        way: &dyn Dial,
+        note: &(dyn Fn(Passed) + Send + Sync),
+    ) -> Result<()> {
+        self.check(Operation::HandOver, guest)?;
+        self.change(guest, |_| ())?;
+        let sent = async {
+            let mut memory = way.dial(MEMORY).await?;
+            memory.write_all(ALL_OF_IT).await?;
+            memory.shutdown().await
+        };
+        sent.await.context(format!("sending guest {guest}"))?;
+        note(Passed {
+            memory_bytes: ALL_OF_IT.len() as u64,
+            ..Passed::default()
+        });
+        self.change(guest, |guest| guest.set(GuestState::Departed(generation)))
+    }
+
+    async fn receive(&self, guest: &str, channel: &str) -> Result<Box<dyn AsyncReadWrite>> {
+        let incoming = self.change(guest, |guest| guest.state == GuestState::Incoming)?;
+        if channel != MEMORY || !incoming {
+            return Err(Error::Refused {
+                guest: guest.to_owned(),
+                reason: format!("it takes nothing for {channel}"),
+            });
+        }
+        let (mut ours, theirs) = tokio::io::duplex(4096);
+        let (host, name) = (self.clone(), guest.to_owned());
+        tokio::spawn(async move {
+            let mut received = Vec::new();
+            let whole = ours.read_to_end(&mut received).await.is_ok() && received == ALL_OF_IT;
+            // Killed meanwhile it takes nothing.
+            let _ = host.change(&name, |guest| {
+                guest.set(match whole {
+                    true => GuestState::Arrived,
+                    false => GuestState::Exited(ExitReason::Failed("half of it came".to_owned())),
+                });
+            });
+        });
+        Ok(Box::new(theirs))
     }
 
     async fn observe(&self) -> Result<Vec<ObservedGuest>> {

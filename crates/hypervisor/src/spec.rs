@@ -39,6 +39,9 @@ pub struct GuestSpec {
     /// is [`Error::TooLate`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after_ms: Option<u64>,
+    /// It doesn't boot: it waits for what [`crate::Hypervisor::hand_over`] sends from another host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub incoming: bool,
 }
 
 impl GuestSpec {
@@ -167,6 +170,13 @@ pub enum GuestState {
     Running,
     /// The virtual CPUs are halted.
     Paused,
+    /// It comes from another host and isn't all here; it can only be killed.
+    Incoming,
+    /// It has come from another host; [`crate::Hypervisor::resume`] lets it go on here.
+    Arrived,
+    /// It was sent to another host, where it has this generation, and is halted since; it may go on
+    /// here if it doesn't go on there.
+    Departed(u64),
     /// The process is gone or about to go; the virtual CPUs won't run again.
     Exited(ExitReason),
 }
@@ -205,4 +215,17 @@ pub struct Acceleration {
     pub accelerator: Accelerator,
     /// How that was found out, as a sentence for the administrator.
     pub verdict: String,
+}
+
+/// How far a guest is on its way to another host. Disks come first, and follow what it writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Bytes of disks that are there.
+    pub disk_bytes: u64,
+    /// What there was to copy of them; grows when the guest writes.
+    pub of_disk_bytes: u64,
+    /// Bytes of memory that were sent.
+    pub memory_bytes: u64,
+    /// Bytes of memory that are left; those that the guest changes are sent again.
+    pub memory_left_bytes: u64,
 }

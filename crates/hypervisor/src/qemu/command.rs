@@ -100,6 +100,10 @@ pub fn arguments(spec: &GuestSpec, fds: &Descriptors, tuning: &Tuning) -> Vec<St
     for (index, (interface, tap)) in spec.interfaces.iter().zip(&fds.taps).enumerate() {
         add_interface(&mut line, index, interface, *tap);
     }
+    if spec.incoming {
+        // Without -S it would run as soon as it is here, and want the disks that still come.
+        line.option("-incoming", "defer").flag("-S");
+    }
     line.0
 }
 
@@ -322,6 +326,7 @@ mod tests {
             cpu_shares: 1024,
             uid: 1_000_000,
             not_after_ms: None,
+            incoming: false,
         }
     }
 

@@ -26,7 +26,7 @@ use crate::{Error, ExitReason, GuestState, ObservedGuest, Result};
 /// How long QEMU may take to greet. It may be starting on a busy host.
 const GREETING: Duration = Duration::from_secs(20);
 /// How long any command may take.
-const COMMAND: Duration = Duration::from_secs(10);
+pub const COMMAND: Duration = Duration::from_secs(10);
 /// How long QEMU may take to begin to quit before it is killed.
 const QUIT: Duration = Duration::from_millis(1500);
 /// How long to leave QEMU alone when its monitor has failed and it still runs.
@@ -165,12 +165,21 @@ impl Guest {
 
     /// Runs a monitor command, once the monitor answers.
     pub async fn command(&self, command: &'static str) -> Result<Value> {
+        let client = self.client().await?;
+        let result = client.execute(command, json!({}), COMMAND).await;
+        result.map_err(|error| self.error(error))
+    }
+
+    /// The monitor, once it answers.
+    pub async fn client(&self) -> Result<Client> {
+        let client = self.monitor(COMMAND).await?;
+        client.ok_or_else(|| self.error(QmpError::Timeout))
+    }
+
+    /// What a failed command means for the caller.
+    pub fn error(&self, error: QmpError) -> Error {
         let name = &self.launch.spec.guest;
-        let result = match self.monitor(COMMAND).await? {
-            Some(client) => client.execute(command, json!({}), COMMAND).await,
-            None => Err(QmpError::Timeout),
-        };
-        result.map_err(|error| match error {
+        match error {
             QmpError::Refused(reason) => Error::Refused {
                 guest: name.clone(),
                 reason,
@@ -181,7 +190,7 @@ impl Guest {
                 context: format!("monitor of {name}"),
                 source,
             },
-        })
+        }
     }
 
     /// Asks anew for the state, so that what a command did is reported after it.
@@ -342,7 +351,7 @@ impl Guest {
         let status = answer["status"].as_str().unwrap_or_default().to_owned();
         let ended = match meaning(&status) {
             Meaning::State(state, detail) => {
-                self.set(state, detail);
+                self.set(self.on_the_way(&status).unwrap_or(state), detail);
                 return true;
             }
             Meaning::Ended(reason) => reason,
@@ -352,6 +361,20 @@ impl Guest {
             tracing::error!(guest = self.launch.spec.guest, %error, "can't end an exited guest");
         }
         outcome.is_ok()
+    }
+
+    /// How far a guest is that comes from another host, or goes there.
+    fn on_the_way(&self, status: &str) -> Option<GuestState> {
+        let arrives = self.launch.spec.incoming && !self.dir.has(rundir::TAKEN_OVER);
+        match status {
+            "inmigrate" => Some(GuestState::Incoming),
+            "paused" if arrives => Some(GuestState::Arrived),
+            "postmigrate" => {
+                let generation = self.dir.read_json(rundir::DEPARTURE).ok().flatten();
+                Some(GuestState::Departed(generation.unwrap_or_default()))
+            }
+            _ => None,
+        }
     }
 
     /// Writes the reason down, then ends the process: politely, so that QEMU closes its images,

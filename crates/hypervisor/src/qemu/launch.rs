@@ -171,6 +171,18 @@ mod tests {
 
     const UID: u32 = 734_499;
 
+    /// Another user's, with these descriptors and all files.
+    fn confined(keep: &[RawFd]) -> Confinement<'_> {
+        Confinement {
+            uid: UID,
+            groups: Vec::new(),
+            landlock: None,
+            process: tempfile::tempfile().unwrap(),
+            keep,
+            not_after_ms: None,
+        }
+    }
+
     /// Runs `cat` in confinement; whether it could read `path`, and what it said.
     async fn cat(path: &Path, allowed: &[(&Path, Access)], keep: &[RawFd]) -> (bool, String) {
         let program = Path::new("/usr/bin/cat");
@@ -179,12 +191,8 @@ mod tests {
         allowed.extend(start::libraries());
         let said = tempfile::tempfile().unwrap();
         let confinement = Confinement {
-            uid: UID,
-            groups: Vec::new(),
             landlock: landlock::ruleset(&allowed).unwrap(),
-            process: tempfile::tempfile().unwrap(),
-            keep,
-            not_after_ms: None,
+            ..confined(keep)
         };
         let pid = spawn(program, &[path], said.try_clone().unwrap(), confinement).unwrap();
         let ending = Process::of_child(pid).unwrap().ended().await.unwrap();
@@ -229,16 +237,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_isnt_there_is_an_error_of_the_start() {
-        let confinement = Confinement {
-            uid: UID,
-            groups: Vec::new(),
-            landlock: None,
-            process: tempfile::tempfile().unwrap(),
-            keep: &[],
-            not_after_ms: None,
-        };
         let errors = tempfile::tempfile().unwrap();
-        let started = spawn::<&str>(Path::new("/nonexistent"), &[], errors, confinement);
+        let started = spawn::<&str>(Path::new("/nonexistent"), &[], errors, confined(&[]));
         assert_eq!(started.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
@@ -248,12 +248,8 @@ mod tests {
         let now_ms = now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000;
         for (not_after_ms, begins) in [(now_ms, false), (now_ms + 60_000, true)] {
             let confinement = Confinement {
-                uid: UID,
-                groups: Vec::new(),
-                landlock: None,
-                process: tempfile::tempfile().unwrap(),
-                keep: &[],
                 not_after_ms: Some(not_after_ms),
+                ..confined(&[])
             };
             let errors = tempfile::tempfile().unwrap();
             let started = spawn::<&str>(Path::new("/usr/bin/true"), &[], errors, confinement);

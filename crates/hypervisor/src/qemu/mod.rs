@@ -11,6 +11,7 @@ mod kernel;
 mod landlock;
 mod launch;
 mod log;
+mod migration;
 mod probe;
 mod process;
 mod qmp;
@@ -34,8 +35,8 @@ use tokio::sync::Notify;
 use crate::cgroup::Cgroups;
 use crate::error::Context;
 use crate::{
-    Acceleration, Accelerator, AsyncReadWrite, Error, ExitReason, GuestSpec, GuestState,
-    Hypervisor, ObservedGuest, Result,
+    Acceleration, Accelerator, AsyncReadWrite, Dial, Error, ExitReason, GuestSpec, GuestState,
+    Hypervisor, ObservedGuest, Passed, Result,
 };
 use guest::Guest;
 use kernel::Kernels;
@@ -289,7 +290,30 @@ impl Hypervisor for Qemu {
     }
 
     async fn resume(&self, guest: &str) -> Result<()> {
-        self.command(guest, "cont").await
+        let guest = self.guest(guest).await?;
+        if guest.observe().state == GuestState::Arrived {
+            migration::take_over(&guest).await?;
+        } else {
+            migration::stay(&guest).await?;
+            guest.command("cont").await?;
+        }
+        guest.refresh().await;
+        Ok(())
+    }
+
+    async fn hand_over(
+        &self,
+        guest: &str,
+        generation: u64,
+        way: &dyn Dial,
+        note: &(dyn Fn(Passed) + Send + Sync),
+    ) -> Result<()> {
+        let guest = self.guest(guest).await?;
+        migration::hand_over(&guest, generation, way, note).await
+    }
+
+    async fn receive(&self, guest: &str, channel: &str) -> Result<Box<dyn AsyncReadWrite>> {
+        migration::receive(&*self.guest(guest).await?, channel).await
     }
 
     async fn observe(&self) -> Result<Vec<ObservedGuest>> {

@@ -7,14 +7,17 @@
 //! Protocol: <https://www.qemu.org/docs/master/interop/qmp-spec.html>.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// The longest line that is read. The largest replies, schemas, are not asked for.
@@ -78,6 +81,7 @@ pub struct Client {
 struct Request {
     command: &'static str,
     arguments: Value,
+    descriptor: Option<OwnedFd>,
     reply: oneshot::Sender<Result<Value, QmpError>>,
 }
 
@@ -150,11 +154,34 @@ impl Client {
         arguments: Value,
         deadline: Duration,
     ) -> Result<Value, QmpError> {
+        self.ask(command, arguments, None, deadline).await
+    }
+
+    /// Gives QEMU a descriptor, which commands on this connection may name from then on.
+    pub async fn give(
+        &self,
+        name: &str,
+        descriptor: OwnedFd,
+        deadline: Duration,
+    ) -> Result<(), QmpError> {
+        let named = json!({"fdname": name});
+        let given = self.ask("getfd", named, Some(descriptor), deadline).await;
+        given.map(drop)
+    }
+
+    async fn ask(
+        &self,
+        command: &'static str,
+        arguments: Value,
+        descriptor: Option<OwnedFd>,
+        deadline: Duration,
+    ) -> Result<Value, QmpError> {
         let (reply, answered) = oneshot::channel();
         let asking = async {
             let request = Request {
                 command,
                 arguments,
+                descriptor,
                 reply,
             };
             self.requests
@@ -172,7 +199,7 @@ impl Client {
 /// Owns the connection until it ends or every client is dropped.
 async fn converse(
     mut reading: impl AsyncBufRead + Unpin + Send + 'static,
-    mut writing: impl AsyncWriteExt + Unpin,
+    mut writing: OwnedWriteHalf,
     mut inbox: mpsc::Receiver<Request>,
     events: broadcast::Sender<Event>,
 ) {
@@ -202,7 +229,8 @@ async fn converse(
                 });
                 waiting.retain(|_, waiter| !waiter.is_closed());
                 waiting.insert(id, request.reply);
-                if writing.write_all(format!("{line}\n").as_bytes()).await.is_err() {
+                let line = format!("{line}\n");
+                if write(&mut writing, line.as_bytes(), request.descriptor).await.is_err() {
                     break;
                 }
             }
@@ -213,6 +241,33 @@ async fn converse(
         // A waiter that has given up doesn't mind.
         let _ = waiter.send(Err(QmpError::Closed));
     }
+}
+
+/// A descriptor travels with the first bytes.
+async fn write(
+    writing: &mut OwnedWriteHalf,
+    line: &[u8],
+    descriptor: Option<OwnedFd>,
+) -> io::Result<()> {
+    let Some(descriptor) = descriptor else {
+        return writing.write_all(line).await;
+    };
+    let stream: &UnixStream = writing.as_ref();
+    let send = || {
+        let descriptors = [descriptor.as_raw_fd()];
+        let control = [ControlMessage::ScmRights(&descriptors)];
+        let socket = stream.as_raw_fd();
+        let sent = sendmsg::<()>(
+            socket,
+            &[IoSlice::new(line)],
+            &control,
+            MsgFlags::MSG_DONTWAIT,
+            None,
+        );
+        sent.map_err(io::Error::from)
+    };
+    let sent = stream.async_io(Interest::WRITABLE, send).await?;
+    writing.write_all(&line[sent..]).await
 }
 
 fn dispatch(

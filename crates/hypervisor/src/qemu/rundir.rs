@@ -5,10 +5,12 @@
 //!         process       /proc/self/stat of the guest's process, written by itself before exec
 //!         recorder      the same of its recorder
 //!         answered      exists once the hypervisor has answered: it started
+//!         departure.json  the generation that it gets where it was sent last
+//!         taken-over    exists once a guest that came from another host was let go on
 //!         exit.json     why the guest ended; written before its process is ended
 //!         console.log   the console's bounded log (see `recorder`)
 //!         hypervisor.log  the first 64 KiB of what QEMU said on stderr
-//!         *.sock        qmp, serial and watch, served by QEMU; console, served by the recorder
+//!         *.sock        qmp, serial, watch and nbd, served by QEMU; console, served by the recorder
 //! ```
 //!
 //! The directory belongs to root and nobody else enters it: QEMU gets open file descriptors.
@@ -59,6 +61,8 @@ pub struct RunDir {
 pub const LAUNCH: &str = "launch.json";
 pub const PROCESS: &str = "process";
 pub const RECORDER: &str = "recorder";
+pub const DEPARTURE: &str = "departure.json";
+pub const TAKEN_OVER: &str = "taken-over";
 pub const EXIT: &str = "exit.json";
 pub const ANSWERED: &str = "answered";
 pub const CONSOLE_LOG: &str = "console.log";
@@ -66,6 +70,7 @@ pub const HYPERVISOR_LOG: &str = "hypervisor.log";
 pub const QMP_SOCKET: &str = "qmp.sock";
 pub const WATCH_SOCKET: &str = "watch.sock";
 pub const SERIAL_SOCKET: &str = "serial.sock";
+pub const NBD_SOCKET: &str = "nbd.sock";
 pub const CONSOLE_SOCKET: &str = "console.sock";
 
 impl RunDir {

@@ -168,6 +168,7 @@ pub fn spec(guest: &str, disk: &Path) -> GuestSpec {
         cpu_shares: 512,
         uid: UID,
         not_after_ms: None,
+        incoming: false,
     }
 }
 

@@ -3,5 +3,6 @@
 mod common;
 mod contract;
 mod host;
+mod migration;
 mod payload;
 mod real;

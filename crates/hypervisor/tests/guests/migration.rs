@@ -1,0 +1,324 @@
+//! Guests that go to another host while they run: two drivers with nothing in common but the channels
+//! that the test carries.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::common::{Console, Host, has_exited, is_running, kill_9, until};
+use async_trait::async_trait;
+use boira_hypervisor::simulated::{Behaviour, Simulated};
+use boira_hypervisor::{
+    AsyncReadWrite, Base, Dial, DiskFormat, ExitReason, GuestSpec, GuestState, Hypervisor, Passed,
+    disk,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const GUEST: &str = "i-0123456789abcdef0";
+
+/// The way to a driver on another host, which may end in the middle.
+struct Way {
+    to: Arc<dyn Hypervisor>,
+    /// The channel that breaks, and after how many bytes of what is sent.
+    breaks: Option<(&'static str, u64)>,
+}
+
+#[async_trait]
+impl Dial for Way {
+    async fn dial(&self, channel: &str) -> io::Result<Box<dyn AsyncReadWrite>> {
+        let far = self.to.receive(GUEST, channel).await;
+        let far = far.map_err(io::Error::other)?;
+        let Some((_, bytes)) = self.breaks.filter(|(name, _)| *name == channel) else {
+            return Ok(far);
+        };
+        let (near, ours) = tokio::io::duplex(4096);
+        tokio::spawn(async move {
+            let (mut from_here, mut to_here) = tokio::io::split(ours);
+            let (mut from_there, mut to_there) = tokio::io::split(far);
+            let answers = tokio::spawn(async move {
+                let _ = tokio::io::copy(&mut from_there, &mut to_here).await;
+            });
+            let _ = tokio::io::copy(&mut (&mut from_here).take(bytes), &mut to_there).await;
+            answers.abort();
+            let _ = to_there.shutdown().await;
+        });
+        Ok(Box::new(near))
+    }
+}
+
+fn way(to: &Arc<dyn Hypervisor>) -> Way {
+    Way {
+        to: Arc::clone(to),
+        breaks: None,
+    }
+}
+
+fn nobody(_: Passed) {}
+
+/// The same guest as it is started on the host that it goes to, with a disk of nothing.
+fn incoming(spec: &GuestSpec, disk: PathBuf) -> GuestSpec {
+    let mut spec = GuestSpec {
+        generation: spec.generation + 1,
+        incoming: true,
+        ..spec.clone()
+    };
+    spec.disks[0].path = disk;
+    spec
+}
+
+fn is_incoming(guest: &boira_hypervisor::ObservedGuest) -> bool {
+    guest.state == GuestState::Incoming
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_goes_over_with_its_memory_and_its_disk_and_only_one_of_the_two_ever_runs() {
+    let (here, there) = (Host::new(), Host::new());
+    let (source, target) = (here.driver(), there.driver());
+    // An overlay of an image that both have.
+    let image = here.spec(GUEST).disks[0].path.clone();
+    let overlay = |host: &Host| {
+        let base = Base {
+            path: image.clone(),
+            format: DiskFormat::Raw,
+        };
+        let path = host.home.path().join("overlay");
+        disk::ensure_overlay(&path, &base, 8 << 20).unwrap();
+        (path, base)
+    };
+    let mut spec = here.spec(GUEST);
+    let (path, base) = overlay(&here);
+    spec.disks[0].path = path;
+    spec.disks[0].format = DiskFormat::Qcow2;
+    spec.disks[0].base = Some(base);
+    source.start(&spec, Vec::new()).await.unwrap();
+    let mut console = Console::open(&source, GUEST).await;
+    console.hear("READY unwritten").await;
+    console.say("wA").await;
+    console.say("s").await;
+    console.hear("A").await;
+
+    let arriving = incoming(&spec, overlay(&there).0);
+    target.start(&arriving, Vec::new()).await.unwrap();
+    until(&target, GUEST, is_incoming).await;
+    let seen = AtomicU64::new(0);
+    let note = |passed: Passed| {
+        seen.fetch_max(passed.of_disk_bytes, Ordering::Relaxed);
+    };
+    source
+        .hand_over(GUEST, 2, &way(&target), &note)
+        .await
+        .unwrap();
+    assert!(seen.into_inner() > 0, "it says how far it is");
+    until(&source, GUEST, |seen| seen.state == GuestState::Departed(2)).await;
+    until(&target, GUEST, |seen| seen.state == GuestState::Arrived).await;
+
+    // A driver that comes new sees the same.
+    drop((source, target));
+    let (source, target) = (here.driver(), there.driver());
+    until(&source, GUEST, |seen| seen.state == GuestState::Departed(2)).await;
+    until(&target, GUEST, |seen| seen.state == GuestState::Arrived).await;
+    source.kill(GUEST).await.unwrap();
+    source.forget(GUEST).await.unwrap();
+    target.resume(GUEST).await.unwrap();
+    until(&target, GUEST, is_running).await;
+
+    // It has not booted again, and its disk is here.
+    let mut console = Console::open(&target, GUEST).await;
+    console.say("s").await;
+    console.hear("A").await;
+    console.say("wB").await;
+    console.say("s").await;
+    console.hear("B").await;
+    assert!(!console.text().contains("READY"));
+    target.pause(GUEST).await.unwrap();
+    until(&target, GUEST, |seen| seen.state == GuestState::Paused).await;
+    target.resume(GUEST).await.unwrap();
+    target.kill(GUEST).await.unwrap();
+    target.forget(GUEST).await.unwrap();
+
+    // What it wrote after it left is on the other disk only, both before and after.
+    let mut again = GuestSpec {
+        incoming: false,
+        ..arriving
+    };
+    again.generation += 1;
+    target.start(&again, Vec::new()).await.unwrap();
+    Console::open(&target, GUEST).await.hear("READY B").await;
+    source.start(&spec, Vec::new()).await.unwrap();
+    Console::open(&source, GUEST).await.hear("READY A").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_was_sent_in_vain_goes_on_where_it_is() {
+    let (here, there) = (Host::new(), Host::new());
+    let (source, target) = (here.driver(), there.driver());
+    let spec = here.spec(GUEST);
+    source.start(&spec, Vec::new()).await.unwrap();
+    let mut console = Console::open(&source, GUEST).await;
+    console.hear("READY").await;
+    let arrive = async || {
+        let path = there.home.path().join("disk");
+        fs::write(
+            &path,
+            vec![0; fs::metadata(&spec.disks[0].path).unwrap().len() as usize],
+        )
+        .unwrap();
+        target
+            .start(&incoming(&spec, path), Vec::new())
+            .await
+            .unwrap();
+        until(&target, GUEST, is_incoming).await;
+    };
+    let give_up = async || {
+        target.kill(GUEST).await.unwrap();
+        target.forget(GUEST).await.unwrap();
+    };
+
+    for breaks in [
+        ("disk0", 0),
+        ("disk0", 300),
+        ("memory", 0),
+        ("memory", 100_000),
+    ] {
+        arrive().await;
+        let way = Way {
+            breaks: Some(breaks),
+            ..way(&target)
+        };
+        let outcome = source.hand_over(GUEST, 2, &way, &nobody).await;
+        if breaks.0 == "disk0" {
+            assert!(outcome.is_err(), "{breaks:?}");
+        } else if outcome.is_ok() {
+            // All of it was on its way, so only the other side knows.
+            until(&target, GUEST, has_exited).await;
+            source.resume(GUEST).await.unwrap();
+        }
+        until(&source, GUEST, is_running).await;
+        console.say("h").await;
+        console.hear("h").await;
+        give_up().await;
+    }
+
+    // The one that was to receive it dies.
+    arrive().await;
+    let pid = until(&target, GUEST, is_incoming).await.pid.unwrap();
+    kill_9(pid).await;
+    assert!(
+        source
+            .hand_over(GUEST, 2, &way(&target), &nobody)
+            .await
+            .is_err()
+    );
+    until(&target, GUEST, has_exited).await;
+    give_up().await;
+
+    // It arrives, and nobody lets it go on there.
+    arrive().await;
+    source
+        .hand_over(GUEST, 2, &way(&target), &nobody)
+        .await
+        .unwrap();
+    until(&target, GUEST, |seen| seen.state == GuestState::Arrived).await;
+    give_up().await;
+    until(&source, GUEST, |seen| seen.state == GuestState::Departed(2)).await;
+    source.resume(GUEST).await.unwrap();
+    until(&source, GUEST, is_running).await;
+    console.say("wC").await;
+    console.say("s").await;
+    console.hear("C").await;
+
+    // And it can still go.
+    arrive().await;
+    source
+        .hand_over(GUEST, 7, &way(&target), &nobody)
+        .await
+        .unwrap();
+    until(&source, GUEST, |seen| seen.state == GuestState::Departed(7)).await;
+    until(&target, GUEST, |seen| seen.state == GuestState::Arrived).await;
+}
+
+/// Whoever carried it out is gone in the middle: the next one finds a guest that goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_whose_sender_is_gone_goes_on() {
+    let (here, there) = (Host::new(), Host::new());
+    let (source, target) = (here.driver(), there.driver());
+    let spec = here.spec(GUEST);
+    source.start(&spec, Vec::new()).await.unwrap();
+    Console::open(&source, GUEST).await.hear("READY").await;
+    let path = there.home.path().join("disk");
+    fs::write(&path, vec![0; 8 << 20]).unwrap();
+    fs::copy(&spec.disks[0].path, &path).unwrap();
+    target
+        .start(&incoming(&spec, path), Vec::new())
+        .await
+        .unwrap();
+    until(&target, GUEST, is_incoming).await;
+    struct Stuck(Way);
+    #[async_trait]
+    impl Dial for Stuck {
+        async fn dial(&self, channel: &str) -> io::Result<Box<dyn AsyncReadWrite>> {
+            match channel {
+                "memory" => std::future::pending().await,
+                _ => self.0.dial(channel).await,
+            }
+        }
+    }
+    let (sender, way) = (Arc::clone(&source), Stuck(way(&target)));
+    let (mirrored, is_mirrored) = tokio::sync::oneshot::channel();
+    let sending = tokio::spawn(async move {
+        let mirrored = std::sync::Mutex::new(Some(mirrored));
+        let note = |passed: Passed| {
+            let done = passed.disk_bytes > 0 && passed.disk_bytes == passed.of_disk_bytes;
+            if let Some(mirrored) = mirrored.lock().unwrap().take_if(|_| done) {
+                let _ = mirrored.send(());
+            }
+        };
+        sender.hand_over(GUEST, 2, &way, &note).await
+    });
+    is_mirrored.await.unwrap();
+    sending.abort();
+    drop(source);
+
+    let source = here.driver();
+    until(&source, GUEST, is_running).await;
+    source.resume(GUEST).await.unwrap();
+    let mut console = Console::open(&source, GUEST).await;
+    console.say("wD").await;
+    console.say("s").await;
+    console.hear("D").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn simulated_guests_go_over_too() {
+    let [source, target]: [Arc<dyn Hypervisor>; 2] =
+        std::array::from_fn(|_| Arc::new(Simulated::new(Behaviour::default())) as _);
+    let spec = crate::common::spec(GUEST, "/nowhere".as_ref());
+    source.start(&spec, Vec::new()).await.unwrap();
+    until(&source, GUEST, is_running).await;
+    let arriving = incoming(&spec, "/nowhere".into());
+    target.start(&arriving, Vec::new()).await.unwrap();
+    until(&target, GUEST, is_incoming).await;
+    let broken = Way {
+        breaks: Some(("memory", 3)),
+        ..way(&target)
+    };
+    let _ = source.hand_over(GUEST, 2, &broken, &nobody).await;
+    let failed = |state: &GuestState| matches!(state, GuestState::Exited(ExitReason::Failed(_)));
+    until(&target, GUEST, |seen| failed(&seen.state)).await;
+    source.resume(GUEST).await.unwrap();
+    until(&source, GUEST, is_running).await;
+
+    target.forget(GUEST).await.unwrap();
+    target.start(&arriving, Vec::new()).await.unwrap();
+    until(&target, GUEST, is_incoming).await;
+    source
+        .hand_over(GUEST, 2, &way(&target), &nobody)
+        .await
+        .unwrap();
+    until(&source, GUEST, |seen| seen.state == GuestState::Departed(2)).await;
+    until(&target, GUEST, |seen| seen.state == GuestState::Arrived).await;
+    target.resume(GUEST).await.unwrap();
+    until(&target, GUEST, is_running).await;
+}
