@@ -4,7 +4,7 @@
 use crate::identity::Identity;
 use anyhow::{Context, Result, bail};
 use boira_model::wire::{STREAM_ERROR, SyncAnswer, SyncRequest};
-use boira_model::{HostId, VolumeId, Wall};
+use boira_model::{HostId, InstanceId, VolumeId, Wall};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
@@ -246,21 +246,7 @@ impl Controller {
 
     /// Opens the stream that somebody waits for at the controller.
     pub async fn open_stream(&self, id: &str) -> Result<TokioIo<hyper::upgrade::Upgraded>> {
-        let answer = self
-            .ask_stream(id, |request| {
-                request
-                    .header("connection", "upgrade")
-                    .header("upgrade", "boira-stream")
-            })
-            .await?;
-        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            bail!("the controller refused the stream: {}", answer.status());
-        }
-        Ok(TokioIo::new(
-            hyper::upgrade::on(answer)
-                .await
-                .context("switch to the stream")?,
-        ))
+        self.upgrade(&format!("/v1/streams/{id}")).await
     }
 
     /// Tells whoever waits why there will be no stream.
@@ -269,14 +255,51 @@ impl Controller {
             .chars()
             .filter(|c| c.is_ascii() && !c.is_ascii_control())
             .collect();
-        self.ask_stream(id, |request| request.header(STREAM_ERROR, why))
-            .await
-            .map(drop)
+        self.ask(&format!("/v1/streams/{id}"), |request| {
+            request.header(STREAM_ERROR, why)
+        })
+        .await
+        .map(drop)
     }
 
-    async fn ask_stream(
+    /// Opens a channel to a guest that comes to another host with this generation.
+    pub async fn channel(
         &self,
-        id: &str,
+        instance: &InstanceId,
+        generation: u64,
+        channel: &str,
+    ) -> Result<TokioIo<hyper::upgrade::Upgraded>> {
+        self.upgrade(&format!("/v1/guests/{instance}/{generation}/{channel}"))
+            .await
+    }
+
+    async fn upgrade(&self, path: &str) -> Result<TokioIo<hyper::upgrade::Upgraded>> {
+        let answer = self
+            .ask(path, |request| {
+                request
+                    .header("connection", "upgrade")
+                    .header("upgrade", "boira-stream")
+            })
+            .await?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let status = answer.status();
+            let body = http_body_util::Limited::new(answer.into_body(), 4096);
+            let said = body.collect().await.map(|body| body.to_bytes());
+            bail!(
+                "the controller refused the stream: {status}: {}",
+                String::from_utf8_lossy(&said.unwrap_or_default())
+            );
+        }
+        Ok(TokioIo::new(
+            hyper::upgrade::on(answer)
+                .await
+                .context("switch to the stream")?,
+        ))
+    }
+
+    async fn ask(
+        &self,
+        path: &str,
         headers: impl FnOnce(hyper::http::request::Builder) -> hyper::http::request::Builder,
     ) -> Result<hyper::Response<hyper::body::Incoming>> {
         let (mut sender, connection) =
@@ -284,7 +307,7 @@ impl Controller {
                 .await
                 .context("speak HTTP to the controller")?;
         tokio::spawn(connection.with_upgrades());
-        let request = Request::get(format!("/v1/streams/{id}")).header("host", CONTROLLER_NAME);
+        let request = Request::get(path).header("host", CONTROLLER_NAME);
         let request = headers(request)
             .body(Full::<Bytes>::default())
             .context("build a stream request")?;

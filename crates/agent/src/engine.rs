@@ -21,9 +21,9 @@ use boira_model::*;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// How long a clean stop may take. EC2 gives a guest some minutes; people at a console expect less.
 const STOP_DEADLINE_MS: u64 = 60_000;
@@ -31,6 +31,8 @@ const STOP_DEADLINE_MS: u64 = 60_000;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often it is told how far a volume has got.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
+/// Bytes that a stream passes on at a time.
+const PIECE: usize = 64 << 10;
 /// Nothing is due.
 const LATER: Duration = Duration::from_secs(3600);
 
@@ -61,6 +63,10 @@ pub enum Event {
         volume: VolumeId,
         outcome: Result<()>,
     },
+    /// A guest that was being sent stays, as it was told.
+    GuestStays(InstanceId),
+    /// A guest that is being sent has got further.
+    Passing(Leaving),
     VolumeFetched {
         file: VolumeId,
         outcome: Result<()>,
@@ -103,6 +109,7 @@ pub async fn run(host: Arc<dyn Host>, controller: Arc<Controller>, home: &Path) 
         leaving: BTreeMap::new(),
         fetched: BTreeMap::new(),
         arriving: BTreeMap::new(),
+        passing: BTreeMap::new(),
         reach: Reach::default(),
         streams: HashSet::new(),
         steps: Steps {
@@ -140,6 +147,8 @@ struct Engine {
     fetched: BTreeMap<VolumeId, Attempt>,
     /// How far those have got.
     arriving: BTreeMap<VolumeId, Arriving>,
+    /// Guests that are being sent to another host.
+    passing: BTreeMap<InstanceId, Passing>,
     reach: Reach,
     streams: HashSet<String>,
     steps: Steps,
@@ -172,6 +181,13 @@ impl Attempt {
         let wait = Duration::from_millis(plan::back_off_ms(self.failures));
         self.retry_at = Some(Instant::now() + wait);
     }
+}
+
+/// A guest that is being sent, with the generation that it gets, and how far that is.
+struct Passing {
+    generation: u64,
+    stay: Arc<Notify>,
+    told: Leaving,
 }
 
 /// Steps that were taken and not yet reported, each with its number.
@@ -237,6 +253,16 @@ impl Engine {
             Event::VolumeFetched { file, outcome } => {
                 self.volume_fetched(file, outcome);
                 self.observe().await;
+            }
+            Event::GuestStays(instance) => {
+                self.busy.remove(&instance);
+                self.passing.remove(&instance);
+                self.observe().await;
+            }
+            Event::Passing(leaving) => {
+                if let Some(passing) = self.passing.get_mut(&leaving.instance) {
+                    passing.told = leaving;
+                }
             }
             Event::Fetching(arriving) => {
                 self.arriving.insert(arriving.file.clone(), arriving);
@@ -406,6 +432,7 @@ impl Engine {
         let (Some(wanted), Some(facts)) = (self.wanted.clone(), self.facts()) else {
             return Instant::now() + LATER;
         };
+        self.keep_guests(&wanted);
         let plan = plan::plan(&wanted, &facts, STOP_DEADLINE_MS, boot_now());
         let may_sweep = !plan::has_leftovers(&wanted, &facts);
         let networks_at = self
@@ -449,8 +476,24 @@ impl Engine {
     fn start(&mut self, step: Step, wanted: &Arc<Wanted>) {
         let instance = step.instance().clone();
         memory::begun(&mut self.memory, &step, wanted, boot_now());
-        self.busy.insert(instance, step.clone());
+        self.busy.insert(instance.clone(), step.clone());
         let (host, events, wanted) = (self.host.clone(), self.events.clone(), wanted.clone());
+        if let Step::Send { generation, .. } = step {
+            let stay = Arc::new(Notify::new());
+            let told = Leaving {
+                instance: instance.clone(),
+                done_bytes: 0,
+                of_bytes: 0,
+            };
+            let passing = Passing {
+                generation,
+                stay: stay.clone(),
+                told,
+            };
+            self.passing.insert(instance, passing);
+            tokio::spawn(send_guest(step, host, events, wanted, stay));
+            return;
+        }
         tokio::spawn(async move {
             let (at, begun) = (wall_now(), Instant::now());
             let outcome = host.carry_out(&step, &wanted).await;
@@ -467,9 +510,22 @@ impl Engine {
         });
     }
 
+    /// Stops sending guests that are to stay.
+    fn keep_guests(&self, wanted: &Wanted) {
+        for (id, passing) in &self.passing {
+            let row = wanted.instances.iter().find(|row| row.id == *id);
+            let generation = passing.generation;
+            let leaves = Some(Passage::Leaving { generation });
+            if row.is_none_or(|row| row.passage != leaves || row.power != Power::On) {
+                passing.stay.notify_one();
+            }
+        }
+    }
+
     async fn finish(&mut self, step: Step, outcome: Result<()>, took: Duration, at: Wall) {
         let instance = step.instance().clone();
         self.busy.remove(&instance);
+        self.passing.remove(&instance);
         let error = outcome.err().map(|error| format!("{error:#}"));
         let is_news = match &self.wanted {
             Some(wanted) => {
@@ -678,6 +734,11 @@ impl Engine {
             guests: plan::guest_reports(&wanted, &facts),
             volumes: facts.volumes.iter().cloned().collect(),
             arriving: self.arriving.values().cloned().collect(),
+            leaving: self
+                .passing
+                .values()
+                .map(|passing| passing.told.clone())
+                .collect(),
             troubles,
             steps: Vec::new(),
         };
@@ -737,6 +798,56 @@ async fn fetch_volume(volume: WantedVolume, host: Arc<dyn Host>, events: mpsc::S
     let _ = events.send(Event::VolumeFetched { file, outcome }).await;
 }
 
+/// Sends a guest to another host, unless it is to stay after all, and says every second how far it is.
+async fn send_guest(
+    step: Step,
+    host: Arc<dyn Host>,
+    events: mpsc::Sender<Event>,
+    wanted: Arc<Wanted>,
+    stay: Arc<Notify>,
+) {
+    let Step::Send {
+        instance,
+        generation,
+    } = step.clone()
+    else {
+        return;
+    };
+    let (at, begun) = (wall_now(), Instant::now());
+    let (noting, noted) = (events.clone(), instance.clone());
+    let said: Mutex<Option<Instant>> = Mutex::new(None);
+    let note = move |done_bytes: u64, of_bytes: u64| {
+        let mut said = said.lock().expect("no holder of this lock panics");
+        if said.is_some_and(|at| at.elapsed() < NOTE_EVERY) {
+            return;
+        }
+        *said = Some(Instant::now());
+        // A busy engine hears of the next one.
+        let _ = noting.try_send(Event::Passing(Leaving {
+            instance: noted.clone(),
+            done_bytes,
+            of_bytes,
+        }));
+    };
+    let event = tokio::select! {
+        outcome = host.send_guest(&instance, generation, Box::new(note)) => Event::StepDone {
+            step,
+            outcome,
+            took: begun.elapsed(),
+            at,
+        },
+        () = stay.notified() => {
+            let resume = Step::Resume { instance: instance.clone() };
+            if let Err(error) = host.carry_out(&resume, &wanted).await {
+                tracing::warn!("{instance}, which is to stay, may be halted: {error:#}");
+            }
+            Event::GuestStays(instance)
+        }
+    };
+    // The engine lives as long as the process.
+    let _ = events.send(event).await;
+}
+
 async fn watch_host(host: Arc<dyn Host>, events: mpsc::Sender<Event>) {
     loop {
         host.changed().await;
@@ -758,7 +869,7 @@ async fn relay(host: &dyn Host, controller: &Controller, request: &StreamRequest
         }
     };
     let mut far = controller.open_stream(&request.id).await?;
-    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+    let _ = tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, PIECE, PIECE).await;
     Ok(())
 }
 

@@ -52,7 +52,7 @@ pub trait Host: Send + Sync + 'static {
     /// Has guests held at a deadline, whatever becomes of this process. Answers what is in force then.
     async fn fence(&self, fence: &Fence) -> anyhow::Result<Fence>;
 
-    /// Carries one step out. Steps are idempotent.
+    /// Carries one step out, but for [`Step::Send`]. Steps are idempotent.
     async fn carry_out(&self, step: &Step, wanted: &Wanted) -> anyhow::Result<()>;
 
     /// Fetches a volume's file from the host that has it. `note` is told how far it has got, in bytes,
@@ -61,6 +61,15 @@ pub trait Host: Send + Sync + 'static {
         &self,
         volume: &WantedVolume,
         note: Box<dyn FnMut(u64, u64) + Send>,
+    ) -> anyhow::Result<()>;
+
+    /// Sends a running guest to the host that has it with this generation. `note` is told how far it has
+    /// got, in bytes, and of how many. Dropped in the middle, [`Step::Resume`] settles what it left.
+    async fn send_guest(
+        &self,
+        instance: &InstanceId,
+        generation: u64,
+        note: Box<dyn Fn(u64, u64) + Send + Sync>,
     ) -> anyhow::Result<()>;
 
     async fn remove_volume(&self, volume: &VolumeId) -> anyhow::Result<()>;

@@ -72,8 +72,11 @@ struct Trouble {
 impl Networks {
     /// Ports whose network is in force.
     pub fn ports(&self) -> BTreeSet<InterfaceId> {
-        let ports = self.applied.values().flat_map(|vpc| vpc.ports.iter());
-        ports.map(|port| port.interface.clone()).collect()
+        let ports = self.applied.values().flat_map(|vpc| {
+            let ports = vpc.ports.iter().map(|port| &port.interface);
+            ports.chain(&vpc.standby)
+        });
+        ports.cloned().collect()
     }
 
     /// What is wrong, in words.
@@ -293,6 +296,7 @@ mod tests {
             vpc: VpcId::from_entropy(1),
             cidr: "172.31.0.0/16".parse().unwrap(),
             subnets: Vec::new(),
+            standby: Vec::new(),
             ports: vec![WantedPort {
                 interface: InterfaceId::from_entropy(1),
                 instance: InstanceId::from_entropy(1),

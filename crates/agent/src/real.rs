@@ -17,10 +17,12 @@ use boira_chunks::Blobs;
 use boira_core::plan::{Fence, Guest, Step, TOO_LATE};
 use boira_core::wanted::Wanted;
 use boira_hypervisor::{
-    Acceleration, Accelerator, Base, DiskFormat, DiskSpec, GuestSpec, Hypervisor, InterfaceSpec,
-    disk,
+    Acceleration, Accelerator, AsyncReadWrite, Base, Dial, DiskFormat, DiskSpec, GuestSpec,
+    Hypervisor, InterfaceSpec, ObservedGuest, Passed, disk,
 };
-use boira_model::wire::{StreamKind, WantedInstance, WantedOverlay, WantedVolume, WantedVpc};
+use boira_model::wire::{
+    Passage, StreamKind, WantedInstance, WantedOverlay, WantedVolume, WantedVpc,
+};
 use boira_model::{
     Boot, BootTime, HostCapacity, InstanceId, InterfaceId, Overhead, VolumeId, VolumeSource,
 };
@@ -389,7 +391,28 @@ impl RealHost {
             cpu_shares: 1024 * instance.vcpus,
             uid: uid(&self.cloud, instance.number),
             not_after_ms: None,
+            incoming: instance.passage == Some(Passage::Arriving),
         })
+    }
+}
+
+/// The way to another host by the controller's streams.
+struct Way<'a> {
+    controller: &'a Controller,
+    instance: &'a InstanceId,
+    generation: u64,
+}
+
+#[async_trait]
+impl Dial for Way<'_> {
+    async fn dial(&self, channel: &str) -> std::io::Result<Box<dyn AsyncReadWrite>> {
+        let opened = self
+            .controller
+            .channel(self.instance, self.generation, channel);
+        match opened.await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(std::io::Error::other(format!("{error:#}"))),
+        }
     }
 }
 
@@ -466,6 +489,7 @@ impl Host for RealHost {
                 .await
                 .context("reset the guest"),
             Step::Resume { instance } => self.resume(instance, wanted).await,
+            Step::Send { .. } => bail!("a guest is sent by a call of its own"),
             Step::Kill { instance } => self
                 .guests
                 .kill(instance.as_str())
@@ -486,6 +510,32 @@ impl Host for RealHost {
     ) -> Result<()> {
         let outcome = self.try_fetch_volume(volume, note).await;
         self.release_unless_there(&volume.file(), outcome)
+    }
+
+    async fn send_guest(
+        &self,
+        instance: &InstanceId,
+        generation: u64,
+        note: Box<dyn Fn(u64, u64) + Send + Sync>,
+    ) -> Result<()> {
+        let way = Way {
+            controller: &self.controller,
+            instance,
+            generation,
+        };
+        let note = |passed: Passed| {
+            let memory = (
+                passed.memory_bytes,
+                passed.memory_bytes + passed.memory_left_bytes,
+            );
+            let disks = (passed.disk_bytes, passed.of_disk_bytes);
+            let (done, of) = if memory.1 > 0 { memory } else { disks };
+            note(done, of);
+        };
+        let sent = self
+            .guests
+            .hand_over(instance.as_str(), generation, &way, &note);
+        sent.await.context("send the guest to another host")
     }
 
     async fn remove_volume(&self, volume: &VolumeId) -> Result<()> {
@@ -545,6 +595,21 @@ impl Host for RealHost {
                     .context("connect")?,
             ),
             StreamKind::Volume { file } => Box::new(self.send_volume(file)?),
+            StreamKind::Arrival {
+                instance,
+                generation,
+                channel,
+            } => {
+                let guests = self.guests.observe().await.context("look at the guests")?;
+                let is_it = |guest: &ObservedGuest| {
+                    guest.guest == instance.as_str() && guest.generation == *generation
+                };
+                if !guests.iter().any(is_it) {
+                    bail!("{instance} isn't expected here with generation {generation}");
+                }
+                let end = self.guests.receive(instance.as_str(), channel).await;
+                Box::new(end.context("take in a guest")?)
+            }
             StreamKind::Console { instance } => {
                 let console = self.guests.console(instance.as_str()).await;
                 Box::new(console.context("open the console")?)

@@ -6,8 +6,8 @@ use anyhow::{Result, bail};
 use async_trait::async_trait;
 use boira_core::plan::{Fence, Guest, Step};
 use boira_core::wanted::Wanted;
-use boira_model::wire::{GuestState, StreamKind, WantedOverlay, WantedVolume, WantedVpc};
-use boira_model::{Acceleration, Exit, HostCapacity, InterfaceId, Overhead, VolumeId};
+use boira_model::wire::{GuestState, Passage, StreamKind, WantedOverlay, WantedVolume, WantedVpc};
+use boira_model::{Acceleration, Exit, HostCapacity, InstanceId, InterfaceId, Overhead, VolumeId};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -82,14 +82,17 @@ impl Host for SimulatedHost {
             Step::Start { instance, .. } => {
                 let guest = Guest {
                     generation: instance.generation,
-                    state: GuestState::Running,
+                    state: match instance.passage {
+                        Some(Passage::Arriving) => GuestState::Incoming,
+                        _ => GuestState::Running,
+                    },
                     detail: None,
                     boots: 1,
                     held: false,
                 };
                 observed.guests.insert(instance.id.clone(), guest);
             }
-            Step::Reset { .. } | Step::Resume { .. } => {}
+            Step::Reset { .. } | Step::Resume { .. } | Step::Send { .. } => {}
             Step::PowerButton { instance } | Step::Kill { instance } => {
                 if let Some(guest) = observed.guests.get_mut(instance) {
                     guest.state = GuestState::Exited(Exit::Poweroff);
@@ -109,6 +112,15 @@ impl Host for SimulatedHost {
     ) -> Result<()> {
         self.observed().volumes.insert(volume.file());
         Ok(())
+    }
+
+    async fn send_guest(
+        &self,
+        _instance: &InstanceId,
+        _generation: u64,
+        _note: Box<dyn Fn(u64, u64) + Send + Sync>,
+    ) -> Result<()> {
+        bail!("simulated guests have no memory to send")
     }
 
     async fn remove_volume(&self, volume: &VolumeId) -> Result<()> {

@@ -32,6 +32,11 @@ pub fn guest_state(state: &boira_hypervisor::GuestState) -> Option<GuestState> {
         boira_hypervisor::GuestState::Starting => GuestState::Preparing,
         boira_hypervisor::GuestState::Running => GuestState::Running,
         boira_hypervisor::GuestState::Paused => GuestState::Paused,
+        boira_hypervisor::GuestState::Incoming => GuestState::Incoming,
+        boira_hypervisor::GuestState::Arrived => GuestState::Arrived,
+        boira_hypervisor::GuestState::Departed(generation) => GuestState::Departed {
+            generation: *generation,
+        },
         boira_hypervisor::GuestState::Exited(reason) => GuestState::Exited(match reason {
             ExitReason::Poweroff => Exit::Poweroff,
             ExitReason::Panic => Exit::Panic,
@@ -70,6 +75,7 @@ pub fn vpc(wanted: &WantedVpc, mtu: u16, api: Option<SocketAddr>) -> Result<netw
         mtu,
         domain: network::default_domain(region),
         ports: wanted.ports.iter().map(port).collect::<Result<_>>()?,
+        standby: wanted.standby.iter().map(ToString::to_string).collect(),
         groups: wanted
             .groups
             .iter()

@@ -1,5 +1,6 @@
 //! The endpoint that agents call, over mutual TLS: `POST /v1/sync`, `POST /v1/certificate`,
-//! `GET /v1/blobs/SHA256`, `GET /v1/volumes/FILE` and `GET /v1/streams/ID`. Which host speaks is told by its certificate's key
+//! `GET /v1/blobs/SHA256`, `GET /v1/volumes/FILE`, `GET /v1/streams/ID` and
+//! `GET /v1/guests/ID/GENERATION/CHANNEL`. Which host speaks is told by its certificate's key
 //! and never by what it says. Beside it, `/join` is for who has no certificate yet.
 
 use crate::controller::Controller;
@@ -33,6 +34,8 @@ pub struct PeerKey(pub String);
 #[derive(Clone, Copy)]
 pub struct PeerAddress(pub IpAddr);
 
+/// Bytes that a channel passes on at a time.
+const PIECE: usize = 64 << 10;
 /// A report names everything that a host has: some hundred bytes a guest.
 const REPORT_BYTES: usize = 64 << 20;
 
@@ -44,6 +47,7 @@ pub fn router(controller: Arc<Controller>) -> Router {
         .route("/v1/blobs/{sha256}", get(blob))
         .route("/v1/volumes/{file}", get(volume))
         .route("/v1/streams/{id}", get(stream))
+        .route("/v1/guests/{instance}/{generation}/{channel}", get(channel))
         .route_layer(axum::middleware::from_fn(hosts_only))
         .merge(join::router())
         .with_state(controller)
@@ -333,6 +337,47 @@ async fn stream(
         if let Ok(upgraded) = hyper::upgrade::on(request).await {
             // Whoever waited may have given up; then the stream just closes.
             let _ = waiting.send(Ok(controller.links.until_revoked(&peer.0, upgraded)));
+        }
+    });
+    Ok(upgrade_answer())
+}
+
+/// A channel of a guest from the host that sends it to the one that it goes to.
+async fn channel(
+    State(controller): State<Arc<Controller>>,
+    Extension(peer): Extension<PeerKey>,
+    Path((instance, generation, channel)): Path<(String, u64, String)>,
+    request: Request,
+) -> Result<Response, Refused> {
+    let host = host_of(&controller, &peer)?;
+    let missing = || {
+        Refused(
+            StatusCode::NOT_FOUND,
+            "no such guest leaves from there".into(),
+        )
+    };
+    let snapshot = controller.cluster.snapshot();
+    let row = snapshot.state.instances.get(instance.as_str());
+    let row = row.ok_or_else(missing)?;
+    let leaves = row
+        .placement
+        .as_ref()
+        .is_some_and(|placement| placement.host == host)
+        && row.live().is_some_and(|live| live.generation == generation);
+    let to = row.moving_to().filter(|_| leaves).ok_or_else(missing)?;
+    let kind = StreamKind::Arrival {
+        instance: row.id.clone(),
+        generation,
+        channel,
+    };
+    let far = controller.links.open(to, kind).await;
+    let mut far = far.map_err(|why| Refused(StatusCode::SERVICE_UNAVAILABLE, why))?;
+    tokio::spawn(async move {
+        if let Ok(upgraded) = hyper::upgrade::on(request).await {
+            let mut near = controller.links.until_revoked(&peer.0, upgraded);
+            // How it ends concerns only its two ends.
+            let _ =
+                tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, PIECE, PIECE).await;
         }
     });
     Ok(upgrade_answer())

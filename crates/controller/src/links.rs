@@ -4,8 +4,8 @@
 use boira_core::fence::Watch;
 use boira_core::sync::{Admit, Inbox};
 use boira_core::{Settings, State};
-use boira_model::HostId;
-use boira_model::wire::{Arriving, StreamKind, StreamRequest, SyncRequest};
+use boira_model::wire::{Arriving, Leaving, StreamKind, StreamRequest, SyncRequest};
+use boira_model::{HostId, InstanceId};
 use boira_store::Listener;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -35,6 +35,8 @@ struct Facts {
     troubles: Vec<String>,
     /// How far the disks have got that it said last to be on their way to it.
     arriving: Vec<Arriving>,
+    /// How far the guests are that leave it.
+    leaving: Vec<Leaving>,
     told: Option<Told>,
     inbox: Inbox,
     /// Streams that the agent has not opened yet.
@@ -246,6 +248,7 @@ impl Link {
                 watch: Watch::new(now_ms(), longest_ms),
                 troubles: Vec::new(),
                 arriving: Vec::new(),
+                leaving: Vec::new(),
                 told: None,
                 inbox: Inbox::default(),
                 asked: HashMap::new(),
@@ -265,6 +268,7 @@ impl Link {
         if let (Admit::Fresh, Some(report)) = (verdict, &request.report) {
             facts.troubles.clone_from(&report.troubles);
             facts.arriving.clone_from(&report.arriving);
+            facts.leaving.clone_from(&report.leaving);
         }
         verdict
     }
@@ -277,6 +281,13 @@ impl Link {
     /// How far the disks have got that are on their way to the host.
     pub fn arriving(&self) -> Vec<Arriving> {
         self.facts().arriving.clone()
+    }
+
+    /// How far a guest is that leaves the host.
+    pub fn leaving(&self, instance: &InstanceId) -> Option<Leaving> {
+        let facts = self.facts();
+        let mut leaving = facts.leaving.iter();
+        leaving.find(|guest| guest.instance == *instance).cloned()
     }
 
     /// Whether the host has all that could be derived.

@@ -4,7 +4,8 @@ use crate::admin::{Caller, Problem, Reply, find};
 use crate::controller::Controller;
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
-use boira_core::{Refusal, host, moving};
+use boira_core::moving::How;
+use boira_core::{host, moving};
 use boira_model::volume::file;
 use boira_model::*;
 use serde::Deserialize;
@@ -16,9 +17,12 @@ use std::sync::Arc;
 pub struct Ask {
     /// The host to go to; the best one where it is absent.
     to: Option<String>,
-    /// Whether an instance that runs may be stopped and started for it.
+    /// Whether an instance that runs is stopped and started for it; else it goes over running.
     #[serde(default)]
     restart: bool,
+    /// Only while it runs.
+    #[serde(default)]
+    live: bool,
 }
 
 /// The instance of that id, whoever owns it, or one of the caller's own.
@@ -51,12 +55,11 @@ pub async fn begin(
             };
             let row = draft.state.instances.get(&moved);
             let runs = row.is_some_and(|row| row.desired == Desired::Running);
-            if runs && !ask.restart {
-                return Err(Refusal::Conflict(format!(
-                    "{moved} runs, and can be moved only by stopping it and starting it elsewhere"
-                )));
-            }
-            moving::migrate(draft, moved.as_str(), to.as_deref())
+            let how = match (runs || ask.live) && !ask.restart {
+                true => How::Live,
+                false => How::Cold,
+            };
+            moving::migrate(draft, moved.as_str(), to.as_deref(), how)
         })
         .await??;
     Ok(Json(status_of(&controller, &id)))
@@ -110,6 +113,20 @@ pub fn status_of(controller: &Controller, id: &InstanceId) -> Value {
         return told;
     };
     told["to"] = json!(name(to));
+    if let Some(live) = row.live() {
+        told["live"] = json!(true);
+        told["phase"] = json!(match (live.ready, live.departed) {
+            (false, _) => "preparing",
+            (true, None) => "sending",
+            (true, Some(_)) => "switching",
+        });
+        let from = row.placement.as_ref().map(|placement| &placement.host);
+        if let Some(passing) = from.and_then(|from| controller.links.of(from).leaving(id)) {
+            told["done_bytes"] = json!(passing.done_bytes);
+            told["of_bytes"] = json!(passing.of_bytes);
+        }
+        return told;
+    }
     told["phase"] = json!("ending");
     let disks = row.disks.iter().filter_map(|id| state.volumes.get(id));
     let copies: Vec<_> = disks

@@ -344,12 +344,7 @@ fn launch_one(
         launched: draft.now(),
         tags: ask.tags.clone(),
         desired: Desired::Running,
-        placement: Some(Placement {
-            host: host.id.clone(),
-            generation: 1,
-            moving_to: None,
-            overhead_there_bytes: 0,
-        }),
+        placement: Some(Placement::new(host.id.clone(), 1)),
         observed: Observed::Unknown,
         resets: 0,
         reachable: None,

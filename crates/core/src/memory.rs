@@ -3,6 +3,7 @@
 use crate::plan::{self, ATTEMPTS, Guest, Memory, STEADY_MS, Step, back_off_ms};
 use crate::sync::Accepted;
 use crate::wanted::Wanted;
+use boira_model::wire::Passage;
 use boira_model::{BootTime, Exit, InstanceId};
 use std::collections::BTreeMap;
 
@@ -46,8 +47,22 @@ pub fn prune(memories: &mut Memories, wanted: &Wanted) {
     memories.retain(|id, _| wanted.instances.iter().any(|row| row.id == *id));
 }
 
-/// What is wanted has changed: one that is started again waits, the longer the oftener it was in a row.
+/// What is wanted has changed: one that is started again waits, the longer the oftener it was in a row,
+/// and what failed when a guest was sent doesn't count when it is sent again.
 pub fn told(memories: &mut Memories, wanted: &Wanted, now: BootTime) {
+    for row in &wanted.instances {
+        let sent_as = match row.passage {
+            Some(Passage::Leaving { generation }) => generation,
+            Some(Passage::Arriving) | None => 0,
+        };
+        let known = memories.get(&row.id).map_or(0, |memory| memory.sent_as);
+        if known != sent_as {
+            let memory = of(memories, &row.id, row.generation);
+            memory.sent_as = sent_as;
+            memory.failures = 0;
+            memory.held = None;
+        }
+    }
     for row in wanted.instances.iter().filter(|row| row.restarts > 0) {
         let known = memories.get(&row.id);
         if known.is_none_or(|memory| memory.generation != row.generation) {
@@ -152,7 +167,7 @@ fn succeeded(memory: &mut Memory, step: &Step, now: BootTime) -> bool {
         }
         Step::PowerButton { .. } => return memory.pressed == Some(memory.pressed_last),
         Step::MakeVolume { .. } => memory.failed_starts = 0,
-        Step::Fetch { .. } | Step::Kill { .. } => {}
+        Step::Fetch { .. } | Step::Send { .. } | Step::Kill { .. } => {}
     }
     true
 }

@@ -1,14 +1,22 @@
-//! Instances that go from one host to another, cold: stop, copy, start.
+//! Instances that go from one host to another.
 //!
+//! Cold: stop, copy, start.
 //! ```text
 //!  migrate ─► ending ── its guest has ended ──► copying ── the files are there ──► placed anew
 //!               │                                  │                               (generation + 1)
 //!             cancel: it goes to its own host    cancel: the copies are given up
 //! ```
-//! Nothing but rows says how far a move is: `Placement::moving_to` and `Volume::copying`. Until it is
-//! placed anew the only copy that counts is that of the old host, whose guest has ended and is not
-//! started there as long as the instance is moving; from then on it is the new one's, and the old
-//! host removes what nobody wants of it.
+//! Live: its guest is sent while it runs, its disks before its memory.
+//! ```text
+//!  migrate ─► ready there ─► sending ── here: departed, halted ─┬─► placed anew, with the generation that it was sent with
+//!               │                       there: arrived ─────────┘
+//!             cancel, or what fails: it goes on here, and what came of it there is removed
+//! ```
+//! Nothing but rows says how far a move is: `Placement::moving_to`, `Placement::live` and
+//! `Volume::copying`. Until it is placed anew the only copy that counts is that of the old host, and
+//! nothing of it runs on the new one; from then on it is the new one's, and the old host, where the guest
+//! has ended or is halted and isn't let go on as long as the instance is moving, removes what nobody
+//! wants of it.
 
 use crate::planted::{Bug, planted};
 use crate::refusal::Thing;
@@ -16,41 +24,68 @@ use crate::schedule::{self, Need};
 use crate::state::Contact;
 use crate::{Draft, Refusal, State, heal};
 use boira_model::volume::file;
+use boira_model::wire::{GuestReport, GuestState, LIVE};
 use boira_model::*;
 
 /// How many instances leave a host at a time when it is emptied: the disk and the wire are shared.
 const AT_A_TIME: usize = 2;
 
+/// How an instance moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// One that runs is stopped here and started there.
+    Cold,
+    /// It runs on.
+    Live,
+}
+
+/// How long a guest that was sent may be halted before it goes on where it was.
+const HALTED_MS: i64 = 5_000;
+
 /// Sends an instance to another host of its zone: the one that is named, or the best. Answers which.
 ///
 /// # Errors
 /// With the reasons of every host, or of the one that was named.
-pub fn migrate(draft: &mut Draft, id: &str, to: Option<&Host>) -> Result<Host, Refusal> {
+pub fn migrate(draft: &mut Draft, id: &str, to: Option<&Host>, how: How) -> Result<Host, Refusal> {
     let row = draft.state.instances.get(id).cloned();
     let row = row.ok_or_else(|| Refusal::NotFound(Thing::Instance, id.into()))?;
-    let target = target(&draft.state, &row, to)?;
+    let target = target(&draft.state, &row, to, how)?;
     draft.edit_instance(&row.id, |row| {
         if let Some(placement) = &mut row.placement {
             placement.moving_to = Some(target.id.clone());
             placement.overhead_there_bytes = target.overhead.of(row.memory_bytes);
+            if how == How::Live {
+                placement.given = placement.next_generation();
+                placement.live = Some(Live {
+                    generation: placement.given,
+                    ready: false,
+                    departed: None,
+                    arrived: false,
+                });
+            }
         }
     });
-    keep_room(draft, &row, &target.id);
-    let what = format!("to move to {}", target.name);
+    keep_room(draft, &row, &target.id, how);
+    let what = match how {
+        How::Cold => format!("to move to {}", target.name),
+        How::Live => format!("to move to {} while it runs", target.name),
+    };
     draft.log(&row.id, "admin", what);
     ended(draft, &row.id);
     Ok(target)
 }
 
 /// Room for the disks that will be copied; one that no guest has written to is made anew.
-fn keep_room(draft: &mut Draft, row: &Instance, to: &HostId) {
+fn keep_room(draft: &mut Draft, row: &Instance, to: &HostId, how: How) {
+    let live = how == How::Live;
     let disks = disks(&draft.state, row);
-    for disk in disks.into_iter().filter(|disk| disk.written) {
+    for disk in disks.into_iter().filter(|disk| disk.written || live) {
         let copies = disk.copies + 1;
         let copying = Copying {
             to: to.clone(),
             copy: copies,
             ready: false,
+            live,
         };
         draft.put(Volume {
             copies,
@@ -61,7 +96,7 @@ fn keep_room(draft: &mut Draft, row: &Instance, to: &HostId) {
 }
 
 /// Where an instance would go, or why nowhere.
-pub fn target(state: &State, row: &Instance, to: Option<&Host>) -> Result<Host, Refusal> {
+pub fn target(state: &State, row: &Instance, to: Option<&Host>, how: How) -> Result<Host, Refusal> {
     let placement = row.placement.as_ref();
     let here = placement.filter(|_| matches!(row.state(), StateName::Running | StateName::Stopped));
     let Some(here) = here else {
@@ -84,15 +119,63 @@ pub fn target(state: &State, row: &Instance, to: Option<&Host>) -> Result<Host, 
         )));
     }
     let need = need(state, row);
+    let from = match how {
+        How::Cold => None,
+        How::Live => Some(leaves_running(state, row, &here.host)?),
+    };
+    let fits = |host: &Host| from.map_or(Ok(()), |from| goes_running(from, host));
     match to {
         Some(host) => schedule::verdict(state, host, &need)
-            .map(|_| host.clone())
+            .and_then(|_| fits(host))
+            .map(|()| host.clone())
             .map_err(|reason| Refusal::NoCapacity {
                 reasons: vec![format!("{}: {reason}", host.name)],
             }),
-        None => schedule::place(state, &need)
+        None => schedule::place_where(state, &need, fits)
             .map(|id| Host::clone(&state.hosts[&id]))
             .map_err(|reasons| Refusal::NoCapacity { reasons }),
+    }
+}
+
+/// The host of a guest that could be sent running, or why it can't.
+fn leaves_running<'a>(
+    state: &'a State,
+    row: &Instance,
+    here: &HostId,
+) -> Result<&'a Host, Refusal> {
+    let id = &row.id;
+    if row.observed != Observed::Running {
+        return Err(Refusal::Conflict(format!(
+            "{id} doesn't run at the moment, and only what runs can be moved while it runs"
+        )));
+    }
+    let host = state.hosts.get(here).map(|host| &**host);
+    let host = host.ok_or_else(|| Refusal::Conflict(format!("{id} has no host")))?;
+    match host.protocol >= LIVE {
+        true => Ok(host),
+        false => Err(Refusal::Conflict(format!(
+            "the agent of {} is too old to move {id} while it runs",
+            host.name
+        ))),
+    }
+}
+
+/// What keeps guests that run on one host from going on on another.
+fn goes_running(from: &Host, to: &Host) -> Result<(), String> {
+    if to.protocol < LIVE {
+        return Err("its agent is too old to take in a guest that runs".into());
+    }
+    let by = |host: &Host| match host.acceleration.hardware {
+        true => "KVM",
+        false => "translation",
+    };
+    match from.acceleration.hardware == to.acceleration.hardware {
+        true => Ok(()),
+        false => Err(format!(
+            "its guests run by {}, and what runs by {} can't go on so; a cold move can",
+            by(to),
+            by(from)
+        )),
     }
 }
 
@@ -124,7 +207,7 @@ pub fn cancel(draft: &mut Draft, id: &str) -> Result<(), Refusal> {
     let here = placement.host.clone();
     draft.log(&row.id, "admin", "the move is taken back");
     give_up(draft, &row.id);
-    if row.desired == Desired::Running {
+    if row.desired == Desired::Running && placement.live.is_none() {
         // The button may have been pressed: its guest ends, and is started again in the same place.
         draft.edit_instance(&row.id, |row| {
             if let Some(placement) = &mut row.placement {
@@ -155,8 +238,57 @@ pub fn give_up(draft: &mut Draft, id: &InstanceId) {
     draft.edit_instance(id, |row| {
         if let Some(placement) = &mut row.placement {
             placement.moving_to = None;
+            placement.live = None;
         }
     });
+}
+
+/// A guest that was to go over running goes on where it is.
+pub fn stay(draft: &mut Draft, id: &InstanceId, why: &str) {
+    let row = draft.state.instances.get(id);
+    if row.is_some_and(|row| row.live().is_some()) {
+        draft.log(id, "cloud", format!("the move is given up: {why}"));
+        give_up(draft, id);
+    }
+}
+
+/// What a host says of a guest that it sends, or that it was sent.
+pub fn passes(draft: &mut Draft, host: &HostId, guest: &GuestReport) {
+    let Some(row) = draft.state.instances.get(&guest.instance).cloned() else {
+        return;
+    };
+    let (Some(placement), Some(live)) = (&row.placement, row.live()) else {
+        return;
+    };
+    let mut now = live.clone();
+    if placement.host == *host && placement.generation == guest.generation {
+        if let Some(why) = &guest.stuck {
+            return stay(draft, &row.id, why);
+        }
+        let generation = live.generation;
+        let departed = guest.state == GuestState::Departed { generation };
+        now.departed = departed.then(|| live.departed.unwrap_or(draft.now()));
+    } else if placement.moving_to.as_ref() == Some(host) && live.generation == guest.generation {
+        if let GuestState::Exited(Exit::StartFailed(why)) = &guest.state {
+            return stay(draft, &row.id, why);
+        }
+        now.arrived = guest.state == GuestState::Arrived;
+        // For good: one that has departed must not go on before the move is given up.
+        now.ready |= now.arrived || guest.state == GuestState::Incoming;
+    }
+    if now == *live {
+        return;
+    }
+    let over = now.departed.is_some() && now.arrived;
+    draft.edit_instance(&row.id, |row| {
+        if let Some(placement) = &mut row.placement {
+            placement.live = Some(now);
+        }
+    });
+    if let (true, Some(to)) = (over, row.moving_to()) {
+        let row = draft.state.instances[&row.id].clone();
+        place(draft, &row, &to.clone());
+    }
 }
 
 /// Takes back every move to a host that goes away.
@@ -178,6 +310,9 @@ pub fn ended(draft: &mut Draft, id: &InstanceId) {
     let (Some(to), true) = (row.moving_to().cloned(), has_ended) else {
         return;
     };
+    if row.live().is_some() {
+        return;
+    }
     let stays = row.placement.as_ref().is_some_and(|p| p.host == to);
     let disks = disks(&draft.state, &row);
     let copied = disks.iter().any(|disk| disk.copying.is_some());
@@ -197,6 +332,9 @@ pub fn ended(draft: &mut Draft, id: &InstanceId) {
 pub fn arrived(draft: &mut Draft, host: &HostId, files: &[VolumeId]) {
     for id in moving_to(&draft.state, host) {
         let row = draft.state.instances[&id].clone();
+        if row.live().is_some() {
+            continue;
+        }
         let here = |disk: &Volume| match disk.arriving_at(host) {
             Some(copy) => files.contains(&file(&disk.id, copy)),
             None => disk.copying.is_none() && !disk.written,
@@ -253,6 +391,16 @@ pub fn tick(draft: &mut Draft) {
         // It is moving, so it can be taken back.
         let _ = cancel(draft, id.as_str());
     }
+    let now = draft.now();
+    let moving = draft.state.moving.iter();
+    let halted = |id: &&InstanceId| {
+        let live = draft.state.instances.get(*id).and_then(|row| row.live());
+        let since = live.and_then(|live| live.departed);
+        since.is_some_and(|since| now.since_ms(since) >= HALTED_MS)
+    };
+    for id in moving.filter(halted).cloned().collect::<Vec<_>>() {
+        stay(draft, &id, "the other host has not got all of it");
+    }
     let emptied = draft.state.hosts.values().filter(|host| host.evacuating);
     for host in emptied.map(|host| host.id.clone()).collect::<Vec<_>>() {
         send_off(draft, &host);
@@ -280,10 +428,22 @@ fn send_off(draft: &mut Draft, host: &HostId) {
         if places == 0 {
             return;
         }
-        // One that can't be moved says why where somebody asks (`prospects`).
-        if migrate(draft, row.id.as_str(), None).is_ok() {
+        // One that can't be moved says why where somebody asks (`obstacles`).
+        if migrate(draft, row.id.as_str(), None, way_out(&draft.state, row)).is_ok() {
             places -= 1;
         }
+    }
+}
+
+/// How an instance leaves a host that is emptied: running if it can, and if that has not failed before.
+fn way_out(state: &State, row: &Instance) -> How {
+    let tried = row
+        .placement
+        .as_ref()
+        .is_some_and(|p| p.given > p.generation);
+    match !tried && target(state, row, None, How::Live).is_ok() {
+        true => How::Live,
+        false => How::Cold,
     }
 }
 
@@ -293,7 +453,10 @@ pub fn obstacles(state: &State, host: &HostId) -> Vec<(InstanceId, String)> {
     state
         .placed_on(host)
         .filter(|row| row.moving_to().is_none() && row.desired != Desired::Terminated)
-        .filter_map(|row| Some((row.id.clone(), target(state, row, None).err()?.to_string())))
+        .filter_map(|row| {
+            let why = target(state, row, None, How::Cold).err()?;
+            Some((row.id.clone(), why.to_string()))
+        })
         .collect()
 }
 
@@ -336,19 +499,19 @@ pub fn place_with(
         return;
     };
     let now = draft.now();
+    let live = row.live().map(|live| live.generation);
     draft.edit_instance(&row.id, |row| {
-        row.placement = Some(Placement {
-            host: to.clone(),
-            generation: row.generation() + 1,
-            moving_to: None,
-            overhead_there_bytes: 0,
-        });
+        let generation = live.unwrap_or_else(|| row.next_generation());
+        row.placement = Some(Placement::new(to.clone(), generation));
         row.overhead_bytes = host.overhead.of(row.memory_bytes);
+        row.resets = 0;
+        if live.is_some() {
+            return;
+        }
         row.observed = match row.desired {
             Desired::Running => Observed::Unknown,
             Desired::Stopped(_) | Desired::Terminated => Observed::Absent,
         };
-        row.resets = 0;
         row.reachable = None;
         row.reachable_since = now;
     });

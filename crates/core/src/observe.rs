@@ -16,6 +16,7 @@ pub fn report(draft: &mut Draft, host: &HostId, report: &Report) {
     // First of all: what the guests say may end an instance's stay here, and its history with it.
     note_steps(draft, host, report);
     for guest in &report.guests {
+        moving::passes(draft, host, guest);
         let row = draft.state.instances.get(&guest.instance).cloned();
         let Some(row) = row.filter(|row| concerns(row, host, guest)) else {
             continue;
@@ -130,7 +131,11 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
     let observed = match &guest.state {
         GuestState::Absent => Observed::Absent,
         GuestState::Preparing => Observed::Preparing,
-        GuestState::Running => Observed::Running,
+        GuestState::Incoming => Observed::Preparing,
+        // On its way it runs, for all that its owner sees.
+        GuestState::Running | GuestState::Arrived | GuestState::Departed { .. } => {
+            Observed::Running
+        }
         GuestState::Paused => Observed::Paused,
         GuestState::Stopping => Observed::Stopping,
         GuestState::Exited(exit) => Observed::Exited(exit.clone()),
@@ -172,11 +177,15 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
             );
         }
     }
+    if matches!(observed, Observed::Exited(_)) {
+        moving::stay(draft, &row.id, "it has ended");
+    }
     let ran_ms = draft.now().since_ms(row.since);
     let row = draft.state.instances[&row.id].clone();
     match (&row.desired, &row.observed) {
         // It was told to end here.
         (Desired::Running | Desired::Stopped(_), _) if row.moving_to().is_some() => {
+            // Or it hasn't ended, and is not meant to.
             moving::ended(draft, &row.id);
         }
         (Desired::Running, Observed::Exited(exit)) => follow_exit(draft, &row, exit, ran_ms),
@@ -272,7 +281,7 @@ fn restart(draft: &mut Draft, row: &Instance, why: &str, steady: bool) -> Result
     }
     draft.edit_instance(&row.id, |row| {
         if let Some(placement) = &mut row.placement {
-            placement.generation += 1;
+            placement.generation = placement.next_generation();
         }
         row.restarts = restarts;
         row.observed = Observed::Unknown;

@@ -7,11 +7,15 @@
 //!  paused    Reset if asked, Resume    Kill                      Kill
 //!  held      Resume unless fenced      Resume or Kill            Kill
 //!  exited    killed: Forget, again     -                         Forget
+//!  incoming  Kill, unless arriving     Kill                      Kill
+//!  arrived   Resume, unless arriving   Kill                      Kill
+//!  departed  Resume, unless leaving    Resume, or Kill           Kill
 //!  unclear   -                         -                         -
 //! ```
-//! A guest of an older generation is killed and forgotten before anything else happens. Steps are
+//! One that runs and is to leave is sent. A guest of an older generation is killed and forgotten before anything else happens. Steps are
 //! idempotent: after a crash the same plan is made from what is found.
 
+use crate::planted::{Bug, planted};
 use crate::wanted::Wanted;
 use boira_model::wire::*;
 use boira_model::*;
@@ -72,6 +76,8 @@ pub struct Memory {
     /// How often in a row the guest had to be woken from a pause, and when it was last.
     pub resumes: u32,
     pub resumed: BootTime,
+    /// The generation with which it is being sent elsewhere, or was last; 0 for none.
+    pub sent_as: u64,
     /// The step that must wait, and until when.
     pub held: Option<(&'static str, BootTime)>,
     pub last_error: String,
@@ -124,6 +130,11 @@ pub enum Step {
     Resume {
         instance: InstanceId,
     },
+    /// Sends it to the host where it has this generation, while it runs.
+    Send {
+        instance: InstanceId,
+        generation: u64,
+    },
     Kill {
         instance: InstanceId,
     },
@@ -142,6 +153,7 @@ impl Step {
             | Step::PowerButton { instance }
             | Step::Reset { instance, .. }
             | Step::Resume { instance }
+            | Step::Send { instance, .. }
             | Step::Kill { instance }
             | Step::Forget { instance, .. } => instance,
             Step::Start { instance, .. } => &instance.id,
@@ -167,6 +179,7 @@ impl Step {
             Step::PowerButton { .. } => "power button pressed",
             Step::Reset { .. } => "guest reset",
             Step::Resume { .. } => "guest resumed",
+            Step::Send { .. } => SEND,
             Step::Kill { .. } => "guest switched off",
             Step::Forget { .. } => "guest removed",
         }
@@ -206,6 +219,9 @@ pub const TOO_LATE: &str = "its host's deadline was over before it could begin";
 /// The name of [`Step::Start`].
 pub(crate) const START: &str = "guest started";
 
+/// The name of [`Step::Send`].
+const SEND: &str = "guest sent to another host";
+
 /// Starts that fail this often in a row are reported as failed.
 pub const ATTEMPTS: u32 = 3;
 
@@ -217,6 +233,11 @@ impl Memory {
     /// the controller does.
     pub fn gave_up(&self) -> bool {
         self.failed_starts >= ATTEMPTS
+    }
+
+    /// Whether sending the guest has failed so often that it isn't tried any more.
+    fn is_stuck(&self) -> bool {
+        self.failures >= ATTEMPTS && self.held.is_some_and(|(name, _)| name == SEND)
     }
 }
 
@@ -354,6 +375,9 @@ fn next_step(
             }),
         };
     }
+    if let Some(next) = on_its_way(instance, guest, facts, memory, now) {
+        return next;
+    }
     match (instance.power, &guest.state) {
         (Power::On, GuestState::Running | GuestState::Paused)
             if memory.resets < instance.resets =>
@@ -384,9 +408,7 @@ fn next_step(
             GuestState::Exited(exit @ (Exit::Killed | Exit::Ordered | Exit::Failed(_))),
         ) => step(forget(id, Some(exit))),
         (Power::On, GuestState::Exited(_)) => Next::Nothing,
-        (Power::On, GuestState::Absent | GuestState::Preparing | GuestState::Stopping) => {
-            Next::Nothing
-        }
+        (Power::On, _) => Next::Nothing,
         (Power::Off(StopHow::Clean), GuestState::Running) => {
             let hard = Step::Kill {
                 instance: id.clone(),
@@ -402,6 +424,56 @@ fn next_step(
             None => Next::Nothing,
         },
     }
+}
+
+/// What a guest that comes from another host, or leaves for one, asks for beside what all do.
+fn on_its_way(
+    instance: &WantedInstance,
+    guest: &Guest,
+    facts: &Facts,
+    memory: &Memory,
+    now: BootTime,
+) -> Option<Next> {
+    let instance_id = || instance.id.clone();
+    let kill = || {
+        Next::Step(Step::Kill {
+            instance: instance_id(),
+        })
+    };
+    let resume = || {
+        Next::Step(Step::Resume {
+            instance: instance_id(),
+        })
+    };
+    Some(match (instance.power, instance.passage, &guest.state) {
+        (Power::On, Some(Passage::Arriving), GuestState::Running | GuestState::Paused) => kill(),
+        (Power::On, Some(Passage::Arriving), GuestState::Exited(_)) => return None,
+        (Power::On, Some(Passage::Arriving), _) => Next::Nothing,
+        (
+            Power::On,
+            Some(Passage::Leaving { generation }),
+            GuestState::Departed { generation: to },
+        ) if *to == generation && !planted(Bug::DepartedGoesOn) => Next::Nothing,
+        (Power::On, Some(Passage::Leaving { generation }), GuestState::Running) => {
+            match memory.is_stuck() {
+                true => Next::Nothing,
+                false => Next::Step(Step::Send {
+                    instance: instance_id(),
+                    generation,
+                }),
+            }
+        }
+        (Power::On, None, GuestState::Incoming) => kill(),
+        (Power::On, None, GuestState::Arrived) => {
+            match instance.fenced && !may_run(instance, facts, now) {
+                true => Next::Nothing,
+                false => resume(),
+            }
+        }
+        // It didn't go on there. One that is to stop is let write what it has.
+        (Power::On | Power::Off(StopHow::Clean), _, GuestState::Departed { .. }) => resume(),
+        _ => return None,
+    })
 }
 
 /// Presses the power button, again every second because a guest that is still booting doesn't listen
@@ -436,11 +508,15 @@ fn remove(id: &InstanceId, guest: &Guest) -> Option<Step> {
     match guest.state {
         GuestState::Exited(_) => Some(forget(id, None)),
         GuestState::Absent => None,
-        GuestState::Preparing | GuestState::Running | GuestState::Paused | GuestState::Stopping => {
-            Some(Step::Kill {
-                instance: id.clone(),
-            })
-        }
+        GuestState::Preparing
+        | GuestState::Running
+        | GuestState::Paused
+        | GuestState::Stopping
+        | GuestState::Incoming
+        | GuestState::Arrived
+        | GuestState::Departed { .. } => Some(Step::Kill {
+            instance: id.clone(),
+        }),
     }
 }
 
@@ -621,9 +697,10 @@ fn guest_report(wanted: &Wanted, instance: &WantedInstance, facts: &Facts) -> Gu
         instance: instance.id.clone(),
         generation: instance.generation,
         reachable: match state {
-            GuestState::Running => memory.reachable,
+            GuestState::Running | GuestState::Departed { .. } => memory.reachable,
             _ => None,
         },
+        stuck: memory.is_stuck().then(|| memory.last_error.clone()),
         resets: memory.resets,
         state,
     }

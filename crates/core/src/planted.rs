@@ -20,10 +20,12 @@ pub enum Bug {
     FenceCutShort,
     /// A controller that begins forgets that another has given longer leases.
     EarlierLeaseForgotten,
+    /// A guest that was sent to another host is let go on as well where it was.
+    DepartedGoesOn,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 8] = [
+    pub const ALL: [Bug; 9] = [
         Bug::StaleGenerationAccepted,
         Bug::ReplyBeforeCommit,
         Bug::AddressFreedEarly,
@@ -32,6 +34,7 @@ impl Bug {
         Bug::CopiedWhileItRuns,
         Bug::FenceCutShort,
         Bug::EarlierLeaseForgotten,
+        Bug::DepartedGoesOn,
     ];
 }
 

@@ -84,6 +84,7 @@ pub fn terminate(
 pub fn reboot(draft: &mut Draft, owner: &AccountId, ids: &[String]) -> Result<Vec<Moved>, Refusal> {
     each(draft, owner, ids, |draft, row| match row.state() {
         StateName::Running | StateName::Pending => {
+            moving::stay(draft, &row.id, "it is rebooted");
             draft.edit_instance(&row.id, |row| row.resets += 1);
             draft.log(&row.id, "api", "reboot asked for");
             Ok(())
@@ -168,12 +169,7 @@ fn start_one(draft: &mut Draft, row: &Instance) -> Result<(), Refusal> {
     };
     let now = draft.now();
     draft.edit_instance(&row.id, |row| {
-        row.placement = Some(Placement {
-            host,
-            generation: row.generation() + 1,
-            moving_to: None,
-            overhead_there_bytes: 0,
-        });
+        row.placement = Some(Placement::new(host, row.next_generation()));
         row.vcpus = kind.vcpus;
         row.memory_bytes = kind.memory_bytes();
         row.overhead_bytes = overhead;
@@ -208,8 +204,10 @@ pub fn settle(
         _ => reason.message.clone(),
     };
     let before = row.state();
-    if desired == Desired::Terminated {
-        moving::give_up(draft, &row.id);
+    match desired {
+        Desired::Running => {}
+        Desired::Stopped(_) => moving::stay(draft, &row.id, "it is to stop"),
+        Desired::Terminated => moving::give_up(draft, &row.id),
     }
     let at = iso_seconds(now).replace('T', " ");
     draft.edit_instance(&row.id, |row| {

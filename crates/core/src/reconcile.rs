@@ -53,12 +53,7 @@ fn place_silent(draft: &mut Draft) {
             }
         }
         draft.edit_instance(&row.id, |row| {
-            row.placement = Some(Placement {
-                host,
-                generation: row.generation() + 1,
-                moving_to: None,
-                overhead_there_bytes: 0,
-            });
+            row.placement = Some(Placement::new(host, row.next_generation()));
             row.observed = Observed::Unknown;
         });
     }
@@ -107,12 +102,7 @@ fn place_waiting(draft: &mut Draft) {
             Ok(host) => {
                 let name = draft.state.hosts[&host].name.clone();
                 draft.edit_instance(&id, |row| {
-                    row.placement = Some(Placement {
-                        host,
-                        generation: row.generation() + 1,
-                        moving_to: None,
-                        overhead_there_bytes: 0,
-                    });
+                    row.placement = Some(Placement::new(host, row.next_generation()));
                     row.held = None;
                 });
                 heal::fence(draft, &id);

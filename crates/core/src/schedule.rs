@@ -51,6 +51,15 @@ pub type Verdict = Result<u64, String>;
 
 /// The host to use, or one line per host that was considered.
 pub fn place(state: &State, need: &Need) -> Result<HostId, Vec<String>> {
+    place_where(state, need, |_| Ok(()))
+}
+
+/// [`place`] among the hosts that `fits` has nothing against.
+pub fn place_where(
+    state: &State,
+    need: &Need,
+    fits: impl Fn(&Host) -> Result<(), String>,
+) -> Result<HostId, Vec<String>> {
     let mut reasons = Vec::new();
     let fastest = state
         .hosts
@@ -63,7 +72,7 @@ pub fn place(state: &State, need: &Need) -> Result<HostId, Vec<String>> {
         if let Err(_elsewhere) = belongs(host, need) {
             continue;
         }
-        match room(state, host, need) {
+        match fits(host).and_then(|()| room(state, host, need)) {
             // Equal hosts by id, so that the choice is stable.
             Ok(left) => {
                 let score = score(state, host, left, fastest);

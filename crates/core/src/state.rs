@@ -307,6 +307,9 @@ impl State {
             if placement.moving_to.is_some() {
                 self.moving.insert(row.id.clone());
             }
+            if let Some(next) = &placement.moving_to {
+                self.touch_host(next);
+            }
             *self
                 .vpc_hosts
                 .entry(row.vpc.clone())
@@ -352,6 +355,9 @@ impl State {
                 }
             }
             self.touch_host(&placement.host);
+            if let Some(next) = &placement.moving_to {
+                self.touch_host(next);
+            }
         }
         self.waiting.remove(&row.id);
         self.moving.remove(&row.id);

@@ -31,10 +31,16 @@ pub fn wanted(state: &State, host: &HostId, notary: &dyn Notary) -> Wanted {
         .filter(|row| !row.deleting)
         .filter_map(|row| wanted_volume(row, host))
         .collect();
-    let instances: Vec<_> = state
-        .placed_on(host)
-        .map(|row| wanted_instance(state, row))
-        .collect();
+    let here = state.placed_on(host).map(|row| wanted_instance(state, row));
+    let coming = coming(state, host).map(|(row, live)| WantedInstance {
+        generation: live.generation,
+        // It doesn't run here, so there is nothing to hold.
+        fenced: false,
+        resets: 0,
+        passage: Some(Passage::Arriving),
+        ..wanted_instance(state, row)
+    });
+    let instances: Vec<_> = here.chain(coming).collect();
     Wanted {
         images: blobs(&instances, &volumes),
         network: networks(state, host, notary),
@@ -43,8 +49,30 @@ pub fn wanted(state: &State, host: &HostId, notary: &dyn Notary) -> Wanted {
     }
 }
 
+/// Guests that come to a host while they run.
+fn coming<'a>(
+    state: &'a State,
+    host: &'a HostId,
+) -> impl Iterator<Item = (&'a Instance, &'a Live)> {
+    let moving = state.moving.iter().filter_map(|id| state.instances.get(id));
+    moving
+        .filter(move |row| row.moving_to() == Some(host))
+        .filter_map(|row| Some((&**row, row.live()?)))
+}
+
 /// A volume as the host is to have it: its own, or the copy that is being made.
 fn wanted_volume(row: &Volume, host: &HostId) -> Option<WantedVolume> {
+    if let Some(copy) = row.following_to(host) {
+        return Some(WantedVolume {
+            id: row.id.clone(),
+            size_bytes: row.size_bytes,
+            source: row.source.clone(),
+            // What is on it comes with the guest.
+            written: false,
+            copy,
+            arriving: false,
+        });
+    }
     let arriving = row.arriving_at(host);
     if arriving.is_none() && row.host.as_ref() != Some(host) {
         return None;
@@ -66,7 +94,9 @@ fn wanted_instance(state: &State, row: &Instance) -> WantedInstance {
         generation: row.generation(),
         power: match row.desired {
             // On its way to another host it has to end first.
-            Desired::Running if row.moving_to().is_some() => Power::Off(StopHow::Clean),
+            Desired::Running if row.moving_to().is_some() && row.live().is_none() => {
+                Power::Off(StopHow::Clean)
+            }
             Desired::Running => Power::On,
             Desired::Stopped(how) => Power::Off(how),
             Desired::Terminated => Power::Gone,
@@ -80,6 +110,12 @@ fn wanted_instance(state: &State, row: &Instance) -> WantedInstance {
         disks: row.disks.clone(),
         fenced: row.is_fenced(),
         restarts: row.restarts,
+        passage: row
+            .live()
+            .filter(|live| live.ready)
+            .map(|live| Passage::Leaving {
+                generation: live.generation,
+            }),
         interfaces: row
             .interfaces
             .iter()
@@ -133,10 +169,23 @@ fn networks(state: &State, host: &HostId, notary: &dyn Notary) -> Vec<WantedVpc>
                 .push(wanted_port(state, row, port, notary));
         }
     }
+    let mut standby: BTreeMap<VpcId, Vec<InterfaceId>> = BTreeMap::new();
+    for (row, _) in coming(state, host) {
+        for id in &row.interfaces {
+            if let Some(port) = state.interfaces.get(id) {
+                ports.entry(port.vpc.clone()).or_default();
+                standby
+                    .entry(port.vpc.clone())
+                    .or_default()
+                    .push(id.clone());
+            }
+        }
+    }
     ports
         .into_iter()
         .filter_map(|(id, ports)| {
             let vpc = state.vpcs.get(&id)?;
+            let standby = standby.remove(&id).unwrap_or_default();
             Some(WantedVpc {
                 vpc: id,
                 cidr: vpc.cidr,
@@ -152,6 +201,7 @@ fn networks(state: &State, host: &HostId, notary: &dyn Notary) -> Vec<WantedVpc>
                     .collect(),
                 groups: groups(state, &ports),
                 ports,
+                standby,
                 overlay: overlay(state, host, vpc),
             })
         })

@@ -3,6 +3,7 @@
 mod common;
 
 use boira_core::heal::{self, Prospect};
+use boira_core::moving::How;
 use boira_core::policy::RECOVER;
 use boira_core::{host, moving, observe, reconcile, tag};
 use boira_model::volume::file;
@@ -204,7 +205,7 @@ fn one_that_was_stopped_waits_and_one_that_moves_is_made_anew() {
     cloud.start(&id).expect("it is stopped");
     cloud.says(&id, GuestState::Running);
     cloud
-        .decide(|draft| moving::migrate(draft, id.as_str(), None))
+        .decide(|draft| moving::migrate(draft, id.as_str(), None, How::Cold))
         .expect("there is room");
     cloud.says(&id, GuestState::Exited(Exit::Poweroff));
     let copying = disk(&cloud, &id)

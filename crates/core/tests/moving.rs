@@ -2,6 +2,7 @@
 
 mod common;
 
+use boira_core::moving::How;
 use boira_core::wanted::Wanted;
 use boira_core::{host, moving, observe, power, reconcile};
 use boira_model::volume::file;
@@ -32,7 +33,7 @@ fn power_of(cloud: &Cloud, host: &HostId) -> Option<Power> {
 }
 
 fn migrate(cloud: &mut Cloud, id: &InstanceId) -> Host {
-    let moved = cloud.decide(|draft| moving::migrate(draft, id.as_str(), None));
+    let moved = cloud.decide(|draft| moving::migrate(draft, id.as_str(), None, How::Cold));
     moved.expect("the other host has room")
 }
 
@@ -214,7 +215,8 @@ fn nothing_moves_where_it_can_t_run_or_isn_t_heard_of() {
     let (mut cloud, id, here, there) = cloud();
     let refused = |cloud: &mut Cloud, to: Option<&HostId>| {
         let to = to.map(|to| Host::clone(&cloud.state.hosts[to]));
-        let moved = cloud.decide(|draft| moving::migrate(draft, id.as_str(), to.as_ref()));
+        let moved =
+            cloud.decide(|draft| moving::migrate(draft, id.as_str(), to.as_ref(), How::Cold));
         moved.expect_err("it can't").to_string()
     };
     assert!(refused(&mut cloud, Some(&here)).contains("it is there already"));
@@ -266,9 +268,24 @@ fn a_host_that_is_emptied_sends_its_instances_off_two_at_a_time() {
         let moving: Vec<_> = cloud.state.moving.iter().cloned().collect();
         assert!((1..=2).contains(&moving.len()), "{moving:?}");
         for id in moving {
+            // Running if they can; what fails goes the other way.
+            assert!(cloud.row(&id).live().is_some());
+            let stuck = wire::GuestReport {
+                stuck: Some("the line broke".into()),
+                ..cloud.guest(&id, GuestState::Running)
+            };
+            let report = cloud.report(&here, vec![stuck]);
+            cloud.hears(&here, &report);
+        }
+        cloud.change(reconcile::tick);
+        let moving: Vec<_> = cloud.state.moving.iter().cloned().collect();
+        assert_eq!(moving.len(), 2);
+        for id in moving {
+            assert!(cloud.row(&id).live().is_none());
             cloud.says(&id, GuestState::Exited(Exit::Poweroff));
-            let to = cloud.state.instances[&id].moving_to().cloned();
-            let arrived = file(&disk(&cloud, &id).id, 1);
+            let to = cloud.row(&id).moving_to().cloned();
+            let arrived = disk(&cloud, &id).copies;
+            let arrived = file(&disk(&cloud, &id).id, arrived);
             has(&mut cloud, &to.expect("it moves"), &[arrived]);
         }
     }

@@ -124,6 +124,7 @@ fn a_report_about_what_is_unknown_changes_nothing() {
     let host = cloud.hosts[0].clone();
     let guest = GuestReport {
         fenced: false,
+        stuck: None,
         instance: InstanceId::from_entropy(99),
         generation: 1,
         state: GuestState::Running,

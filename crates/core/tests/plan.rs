@@ -23,6 +23,7 @@ fn wanted(power: Power) -> Wanted {
         instances: vec![WantedInstance {
             fenced: false,
             restarts: 0,
+            passage: None,
             id: id(),
             number: 1,
             generation: 2,

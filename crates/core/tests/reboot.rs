@@ -11,6 +11,7 @@ fn wanted(resets: u64) -> Wanted {
         instances: vec![WantedInstance {
             fenced: false,
             restarts: 0,
+            passage: None,
             id: InstanceId::from_entropy(1),
             number: 1,
             generation: 1,

@@ -279,6 +279,7 @@ fn vpc() -> VpcSpec {
         mtu: 1450,
         overlay: None,
         domain: "ec2.internal".to_owned(),
+        standby: Vec::new(),
         ports: vec![PortSpec {
             eni: "eni-1".to_owned(),
             instance: "i-1".to_owned(),

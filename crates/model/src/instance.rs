@@ -34,13 +34,49 @@ pub enum Desired {
 pub struct Placement {
     pub host: HostId,
     pub generation: u64,
-    /// The target while the instance moves between hosts.
-    /// The instance is stopped here, or about to be, and goes on there; its own host where a move is
-    /// taken back.
+    /// Where it goes to while it moves between hosts; its own host where a cold move is taken back.
     pub moving_to: Option<HostId>,
+    /// Its guest goes there running; else it is stopped here, or about to be, and goes on there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Live>,
+    /// The highest generation that was given out for going from here running.
+    #[serde(default)]
+    pub given: u64,
     /// Memory that the hypervisor there needs beside the guest's.
     #[serde(default)]
     pub overhead_there_bytes: u64,
+}
+
+/// A guest that goes to another host while it runs. It goes on there from the commit on that places it
+/// there, for which both hosts have to have said that they are done; until then it may go on here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Live {
+    /// What it gets there.
+    pub generation: u64,
+    /// The other host waits for it. From here on its host is to send it.
+    pub ready: bool,
+    /// Since when its host has sent it whole and it is halted.
+    pub departed: Option<Wall>,
+    /// The other host has it whole.
+    pub arrived: bool,
+}
+
+impl Placement {
+    pub fn new(host: HostId, generation: u64) -> Self {
+        Self {
+            host,
+            generation,
+            moving_to: None,
+            live: None,
+            given: 0,
+            overhead_there_bytes: 0,
+        }
+    }
+
+    /// What neither this placement nor one that was tried from here has had.
+    pub fn next_generation(&self) -> u64 {
+        self.generation.max(self.given) + 1
+    }
 }
 
 /// Why a guest's process or its virtual machine ended.
@@ -343,6 +379,11 @@ impl Instance {
         self.placement.as_ref()?.moving_to.as_ref()
     }
 
+    /// How far its guest is that goes to another host running.
+    pub fn live(&self) -> Option<&Live> {
+        self.placement.as_ref()?.live.as_ref()
+    }
+
     /// The host where its interfaces are on the network, if they are.
     pub fn connected_at(&self) -> Option<&HostId> {
         let placement = self.placement.as_ref()?;
@@ -356,6 +397,13 @@ impl Instance {
 
     pub fn generation(&self) -> u64 {
         self.placement.as_ref().map_or(0, |p| p.generation)
+    }
+
+    /// The generation of its next placement.
+    pub fn next_generation(&self) -> u64 {
+        self.placement
+            .as_ref()
+            .map_or(1, Placement::next_generation)
     }
 }
 

@@ -22,7 +22,7 @@ pub use host::{
 pub use id::*;
 pub use image::{Boot, Image};
 pub use instance::{
-    Desired, Event, Exit, Fencing, Held, Instance, InstanceType, MetadataOptions, Observed,
+    Desired, Event, Exit, Fencing, Held, Instance, InstanceType, Live, MetadataOptions, Observed,
     Placement, Recovery, ShutdownBehavior, StateName, StateReason, StopHow,
 };
 pub use network::{

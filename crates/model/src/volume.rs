@@ -63,12 +63,23 @@ pub struct Copying {
     pub copy: u64,
     /// Nobody writes to the volume any more; until then there is only room kept for the copy.
     pub ready: bool,
+    /// The guest takes its bytes along: the host makes a file, and the hypervisors fill it.
+    #[serde(default)]
+    pub live: bool,
 }
 
 impl Volume {
     /// The name of its file where its bytes are.
     pub fn file(&self) -> VolumeId {
         file(&self.id, self.copy)
+    }
+
+    /// The number of the copy that a host is to make for a guest that comes running.
+    pub fn following_to(&self, host: &HostId) -> Option<u64> {
+        let copying = self.copying.as_ref();
+        copying
+            .filter(|copying| copying.to == *host && copying.live)
+            .map(|copying| copying.copy)
     }
 
     /// The number of the copy that a host is to fetch.

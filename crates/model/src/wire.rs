@@ -13,12 +13,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// The newest version of what is said here. 2 has fences: an agent of 1 doesn't know that a guest is to
-/// be held.
-pub const PROTOCOL: u32 = 2;
+/// be held. 3 has guests that go to another host running.
+pub const PROTOCOL: u32 = 3;
 /// The oldest that is still understood, on both sides.
 pub const OLDEST_PROTOCOL: u32 = 1;
 /// From this version on an agent holds fenced guests.
 pub const FENCES: u32 = 2;
+/// From this version on an agent sends and receives running guests.
+pub const LIVE: u32 = 3;
 
 /// Header of a stream request that could not be met on the host, with the reason.
 pub const STREAM_ERROR: &str = "x-boira-error";
@@ -110,6 +112,17 @@ pub struct WantedInstance {
     /// How often in a row it was started again by now; the pause before a start grows with it.
     #[serde(default, skip_serializing_if = "is_none")]
     pub restarts: u32,
+    /// It comes to this host, or leaves it, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passage: Option<Passage>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Passage {
+    /// Another host sends it; it must not run here.
+    Arriving,
+    /// To be sent to the host that has it with this generation; it runs here meanwhile.
+    Leaving { generation: u64 },
 }
 
 fn is_none(number: &u32) -> bool {
@@ -161,6 +174,9 @@ pub struct WantedVpc {
     pub cidr: Cidr,
     pub subnets: Vec<WantedSubnet>,
     pub ports: Vec<WantedPort>,
+    /// Ports of guests that are still on another host: there is something to open and nothing leads there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub standby: Vec<InterfaceId>,
     pub groups: Vec<WantedGroup>,
     /// Absent where nothing of the VPC is within this host's reach elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -273,6 +289,12 @@ pub enum StreamKind {
     Dial { vpc: VpcId, ip: Ipv4Addr, port: u16 },
     /// A volume's file, as `boira_agent::copy` writes it.
     Volume { file: VolumeId },
+    /// The end of a channel of a guest that comes to this host, as its hypervisor names it.
+    Arrival {
+        instance: InstanceId,
+        generation: u64,
+        channel: String,
+    },
     /// The live serial console, both ways.
     Console { instance: InstanceId },
     /// The end of the kept console log, then end of stream.
@@ -309,6 +331,9 @@ pub struct Report {
     /// How far files that are being fetched have got.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub arriving: Vec<Arriving>,
+    /// How far guests are that leave this host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaving: Vec<Leaving>,
     /// What is wrong with the host's networks and instances, in words; empty when nothing is.
     pub troubles: Vec<String>,
     /// Steps taken since the last answered report.
@@ -324,6 +349,15 @@ pub struct Arriving {
     /// Why the last attempt failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// A guest on its way to another host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaving {
+    pub instance: InstanceId,
+    /// Bytes of its disks, and then of its memory, that are there, and that there are to send.
+    pub done_bytes: u64,
+    pub of_bytes: u64,
 }
 
 /// A host's end of the network between hosts.
@@ -353,6 +387,9 @@ pub struct GuestReport {
     /// The host holds it at its deadline.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fenced: bool,
+    /// Sending it to another host has failed so often that it isn't tried any more, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stuck: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -364,6 +401,14 @@ pub enum GuestState {
     Paused,
     Stopping,
     Exited(Exit),
+    /// It comes from another host and isn't all here.
+    Incoming,
+    /// It has come from another host and was not let go on yet.
+    Arrived,
+    /// It was sent to the host where it has this generation, and is halted here.
+    Departed {
+        generation: u64,
+    },
 }
 
 /// One step that the host took for an instance.

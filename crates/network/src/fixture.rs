@@ -24,6 +24,7 @@ pub fn spec() -> VpcSpec {
             router.source_dest_check = false;
             router
         }],
+        standby: Vec::new(),
         groups: vec![web_group(), inner_group()],
         overlay: None,
         api: None,

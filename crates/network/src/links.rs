@@ -142,11 +142,14 @@ impl Observed {
 
 /// The taps that have to be made before [`plan`]'s lines can work.
 pub fn missing_taps(spec: &VpcSpec, observed: &Observed) -> Vec<String> {
-    spec.ports
-        .iter()
-        .map(|port| tap_name(&port.eni))
+    taps(spec)
         .filter(|tap| !observed.taps.contains_key(tap))
         .collect()
+}
+
+fn taps(spec: &VpcSpec) -> impl Iterator<Item = String> {
+    let ports = spec.ports.iter().map(|port| &port.eni);
+    ports.chain(&spec.standby).map(|eni| tap_name(eni))
 }
 
 /// Whether the device to other hosts is there as it is made for this VPC and host.
@@ -182,7 +185,7 @@ pub fn plan(spec: &VpcSpec, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
     plan_loopback(&mut plan.lines, spec, observed);
     plan_leaving(&mut plan, spec, observed);
-    let wanted: BTreeSet<String> = spec.ports.iter().map(|p| tap_name(&p.eni)).collect();
+    let wanted: BTreeSet<String> = taps(spec).collect();
     for tap in observed.taps.keys().filter(|tap| !wanted.contains(*tap)) {
         plan.lines.push(format!("link del dev {tap}"));
     }

@@ -33,6 +33,10 @@ pub struct VpcSpec {
     pub domain: String,
     /// The interfaces of the guests on this host.
     pub ports: Vec<PortSpec>,
+    /// `eni-…` of guests that come here from another host: their taps are there to be opened, and nothing
+    /// leads to them or lets anything out of them.
+    #[serde(default)]
+    pub standby: Vec<String>,
     /// Every group that a port wears, and every group that a rule of those refers to.
     pub groups: Vec<GroupSpec>,
     /// How the VPC goes on on other hosts; absent where it is on this one only.
@@ -304,6 +308,7 @@ impl VpcSpec {
         self.check_subnets()?;
         self.check_groups()?;
         self.check_ports()?;
+        self.check_standby()?;
         self.check_overlay()
     }
 
@@ -360,6 +365,17 @@ impl VpcSpec {
             for rule in group.ingress.iter().chain(&group.egress) {
                 rule.check()?;
             }
+        }
+        Ok(())
+    }
+
+    fn check_standby(&self) -> Result<(), SpecError> {
+        let mut taps: BTreeSet<String> = self.ports.iter().map(|p| tap_name(&p.eni)).collect();
+        for eni in &self.standby {
+            check_id(eni, "eni")?;
+            ensure(taps.insert(tap_name(eni)), || {
+                format!("two ports would have the tap of {eni}")
+            })?;
         }
         Ok(())
     }

@@ -165,7 +165,10 @@ impl Agent {
             ports: self
                 .applied
                 .values()
-                .flat_map(|vpc| vpc.ports.iter().map(|port| port.interface.clone()))
+                .flat_map(|vpc| {
+                    let ports = vpc.ports.iter().map(|port| &port.interface);
+                    ports.chain(&vpc.standby).cloned()
+                })
                 .collect(),
             memory: self.memories.clone(),
             busy: self.busy.keys().cloned().collect(),
@@ -219,6 +222,7 @@ impl Agent {
             guests,
             volumes: host.volumes.keys().cloned().collect(),
             arriving: Vec::new(),
+            leaving: Vec::new(),
             troubles: plan::troubles(wanted, &self.facts(host)),
             steps: self.steps.clone(),
         };

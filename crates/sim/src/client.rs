@@ -3,6 +3,7 @@
 use crate::ledger::Call;
 use crate::random::Random;
 use boira_core::launch::Launch;
+use boira_core::moving::How;
 use boira_core::{State, policy};
 use boira_model::*;
 
@@ -57,10 +58,10 @@ impl Client {
             5 => Call::Stop(owner, ids, StopHow::Force),
             6 => Call::Reboot(owner, ids),
             7 => Call::Resize(owner, ids[0].clone(), a_type(random)),
-            8..=9 => Call::Move(ids[0].clone()),
+            8..=9 => Call::Move(ids[0].clone(), how(random)),
             10 => match state.moving.iter().next() {
                 Some(id) => Call::TakeBack(id.to_string()),
-                None => Call::Move(ids[0].clone()),
+                None => Call::Move(ids[0].clone(), how(random)),
             },
             _ => Call::Terminate(owner, ids),
         }
@@ -87,6 +88,13 @@ impl Client {
     }
 }
 
+fn how(random: &mut Random) -> How {
+    match random.chance(500) {
+        true => How::Live,
+        false => How::Cold,
+    }
+}
+
 fn policies(random: &mut Random) -> Tags {
     let mut tags = Tags::new();
     if random.chance(400) {
@@ -108,7 +116,7 @@ impl Pending {
             Call::Run(ask) => ask.client_token.is_some(),
             Call::Start(..) | Call::Stop(..) | Call::Reboot(..) | Call::Terminate(..) => true,
             Call::Resize(..) | Call::DeleteVolume(..) => true,
-            Call::Move(_) | Call::TakeBack(_) => true,
+            Call::Move(..) | Call::TakeBack(_) => true,
         }
     }
 }

@@ -191,7 +191,9 @@ impl Controller {
                         let setting = Setting::InstanceType((*kind).into());
                         attribute::set(draft, owner, id, setting).map(|()| Done::Changed)
                     }
-                    Call::Move(id) => moving::migrate(draft, id, None).map(|_| Done::Changed),
+                    Call::Move(id, how) => {
+                        moving::migrate(draft, id, None, *how).map(|_| Done::Changed)
+                    }
                     Call::TakeBack(id) => moving::cancel(draft, id).map(|()| Done::Changed),
                     Call::DeleteVolume(owner, id) => {
                         volume::delete(draft, owner, id.as_str()).map(|()| Done::Changed)

@@ -78,6 +78,7 @@ impl World {
             Step::Fetch { .. } => self.step_ms(20, 1_500),
             Step::MakeVolume { .. } => self.step_ms(5, 200),
             Step::Start { .. } => self.step_ms(20, 400),
+            Step::Send { .. } => self.step_ms(100, 5_000),
             _ => self.step_ms(1, 50),
         };
         let may_fail = !matches!(step, Step::Kill { .. } | Step::Forget { .. });
@@ -152,6 +153,14 @@ impl World {
             .unwrap_or_default();
         let files = self.hosts[index].agent.as_ref().map(|agent| agent.files());
         let files = files.unwrap_or_default();
+        if let Step::Send {
+            instance,
+            generation,
+        } = &running.step
+        {
+            self.hand_over(index, instance, *generation)?;
+        }
+        let between = self.is_between_hosts(index, running.step.instance());
         let outcome = self.hosts[index].carry_out(&running.step, &networks, &files, self.now_ms);
         self.hosts_changed = true;
         note!(
@@ -161,13 +170,91 @@ impl World {
             running.step.instance()
         );
         if outcome.is_ok() {
-            if let Step::Start { instance, .. } = &running.step {
-                self.write_to_disks(index, &instance.id);
-                self.hosts[index].watch(self.now_ms);
+            match &running.step {
+                Step::Start { instance, .. } if instance.passage.is_none() => {
+                    self.write_to_disks(index, &instance.id);
+                    self.hosts[index].watch(self.now_ms);
+                }
+                Step::Resume { instance } if between => {
+                    self.write_to_disks(index, instance);
+                    self.hosts[index].watch(self.now_ms);
+                }
+                _ => {}
             }
             self.follow(index, &running.step);
         }
         outcome
+    }
+
+    fn is_between_hosts(&self, index: usize, instance: &InstanceId) -> bool {
+        let guest = self.hosts[index].guests.get(instance);
+        guest.is_some_and(|guest| guest.is_between_hosts())
+    }
+
+    /// A guest is sent to the host that expects it with this generation, with what is on its disks. The
+    /// end of it may get lost, which only the other side notices.
+    fn hand_over(
+        &mut self,
+        index: usize,
+        instance: &InstanceId,
+        generation: u64,
+    ) -> Result<(), String> {
+        let awake = |host: &crate::host::Host| {
+            host.is_on && host.sleeps_until_ms.is_none() && !host.cut_off && host.agent.is_some()
+        };
+        let expects = |host: &crate::host::Host| {
+            let guest = host.guests.get(instance);
+            guest.is_some_and(|guest| {
+                guest.generation == generation && guest.state == GuestState::Incoming
+            })
+        };
+        let source = &self.hosts[index];
+        let to = self.hosts.iter().position(expects);
+        let reached = awake(source) && self.controller.is_up();
+        let Some(to) = to.filter(|to| reached && awake(&self.hosts[*to])) else {
+            return Err("the other host can't be reached".into());
+        };
+        let Some(sent) = source.guests.get(instance).filter(|guest| guest.runs()) else {
+            return Err("there is no such guest that runs".into());
+        };
+        let (disks, files, ports) = (sent.disks.clone(), sent.files.clone(), sent.ports.clone());
+        if sent.state != GuestState::Running {
+            return Err("it is paused".into());
+        }
+        let written: BTreeMap<_, _> = disks
+            .iter()
+            .zip(&files)
+            .map(|(disk, file)| (disk.clone(), source.volumes.get(file).copied()))
+            .collect();
+        let lost = self.random.chance(100);
+        let target = &mut self.hosts[to];
+        if let Some(guest) = target.guests.get_mut(instance) {
+            for (disk, file) in guest.disks.iter().zip(&guest.files) {
+                if let Some(Some(written)) = written.get(disk) {
+                    target.volumes.insert(file.clone(), *written);
+                }
+            }
+            guest.ports = ports;
+            guest.state = match lost {
+                true => GuestState::Exited(Exit::Failed("half of it came".into())),
+                false => GuestState::Arrived,
+            };
+        }
+        if let Some(guest) = self.hosts[index].guests.get_mut(instance) {
+            guest.state = GuestState::Departed { generation };
+        }
+        note!(
+            self,
+            "{instance} goes from host {index} to {to}, lost: {lost}"
+        );
+        self.schedule(
+            1,
+            Event::Agent {
+                host: to,
+                process: self.hosts[to].agents,
+            },
+        );
+        Ok(())
     }
 
     /// A guest that starts finds what was written last, by whichever guest had the disk, and writes.
@@ -290,7 +377,7 @@ impl World {
         }
         // Its virtual CPUs are halted: only its process can end.
         let by_itself = matches!(exit, Exit::Poweroff | Exit::Panic);
-        if (guest.state == GuestState::Paused || guest.held) && by_itself {
+        if (guest.state == GuestState::Paused || !guest.runs()) && by_itself {
             return;
         }
         guest.state = GuestState::Exited(exit.clone());
@@ -356,6 +443,7 @@ impl World {
                     GuestState::Absent,
                     GuestState::Exited(Exit::Poweroff),
                     GuestState::Running,
+                    GuestState::Arrived,
                 ];
                 Some(GuestReport {
                     instance: row.id.clone(),
@@ -363,6 +451,7 @@ impl World {
                     state: self.random.pick(&lies).clone(),
                     resets: 0,
                     fenced: false,
+                    stuck: None,
                     reachable: None,
                 })
             })

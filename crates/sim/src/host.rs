@@ -42,7 +42,15 @@ pub struct SimGuest {
 impl SimGuest {
     /// Whether its virtual CPUs run, or may at any time.
     pub fn runs(&self) -> bool {
-        self.is_live() && !self.held
+        self.is_live() && !self.held && !self.is_between_hosts()
+    }
+
+    /// Whether it is halted because it comes from another host, or has gone to one.
+    pub fn is_between_hosts(&self) -> bool {
+        matches!(
+            self.state,
+            GuestState::Incoming | GuestState::Arrived | GuestState::Departed { .. }
+        )
     }
 
     /// Whether its process is there.
@@ -51,7 +59,10 @@ impl SimGuest {
             GuestState::Preparing
             | GuestState::Running
             | GuestState::Paused
-            | GuestState::Stopping => true,
+            | GuestState::Stopping
+            | GuestState::Incoming
+            | GuestState::Arrived
+            | GuestState::Departed { .. } => true,
             GuestState::Absent | GuestState::Exited(_) => false,
         }
     }
@@ -204,9 +215,20 @@ impl Host {
             },
             Step::Resume { instance } => {
                 let full = self.disk_full;
+                let known = self.fence.guests.get(instance).copied();
                 match self.guests.get_mut(instance) {
+                    // Meanwhile the deadline was over: only the watchdog lets it go on.
+                    Some(guest) if guest.held && known == Some(guest.generation) => {
+                        Err("its process is stopped".into())
+                    }
                     Some(guest) if guest.held => {
                         guest.held = false;
+                        Ok(())
+                    }
+                    Some(guest)
+                        if guest.is_between_hosts() && guest.state != GuestState::Incoming =>
+                    {
+                        guest.state = GuestState::Running;
                         Ok(())
                     }
                     // It goes on, and stops at the same write.
@@ -220,6 +242,8 @@ impl Host {
                     _ => Err("there is no paused guest".into()),
                 }
             }
+            // It takes two hosts, so it is the world's.
+            Step::Send { .. } => Ok(()),
             Step::Kill { instance } => {
                 if let Some(guest) = self.guests.get_mut(instance)
                     && guest.is_live()
@@ -269,14 +293,19 @@ impl Host {
                 ip: port.ip,
             })
             .collect();
-        if ports.len() < wanted.interfaces.len() {
+        // They come with the guest.
+        let incoming = wanted.passage == Some(wire::Passage::Arriving);
+        if ports.len() < wanted.interfaces.len() && !incoming {
             return Err("a port is not there".into());
         }
         self.processes += 1;
         let guest = SimGuest {
             generation: wanted.generation,
             process: self.processes,
-            state: GuestState::Running,
+            state: match incoming {
+                true => GuestState::Incoming,
+                false => GuestState::Running,
+            },
             vcpus: wanted.vcpus,
             memory_bytes: wanted.memory_bytes + self.overhead.of(wanted.memory_bytes),
             disks: wanted.disks.clone(),

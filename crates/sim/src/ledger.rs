@@ -5,6 +5,7 @@
 //! that only weakens the promise.
 
 use boira_core::launch::Launch;
+use boira_core::moving::How;
 use boira_core::power::Moved;
 use boira_core::{Draft, Refusal, State};
 use boira_model::wire::Report;
@@ -23,7 +24,7 @@ pub enum Call {
     Resize(AccountId, String, &'static str),
     DeleteVolume(AccountId, VolumeId),
     /// To another host.
-    Move(String),
+    Move(String, How),
     /// The move is taken back.
     TakeBack(String),
 }
@@ -75,7 +76,7 @@ impl Ledger {
             | Call::Reboot(..)
             | Call::Resize(..)
             | Call::DeleteVolume(..)
-            | Call::Move(_)
+            | Call::Move(..)
             | Call::TakeBack(_) => return turn,
             Call::Start(_, ids) => (ids, |marks| &mut marks.start),
             Call::Stop(_, ids, _) => (ids, |marks| &mut marks.stop),
@@ -175,7 +176,7 @@ impl Ledger {
                     .extend(moved.iter().map(|(id, ..)| id.clone()));
             }
             (Call::Reboot(..), Done::Moved(_))
-            | (Call::Resize(..) | Call::Move(_) | Call::TakeBack(_), Done::Changed) => {}
+            | (Call::Resize(..) | Call::Move(..) | Call::TakeBack(_), Done::Changed) => {}
             (Call::DeleteVolume(_, id), Done::Changed) => {
                 self.deleted.insert(id.clone());
             }

@@ -815,7 +815,7 @@ fn brief(call: &Call) -> String {
         Call::Terminate(_, ids) => format!("terminate {ids:?}"),
         Call::Resize(_, id, kind) => format!("make {id} {kind}"),
         Call::DeleteVolume(_, id) => format!("delete {id}"),
-        Call::Move(id) => format!("move {id}"),
+        Call::Move(id, how) => format!("move {id} {how:?}"),
         Call::TakeBack(id) => format!("call {id} back"),
     }
 }

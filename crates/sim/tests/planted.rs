@@ -89,6 +89,14 @@ fn a_move_of_what_still_runs_is_caught() {
 }
 
 #[test]
+fn a_guest_that_goes_on_where_it_was_sent_from_is_caught() {
+    caught(
+        Bug::DepartedGoesOn,
+        &["two live copies", "is used by", "is placed on", "starts on"],
+    );
+}
+
+#[test]
 fn a_fence_cut_short_is_caught() {
     caught(
         Bug::FenceCutShort,

@@ -21,7 +21,7 @@ pub struct Migrate {
     /// Stop it if it runs, copy its disks, start it there
     #[arg(long, conflicts_with_all = ["live", "cancel"])]
     cold: bool,
-    /// Without a pause
+    /// While it runs [default where it does]
     #[arg(long, conflicts_with = "cancel")]
     live: bool,
     /// Take a move back, in whatever phase it is; the instance goes on where it was
@@ -41,11 +41,6 @@ fn path(instance: &str) -> String {
 
 pub async fn migrate(client: &Client, format: Format, ask: Migrate) -> Result<()> {
     let path = path(&ask.instance);
-    if ask.live {
-        bail!(
-            "a running instance can't be moved without a pause yet; --cold stops it, copies its disks and starts it on the other host"
-        );
-    }
     if ask.status {
         let told = client.json(Method::GET, &path, None).await?;
         let does = match told["phase"].as_str() {
@@ -62,14 +57,8 @@ pub async fn migrate(client: &Client, format: Format, ask: Migrate) -> Result<()
         let told = client.json(Method::DELETE, &path, None).await?;
         return say(format, &told, "stays on");
     }
-    let body = json!({ "to": ask.to, "restart": ask.cold });
-    let told = match client.json(Method::POST, &path, Some(&body)).await {
-        Ok(told) => told,
-        Err(error) if !ask.cold && format!("{error:#}").contains("only by stopping it") => {
-            bail!("{error:#}; --cold does that")
-        }
-        Err(error) => return Err(error),
-    };
+    let body = json!({ "to": ask.to, "restart": ask.cold, "live": ask.live });
+    let told = client.json(Method::POST, &path, Some(&body)).await?;
     if ask.detach {
         return say(format, &told, "is moving from");
     }
@@ -86,7 +75,7 @@ pub async fn migrate(client: &Client, format: Format, ask: Migrate) -> Result<()
         if told["phase"] == "none" {
             progress.done("");
             if told["host"] == from {
-                bail!("{instance} did not move: the move was taken back");
+                bail!("{instance} did not move; `boira instance log {instance}` says why");
             }
             return say(format, &told, "is on");
         }
@@ -118,6 +107,13 @@ fn show(progress: &Progress, told: &Value) {
             number("done_bytes"),
             number("of_bytes"),
         ),
+        ("preparing", None) => progress.step(format!("waiting for {}", word("to"))),
+        ("sending", None) => progress.part(
+            format!("sending it to {} while it runs", word("to")),
+            number("done_bytes"),
+            number("of_bytes"),
+        ),
+        ("switching", None) => progress.step(format!("it goes on at {}", word("to"))),
         _ => progress.step("waiting for the guest to end"),
     }
 }

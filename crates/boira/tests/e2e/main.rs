@@ -13,6 +13,7 @@ mod healing;
 mod inside;
 mod joining;
 mod lifecycle;
+mod live;
 mod moving;
 mod network;
 mod old_pcs;

@@ -185,6 +185,7 @@ impl Cloud {
     pub fn guest(&self, id: &InstanceId, state: GuestState) -> GuestReport {
         GuestReport {
             fenced: false,
+            stuck: None,
             instance: id.clone(),
             generation: self.row(id).generation(),
             reachable: (state == GuestState::Running).then_some(true),
@@ -220,6 +221,7 @@ impl Cloud {
             guests,
             volumes: volumes.cloned().collect(),
             arriving: Vec::new(),
+            leaving: Vec::new(),
             troubles: Vec::new(),
             steps: Vec::new(),
         }

@@ -39,6 +39,8 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 const DOWNTIME_MS: u64 = 300;
 /// Nobody is to be slowed down but by the wire.
 const BANDWIDTH_BYTES: u64 = 1 << 40;
+/// Bytes that a channel passes on at a time.
+const PIECE: usize = 256 << 10;
 const MEMORY: &str = "memory";
 
 /// The QEMU of a guest that departs, and what has been begun of it.
@@ -419,7 +421,7 @@ fn pair() -> io::Result<(UnixStream, OwnedFd)> {
 fn carry(mut near: UnixStream, mut far: Box<dyn AsyncReadWrite>) -> AbortHandle {
     let carrying = tokio::spawn(async move {
         // How a channel ends is for QEMU to say, at either side.
-        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+        let _ = tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, PIECE, PIECE).await;
     });
     carrying.abort_handle()
 }

@@ -431,6 +431,7 @@ pub fn vpc(groups: Vec<GroupSpec>, ports: &[&[&str]]) -> VpcSpec {
             .enumerate()
             .map(|(index, worn)| port(u8::try_from(index).expect("few ports"), worn))
             .collect(),
+        standby: Vec::new(),
         groups,
         overlay: None,
         api: None,

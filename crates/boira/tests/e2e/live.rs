@@ -1,0 +1,207 @@
+//! Instances go from PC to PC while they run: with their memory, their disks and their connections.
+
+use crate::support::room::Room;
+use crate::support::{BOOT, wait};
+
+/// Two PCs in one zone, and an instance on each of them: its id and its address. The first is on pc0.
+fn room() -> (Room, [(String, String); 2]) {
+    let room = Room::start(2);
+    room.host_on(1, &[]);
+    let launched = [1, 0].map(|full| {
+        let full = format!("pc{full}");
+        room.boira(&["host", "drain", &full]).ok();
+        let made = room.json(&["instance", "run"]);
+        room.boira(&["host", "undrain", &full]).ok();
+        let word = |name: &str| made[0][name].as_str().expect("a word").to_owned();
+        (word("id"), word("private_ip"))
+    });
+    for (id, _) in &launched {
+        wait("it answers on SSH", BOOT, || inside(&room, id, "true"));
+    }
+    (room, launched)
+}
+
+fn inside(room: &Room, instance: &str, words: &str) -> Result<String, String> {
+    let run = room.boira(&["ssh", instance, words]);
+    match run.code {
+        Some(0) => Ok(run.stdout.trim().to_owned()),
+        _ => Err(run.stderr),
+    }
+}
+
+fn boot_of(room: &Room, id: &str) -> String {
+    wait("it answers", BOOT * 2, || inside(room, id, "true"));
+    inside(room, id, "cat /proc/sys/kernel/random/boot_id").expect("a boot id")
+}
+
+/// The processes that an instance has on a PC.
+fn processes(room: &Room, pc: usize, id: &str) -> String {
+    room.pc(pc)
+        .sh(&format!("pgrep -fc '[g]uest={id}' || :"))
+        .ok()
+}
+
+fn disks(room: &Room, pc: usize) -> usize {
+    let folder = room.home(pc).join("agent/volumes");
+    std::fs::read_dir(folder).expect("it has disks").count()
+}
+
+/// It runs on one PC, and the other has nothing of it.
+fn is_only_on(room: &Room, pc: usize, id: &str, disks_left: usize) {
+    wait("nothing is left on the other", BOOT, || {
+        let (here, there) = (processes(room, pc, id), processes(room, 1 - pc, id));
+        let left = disks(room, 1 - pc);
+        match here == "1" && there == "0" && left == disks_left {
+            true => Ok(()),
+            false => Err(format!("{here} here, {there} there, {left} disks")),
+        }
+    });
+}
+
+fn phase(room: &Room, id: &str) -> String {
+    let told = room.json(&["instance", "migrate", id, "--status"]);
+    told["phase"].as_str().expect("a phase").to_owned()
+}
+
+#[test]
+fn an_instance_goes_on_on_another_pc_with_its_memory_its_disk_and_its_connections() {
+    let (room, [(id, ip), (other, _)]) = room();
+    let boot = boot_of(&room, &id);
+    let made = "dd if=/dev/urandom of=/root/data bs=1M count=16 2>/dev/null; sync; md5sum </root/data >/root/sum";
+    inside(&room, &id, made).expect("it is written");
+    // It counts, and answers whatever it is told; the other one talks to it for as long as it takes.
+    inside(
+        &room,
+        &id,
+        "(nc -lp 5000 -e cat) </dev/null >/dev/null 2>&1 & \
+         (n=0; while :; do n=$((n+1)); echo $n >/tmp/count; sleep 0.1; done) </dev/null >/dev/null 2>&1 &",
+    )
+    .expect("it counts");
+    let talk = format!(
+        "(n=0; while [ ! -e /tmp/enough ]; do n=$((n+1)); echo $n; sleep 0.1; done; echo end) \
+         | nc {ip} 5000 >/tmp/heard 2>/tmp/why </dev/null & ping -i 0.1 {ip} >/tmp/pings 2>&1 </dev/null &"
+    );
+    inside(&room, &other, &talk.replace("</dev/null &", "&")).expect("it talks");
+    wait("they talk", BOOT, || {
+        let heard = inside(&room, &other, "cat /tmp/heard")?;
+        match heard.lines().count() > 5 {
+            true => Ok(()),
+            false => Err(heard),
+        }
+    });
+
+    let moved = room.boira(&["instance", "migrate", &id]).ok();
+    assert!(moved.ends_with("is on pc1"), "{moved}");
+    assert_eq!(room.json(&["instance", "show", &id])["state"], "running");
+    is_only_on(&room, 1, &id, 0);
+    assert_eq!(boot_of(&room, &id), boot, "it has not booted again");
+    let same = inside(
+        &room,
+        &id,
+        "md5sum </root/data | cmp - /root/sum && echo same",
+    );
+    assert_eq!(same.as_deref(), Ok("same"));
+    let count = |what: &str| -> u64 {
+        let text = inside(&room, &id, "cat /tmp/count").expect(what);
+        text.parse().expect("a number")
+    };
+    let first = count("it counts");
+    wait("it counts on", BOOT, || match count("it counts") > first {
+        true => Ok(()),
+        false => Err("it stands still".to_owned()),
+    });
+
+    // The connection is the same one, and nothing of what was said is lost or said twice.
+    inside(&room, &other, "touch /tmp/enough; killall -INT ping").expect("it is enough");
+    wait("all was heard", BOOT, || {
+        let heard = inside(&room, &other, "tail -1 /tmp/heard")?;
+        match heard.as_str() {
+            "end" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    });
+    let heard = inside(&room, &other, "cat /tmp/heard").expect("it was kept");
+    let numbers: Vec<_> = heard.lines().filter(|line| *line != "end").collect();
+    let expected: Vec<_> = (1..=numbers.len()).map(|n| n.to_string()).collect();
+    assert_eq!(numbers, expected);
+    let pings = inside(&room, &other, "tail -3 /tmp/pings").expect("it was kept");
+    println!("pings every 0.1 s while it moved: {pings}");
+    let history = room.boira(&["instance", "log", &id]).ok();
+    for step in [
+        "to move to pc1 while it runs",
+        "guest sent to another host",
+        "placed on pc1",
+    ] {
+        assert!(history.contains(step), "{history}");
+    }
+
+    // Back again, because its PC is emptied, without a restart either.
+    room.boira(&["host", "drain", "pc1", "--move"]).ok();
+    is_only_on(&room, 0, &id, 0);
+    assert_eq!(boot_of(&room, &id), boot);
+    assert!(room.boira(&["ssh", &other, "true"]).code == Some(0));
+}
+
+/// Whoever dies on the way, one copy is left, and it is the one that ran.
+#[test]
+fn a_move_that_is_cut_short_leaves_it_where_it_runs() {
+    let (room, [(id, _), _]) = room();
+    let boot = boot_of(&room, &id);
+    let made =
+        "dd if=/dev/urandom of=/root/data bs=1M count=100 2>/dev/null; sync; echo kept >/root/kept";
+    inside(&room, &id, made).expect("it is written");
+    let begin = || {
+        room.boira(&["instance", "migrate", &id, "--detach"]).ok();
+        wait("it is being sent", BOOT, || {
+            match phase(&room, &id).as_str() {
+                "sending" | "switching" => Ok(()),
+                other => Err(other.to_owned()),
+            }
+        });
+    };
+    let is_over = || {
+        wait("it is not moving", BOOT * 2, || {
+            match phase(&room, &id).as_str() {
+                "none" => Ok(()),
+                other => Err(other.to_owned()),
+            }
+        });
+        let on = usize::from(processes(&room, 1, &id) == "1");
+        is_only_on(&room, on, &id, 1);
+        assert_eq!(boot_of(&room, &id), boot, "it has not booted again");
+        assert_eq!(inside(&room, &id, "cat /root/kept").as_deref(), Ok("kept"));
+        if on == 1 {
+            room.boira(&["instance", "migrate", &id]).ok();
+            is_only_on(&room, 0, &id, 1);
+        }
+    };
+
+    begin();
+    room.boira(&["instance", "migrate", &id, "--cancel"]).ok();
+    is_over();
+
+    // The hypervisor there; then the agents, and the controller, which come again.
+    begin();
+    room.pc(1)
+        .sh(&format!("pkill -9 -f '[g]uest={id}'; :"))
+        .ok();
+    is_over();
+    begin();
+    room.pc(0).sh("pkill -9 -f '[b]oira.* agent$'").ok();
+    is_over();
+    begin();
+    room.pc(0).sh("pkill -9 -f '[b]oira.* controller'").ok();
+    wait("the controller is back", BOOT, || {
+        match room.boira(&["status"]).code {
+            Some(0) => Ok(()),
+            code => Err(format!("{code:?}")),
+        }
+    });
+    is_over();
+    begin();
+    room.pc(1).sh("pkill -9 -f ' agent$'").ok();
+    let home = room.home(1).display().to_string();
+    room.pc(1)
+        .spawn(&format!("{home}/bin/boira --home {home} agent"));
+    is_over();
+}
