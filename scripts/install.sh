@@ -3,7 +3,7 @@
 
 # What a host needs to run instances. The program names are what is looked for, the packages (Debian's
 # names) what is installed where one is missing.
-HOST_PACKAGES="qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils ip:iproute2 nft:nftables slirp4netns:slirp4netns ca-certificates:ca-certificates"
+HOST_PACKAGES="qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils ip:iproute2 nft:nftables conntrack:conntrack slirp4netns:slirp4netns ca-certificates:ca-certificates"
 # What building, and a controller with its images, needs.
 RUN_PACKAGES="gcc:gcc libc.so:libc6-dev $HOST_PACKAGES ssh:openssh-client mke2fs:e2fsprogs dpkg-deb:dpkg apt-get:apt mmdebstrap:mmdebstrap sfdisk:fdisk gpgv:gpgv cpio:cpio debian-keyring:debian-archive-keyring"
 # What the tests need beyond that.

@@ -830,7 +830,7 @@ async fn send_guest(
         }));
     };
     let event = tokio::select! {
-        outcome = host.send_guest(&instance, generation, Box::new(note)) => Event::StepDone {
+        outcome = host.send_guest(&instance, generation, &wanted, Box::new(note)) => Event::StepDone {
             step,
             outcome,
             took: begun.elapsed(),

@@ -69,6 +69,7 @@ pub trait Host: Send + Sync + 'static {
         &self,
         instance: &InstanceId,
         generation: u64,
+        wanted: &Wanted,
         note: Box<dyn Fn(u64, u64) + Send + Sync>,
     ) -> anyhow::Result<()>;
 

@@ -34,6 +34,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// What a guest's interface may send in one frame, so that it gets to another host in one piece.
@@ -47,6 +48,10 @@ const DIAL: Duration = Duration::from_secs(6);
 /// Bytes of images that a host caches, and the part of its disk if that is less.
 const CACHE_BYTES: u64 = 64 << 30;
 const CACHE_PART: u64 = 2;
+
+/// The channel that carries the connections of a port, whose VPC and id follow, and the most that is taken.
+const CONNECTIONS: &str = "connections.";
+const CONNECTIONS_BYTES: u64 = 4 << 20;
 
 /// How this program starts the processes that outlive it.
 #[derive(Clone, Debug)]
@@ -330,6 +335,26 @@ impl RealHost {
         Ok(near)
     }
 
+    /// Where what is known of a guest's connections is written, before it comes; closes when that is in
+    /// force.
+    fn take_connections(&self, port: &str) -> Result<Box<dyn Stream>> {
+        let (vpc, eni) = port.split_once('.').context("name a port")?;
+        let (network, vpc, eni) = (self.network.clone(), vpc.to_owned(), eni.to_owned());
+        let (near, mut far) = tokio::io::duplex(64 << 10);
+        tokio::spawn(async move {
+            let mut saved = String::new();
+            let mut coming = (&mut far).take(CONNECTIONS_BYTES);
+            let taken = match coming.read_to_string(&mut saved).await {
+                Ok(_) => network.adopt_connections(&vpc, &eni, &saved).await,
+                Err(_) => return,
+            };
+            if let Err(error) = taken {
+                tracing::warn!("a guest's connections don't come with it: {error}");
+            }
+        });
+        Ok(Box::new(near))
+    }
+
     fn guest_spec(&self, instance: &WantedInstance, wanted: &Wanted) -> Result<GuestSpec> {
         let disks = instance
             .disks
@@ -399,8 +424,26 @@ impl RealHost {
 /// The way to another host by the controller's streams.
 struct Way<'a> {
     controller: &'a Controller,
+    network: &'a Network,
     instance: &'a InstanceId,
     generation: u64,
+    /// Its VPCs and interfaces.
+    ports: Vec<(String, String)>,
+}
+
+impl Way<'_> {
+    /// Sends what is known of the guest's connections.
+    async fn send_connections(&self) -> Result<()> {
+        for (vpc, eni) in &self.ports {
+            let saved = self.network.connections(vpc, eni).await?;
+            let mut there = self.dial(&format!("{CONNECTIONS}{vpc}.{eni}")).await?;
+            there.write_all(saved.as_bytes()).await?;
+            there.shutdown().await?;
+            // The other side closes when they are in force.
+            there.read_to_end(&mut Vec::new()).await?;
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -412,6 +455,16 @@ impl Dial for Way<'_> {
         match opened.await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) => Err(std::io::Error::other(format!("{error:#}"))),
+        }
+    }
+
+    async fn halted(&self) {
+        // Those that others have begun are known again with their next packet, so most live on without.
+        if let Err(error) = self.send_connections().await {
+            tracing::warn!(
+                "the connections of {} don't move with it: {error:#}",
+                self.instance
+            );
         }
     }
 }
@@ -516,12 +569,19 @@ impl Host for RealHost {
         &self,
         instance: &InstanceId,
         generation: u64,
+        wanted: &Wanted,
         note: Box<dyn Fn(u64, u64) + Send + Sync>,
     ) -> Result<()> {
+        let row = wanted.instances.iter().find(|row| row.id == *instance);
+        let ports = row.iter().flat_map(|row| &row.interfaces);
         let way = Way {
             controller: &self.controller,
+            network: &self.network,
             instance,
             generation,
+            ports: ports
+                .map(|port| (port.vpc.to_string(), port.id.to_string()))
+                .collect(),
         };
         let note = |passed: Passed| {
             let memory = (
@@ -607,8 +667,13 @@ impl Host for RealHost {
                 if !guests.iter().any(is_it) {
                     bail!("{instance} isn't expected here with generation {generation}");
                 }
-                let end = self.guests.receive(instance.as_str(), channel).await;
-                Box::new(end.context("take in a guest")?)
+                match channel.strip_prefix(CONNECTIONS) {
+                    Some(port) => self.take_connections(port)?,
+                    None => {
+                        let end = self.guests.receive(instance.as_str(), channel).await;
+                        Box::new(end.context("take in a guest")?)
+                    }
+                }
             }
             StreamKind::Console { instance } => {
                 let console = self.guests.console(instance.as_str()).await;

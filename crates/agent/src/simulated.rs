@@ -118,6 +118,7 @@ impl Host for SimulatedHost {
         &self,
         _instance: &InstanceId,
         _generation: u64,
+        _wanted: &Wanted,
         _note: Box<dyn Fn(u64, u64) + Send + Sync>,
     ) -> Result<()> {
         bail!("simulated guests have no memory to send")

@@ -54,6 +54,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> AsyncReadWrite for T {}
 pub trait Dial: Send + Sync {
     /// Opens what [`Hypervisor::receive`] answers there for this channel.
     async fn dial(&self, channel: &str) -> std::io::Result<Box<dyn AsyncReadWrite>>;
+
+    /// The guest is halted until it goes on there, or here: what is told of it now is final.
+    async fn halted(&self) {}
 }
 
 /// What runs guests on this host.

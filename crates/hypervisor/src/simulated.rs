@@ -333,6 +333,7 @@ impl Hypervisor for Simulated {
             memory.shutdown().await
         };
         sent.await.context(format!("sending guest {guest}"))?;
+        way.halted().await;
         note(Passed {
             memory_bytes: ALL_OF_IT.len() as u64,
             ..Passed::default()

@@ -33,6 +33,11 @@ pub fn requirements() -> Vec<Requirement> {
             true,
             "install the package slirp4netns, without which guests don't reach the outside",
         ),
+        tool(
+            "conntrack",
+            true,
+            "install the package conntrack, without which some connections end when a guest goes to another host",
+        ),
         Requirement {
             what: tap::TUN,
             present: Path::new(tap::TUN).exists(),

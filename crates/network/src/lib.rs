@@ -31,6 +31,7 @@ use std::net::Ipv4Addr;
 
 mod applied;
 mod arp;
+mod connections;
 pub mod dhcp;
 pub mod dns;
 pub mod doctor;

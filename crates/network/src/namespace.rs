@@ -147,10 +147,15 @@ impl Namespace {
 /// Runs a system tool to its end with `input` on its standard input, in the calling thread's
 /// network namespace. A failure carries what the tool said.
 pub fn run_tool(tool: &str, args: &[&str], input: &str) -> io::Result<()> {
+    ask_tool(tool, args, input).map(drop)
+}
+
+/// [`run_tool`] for what it says.
+pub fn ask_tool(tool: &str, args: &[&str], input: &str) -> io::Result<String> {
     let mut child = Command::new(find_tool(tool)?)
         .args(args)
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
     let written = child
@@ -160,7 +165,7 @@ pub fn run_tool(tool: &str, args: &[&str], input: &str) -> io::Result<()> {
         .write_all(input.as_bytes());
     let output = child.wait_with_output()?;
     if output.status.success() {
-        return written;
+        return written.map(|()| String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let first_lines: Vec<&str> = said.lines().take(3).collect();

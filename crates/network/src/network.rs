@@ -20,6 +20,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 
 use crate::applied::{Applied, apply, remove_taps};
+use crate::connections;
 use crate::namespace::Namespace;
 use crate::process::Process;
 use crate::server_process::ServerProcess;
@@ -37,6 +38,10 @@ pub enum Error {
     /// Something that the host refused; what was to be done, and why it couldn't.
     #[error("{doing}: {why}")]
     Io { doing: String, why: io::Error },
+}
+
+fn missing(eni: &str) -> Error {
+    doing("finding the port")(io::Error::new(io::ErrorKind::NotFound, eni.to_owned()))
 }
 
 /// What became of an [`Network::ensure`].
@@ -315,6 +320,40 @@ impl Network {
         self.namespace(vpc)
             .run_blocking(move || tap::open(&name))
             .map_err(doing("opening the tap"))
+    }
+
+    /// What was wanted last of a VPC that is here.
+    fn spec_of(&self, vpc: &str) -> Result<VpcSpec, Error> {
+        let spec = self.services(vpc).read_spec();
+        spec.map_err(doing("reading what is wanted of the VPC"))
+    }
+
+    /// What the kernel knows of a guest's connections, for [`Network::adopt_connections`] on the host that
+    /// the guest goes to.
+    pub async fn connections(&self, vpc: &str, eni: &str) -> Result<String, Error> {
+        check_id(vpc, "vpc")?;
+        let spec = self.spec_of(vpc)?;
+        let port = spec.port(eni).ok_or_else(|| missing(eni))?;
+        let ip = port.ip.to_string();
+        self.namespace(vpc)
+            .run(move || connections::save(&ip))
+            .await
+            .map_err(doing("reading a guest's connections"))
+    }
+
+    /// Takes over the connections of a guest that comes here, so that those which it has begun itself are
+    /// known as its own. Its port is on standby.
+    pub async fn adopt_connections(&self, vpc: &str, eni: &str, saved: &str) -> Result<(), Error> {
+        check_id(vpc, "vpc")?;
+        let spec = self.spec_of(vpc)?;
+        if !spec.standby.iter().any(|expected| expected == eni) {
+            return Err(missing(eni));
+        }
+        let saved = saved.to_owned();
+        self.namespace(vpc)
+            .run(move || connections::load(&saved))
+            .await
+            .map_err(doing("taking over a guest's connections"))
     }
 
     /// The way in: connects to a guest from inside the namespace. The connection comes from the

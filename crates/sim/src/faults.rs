@@ -37,16 +37,17 @@ impl World {
             if self.controller.is_up() {
                 note!(self, "the controller crashes");
                 self.crash_controller();
+                // As when a switch goes with it.
+                if self.random.chance(300) {
+                    self.cut_off(host);
+                }
             }
         } else if agent {
             self.crash_agent(host);
         } else if reboot {
             self.power_off(host);
         } else if partition {
-            note!(self, "host {host} is cut off");
-            self.hosts[host].cut_off = true;
-            let after_ms = self.random.between(500, 90_000);
-            self.schedule(after_ms, Event::Undo(Undo::Reconnect(host)));
+            self.cut_off(host);
         } else if suspend {
             self.suspend(host);
         } else if disk {
@@ -57,6 +58,13 @@ impl World {
             note!(self, "the wall clock jumps by {jump_ms} ms");
             self.wall_skew_ms = jump_ms;
         }
+    }
+
+    fn cut_off(&mut self, host: usize) {
+        note!(self, "host {host} is cut off");
+        self.hosts[host].cut_off = true;
+        let after_ms = self.random.between(500, 90_000);
+        self.schedule(after_ms, Event::Undo(Undo::Reconnect(host)));
     }
 
     /// The agent's process is killed. A step that it was taking has happened or not.

@@ -103,7 +103,7 @@ impl Departure<'_> {
         self.connect(MEMORY, way).await?;
         self.execute("migrate", json!({"uri": format!("fd:{MEMORY}")}))
             .await?;
-        self.until_migrated(&disks, note).await
+        self.until_migrated(&disks, way, note).await
     }
 
     /// Numbers of the disks that change.
@@ -182,6 +182,7 @@ impl Departure<'_> {
     async fn until_migrated(
         &mut self,
         disks: &[String],
+        way: &dyn Dial,
         note: &(dyn Fn(Passed) + Send + Sync),
     ) -> Result<()> {
         let mut patience = Patience::new();
@@ -189,7 +190,7 @@ impl Departure<'_> {
             let state = self.execute("query-migrate", json!({})).await?;
             match state["status"].as_str().unwrap_or_default() {
                 "pre-switchover" => {
-                    let switching = self.switch(disks);
+                    let switching = self.switch(disks, way);
                     return match tokio::time::timeout(HALTED, switching).await {
                         Ok(outcome) => outcome,
                         Err(_) => Err(self.failed("it was halted for too long")),
@@ -219,7 +220,8 @@ impl Departure<'_> {
     }
 
     /// The guest is halted: its disks are the same on both sides from here on.
-    async fn switch(&mut self, disks: &[String]) -> Result<()> {
+    async fn switch(&mut self, disks: &[String], way: &dyn Dial) -> Result<()> {
+        way.halted().await;
         for disk in disks {
             let cancel = json!({"device": job(disk)});
             self.execute("block-job-cancel", cancel).await?;

@@ -47,7 +47,7 @@ daemon-reload | "enable --quiet boira-agent") ;;
 esac
 "#;
 
-const OPEN_SSH: &str = "Action=AuthorizeSecurityGroupIngress&Version=2016-11-15&GroupName=default\
+const OPEN_SSH: &str = "Action=AuthorizeSecurityGroupIngress&GroupName=default\
     &IpPermissions.1.IpProtocol=tcp&IpPermissions.1.FromPort=22&IpPermissions.1.ToPort=22\
     &IpPermissions.1.IpRanges.1.CidrIp=0.0.0.0/0";
 
@@ -87,21 +87,23 @@ impl Room {
         let built = tiny().display().to_string();
         room.boira(&["image", "build", "tiny", "--from", &built])
             .ok();
-        room.open_ssh();
+        room.ask(OPEN_SSH);
         room
     }
 
-    fn open_ssh(&self) {
+    /// Asks EC2 for something, as the administrator, by a form's fields.
+    #[track_caller]
+    pub fn ask(&self, form: &str) -> String {
         let access = std::fs::read(self.home(0).join("admin.json")).expect("the cloud is up");
         let access: Value = serde_json::from_slice(&access).expect("it is JSON");
         let part = |name: &str| access[name].as_str().expect("a word").to_owned();
         let (key, secret) = (part("access_key_id"), part("secret_access_key"));
         self.pcs[0]
             .sh(&format!(
-                "curl -fsS --aws-sigv4 aws:amz:us-east-1:ec2 --user {key}:{secret} -d '{OPEN_SSH}' {}/",
+                "curl -fsS --aws-sigv4 aws:amz:us-east-1:ec2 --user {key}:{secret} -d 'Version=2016-11-15&{form}' {}/",
                 part("endpoint")
             ))
-            .ok();
+            .ok()
     }
 
     pub fn binary(&self) -> &Path {
