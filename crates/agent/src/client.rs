@@ -1,16 +1,18 @@
 //! The agent's side of the wire: HTTP/2 over mutual TLS, opened by the agent, so that no worker
 //! listens to the controller and hosts behind NAT work.
 
+use crate::host::Stream;
 use crate::identity::Identity;
+use crate::peers::{self, Unreached};
 use anyhow::{Context, Result, bail};
-use boira_model::wire::{STREAM_ERROR, SyncAnswer, SyncRequest};
+use boira_model::wire::{DIRECT, STREAM_ERROR, SyncAnswer, SyncRequest};
 use boira_model::{HostId, InstanceId, VolumeId, Wall};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
@@ -19,8 +21,8 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// The name in the controller's certificate, whatever its address.
 const CONTROLLER_NAME: &str = "controller.boira.internal";
@@ -50,6 +52,7 @@ pub struct Controller {
     address: SocketAddr,
     tls: std::sync::RwLock<Tls>,
     connection: Mutex<Option<http2::SendRequest<Full<Bytes>>>>,
+    unreached: Unreached,
 }
 
 /// How connections are made, with the certificate of now.
@@ -57,6 +60,9 @@ pub struct Controller {
 struct Tls {
     h2: TlsConnector,
     h1: TlsConnector,
+    /// To other hosts, and from them.
+    peer: TlsConnector,
+    peers: Arc<rustls::ServerConfig>,
 }
 
 impl Tls {
@@ -64,6 +70,8 @@ impl Tls {
         Ok(Self {
             h2: TlsConnector::from(Arc::new(tls(identity, b"h2")?)),
             h1: TlsConnector::from(Arc::new(tls(identity, b"http/1.1")?)),
+            peer: TlsConnector::from(Arc::new(tls(identity, peers::PROTOCOL)?)),
+            peers: Arc::new(serving(identity)?),
         })
     }
 }
@@ -75,6 +83,7 @@ impl Controller {
             address,
             tls: std::sync::RwLock::new(Tls::of(identity)?),
             connection: Mutex::new(None),
+            unreached: Unreached::default(),
         })
     }
 
@@ -100,6 +109,16 @@ impl Controller {
             .read()
             .expect("no holder of this lock panics")
             .clone()
+    }
+
+    /// For connections to other hosts.
+    pub fn peer_connector(&self) -> TlsConnector {
+        self.tls().peer
+    }
+
+    /// For connections of other hosts.
+    pub fn peer_acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.tls().peers)
     }
 
     /// Connections from now on show this identity's certificate; those that are open go on.
@@ -191,13 +210,19 @@ impl Controller {
         self.get(&format!("/v1/blobs/{sha256}"), from).await
     }
 
-    /// Fetches a volume's file from the host that has it, by way of the controller.
+    /// Fetches a volume's file from the host that has it.
     pub async fn volume(
         &self,
         file: &VolumeId,
-    ) -> Result<impl tokio::io::AsyncRead + Send + Unpin + use<>> {
-        let (reader, _) = self.get(&format!("/v1/volumes/{file}"), 0).await?;
-        Ok(reader)
+    ) -> Result<Box<dyn tokio::io::AsyncRead + Send + Unpin>> {
+        let path = format!("/v1/volumes/{file}");
+        match self.direct(&path).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => {
+                tracing::debug!("{path} goes by way of the controller: {error:#}");
+                Ok(Box::new(self.get(&path, 0).await?.0))
+            }
+        }
     }
 
     /// The body, and after how many bytes of the whole it begins.
@@ -268,9 +293,35 @@ impl Controller {
         instance: &InstanceId,
         generation: u64,
         channel: &str,
-    ) -> Result<TokioIo<hyper::upgrade::Upgraded>> {
-        self.upgrade(&format!("/v1/guests/{instance}/{generation}/{channel}"))
+    ) -> Result<Box<dyn Stream>> {
+        let path = format!("/v1/guests/{instance}/{generation}/{channel}");
+        match self.direct(&path).await {
+            Ok(stream) => Ok(stream),
+            Err(error) => {
+                tracing::debug!("{path} goes by way of the controller: {error:#}");
+                Ok(Box::new(self.upgrade(&path).await?))
+            }
+        }
+    }
+
+    /// A stream straight from the host that has what this path names.
+    async fn direct(&self, path: &str) -> Result<Box<dyn Stream>> {
+        let asking = self.ask(path, |request| request.header(DIRECT, "1"));
+        let answer = tokio::time::timeout(ANSWER, asking)
             .await
+            .context("wait for the controller")??;
+        let status = answer.status();
+        let body = http_body_util::Limited::new(answer.into_body(), 4096);
+        let body = body.collect().await.map(|body| body.to_bytes());
+        let body = body.unwrap_or_default();
+        if status != StatusCode::OK {
+            bail!(
+                "the controller answered {status}: {}",
+                String::from_utf8_lossy(&body)
+            );
+        }
+        let ticket = serde_json::from_slice(&body).context("parse a ticket")?;
+        self.unreached.dial(self, &ticket).await
     }
 
     async fn upgrade(&self, path: &str) -> Result<TokioIo<hyper::upgrade::Upgraded>> {
@@ -396,12 +447,7 @@ pub async fn join(address: SocketAddr, authority: &str, ask: &serde_json::Value)
 fn trusting(
     authority: &str,
 ) -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>> {
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in rustls_pemfile::certs(&mut authority.as_bytes()) {
-        roots
-            .add(certificate.context("read the cloud's CA")?)
-            .context("trust the cloud's CA")?;
-    }
+    let roots = roots(authority)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -409,17 +455,50 @@ fn trusting(
     Ok(builder.with_root_certificates(roots))
 }
 
-fn tls(identity: &Identity, protocol: &[u8]) -> Result<rustls::ClientConfig> {
+fn roots(authority: &str) -> Result<rustls::RootCertStore> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in rustls_pemfile::certs(&mut authority.as_bytes()) {
+        roots
+            .add(certificate.context("read the cloud's CA")?)
+            .context("trust the cloud's CA")?;
+    }
+    Ok(roots)
+}
+
+/// This host's certificate and key.
+fn own(identity: &Identity) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
     let chain = rustls_pemfile::certs(&mut identity.certificate.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .context("read this host's certificate")?;
     let key = rustls_pemfile::private_key(&mut identity.key.as_bytes())
         .context("read this host's key")?
         .context("this host's identity has no key")?;
+    Ok((chain, key))
+}
+
+fn tls(identity: &Identity, protocol: &[u8]) -> Result<rustls::ClientConfig> {
+    let (chain, key) = own(identity)?;
     let mut config = trusting(&identity.authority)?
         .with_client_auth_cert(chain, key)
         .context("use this host's certificate")?;
     config.alpn_protocols = vec![protocol.to_vec()];
+    Ok(config)
+}
+
+/// Serves hosts of the cloud and nobody else.
+fn serving(identity: &Identity) -> Result<rustls::ServerConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let roots = Arc::new(roots(&identity.authority)?);
+    let hosts =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+    let (chain, key) = own(identity)?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("choose TLS versions")?
+        .with_client_cert_verifier(hosts.build().context("trust the cloud's CA")?)
+        .with_single_cert(chain, key)
+        .context("use this host's certificate")?;
+    config.alpn_protocols = vec![peers::PROTOCOL.to_vec()];
     Ok(config)
 }
 

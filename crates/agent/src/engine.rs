@@ -9,6 +9,7 @@ use crate::client::Controller;
 use crate::host::{Host, Observed};
 use crate::line::{self, Line, Outgoing};
 use crate::networks::Networks;
+use crate::peers::Peers;
 use crate::reach::Reach;
 use crate::watchdog::boot_now;
 use anyhow::{Context, Result};
@@ -93,6 +94,7 @@ pub async fn run(host: Arc<dyn Host>, controller: Arc<Controller>, home: &Path) 
     tokio::spawn(line::poll(line.clone(), have_seen, events.clone()));
     tokio::spawn(line::send_reports(line, latest, taken));
     tokio::spawn(watch_host(host.clone(), events.clone()));
+    let peers = Peers::new(controller.clone(), host.clone());
     let engine = Engine {
         host,
         controller,
@@ -112,6 +114,7 @@ pub async fn run(host: Arc<dyn Host>, controller: Arc<Controller>, home: &Path) 
         passing: BTreeMap::new(),
         reach: Reach::default(),
         streams: HashSet::new(),
+        peers,
         steps: Steps {
             taken: taken_seen,
             unsent: Vec::new(),
@@ -151,6 +154,7 @@ struct Engine {
     passing: BTreeMap<InstanceId, Passing>,
     reach: Reach,
     streams: HashSet<String>,
+    peers: Arc<Peers>,
     steps: Steps,
     events: mpsc::Sender<Event>,
     have: watch::Sender<[String; 4]>,
@@ -688,6 +692,9 @@ impl Engine {
         }
         if !self.streams.insert(request.id.clone()) {
             return;
+        }
+        if request.direct {
+            return self.peers.expect(request);
         }
         let (host, controller) = (self.host.clone(), self.controller.clone());
         tokio::spawn(async move {

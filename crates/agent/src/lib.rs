@@ -18,6 +18,7 @@ pub mod identity;
 pub mod intake;
 mod line;
 mod networks;
+mod peers;
 mod reach;
 mod real;
 pub mod simulated;

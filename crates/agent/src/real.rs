@@ -706,7 +706,7 @@ async fn guard_host_addresses(network: Arc<Network>) {
 
 /// A guest that was reset knows nothing of its connections and has nothing to say; asked, it refuses
 /// them. Without being asked, whoever waits for its words (an SSH handshake) waits for ever.
-fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
+pub fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
     use nix::sys::socket::{setsockopt, sockopt};
     setsockopt(stream, sockopt::TcpKeepIdle, &10)?;
     setsockopt(stream, sockopt::TcpKeepInterval, &5)?;

@@ -17,7 +17,8 @@ use axum::{Extension, Json, Router};
 use boira_core::{fence, observe, sync, wanted};
 use boira_model::volume::file;
 use boira_model::wire::{
-    OLDEST_PROTOCOL, PROTOCOL, STREAM_ERROR, StreamKind, SyncAnswer, SyncRequest,
+    DIRECT, LIVE, OLDEST_PROTOCOL, PROTOCOL, STREAM_ERROR, StreamKind, SyncAnswer, SyncRequest,
+    Ticket,
 };
 use boira_model::{HostId, Volume};
 use serde::Deserialize;
@@ -293,6 +294,7 @@ async fn volume(
     State(controller): State<Arc<Controller>>,
     Extension(peer): Extension<PeerKey>,
     Path(name): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let host = host_of(&controller, &peer)?;
     let snapshot = controller.cluster.snapshot();
@@ -306,6 +308,9 @@ async fn volume(
     let row = rows.find(asked).ok_or_else(missing)?;
     let source = row.host.clone().ok_or_else(missing)?;
     let kind = StreamKind::Volume { file: row.file() };
+    if headers.contains_key(DIRECT) {
+        return ticket(&controller, &source, kind);
+    }
     let stream = controller
         .links
         .open(&source, kind)
@@ -342,6 +347,25 @@ async fn stream(
     Ok(upgrade_answer())
 }
 
+/// What gets a host a stream from another one without the controller in between.
+fn ticket(controller: &Controller, host: &HostId, kind: StreamKind) -> Result<Response, Refused> {
+    let snapshot = controller.cluster.snapshot();
+    let row = snapshot.state.hosts.get(host);
+    let reached = row
+        .filter(|row| row.protocol >= LIVE)
+        .and_then(|row| row.peer());
+    let Some((_, endpoint)) = reached else {
+        let why = "that host can't be reached by others";
+        return Err(Refused(StatusCode::CONFLICT, why.into()));
+    };
+    let ticket = Ticket {
+        ticket: controller.links.expect(host, kind),
+        host: host.clone(),
+        endpoint,
+    };
+    Ok(Json(ticket).into_response())
+}
+
 /// A channel of a guest from the host that sends it to the one that it goes to.
 async fn channel(
     State(controller): State<Arc<Controller>>,
@@ -370,6 +394,9 @@ async fn channel(
         generation,
         channel,
     };
+    if request.headers().contains_key(DIRECT) {
+        return ticket(&controller, to, kind);
+    }
     let far = controller.links.open(to, kind).await;
     let mut far = far.map_err(|why| Refused(StatusCode::SERVICE_UNAVAILABLE, why))?;
     tokio::spawn(async move {

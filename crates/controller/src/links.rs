@@ -39,6 +39,8 @@ struct Facts {
     leaving: Vec<Leaving>,
     told: Option<Told>,
     inbox: Inbox,
+    /// Streams that another host comes for, of which the agent was not told yet.
+    tickets: Vec<StreamRequest>,
     /// Streams that the agent has not opened yet.
     asked: HashMap<String, (StreamRequest, oneshot::Sender<Result<Stream, String>>)>,
 }
@@ -180,6 +182,7 @@ impl Links {
         self.revoked.add(key);
         let link = self.of(host);
         link.facts().asked.clear();
+        link.facts().tickets.clear();
         link.wake.notify_one();
     }
 
@@ -201,6 +204,19 @@ impl Links {
         }
     }
 
+    /// Tells a host's agent that another host comes for a stream, and answers what that one has to show.
+    pub fn expect(&self, host: &HostId, kind: StreamKind) -> String {
+        let link = self.of(host);
+        let id = format!("{:032x}", rand::random::<u128>());
+        link.facts().tickets.push(StreamRequest {
+            id: id.clone(),
+            kind,
+            direct: true,
+        });
+        link.wake.notify_one();
+        id
+    }
+
     /// Asks the host's agent for a stream and waits until it is there.
     pub async fn open(&self, host: &HostId, kind: StreamKind) -> Result<Stream, String> {
         let link = self.of(host);
@@ -209,6 +225,7 @@ impl Links {
         let request = StreamRequest {
             id: id.clone(),
             kind,
+            direct: false,
         };
         link.facts().asked.insert(id.clone(), (request, sender));
         link.wake.notify_one();
@@ -251,6 +268,7 @@ impl Link {
                 leaving: Vec::new(),
                 told: None,
                 inbox: Inbox::default(),
+                tickets: Vec::new(),
                 asked: HashMap::new(),
             }),
         }
@@ -308,13 +326,13 @@ impl Link {
         look(&mut self.facts().watch, now_ms())
     }
 
-    /// Streams to open; they are repeated until the agent opens them or nobody waits any more.
+    /// Streams to open; they are repeated until the agent opens them or nobody waits any more. Those that
+    /// another host comes for are said once: where that gets lost, there is another way.
     pub fn streams(&self) -> Vec<StreamRequest> {
-        self.facts()
-            .asked
-            .values()
-            .map(|(request, _)| request.clone())
-            .collect()
+        let mut facts = self.facts();
+        let tickets = std::mem::take(&mut facts.tickets);
+        let asked = facts.asked.values().map(|(request, _)| request.clone());
+        tickets.into_iter().chain(asked).collect()
     }
 
     /// Whoever waits for this stream.

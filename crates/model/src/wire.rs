@@ -22,6 +22,8 @@ pub const FENCES: u32 = 2;
 /// From this version on an agent sends and receives running guests.
 pub const LIVE: u32 = 3;
 
+/// Header of who would rather have a [`Ticket`] than the stream.
+pub const DIRECT: &str = "x-boira-direct";
 /// Header of a stream request that could not be met on the host, with the reason.
 pub const STREAM_ERROR: &str = "x-boira-error";
 
@@ -281,6 +283,18 @@ pub struct WantedGroup {
 pub struct StreamRequest {
     pub id: String,
     pub kind: StreamKind,
+    /// Another host comes for it, with the id as its ticket; else the agent opens it at the controller.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub direct: bool,
+}
+
+/// What a host needs to get a stream from another one itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ticket {
+    pub ticket: String,
+    /// Whose certificate is to be shown.
+    pub host: HostId,
+    pub endpoint: Endpoint,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

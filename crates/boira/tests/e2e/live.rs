@@ -2,6 +2,7 @@
 
 use crate::support::room::Room;
 use crate::support::{BOOT, wait};
+use std::time::{Duration, Instant};
 
 /// Two PCs in one zone, and two instances on the first: their ids and addresses.
 fn room() -> (Room, [(String, String); 2]) {
@@ -60,11 +61,16 @@ fn phase(room: &Room, id: &str) -> String {
     told["phase"].as_str().expect("a phase").to_owned()
 }
 
-/// Instances let in port 22 and these ports, and nothing else: not even each other.
+/// Instances let in port 22, these ports and pings, and nothing else: not even each other.
 fn close_groups(room: &Room) {
     room.ask(
         "Action=AuthorizeSecurityGroupIngress&GroupName=default&IpPermissions.1.IpProtocol=tcp\
         &IpPermissions.1.FromPort=5000&IpPermissions.1.ToPort=5001\
+        &IpPermissions.1.IpRanges.1.CidrIp=0.0.0.0/0",
+    );
+    room.ask(
+        "Action=AuthorizeSecurityGroupIngress&GroupName=default&IpPermissions.1.IpProtocol=icmp\
+        &IpPermissions.1.FromPort=-1&IpPermissions.1.ToPort=-1\
         &IpPermissions.1.IpRanges.1.CidrIp=0.0.0.0/0",
     );
     let groups = room.ask("Action=DescribeSecurityGroups&GroupName.1=default");
@@ -82,6 +88,22 @@ fn close_groups(room: &Room) {
 /// Numbers, one a line, for as long as it is wanted, and then the end.
 const NUMBERS: &str =
     "(n=0; while [ ! -e /tmp/enough ]; do n=$((n+1)); echo $n; sleep 0.1; done; echo end)";
+
+const PING_EVERY: Duration = Duration::from_millis(50);
+
+/// For how long an instance did not answer the pings of another one, which end now.
+fn silence(room: &Room, pinging: &str) -> Duration {
+    let ended = "killall -INT ping; tail -2 /tmp/pings | head -1";
+    let said = inside(room, pinging, ended).expect("it has pinged");
+    let numbers: Vec<u32> = said
+        .split_ascii_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let [sent, received] = numbers[..] else {
+        panic!("{said}");
+    };
+    PING_EVERY * (sent - received)
+}
 
 /// What was heard on an instance: every number once and in order, and the end.
 fn all_was_heard(room: &Room, id: &str) {
@@ -140,10 +162,33 @@ fn an_instance_goes_on_on_another_pc_with_its_memory_its_disk_and_its_connection
         });
     }
 
+    room.pc(1)
+        .sh("nft -f - <<'EOF'
+table ip seen { chain in { type filter hook input priority 0; tcp dport 8775 counter; }; }
+EOF")
+        .ok();
+    let every = PING_EVERY.as_secs_f64();
+    let pings = format!("ping -i {every} {ip} >/tmp/pings 2>&1 </dev/null &");
+    inside(&room, &other, &pings).expect("it pings");
+    let begun = Instant::now();
     let moved = room.boira(&["instance", "migrate", &id]).ok();
+    let took = begun.elapsed();
     assert!(moved.ends_with("is on pc1"), "{moved}");
     assert_eq!(room.json(&["instance", "show", &id])["state"], "running");
+    // Its disk alone is larger, and none of it went by way of the controller.
+    let counted = room.pc(1).sh("nft list table ip seen").ok();
+    let mut words = counted
+        .split_ascii_whitespace()
+        .skip_while(|word| *word != "bytes");
+    let bytes = words.nth(1).and_then(|bytes| bytes.parse::<u64>().ok());
+    assert!(bytes > Some(16 << 20), "{counted}");
+    let stranger = "timeout 5 openssl s_client -alpn boira-peer/1 -connect 10.99.0.2:8775 2>&1 </dev/zero | head -c 100000; :";
+    let refused = room.pc(0).sh(stranger).ok();
+    assert!(refused.contains("certificate required"), "{refused}");
     is_only_on(&room, 1, &id, 1);
+    let silent = silence(&room, &other);
+    println!("moved in {took:.1?}, of which it was silent for {silent:?}");
+    assert!(silent < Duration::from_secs(1), "{silent:?}");
     assert_eq!(boot_of(&room, &id), boot, "it has not booted again");
     let same = inside(
         &room,
@@ -184,6 +229,14 @@ fn an_instance_goes_on_on_another_pc_with_its_memory_its_disk_and_its_connection
 #[test]
 fn a_move_that_is_cut_short_leaves_it_where_it_runs() {
     let (room, [(id, _), _]) = room();
+    // Here the PCs don't reach each other, so the controller carries everything.
+    for pc in [0, 1] {
+        room.pc(pc)
+            .sh("nft -f - <<'EOF'
+table ip closed { chain in { type filter hook input priority 0; tcp dport 8775 drop; }; }
+EOF")
+            .ok();
+    }
     let boot = boot_of(&room, &id);
     let made =
         "dd if=/dev/urandom of=/root/data bs=1M count=100 2>/dev/null; sync; echo kept >/root/kept";
