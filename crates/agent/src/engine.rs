@@ -22,6 +22,7 @@ use boira_model::*;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
@@ -190,8 +191,15 @@ impl Attempt {
 /// A guest that is being sent, with the generation that it gets, and how far that is.
 struct Passing {
     generation: u64,
-    stay: Arc<Notify>,
+    stay: Arc<Stay>,
     told: Leaving,
+}
+
+/// Says to who sends a guest that it is to stay after all.
+#[derive(Default)]
+struct Stay {
+    said: AtomicBool,
+    notify: Notify,
 }
 
 /// Steps that were taken and not yet reported, each with its number.
@@ -483,7 +491,7 @@ impl Engine {
         self.busy.insert(instance.clone(), step.clone());
         let (host, events, wanted) = (self.host.clone(), self.events.clone(), wanted.clone());
         if let Step::Send { generation, .. } = step {
-            let stay = Arc::new(Notify::new());
+            let stay = Arc::new(Stay::default());
             let told = Leaving {
                 instance: instance.clone(),
                 done_bytes: 0,
@@ -521,7 +529,8 @@ impl Engine {
             let generation = passing.generation;
             let leaves = Some(Passage::Leaving { generation });
             if row.is_none_or(|row| row.passage != leaves || row.power != Power::On) {
-                passing.stay.notify_one();
+                passing.stay.said.store(true, Ordering::Relaxed);
+                passing.stay.notify.notify_one();
             }
         }
     }
@@ -811,7 +820,7 @@ async fn send_guest(
     host: Arc<dyn Host>,
     events: mpsc::Sender<Event>,
     wanted: Arc<Wanted>,
-    stay: Arc<Notify>,
+    stay: Arc<Stay>,
 ) {
     let Step::Send {
         instance,
@@ -836,20 +845,19 @@ async fn send_guest(
             of_bytes,
         }));
     };
-    let event = tokio::select! {
-        outcome = host.send_guest(&instance, generation, &wanted, Box::new(note)) => Event::StepDone {
+    let note = Box::new(note);
+    let outcome = host
+        .send_guest(&instance, generation, &wanted, note, &stay.notify)
+        .await;
+    let stays = stay.said.load(Ordering::Relaxed) && outcome.is_err();
+    let event = match stays {
+        true => Event::GuestStays(instance),
+        false => Event::StepDone {
             step,
             outcome,
             took: begun.elapsed(),
             at,
         },
-        () = stay.notified() => {
-            let resume = Step::Resume { instance: instance.clone() };
-            if let Err(error) = host.carry_out(&resume, &wanted).await {
-                tracing::warn!("{instance}, which is to stay, may be halted: {error:#}");
-            }
-            Event::GuestStays(instance)
-        }
     };
     // The engine lives as long as the process.
     let _ = events.send(event).await;

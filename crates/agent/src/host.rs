@@ -10,6 +10,7 @@ use boira_model::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 
 /// A byte stream to a guest or its console.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -63,14 +64,15 @@ pub trait Host: Send + Sync + 'static {
         note: Box<dyn FnMut(u64, u64) + Send>,
     ) -> anyhow::Result<()>;
 
-    /// Sends a running guest to the host that has it with this generation. `note` is told how far it has
-    /// got, in bytes, and of how many. Dropped in the middle, [`Step::Resume`] settles what it left.
+    /// Sends a running guest to the host that has it with this generation, unless `stay` is notified in
+    /// time. `note` is told how far it has got, in bytes, and of how many.
     async fn send_guest(
         &self,
         instance: &InstanceId,
         generation: u64,
         wanted: &Wanted,
         note: Box<dyn Fn(u64, u64) + Send + Sync>,
+        stay: &Notify,
     ) -> anyhow::Result<()>;
 
     async fn remove_volume(&self, volume: &VolumeId) -> anyhow::Result<()>;

@@ -74,7 +74,7 @@ impl Networks {
     pub fn ports(&self) -> BTreeSet<InterfaceId> {
         let ports = self.applied.values().flat_map(|vpc| {
             let ports = vpc.ports.iter().map(|port| &port.interface);
-            ports.chain(&vpc.standby)
+            ports.chain(vpc.standby.iter().map(|port| &port.interface))
         });
         ports.cloned().collect()
     }

@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 /// What a guest's interface may send in one frame, so that it gets to another host in one piece.
 const MTU: u16 = boira_network::underlay::GUEST_MTU;
@@ -49,6 +50,8 @@ const DIAL: Duration = Duration::from_secs(6);
 const CACHE_BYTES: u64 = 64 << 30;
 const CACHE_PART: u64 = 2;
 
+/// How long a guest that another host sends may not be here yet.
+const EXPECTED: Duration = Duration::from_secs(8);
 /// The channel that carries the connections of a port, whose VPC and id follow, and the most that is taken.
 const CONNECTIONS: &str = "connections.";
 const CONNECTIONS_BYTES: u64 = 4 << 20;
@@ -335,17 +338,43 @@ impl RealHost {
         Ok(near)
     }
 
+    /// Returns once the guest is here that another host sends with this generation. After an attempt that
+    /// failed it is started again.
+    async fn expects(&self, instance: &InstanceId, generation: u64) -> Result<()> {
+        let begun = tokio::time::Instant::now();
+        let is_it = |guest: &ObservedGuest| {
+            guest.guest == instance.as_str()
+                && guest.generation == generation
+                && guest.state == boira_hypervisor::GuestState::Incoming
+        };
+        loop {
+            let guests = self.guests.observe().await.context("look at the guests")?;
+            if guests.iter().any(is_it) {
+                return Ok(());
+            }
+            if begun.elapsed() > EXPECTED {
+                bail!("{instance} isn't expected here with generation {generation}");
+            }
+            tokio::time::sleep(EXPECTED / 50).await;
+        }
+    }
+
     /// Where what is known of a guest's connections is written, before it comes; closes when that is in
     /// force.
-    fn take_connections(&self, port: &str) -> Result<Box<dyn Stream>> {
+    fn take_connections(&self, instance: &InstanceId, port: &str) -> Result<Box<dyn Stream>> {
         let (vpc, eni) = port.split_once('.').context("name a port")?;
         let (network, vpc, eni) = (self.network.clone(), vpc.to_owned(), eni.to_owned());
+        let instance = instance.to_string();
         let (near, mut far) = tokio::io::duplex(64 << 10);
         tokio::spawn(async move {
             let mut saved = String::new();
             let mut coming = (&mut far).take(CONNECTIONS_BYTES);
             let taken = match coming.read_to_string(&mut saved).await {
-                Ok(_) => network.adopt_connections(&vpc, &eni, &saved).await,
+                Ok(_) => {
+                    network
+                        .adopt_connections(&vpc, (&instance, &eni), &saved)
+                        .await
+                }
                 Err(_) => return,
             };
             if let Err(error) = taken {
@@ -571,6 +600,7 @@ impl Host for RealHost {
         generation: u64,
         wanted: &Wanted,
         note: Box<dyn Fn(u64, u64) + Send + Sync>,
+        stay: &Notify,
     ) -> Result<()> {
         let row = wanted.instances.iter().find(|row| row.id == *instance);
         let ports = row.iter().flat_map(|row| &row.interfaces);
@@ -592,9 +622,8 @@ impl Host for RealHost {
             let (done, of) = if memory.1 > 0 { memory } else { disks };
             note(done, of);
         };
-        let sent = self
-            .guests
-            .hand_over(instance.as_str(), generation, &way, &note);
+        let id = instance.as_str();
+        let sent = self.guests.hand_over(id, generation, &way, &note, stay);
         sent.await.context("send the guest to another host")
     }
 
@@ -659,22 +688,14 @@ impl Host for RealHost {
                 instance,
                 generation,
                 channel,
-            } => {
-                let guests = self.guests.observe().await.context("look at the guests")?;
-                let is_it = |guest: &ObservedGuest| {
-                    guest.guest == instance.as_str() && guest.generation == *generation
-                };
-                if !guests.iter().any(is_it) {
-                    bail!("{instance} isn't expected here with generation {generation}");
+            } => match channel.strip_prefix(CONNECTIONS) {
+                Some(port) => self.take_connections(instance, port)?,
+                None => {
+                    self.expects(instance, *generation).await?;
+                    let end = self.guests.receive(instance.as_str(), channel).await;
+                    Box::new(end.context("take in a guest")?)
                 }
-                match channel.strip_prefix(CONNECTIONS) {
-                    Some(port) => self.take_connections(port)?,
-                    None => {
-                        let end = self.guests.receive(instance.as_str(), channel).await;
-                        Box::new(end.context("take in a guest")?)
-                    }
-                }
-            }
+            },
             StreamKind::Console { instance } => {
                 let console = self.guests.console(instance.as_str()).await;
                 Box::new(console.context("open the console")?)

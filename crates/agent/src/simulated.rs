@@ -120,6 +120,7 @@ impl Host for SimulatedHost {
         _generation: u64,
         _wanted: &Wanted,
         _note: Box<dyn Fn(u64, u64) + Send + Sync>,
+        _stay: &Notify,
     ) -> Result<()> {
         bail!("simulated guests have no memory to send")
     }

@@ -75,7 +75,15 @@ pub fn vpc(wanted: &WantedVpc, mtu: u16, api: Option<SocketAddr>) -> Result<netw
         mtu,
         domain: network::default_domain(region),
         ports: wanted.ports.iter().map(port).collect::<Result<_>>()?,
-        standby: wanted.standby.iter().map(ToString::to_string).collect(),
+        standby: wanted
+            .standby
+            .iter()
+            .map(|port| network::StandbySpec {
+                eni: port.interface.to_string(),
+                instance: port.instance.to_string(),
+                ip: port.ip,
+            })
+            .collect(),
         groups: wanted
             .groups
             .iter()

@@ -26,6 +26,7 @@ use crate::{Draft, Refusal, State, heal};
 use boira_model::volume::file;
 use boira_model::wire::{GuestReport, GuestState, LIVE};
 use boira_model::*;
+use std::sync::Arc;
 
 /// How many instances leave a host at a time when it is emptied: the disk and the wire are shared.
 const AT_A_TIME: usize = 2;
@@ -40,7 +41,9 @@ pub enum How {
 }
 
 /// How long a guest that was sent may be halted before it goes on where it was.
-const HALTED_MS: i64 = 5_000;
+const HALTED_MS: i64 = 15_000;
+/// How long the other host may take until it waits for the guest: it may have to fetch the image.
+const PREPARING_MS: i64 = 15 * 60 * 1000;
 
 /// Sends an instance to another host of its zone: the one that is named, or the best. Answers which.
 ///
@@ -50,6 +53,7 @@ pub fn migrate(draft: &mut Draft, id: &str, to: Option<&Host>, how: How) -> Resu
     let row = draft.state.instances.get(id).cloned();
     let row = row.ok_or_else(|| Refusal::NotFound(Thing::Instance, id.into()))?;
     let target = target(&draft.state, &row, to, how)?;
+    let now = draft.now();
     draft.edit_instance(&row.id, |row| {
         if let Some(placement) = &mut row.placement {
             placement.moving_to = Some(target.id.clone());
@@ -58,6 +62,7 @@ pub fn migrate(draft: &mut Draft, id: &str, to: Option<&Host>, how: How) -> Resu
                 placement.given = placement.next_generation();
                 placement.live = Some(Live {
                     generation: placement.given,
+                    since: now,
                     ready: false,
                     departed: None,
                     arrived: false,
@@ -243,6 +248,28 @@ pub fn give_up(draft: &mut Draft, id: &InstanceId) {
     });
 }
 
+/// A guest that was to go over running goes on where it is, because that has failed.
+fn fail(draft: &mut Draft, id: &InstanceId, why: &str) {
+    stay(draft, id, why);
+    draft.edit_instance(id, |row| {
+        if let Some(placement) = &mut row.placement {
+            placement.stuck = true;
+        }
+    });
+}
+
+/// Nothing goes over running from a host, or to it, whose agent doesn't know how.
+pub fn outdated(draft: &mut Draft, host: &HostId) {
+    let moving = draft.state.moving.iter();
+    let concerned = moving.filter(|id| {
+        let placement = draft.state.instances[*id].placement.as_ref();
+        placement.is_some_and(|p| p.host == *host || p.moving_to.as_ref() == Some(host))
+    });
+    for id in concerned.cloned().collect::<Vec<_>>() {
+        stay(draft, &id, "an agent is of an older version");
+    }
+}
+
 /// A guest that was to go over running goes on where it is.
 pub fn stay(draft: &mut Draft, id: &InstanceId, why: &str) {
     let row = draft.state.instances.get(id);
@@ -262,15 +289,22 @@ pub fn passes(draft: &mut Draft, host: &HostId, guest: &GuestReport) {
     };
     let mut now = live.clone();
     if placement.host == *host && placement.generation == guest.generation {
-        if let Some(why) = &guest.stuck {
-            return stay(draft, &row.id, why);
-        }
         let generation = live.generation;
+        match (&guest.stuck, &guest.state) {
+            (Some(stuck), _) if stuck.generation == generation => {
+                return fail(draft, &row.id, &stuck.why);
+            }
+            // It isn't started as long as it may have gone.
+            (_, GuestState::Absent | GuestState::Preparing | GuestState::Exited(_)) => {
+                return stay(draft, &row.id, "it has ended");
+            }
+            _ => {}
+        }
         let departed = guest.state == GuestState::Departed { generation };
         now.departed = departed.then(|| live.departed.unwrap_or(draft.now()));
     } else if placement.moving_to.as_ref() == Some(host) && live.generation == guest.generation {
         if let GuestState::Exited(Exit::StartFailed(why)) = &guest.state {
-            return stay(draft, &row.id, why);
+            return fail(draft, &row.id, why);
         }
         now.arrived = guest.state == GuestState::Arrived;
         // For good: one that has departed must not go on before the move is given up.
@@ -286,6 +320,10 @@ pub fn passes(draft: &mut Draft, host: &HostId, guest: &GuestReport) {
         }
     });
     if let (true, Some(to)) = (over, row.moving_to()) {
+        let admitted = |host: &Arc<Host>| host.admission != Admission::Revoked;
+        if !draft.state.hosts.get(to).is_some_and(admitted) {
+            return stay(draft, &row.id, "the other host was cut off");
+        }
         let row = draft.state.instances[&row.id].clone();
         place(draft, &row, &to.clone());
     }
@@ -399,7 +437,15 @@ pub fn tick(draft: &mut Draft) {
         since.is_some_and(|since| now.since_ms(since) >= HALTED_MS)
     };
     for id in moving.filter(halted).cloned().collect::<Vec<_>>() {
-        stay(draft, &id, "the other host has not got all of it");
+        fail(draft, &id, "the other host has not got all of it");
+    }
+    let moving = draft.state.moving.iter();
+    let waits = |id: &&InstanceId| {
+        let live = draft.state.instances.get(*id).and_then(|row| row.live());
+        live.is_some_and(|live| !live.ready && now.since_ms(live.since) >= PREPARING_MS)
+    };
+    for id in moving.filter(waits).cloned().collect::<Vec<_>>() {
+        fail(draft, &id, "the other host is not ready for it");
     }
     let emptied = draft.state.hosts.values().filter(|host| host.evacuating);
     for host in emptied.map(|host| host.id.clone()).collect::<Vec<_>>() {
@@ -437,11 +483,8 @@ fn send_off(draft: &mut Draft, host: &HostId) {
 
 /// How an instance leaves a host that is emptied: running if it can, and if that has not failed before.
 fn way_out(state: &State, row: &Instance) -> How {
-    let tried = row
-        .placement
-        .as_ref()
-        .is_some_and(|p| p.given > p.generation);
-    match !tried && target(state, row, None, How::Live).is_ok() {
+    let stuck = row.placement.as_ref().is_some_and(|p| p.stuck);
+    match !stuck && target(state, row, None, How::Live).is_ok() {
         true => How::Live,
         false => How::Cold,
     }

@@ -4,7 +4,7 @@
 use crate::planted::{Bug, planted};
 use crate::policy::{self, Then};
 use crate::{Draft, Kind, heal, host, moving, power};
-use boira_model::wire::{Endpoint, FENCES, GuestReport, GuestState, Report, UnderlayReport};
+use boira_model::wire::{Endpoint, FENCES, GuestReport, GuestState, LIVE, Report, UnderlayReport};
 use boira_model::*;
 
 /// Takes a report of `host`. Facts that are already known write nothing.
@@ -12,6 +12,9 @@ pub fn report(draft: &mut Draft, host: &HostId, report: &Report) {
     note_host(draft, host, report);
     if report.protocol < FENCES {
         heal::unfence(draft, host);
+    }
+    if report.protocol < LIVE {
+        moving::outdated(draft, host);
     }
     // First of all: what the guests say may end an instance's stay here, and its history with it.
     note_steps(draft, host, report);

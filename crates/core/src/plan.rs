@@ -351,6 +351,8 @@ fn next_step(
         return match instance.power {
             // Nothing begins that would have to be held.
             Power::On if instance.fenced && !may_run(instance, facts, now) => Next::Nothing,
+            // It may run on another host by now; the controller says whether it does.
+            Power::On if matches!(instance.passage, Some(Passage::Leaving { .. })) => Next::Nothing,
             Power::On => bring_up(wanted, instance, facts, memory),
             Power::Off(_) | Power::Gone => Next::Nothing,
         };
@@ -364,6 +366,10 @@ fn next_step(
                 instance: id.clone(),
             }),
         };
+    }
+    if guest.held && instance.passage.is_some() {
+        // Whoever has stopped its process has other reasons; what it is behind that can't be seen.
+        return Next::Nothing;
     }
     if guest.held && matches!(instance.power, Power::On | Power::Off(StopHow::Clean)) {
         return match instance.fenced {
@@ -454,6 +460,12 @@ fn on_its_way(
             Some(Passage::Leaving { generation }),
             GuestState::Departed { generation: to },
         ) if *to == generation && !planted(Bug::DepartedGoesOn) => Next::Nothing,
+        // A reboot that was asked for comes first.
+        (Power::On, Some(Passage::Leaving { .. }), GuestState::Running)
+            if memory.resets < instance.resets =>
+        {
+            return None;
+        }
         (Power::On, Some(Passage::Leaving { generation }), GuestState::Running) => {
             match memory.is_stuck() {
                 true => Next::Nothing,
@@ -700,7 +712,10 @@ fn guest_report(wanted: &Wanted, instance: &WantedInstance, facts: &Facts) -> Gu
             GuestState::Running | GuestState::Departed { .. } => memory.reachable,
             _ => None,
         },
-        stuck: memory.is_stuck().then(|| memory.last_error.clone()),
+        stuck: memory.is_stuck().then(|| Stuck {
+            generation: memory.sent_as,
+            why: memory.last_error.clone(),
+        }),
         resets: memory.resets,
         state,
     }

@@ -54,8 +54,14 @@ fn coming<'a>(
     state: &'a State,
     host: &'a HostId,
 ) -> impl Iterator<Item = (&'a Instance, &'a Live)> {
+    // One that is of an older version meanwhile would take it for any other.
+    let knows = state
+        .hosts
+        .get(host)
+        .is_some_and(|row| row.protocol >= LIVE);
     let moving = state.moving.iter().filter_map(|id| state.instances.get(id));
     moving
+        .filter(move |_| knows)
         .filter(move |row| row.moving_to() == Some(host))
         .filter_map(|row| Some((&**row, row.live()?)))
 }
@@ -169,15 +175,17 @@ fn networks(state: &State, host: &HostId, notary: &dyn Notary) -> Vec<WantedVpc>
                 .push(wanted_port(state, row, port, notary));
         }
     }
-    let mut standby: BTreeMap<VpcId, Vec<InterfaceId>> = BTreeMap::new();
+    let mut standby: BTreeMap<VpcId, Vec<WantedStandby>> = BTreeMap::new();
     for (row, _) in coming(state, host) {
         for id in &row.interfaces {
             if let Some(port) = state.interfaces.get(id) {
                 ports.entry(port.vpc.clone()).or_default();
-                standby
-                    .entry(port.vpc.clone())
-                    .or_default()
-                    .push(id.clone());
+                let expected = WantedStandby {
+                    interface: id.clone(),
+                    instance: row.id.clone(),
+                    ip: port.ip,
+                };
+                standby.entry(port.vpc.clone()).or_default().push(expected);
             }
         }
     }

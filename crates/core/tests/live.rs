@@ -4,7 +4,7 @@ mod common;
 
 use boira_core::moving::How;
 use boira_core::{Refusal, moving, power, reconcile};
-use boira_model::wire::{GuestReport, GuestState, LIVE, Passage, Power, WantedInstance};
+use boira_model::wire::{GuestReport, GuestState, LIVE, Passage, Power, Stuck, WantedInstance};
 use boira_model::*;
 use common::Cloud;
 
@@ -72,7 +72,9 @@ fn it_goes_on_there_once_both_hosts_have_said_that_they_are_done() {
         let disk = &wanted.volumes[0];
         assert_eq!((disk.copy, disk.arriving, disk.written), (1, false, false));
         assert_eq!(wanted.network[0].ports, []);
-        assert_eq!(wanted.network[0].standby, cloud.row(&id).interfaces);
+        let standby = wanted.network[0].standby.iter();
+        let standby: Vec<_> = standby.map(|port| port.interface.clone()).collect();
+        assert_eq!(standby, cloud.row(&id).interfaces);
         let promised = |cloud: &Cloud, host: &HostId| cloud.state.usage[host].memory_bytes;
         assert!(promised(&cloud, &here) > 0 && promised(&cloud, &there) > 0);
 
@@ -124,7 +126,10 @@ fn a_move_that_comes_to_nothing_leaves_it_where_it_is_and_its_generation_is_not_
         |cloud, id| {
             let here = cloud.host_of(id);
             let stuck = GuestReport {
-                stuck: Some("the line broke".into()),
+                stuck: Some(Stuck {
+                    generation: cloud.row(id).live().expect("it goes").generation,
+                    why: "the line broke".into(),
+                }),
                 ..cloud.guest(id, GuestState::Running)
             };
             let report = cloud.report(&here, vec![stuck]);
@@ -139,7 +144,7 @@ fn a_move_that_comes_to_nothing_leaves_it_where_it_is_and_its_generation_is_not_
             departs(cloud, id);
             cloud.change(reconcile::tick);
             assert!(cloud.row(id).live().is_some(), "it may be on its way");
-            cloud.passes(5_000);
+            cloud.passes(15_000);
             cloud.change(reconcile::tick);
         },
         |cloud, id| {

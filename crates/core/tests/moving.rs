@@ -271,7 +271,10 @@ fn a_host_that_is_emptied_sends_its_instances_off_two_at_a_time() {
             // Running if they can; what fails goes the other way.
             assert!(cloud.row(&id).live().is_some());
             let stuck = wire::GuestReport {
-                stuck: Some("the line broke".into()),
+                stuck: Some(wire::Stuck {
+                    generation: cloud.row(&id).live().expect("it goes").generation,
+                    why: "the line broke".into(),
+                }),
                 ..cloud.guest(&id, GuestState::Running)
             };
             let report = cloud.report(&here, vec![stuck]);

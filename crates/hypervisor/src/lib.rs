@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 
 pub use error::{Error, Result};
 pub use qemu::{
@@ -88,14 +89,16 @@ pub trait Hypervisor: Send + Sync {
     async fn resume(&self, guest: &str) -> Result<()>;
 
     /// Sends a running guest and its disks to another host, where one with `generation` is incoming.
-    /// It runs on meanwhile; when this returns it is [`GuestState::Departed`], and where this fails
-    /// it goes on here. Dropped in the middle it may be either; resuming it settles that.
+    /// It runs on meanwhile; when this returns it is [`GuestState::Departed`], and where this fails,
+    /// or `stay` is notified in time, it goes on here. Dropped in the middle it may be either; resuming
+    /// it settles that.
     async fn hand_over(
         &self,
         guest: &str,
         generation: u64,
         way: &dyn Dial,
         note: &(dyn Fn(Passed) + Send + Sync),
+        stay: &Notify,
     ) -> Result<()>;
 
     /// An incoming guest's end of a channel.

@@ -324,6 +324,7 @@ impl Hypervisor for Simulated {
         generation: u64,
         way: &dyn Dial,
         note: &(dyn Fn(Passed) + Send + Sync),
+        _stay: &Notify,
     ) -> Result<()> {
         self.check(Operation::HandOver, guest)?;
         self.change(guest, |_| ())?;

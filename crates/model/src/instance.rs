@@ -42,6 +42,9 @@ pub struct Placement {
     /// The highest generation that was given out for going from here running.
     #[serde(default)]
     pub given: u64,
+    /// Going from here running has failed.
+    #[serde(default)]
+    pub stuck: bool,
     /// Memory that the hypervisor there needs beside the guest's.
     #[serde(default)]
     pub overhead_there_bytes: u64,
@@ -53,6 +56,7 @@ pub struct Placement {
 pub struct Live {
     /// What it gets there.
     pub generation: u64,
+    pub since: Wall,
     /// The other host waits for it. From here on its host is to send it.
     pub ready: bool,
     /// Since when its host has sent it whole and it is halted.
@@ -69,6 +73,7 @@ impl Placement {
             moving_to: None,
             live: None,
             given: 0,
+            stuck: false,
             overhead_there_bytes: 0,
         }
     }

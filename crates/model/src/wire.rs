@@ -178,11 +178,19 @@ pub struct WantedVpc {
     pub ports: Vec<WantedPort>,
     /// Ports of guests that are still on another host: there is something to open and nothing leads there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub standby: Vec<InterfaceId>,
+    pub standby: Vec<WantedStandby>,
     pub groups: Vec<WantedGroup>,
     /// Absent where nothing of the VPC is within this host's reach elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlay: Option<WantedOverlay>,
+}
+
+/// The port of a guest that comes from another host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedStandby {
+    pub interface: InterfaceId,
+    pub instance: InstanceId,
+    pub ip: Ipv4Addr,
 }
 
 /// A VPC on other hosts.
@@ -401,9 +409,16 @@ pub struct GuestReport {
     /// The host holds it at its deadline.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fenced: bool,
-    /// Sending it to another host has failed so often that it isn't tried any more, and why.
+    /// Sending it to another host has failed so often that it isn't tried any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stuck: Option<String>,
+    pub stuck: Option<Stuck>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stuck {
+    /// What it was to get there.
+    pub generation: u64,
+    pub why: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -61,7 +61,7 @@ pub use network::{Error, Network, Outcome};
 pub use services::serve;
 pub use spec::{
     GATEWAY_MAC, GroupSpec, Mac, MetadataSpec, OverlayPeer, OverlaySpec, Peer, PortSpec, Protocol,
-    Rule, SpecError, SubnetSpec, VpcSpec, default_domain, tap_name,
+    Rule, SpecError, StandbySpec, SubnetSpec, VpcSpec, default_domain, tap_name,
 };
 
 /// Where guests find the metadata service, port 80.

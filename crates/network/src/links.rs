@@ -149,7 +149,8 @@ pub fn missing_taps(spec: &VpcSpec, observed: &Observed) -> Vec<String> {
 
 fn taps(spec: &VpcSpec) -> impl Iterator<Item = String> {
     let ports = spec.ports.iter().map(|port| &port.eni);
-    ports.chain(&spec.standby).map(|eni| tap_name(eni))
+    let standby = spec.standby.iter().map(|port| &port.eni);
+    ports.chain(standby).map(|eni| tap_name(eni))
 }
 
 /// Whether the device to other hosts is there as it is made for this VPC and host.

@@ -5,7 +5,7 @@
 //! is right; so it can be called as often as one likes. What runs beside the agent (the services
 //! process, the connector to the outside) is found again, not started again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs;
@@ -38,6 +38,14 @@ pub enum Error {
     /// Something that the host refused; what was to be done, and why it couldn't.
     #[error("{doing}: {why}")]
     Io { doing: String, why: io::Error },
+}
+
+/// The addresses that guests have here, or are about to.
+fn addresses(spec: &VpcSpec) -> BTreeSet<Ipv4Addr> {
+    let ports = spec.ports.iter().map(|port| port.ip);
+    ports
+        .chain(spec.standby.iter().map(|port| port.ip))
+        .collect()
 }
 
 fn missing(eni: &str) -> Error {
@@ -205,6 +213,14 @@ impl Network {
             .prepare_directory()
             .map_err(doing("preparing the VPC's directory"))?;
 
+        let left = match self.spec_of(&spec.vpc) {
+            Ok(old) => addresses(&old)
+                .difference(&addresses(spec))
+                .copied()
+                .collect(),
+            // It is new.
+            Err(_) => Vec::new(),
+        };
         let before = vpc.applied.clone();
         let below = underlay::namespace(&self.cloud);
         let mut outcome = Outcome::default();
@@ -227,6 +243,13 @@ impl Network {
             applied
                 .write(&directory)
                 .map_err(doing("noting what was applied"))?;
+        }
+        if !left.is_empty() {
+            let forgetting = namespace.run(move || {
+                left.into_iter().for_each(connections::forget);
+                Ok(())
+            });
+            forgetting.await.map_err(doing("forgetting connections"))?;
         }
         outcome.lacks.extend(applied.arp_filter.clone());
         let identity = applied.namespace;
@@ -334,24 +357,29 @@ impl Network {
         check_id(vpc, "vpc")?;
         let spec = self.spec_of(vpc)?;
         let port = spec.port(eni).ok_or_else(|| missing(eni))?;
-        let ip = port.ip.to_string();
+        let ip = port.ip;
         self.namespace(vpc)
-            .run(move || connections::save(&ip))
+            .run(move || connections::save(ip))
             .await
             .map_err(doing("reading a guest's connections"))
     }
 
     /// Takes over the connections of a guest that comes here, so that those which it has begun itself are
     /// known as its own. Its port is on standby.
-    pub async fn adopt_connections(&self, vpc: &str, eni: &str, saved: &str) -> Result<(), Error> {
+    pub async fn adopt_connections(
+        &self,
+        vpc: &str,
+        (instance, eni): (&str, &str),
+        saved: &str,
+    ) -> Result<(), Error> {
         check_id(vpc, "vpc")?;
         let spec = self.spec_of(vpc)?;
-        if !spec.standby.iter().any(|expected| expected == eni) {
-            return Err(missing(eni));
-        }
+        let mut standby = spec.standby.iter();
+        let port = standby.find(|port| port.eni == eni && port.instance == instance);
+        let ip = port.ok_or_else(|| missing(eni))?.ip;
         let saved = saved.to_owned();
         self.namespace(vpc)
-            .run(move || connections::load(&saved))
+            .run(move || connections::load(&saved, ip))
             .await
             .map_err(doing("taking over a guest's connections"))
     }

@@ -33,10 +33,10 @@ pub struct VpcSpec {
     pub domain: String,
     /// The interfaces of the guests on this host.
     pub ports: Vec<PortSpec>,
-    /// `eni-…` of guests that come here from another host: their taps are there to be opened, and nothing
-    /// leads to them or lets anything out of them.
+    /// The interfaces of guests that come here from another host: their taps are there to be opened, and
+    /// nothing leads to them or lets anything out of them.
     #[serde(default)]
-    pub standby: Vec<String>,
+    pub standby: Vec<StandbySpec>,
     /// Every group that a port wears, and every group that a rule of those refers to.
     pub groups: Vec<GroupSpec>,
     /// How the VPC goes on on other hosts; absent where it is on this one only.
@@ -78,6 +78,16 @@ pub struct OverlaySpec {
 pub struct OverlayPeer {
     pub host: u32,
     pub addresses: BTreeSet<Ipv4Addr>,
+}
+
+/// One interface of a guest that is still on another host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StandbySpec {
+    /// `eni-…`
+    pub eni: String,
+    /// `i-…`
+    pub instance: String,
+    pub ip: Ipv4Addr,
 }
 
 /// One interface of one guest.
@@ -371,8 +381,9 @@ impl VpcSpec {
 
     fn check_standby(&self) -> Result<(), SpecError> {
         let mut taps: BTreeSet<String> = self.ports.iter().map(|p| tap_name(&p.eni)).collect();
-        for eni in &self.standby {
+        for StandbySpec { eni, instance, .. } in &self.standby {
             check_id(eni, "eni")?;
+            check_id(instance, "i")?;
             ensure(taps.insert(tap_name(eni)), || {
                 format!("two ports would have the tap of {eni}")
             })?;

@@ -167,7 +167,8 @@ impl Agent {
                 .values()
                 .flat_map(|vpc| {
                     let ports = vpc.ports.iter().map(|port| &port.interface);
-                    ports.chain(&vpc.standby).cloned()
+                    let standby = vpc.standby.iter().map(|port| &port.interface);
+                    ports.chain(standby).cloned()
                 })
                 .collect(),
             memory: self.memories.clone(),

@@ -8,6 +8,7 @@
 use std::convert::Infallible;
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -51,6 +52,17 @@ pub struct Guest {
     monitor: watch::Sender<Option<Client>>,
     console_log: Option<File>,
     changed: Arc<Notify>,
+    /// It is being sent to another host from here.
+    departing: AtomicBool,
+}
+
+/// As long as this lives a guest is being sent to another host.
+pub struct Departing<'a>(&'a AtomicBool);
+
+impl Drop for Departing<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -121,7 +133,13 @@ impl Guest {
             monitor: watch::Sender::new(None),
             console_log,
             changed,
+            departing: AtomicBool::new(false),
         }
+    }
+
+    pub fn departs(&self) -> Departing<'_> {
+        self.departing.store(true, Ordering::Relaxed);
+        Departing(&self.departing)
     }
 
     /// What is known now.
@@ -369,10 +387,13 @@ impl Guest {
         match status {
             "inmigrate" => Some(GuestState::Incoming),
             "paused" if arrives => Some(GuestState::Arrived),
-            "postmigrate" => {
-                let generation = self.dir.read_json(rundir::DEPARTURE).ok().flatten();
-                Some(GuestState::Departed(generation.unwrap_or_default()))
-            }
+            // Halted for a moment by who sends it, who sees to it that it goes on.
+            "finish-migrate" if self.departing.load(Ordering::Relaxed) => Some(GuestState::Running),
+            "postmigrate" => Some(match self.dir.read_json(rundir::DEPARTURE) {
+                Ok(Some(generation)) => GuestState::Departed(generation),
+                // It must not go on by mistake.
+                Ok(None) | Err(_) => GuestState::Unknown,
+            }),
             _ => None,
         }
     }

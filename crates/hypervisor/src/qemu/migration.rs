@@ -20,17 +20,19 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::guest::{COMMAND, Guest};
 use super::qmp::{Client, Event, QmpError};
 use super::rundir;
-use crate::{AsyncReadWrite, Dial, Error, Passed, Result};
+use crate::{AsyncReadWrite, Dial, Error, GuestState, Passed, Result};
 
 /// Nothing came further for so long: the way is blocked, though nobody has closed it.
 const STALLED: Duration = Duration::from_secs(30);
+/// How long what is told of a halted guest may take.
+const LAST_WORDS: Duration = Duration::from_millis(1500);
 /// How long the guest may be halted before it goes on here.
 const HALTED: Duration = Duration::from_secs(10);
 /// How often it is asked how far things are, besides whenever QEMU says that something happened.
@@ -52,16 +54,21 @@ struct Departure<'a> {
     carriers: Vec<AbortHandle>,
 }
 
-/// Sends a guest to the host that `way` leads to. On failure it goes on here.
+/// Sends a guest to the host that `way` leads to, unless it is to stay. On failure it goes on here.
 pub async fn hand_over(
     guest: &Guest,
     generation: u64,
     way: &dyn Dial,
     note: &(dyn Fn(Passed) + Send + Sync),
+    stay: &Notify,
 ) -> Result<()> {
     let mut departure = Departure::new(guest).await?;
     departure.settle().await?;
-    let outcome = departure.run(generation, way, note).await;
+    let _departing = guest.departs();
+    let outcome = tokio::select! {
+        outcome = departure.run(generation, way, note) => outcome,
+        () = stay.notified() => Err(guest.error(QmpError::Refused("it is to stay".to_owned()))),
+    };
     match &outcome {
         Ok(()) => departure.forget_targets().await,
         Err(_) => departure.settle().await?,
@@ -92,7 +99,7 @@ impl Departure<'_> {
         way: &dyn Dial,
         note: &(dyn Fn(Passed) + Send + Sync),
     ) -> Result<()> {
-        let disks = self.writable_disks();
+        let disks: Vec<_> = writable_disks(self.guest).collect();
         for disk in &disks {
             self.mirror(disk, way).await?;
         }
@@ -104,15 +111,6 @@ impl Departure<'_> {
         self.execute("migrate", json!({"uri": format!("fd:{MEMORY}")}))
             .await?;
         self.until_migrated(&disks, way, note).await
-    }
-
-    /// Numbers of the disks that change.
-    fn writable_disks(&self) -> Vec<String> {
-        let disks = self.guest.launch.spec.disks.iter().enumerate();
-        disks
-            .filter(|(_, disk)| !disk.read_only)
-            .map(|(index, _)| format!("disk{index}"))
-            .collect()
     }
 
     /// Begins to copy a disk. What its overlay doesn't have comes from the image, which is there too.
@@ -132,6 +130,8 @@ impl Departure<'_> {
             "target": target,
             "sync": "top",
             "copy-mode": "write-blocking",
+            // How it ended is looked at before it is forgotten.
+            "auto-dismiss": false,
         });
         self.execute("blockdev-mirror", job).await.map(drop)
     }
@@ -143,10 +143,7 @@ impl Departure<'_> {
     ) -> Result<()> {
         let mut patience = Patience::new();
         loop {
-            let jobs = self.jobs().await?;
-            if jobs.len() < disks.len() {
-                return Err(self.failed("a disk could not be copied: the connection was lost"));
-            }
+            let jobs = self.mirrors(disks).await?;
             let number = |job: &Value, name: &str| job[name].as_u64().unwrap_or_default();
             let passed = Passed {
                 disk_bytes: jobs.iter().map(|job| number(job, "offset")).sum(),
@@ -196,11 +193,7 @@ impl Departure<'_> {
                         Err(_) => Err(self.failed("it was halted for too long")),
                     };
                 }
-                "failed" | "cancelled" | "cancelling" => {
-                    let why = state["error-desc"].as_str();
-                    return Err(self.failed(why.unwrap_or("its memory could not be sent")));
-                }
-                _ => {}
+                _ => self.not_failed(&state)?,
             }
             let memory = &state["ram"];
             let passed = Passed {
@@ -209,9 +202,7 @@ impl Departure<'_> {
                 ..Passed::default()
             };
             note(passed);
-            if self.jobs().await?.len() < disks.len() {
-                return Err(self.failed("a disk could not be copied: the connection was lost"));
-            }
+            self.mirrors(disks).await?;
             if !patience.lasts(passed.memory_bytes) {
                 return Err(self.failed("its memory comes no further"));
             }
@@ -221,13 +212,21 @@ impl Departure<'_> {
 
     /// The guest is halted: its disks are the same on both sides from here on.
     async fn switch(&mut self, disks: &[String], way: &dyn Dial) -> Result<()> {
-        way.halted().await;
+        // What it tells is of use, and not worth a longer halt.
+        let _ = tokio::time::timeout(LAST_WORDS, way.halted()).await;
         for disk in disks {
             let cancel = json!({"device": job(disk)});
             self.execute("block-job-cancel", cancel).await?;
         }
-        while !self.jobs().await?.is_empty() {
+        while self.jobs().await?.iter().any(|job| !has_concluded(job)) {
             self.event_or(ASK_EVERY).await;
+        }
+        for mirror in self.jobs().await? {
+            if let Some(why) = mirror["error"].as_str() {
+                return Err(self.failed(&format!("a disk could not be copied: {why}")));
+            }
+            self.execute("job-dismiss", json!({"id": mirror["device"]}))
+                .await?;
         }
         self.execute("migrate-continue", json!({"state": "pre-switchover"}))
             .await?;
@@ -235,12 +234,9 @@ impl Departure<'_> {
             let state = self.execute("query-migrate", json!({})).await?;
             match state["status"].as_str().unwrap_or_default() {
                 "completed" => return Ok(()),
-                "failed" | "cancelled" | "cancelling" => {
-                    let why = state["error-desc"].as_str();
-                    return Err(self.failed(why.unwrap_or("its memory could not be sent")));
-                }
-                _ => self.event_or(ASK_EVERY).await,
+                _ => self.not_failed(&state)?,
             }
+            self.event_or(ASK_EVERY).await;
         }
     }
 
@@ -265,8 +261,14 @@ impl Departure<'_> {
                 let _ = self.execute("migrate_cancel", json!({})).await;
             }
             for job in jobs {
-                let cancel = json!({"device": job["device"], "force": true});
-                let _ = self.execute("block-job-cancel", cancel).await;
+                let (command, ends) = match has_concluded(&job) {
+                    true => ("job-dismiss", json!({"id": job["device"]})),
+                    false => (
+                        "block-job-cancel",
+                        json!({"device": job["device"], "force": true}),
+                    ),
+                };
+                let _ = self.execute(command, ends).await;
             }
             self.event_or(ASK_EVERY / 5).await;
         }
@@ -275,10 +277,32 @@ impl Departure<'_> {
     }
 
     async fn forget_targets(&self) {
-        for disk in self.writable_disks() {
+        for disk in writable_disks(self.guest) {
             // There is none where nothing was begun.
             let node = json!({"node-name": target(&disk)});
             let _ = self.execute("blockdev-del", node).await;
+        }
+    }
+
+    /// The jobs that copy disks, none of which has ended.
+    async fn mirrors(&self, disks: &[String]) -> Result<Vec<Value>> {
+        let jobs = self.jobs().await?;
+        let ended = jobs.iter().find(|job| has_concluded(job));
+        if ended.is_none() && jobs.len() == disks.len() {
+            return Ok(jobs);
+        }
+        let why = ended.and_then(|job| job["error"].as_str());
+        let why = why.unwrap_or("the connection was lost");
+        Err(self.failed(&format!("a disk could not be copied: {why}")))
+    }
+
+    fn not_failed(&self, state: &Value) -> Result<()> {
+        match state["status"].as_str().unwrap_or_default() {
+            "failed" | "cancelled" | "cancelling" => {
+                let why = state["error-desc"].as_str();
+                Err(self.failed(why.unwrap_or("its memory could not be sent")))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -346,6 +370,18 @@ impl Patience {
     }
 }
 
+/// The nodes of the disks that change.
+fn writable_disks(guest: &Guest) -> impl Iterator<Item = String> {
+    let disks = guest.launch.spec.disks.iter().enumerate();
+    let changing = disks.filter(|(_, disk)| !disk.read_only);
+    changing.map(|(index, _)| format!("disk{index}"))
+}
+
+/// Whether a job has ended and waits to be forgotten.
+fn has_concluded(job: &Value) -> bool {
+    job["status"] == "concluded"
+}
+
 fn target(disk: &str) -> String {
     format!("{disk}-there")
 }
@@ -356,6 +392,11 @@ fn job(disk: &str) -> String {
 
 /// The near end of a channel of a guest that arrives: QEMU's socket for disks, or for the memory.
 pub async fn receive(guest: &Guest, channel: &str) -> Result<Box<dyn AsyncReadWrite>> {
+    let expected = channel == MEMORY || writable_disks(guest).any(|disk| disk == channel);
+    if !expected || guest.observe().state != GuestState::Incoming {
+        let why = format!("it takes nothing for {channel}");
+        return Err(guest.error(QmpError::Refused(why)));
+    }
     let client = guest.client().await?;
     let context = |what: &str, source: io::Error| Error::Io {
         context: format!("{what}, guest {}", guest.launch.spec.guest),
@@ -375,26 +416,41 @@ pub async fn receive(guest: &Guest, channel: &str) -> Result<Box<dyn AsyncReadWr
         execute("migrate-incoming", json!({"uri": format!("fd:{MEMORY}")})).await?;
         return Ok(Box::new(near));
     }
-    if !guest.dir.has(rundir::NBD_SOCKET) {
+    if !guest.dir.has(rundir::NBD_SERVES) {
         let listener = guest.dir.listen(rundir::NBD_SOCKET);
         let listener = listener.map_err(|source| context("making a socket", source))?;
         let given = client.give("nbd", listener.into(), COMMAND).await;
         given.map_err(|error| guest.error(error))?;
         let address = json!({"addr": {"type": "fd", "data": {"str": "nbd"}}});
         execute("nbd-server-start", address).await?;
+        let noted = guest.dir.append(rundir::NBD_SERVES);
+        noted.map_err(|source| context("noting that disks are served", source))?;
     }
-    let exports = execute("query-block-exports", json!({})).await?;
-    let exports = exports.as_array().cloned().unwrap_or_default();
-    if !exports.iter().any(|export| export["id"] == json!(channel)) {
-        let export = json!({
-            "type": "nbd",
-            "id": channel,
-            "node-name": channel,
-            "name": channel,
-            "writable": true,
-        });
-        execute("block-export-add", export).await?;
+    // What an earlier attempt has sent and is still on its way must not come after this one's.
+    let begun = Instant::now();
+    loop {
+        let exports = execute("query-block-exports", json!({})).await?;
+        let exports = exports.as_array().cloned().unwrap_or_default();
+        if !exports.iter().any(|export| export["id"] == json!(channel)) {
+            break;
+        }
+        if begun.elapsed() > COMMAND {
+            let why = "an earlier attempt doesn't end".to_owned();
+            return Err(guest.error(QmpError::Refused(why)));
+        }
+        // It may be about to go, which is refused.
+        let cut = json!({"id": channel, "mode": "hard"});
+        let _ = client.execute("block-export-del", cut, COMMAND).await;
+        tokio::time::sleep(ASK_EVERY / 10).await;
     }
+    let export = json!({
+        "type": "nbd",
+        "id": channel,
+        "node-name": channel,
+        "name": channel,
+        "writable": true,
+    });
+    execute("block-export-add", export).await?;
     let near = UnixStream::connect(guest.dir.at(rundir::NBD_SOCKET)).await;
     Ok(Box::new(
         near.map_err(|source| context("connecting", source))?,
@@ -404,8 +460,11 @@ pub async fn receive(guest: &Guest, channel: &str) -> Result<Box<dyn AsyncReadWr
 /// Lets a guest that has arrived go on here.
 pub async fn take_over(guest: &Guest) -> Result<()> {
     let client = guest.client().await?;
-    // Without disks that change there is none.
-    let _ = client.execute("nbd-server-stop", json!({}), COMMAND).await;
+    match client.execute("nbd-server-stop", json!({}), COMMAND).await {
+        // Without disks that change there is none.
+        Ok(_) | Err(QmpError::Refused(_)) => {}
+        Err(error) => return Err(guest.error(error)),
+    }
     let noted = guest.dir.append(rundir::TAKEN_OVER);
     noted.map_err(|source| Error::Io {
         context: format!("noting that guest {} goes on", guest.launch.spec.guest),

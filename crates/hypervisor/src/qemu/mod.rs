@@ -293,10 +293,17 @@ impl Hypervisor for Qemu {
         let guest = self.guest(guest).await?;
         if guest.observe().state == GuestState::Arrived {
             migration::take_over(&guest).await?;
-        } else {
-            migration::stay(&guest).await?;
-            guest.command("cont").await?;
+            guest.refresh().await;
+            return Ok(());
         }
+        let had_departed = matches!(guest.observe().state, GuestState::Departed(_));
+        migration::stay(&guest).await?;
+        guest.refresh().await;
+        // Meanwhile it has gone, and whoever is asked next knows that.
+        if matches!(guest.observe().state, GuestState::Departed(_)) && !had_departed {
+            return Ok(());
+        }
+        guest.command("cont").await?;
         guest.refresh().await;
         Ok(())
     }
@@ -307,9 +314,10 @@ impl Hypervisor for Qemu {
         generation: u64,
         way: &dyn Dial,
         note: &(dyn Fn(Passed) + Send + Sync),
+        stay: &Notify,
     ) -> Result<()> {
         let guest = self.guest(guest).await?;
-        migration::hand_over(&guest, generation, way, note).await
+        migration::hand_over(&guest, generation, way, note, stay).await
     }
 
     async fn receive(&self, guest: &str, channel: &str) -> Result<Box<dyn AsyncReadWrite>> {

@@ -6,6 +6,7 @@
 //!         recorder      the same of its recorder
 //!         answered      exists once the hypervisor has answered: it started
 //!         departure.json  the generation that it gets where it was sent last
+//!         nbd-serves    exists once its disks can be written to by the host that it comes from
 //!         taken-over    exists once a guest that came from another host was let go on
 //!         exit.json     why the guest ended; written before its process is ended
 //!         console.log   the console's bounded log (see `recorder`)
@@ -62,6 +63,7 @@ pub const LAUNCH: &str = "launch.json";
 pub const PROCESS: &str = "process";
 pub const RECORDER: &str = "recorder";
 pub const DEPARTURE: &str = "departure.json";
+pub const NBD_SERVES: &str = "nbd-serves";
 pub const TAKEN_OVER: &str = "taken-over";
 pub const EXIT: &str = "exit.json";
 pub const ANSWERED: &str = "answered";

@@ -15,6 +15,7 @@ use boira_hypervisor::{
     disk,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
 
 const GUEST: &str = "i-0123456789abcdef0";
 
@@ -107,7 +108,7 @@ async fn a_guest_goes_over_with_its_memory_and_its_disk_and_only_one_of_the_two_
         seen.fetch_max(passed.of_disk_bytes, Ordering::Relaxed);
     };
     source
-        .hand_over(GUEST, 2, &way(&target), &note)
+        .hand_over(GUEST, 2, &way(&target), &note, &Notify::new())
         .await
         .unwrap();
     assert!(seen.into_inner() > 0, "it says how far it is");
@@ -187,7 +188,9 @@ async fn a_guest_that_was_sent_in_vain_goes_on_where_it_is() {
             breaks: Some(breaks),
             ..way(&target)
         };
-        let outcome = source.hand_over(GUEST, 2, &way, &nobody).await;
+        let outcome = source
+            .hand_over(GUEST, 2, &way, &nobody, &Notify::new())
+            .await;
         if breaks.0 == "disk0" {
             assert!(outcome.is_err(), "{breaks:?}");
         } else if outcome.is_ok() {
@@ -207,7 +210,7 @@ async fn a_guest_that_was_sent_in_vain_goes_on_where_it_is() {
     kill_9(pid).await;
     assert!(
         source
-            .hand_over(GUEST, 2, &way(&target), &nobody)
+            .hand_over(GUEST, 2, &way(&target), &nobody, &Notify::new())
             .await
             .is_err()
     );
@@ -217,7 +220,7 @@ async fn a_guest_that_was_sent_in_vain_goes_on_where_it_is() {
     // It arrives, and nobody lets it go on there.
     arrive().await;
     source
-        .hand_over(GUEST, 2, &way(&target), &nobody)
+        .hand_over(GUEST, 2, &way(&target), &nobody, &Notify::new())
         .await
         .unwrap();
     until(&target, GUEST, |seen| seen.state == GuestState::Arrived).await;
@@ -232,7 +235,7 @@ async fn a_guest_that_was_sent_in_vain_goes_on_where_it_is() {
     // And it can still go.
     arrive().await;
     source
-        .hand_over(GUEST, 7, &way(&target), &nobody)
+        .hand_over(GUEST, 7, &way(&target), &nobody, &Notify::new())
         .await
         .unwrap();
     until(&source, GUEST, |seen| seen.state == GuestState::Departed(7)).await;
@@ -275,7 +278,9 @@ async fn a_guest_whose_sender_is_gone_goes_on() {
                 let _ = mirrored.send(());
             }
         };
-        sender.hand_over(GUEST, 2, &way, &note).await
+        sender
+            .hand_over(GUEST, 2, &way, &note, &Notify::new())
+            .await
     });
     is_mirrored.await.unwrap();
     sending.abort();
@@ -304,7 +309,9 @@ async fn simulated_guests_go_over_too() {
         breaks: Some(("memory", 3)),
         ..way(&target)
     };
-    let _ = source.hand_over(GUEST, 2, &broken, &nobody).await;
+    let _ = source
+        .hand_over(GUEST, 2, &broken, &nobody, &Notify::new())
+        .await;
     let failed = |state: &GuestState| matches!(state, GuestState::Exited(ExitReason::Failed(_)));
     until(&target, GUEST, |seen| failed(&seen.state)).await;
     source.resume(GUEST).await.unwrap();
@@ -314,7 +321,7 @@ async fn simulated_guests_go_over_too() {
     target.start(&arriving, Vec::new()).await.unwrap();
     until(&target, GUEST, is_incoming).await;
     source
-        .hand_over(GUEST, 2, &way(&target), &nobody)
+        .hand_over(GUEST, 2, &way(&target), &nobody, &Notify::new())
         .await
         .unwrap();
     until(&source, GUEST, |seen| seen.state == GuestState::Departed(2)).await;
