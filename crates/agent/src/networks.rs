@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 pub struct Networks {
     applied: BTreeMap<VpcId, WantedVpc>,
     troubled: BTreeMap<VpcId, Trouble>,
-    busy: BTreeSet<VpcId>,
+    /// What is being brought in force.
+    busy: BTreeMap<VpcId, WantedVpc>,
     underlay: Underlay,
     /// What is there and not wanted has been removed; found anew by every agent.
     swept: bool,
@@ -62,6 +63,12 @@ fn peers(vpcs: &[WantedVpc]) -> Option<WantedOverlay> {
     })
 }
 
+/// Ports that can be opened where this VPC is in force.
+fn ports(vpc: &WantedVpc) -> impl Iterator<Item = &InterfaceId> {
+    let ports = vpc.ports.iter().map(|port| &port.interface);
+    ports.chain(vpc.standby.iter().map(|port| &port.interface))
+}
+
 /// What a network lacks, or why it can't be brought up.
 struct Trouble {
     words: Vec<String>,
@@ -70,13 +77,14 @@ struct Trouble {
 }
 
 impl Networks {
-    /// Ports whose network is in force.
+    /// Ports whose network is in force. One that is about to go, as that of an instance which has stopped,
+    /// is there no more: its tap may be opened at the very moment at which it is removed.
     pub fn ports(&self) -> BTreeSet<InterfaceId> {
-        let ports = self.applied.values().flat_map(|vpc| {
-            let ports = vpc.ports.iter().map(|port| &port.interface);
-            ports.chain(vpc.standby.iter().map(|port| &port.interface))
+        let there = self.applied.values().flat_map(|vpc| {
+            let next = self.busy.get(&vpc.vpc);
+            ports(vpc).filter(move |id| next.is_none_or(|next| ports(next).any(|port| port == *id)))
         });
-        ports.cloned().collect()
+        there.cloned().collect()
     }
 
     /// What is wrong, in words.
@@ -104,9 +112,10 @@ impl Networks {
             let applied = self.applied.get(&vpc.vpc) == Some(vpc);
             let retry_at = self.troubled.get(&vpc.vpc).and_then(|t| t.retry_at);
             let held = retry_at.is_some_and(|at| at > now);
-            if applied || held || self.sweeping || !self.busy.insert(vpc.vpc.clone()) {
+            if applied || held || self.sweeping || self.busy.contains_key(&vpc.vpc) {
                 continue;
             }
+            self.busy.insert(vpc.vpc.clone(), vpc.clone());
             ensure(vpc.clone(), host.clone(), events.clone());
         }
         if may_sweep {
@@ -199,6 +208,8 @@ impl Networks {
                 steps
             }
             Err(error) => {
+                // Part of it may be in force, and part of what was not any more.
+                self.applied.remove(&vpc.vpc);
                 let words = vec![format!(
                     "the network {} can't be brought up: {error:#}",
                     vpc.vpc
@@ -336,6 +347,43 @@ mod tests {
         assert_eq!(networks.ports().len(), 1);
     }
 
+    /// An instance that is started right after it has stopped: its port is removed, and made again.
+    #[tokio::test]
+    async fn a_port_that_is_about_to_go_is_there_no_more() {
+        let host: Arc<dyn Host> = Arc::new(crate::simulated::SimulatedHost::new(
+            "pc",
+            boira_model::HostCapacity::default(),
+            Duration::ZERO,
+        ));
+        let (events, _inbox) = mpsc::channel(16);
+        let with = Wanted {
+            network: vec![vpc()],
+            ..Wanted::default()
+        };
+        let without = Wanted {
+            network: vec![WantedVpc {
+                ports: Vec::new(),
+                ..vpc()
+            }],
+            ..Wanted::default()
+        };
+        let mut networks = Networks::default();
+        networks.act(&with, false, &host, &events);
+        done(&mut networks, Ok(Vec::new()));
+        assert_eq!(networks.ports().len(), 1);
+        networks.act(&without, false, &host, &events);
+        // It is wanted again before it is gone.
+        networks.act(&with, false, &host, &events);
+        assert!(networks.ports().is_empty());
+        let ended = (Wall(0), Duration::ZERO);
+        networks.done(without.network[0].clone(), Ok(Vec::new()), ended, |_| true);
+        assert!(networks.ports().is_empty());
+        networks.act(&with, false, &host, &events);
+        assert!(networks.ports().is_empty(), "it is being made");
+        done(&mut networks, Ok(Vec::new()));
+        assert_eq!(networks.ports().len(), 1);
+    }
+
     #[tokio::test]
     async fn a_vpc_that_goes_on_elsewhere_waits_for_the_way_there_as_long_as_it_may_come_up() {
         let host: Arc<dyn Host> = Arc::new(crate::simulated::SimulatedHost::new(
@@ -360,7 +408,7 @@ mod tests {
         let mut networks = Networks::default();
         let is_begun = |networks: &mut Networks| {
             networks.act(&wanted, false, &host, &events);
-            networks.busy.contains(&vpc().vpc)
+            networks.busy.contains_key(&vpc().vpc)
         };
         networks.underlay_done(None, Ok(()));
         assert!(!is_begun(&mut networks), "it was up for nobody");
