@@ -113,6 +113,13 @@ pub struct Caller {
     admin: bool,
 }
 
+impl Caller {
+    /// Whether it may know which hosts there are.
+    pub fn is_admin(&self) -> bool {
+        self.admin
+    }
+}
+
 async fn authenticate(
     State(controller): State<Arc<Controller>>,
     original: axum::extract::OriginalUri,

@@ -22,6 +22,9 @@ pub async fn show(
         Prospect::Waits(why) => ("wait", Some(why)),
     };
     let host = row.placement.as_ref().map(|placement| &placement.host);
+    let name = host
+        .and_then(|id| state.hosts.get(id))
+        .map(|host| &host.name);
     let silent = host.is_some_and(|host| state.contact(host) == Contact::Silent);
     Ok(Json(json!({
         "instance": row.id,
@@ -31,5 +34,6 @@ pub async fn show(
         "fenced": row.fencing == Fencing::Held,
         "reimaged": row.reimaged,
         "host_is_silent": silent,
+        "host": name.filter(|_| caller.is_admin()),
     })))
 }

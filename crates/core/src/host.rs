@@ -217,7 +217,7 @@ pub fn find(state: &State, name: &str) -> Result<Arc<Host>, Refusal> {
 pub struct HostChange {
     pub note: Option<String>,
     pub draining: Option<bool>,
-    /// With `draining`: its instances are moved to other hosts, those that run by a stop and a start.
+    /// With `draining`: its instances are moved to other hosts, those that run while they run.
     pub evacuating: bool,
     /// Labels to set, and with `None` to remove.
     pub labels: Vec<(String, Option<String>)>,

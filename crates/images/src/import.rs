@@ -56,6 +56,10 @@ pub async fn import(source: &Path, destination: &Path, progress: &Progress<'_>) 
     reporter.start("copy image");
     let source_bytes = copy_source(source, &copy).await?;
     let info = inspect(&mut fs::File::open(&copy).at(&copy)?)?;
+    if info.format == Format::Raw && source.extension().is_some_and(|name| name == "qcow2") {
+        let name = source.display();
+        return refuse(&format!("{name} is called qcow2 and doesn't begin as one"));
+    }
 
     for path in [staging.path(), &copy] {
         chown(path, Some(CONVERTER), Some(CONVERTER)).at(path)?;

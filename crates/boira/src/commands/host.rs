@@ -21,7 +21,7 @@ pub enum Command {
     Drain {
         #[command(flatten)]
         host: Named,
-        /// Move its instances to other hosts too: those that run are stopped, copied and started there
+        /// Move its instances to other hosts too, those that run while they run
         #[arg(long = "move")]
         evacuate: bool,
         /// Why, for who looks at it later

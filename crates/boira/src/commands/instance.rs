@@ -414,7 +414,9 @@ async fn change(
     parameters.extend(extra);
     client.ec2(action, &parameters).await?;
     let progress = Progress::new(format == Format::Json);
-    progress.step(format!("waiting until {} {state}", ids.join(", ")));
+    if action != "RebootInstances" {
+        progress.step(format!("waiting until {} {state}", ids.join(", ")));
+    }
     let rows = wait(client, &ids, state).await?;
     drop(progress);
     let word = |row: &Row| match action {
@@ -444,6 +446,7 @@ async fn show(client: &Client, format: Format, wanted: &str) -> Result<()> {
         output::json(&row);
         return Ok(());
     }
+    let host = recovery["host"].as_str().unwrap_or_default().to_owned();
     let recovery = in_words(&recovery);
     for (name, value) in [
         ("instance", &row.id),
@@ -454,6 +457,7 @@ async fn show(client: &Client, format: Format, wanted: &str) -> Result<()> {
         ("image", &row.image),
         ("address", &row.private_ip),
         ("zone", &row.zone),
+        ("host", &host),
         ("key", &row.key),
         ("launched", &row.launched),
         ("recovery", &recovery),

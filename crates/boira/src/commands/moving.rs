@@ -73,7 +73,7 @@ pub async fn migrate(client: &Client, format: Format, ask: Migrate) -> Result<()
             .json(Method::GET, &self::path(&instance), None)
             .await?;
         if told["phase"] == "none" {
-            progress.done("");
+            drop(progress);
             if told["host"] == from {
                 bail!("{instance} did not move; `boira instance log {instance}` says why");
             }
@@ -140,7 +140,7 @@ pub async fn empty(client: &Client, format: Format, name: &str) -> Result<()> {
             bail!("{name} is not drained any more");
         }
         if placed == 0 || (moves.is_empty() && kept.len() as u64 >= placed) {
-            progress.done("");
+            drop(progress);
             return left(format, name, &kept);
         }
         match moves.first() {
