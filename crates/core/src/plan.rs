@@ -671,7 +671,10 @@ fn guest_report(wanted: &Wanted, instance: &WantedInstance, facts: &Facts) -> Gu
     let memory = memory_of(facts, instance);
     let current = facts.guests.get(&instance.id);
     let cannot_start = cannot_start(wanted, instance, facts, &memory);
+    let leaves = matches!(instance.passage, Some(Passage::Leaving { .. }));
     let state = match (instance.power, current) {
+        // It isn't started before the controller has heard of that and gives the move up.
+        (Power::On, None) if leaves => GuestState::Absent,
         (Power::On, None) if cannot_start.is_some() => {
             GuestState::Exited(Exit::StartFailed(cannot_start.unwrap_or_default()))
         }
