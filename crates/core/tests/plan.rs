@@ -640,3 +640,93 @@ fn a_guest_that_was_held_and_is_not_to_be_any_more_goes_on() {
         assert_eq!(next(&wanted, &facts), "guest resumed", "{power:?}");
     }
 }
+
+/// An instance that comes from another host or leaves for one.
+fn going(passage: Option<Passage>) -> Wanted {
+    let mut wanted = wanted(Power::On);
+    wanted.instances[0].passage = passage;
+    wanted
+}
+
+#[test]
+fn a_guest_that_goes_to_another_host_runs_on_one_of_them_at_most() {
+    use GuestState::*;
+    let (leaving, arriving) = (
+        Some(Passage::Leaving { generation: 7 }),
+        Some(Passage::Arriving),
+    );
+    for (passage, state, expected) in [
+        (leaving, Running, "guest sent to another host"),
+        (leaving, Departed { generation: 7 }, "-"),
+        // Of an attempt that was given up.
+        (leaving, Departed { generation: 5 }, "guest resumed"),
+        (leaving, Exited(Exit::Killed), "guest removed"),
+        (arriving, Preparing, "-"),
+        (arriving, Incoming, "-"),
+        (arriving, Arrived, "-"),
+        (arriving, Running, "guest switched off"),
+        (arriving, Paused, "guest switched off"),
+        (None, Arrived, "guest resumed"),
+        (None, Incoming, "guest switched off"),
+        (None, Departed { generation: 7 }, "guest resumed"),
+    ] {
+        let said = format!("{passage:?}, {state:?}");
+        assert_eq!(
+            next(&going(passage), &with_guest(2, state)),
+            expected,
+            "{said}"
+        );
+    }
+    assert_eq!(next(&going(arriving), &ready()), "guest started");
+    // It may run there by now.
+    assert_eq!(next(&going(leaving), &ready()), "-");
+    assert_eq!(reported(&going(leaving), &ready()), Absent);
+
+    // One whose process somebody has stopped can't be looked at.
+    for passage in [leaving, arriving] {
+        let mut facts = with_guest(2, Paused);
+        facts.guests.get_mut(&id()).expect("it is there").held = true;
+        assert_eq!(next(&going(passage), &facts), "-");
+    }
+    let mut off = going(None);
+    for (how, expected) in [
+        (StopHow::Clean, "guest resumed"),
+        (StopHow::Force, "guest switched off"),
+    ] {
+        off.instances[0].power = Power::Off(how);
+        let departed = with_guest(2, Departed { generation: 7 });
+        assert_eq!(next(&off, &departed), expected);
+    }
+    // A reboot that was asked for before comes before.
+    let mut wanted = going(leaving);
+    wanted.instances[0].resets = 1;
+    assert_eq!(
+        next(&wanted, &with_guest(2, Running)),
+        "power button pressed"
+    );
+}
+
+#[test]
+fn sending_that_fails_again_and_again_is_given_up_and_begins_afresh_the_next_time() {
+    let mut wanted = going(Some(Passage::Leaving { generation: 7 }));
+    let mut facts = with_guest(2, GuestState::Running);
+    let mut now_ms = 1_000_000;
+    memory::told(&mut facts.memory, &wanted, BootTime(now_ms));
+    let stuck = |wanted: &Wanted, facts: &Facts| {
+        let report = plan::guest_reports(wanted, facts).remove(0);
+        report.stuck.map(|stuck| stuck.generation)
+    };
+    for _ in 0..ATTEMPTS {
+        assert_eq!(stuck(&wanted, &facts), None);
+        now_ms += 60_000;
+        let step = plan_at(&wanted, &facts, now_ms).steps.remove(0);
+        let error = Some("the line broke");
+        memory::done(&mut facts.memory, &step, error, &wanted, BootTime(now_ms));
+    }
+    assert_eq!(stuck(&wanted, &facts), Some(7));
+    assert_eq!(plan_at(&wanted, &facts, now_ms + 60_000).steps, []);
+    wanted.instances[0].passage = Some(Passage::Leaving { generation: 8 });
+    memory::told(&mut facts.memory, &wanted, BootTime(now_ms));
+    assert_eq!(stuck(&wanted, &facts), None);
+    assert_eq!(next(&wanted, &facts), "guest sent to another host");
+}

@@ -204,6 +204,23 @@ async fn a_guest_that_was_sent_in_vain_goes_on_where_it_is() {
         give_up().await;
     }
 
+    // It is to stay after all.
+    arrive().await;
+    let stay = Notify::new();
+    stay.notify_one();
+    let stays = source
+        .hand_over(GUEST, 2, &way(&target), &nobody, &stay)
+        .await;
+    assert!(stays.is_err());
+    until(&source, GUEST, is_running).await;
+    console.say("h").await;
+    console.hear("h").await;
+    // Nor does the other one take what nobody should send.
+    for channel in ["disk0-file", "disk7", "nothing"] {
+        assert!(target.receive(GUEST, channel).await.is_err(), "{channel}");
+    }
+    give_up().await;
+
     // The one that was to receive it dies.
     arrive().await;
     let pid = until(&target, GUEST, is_incoming).await.pid.unwrap();
