@@ -324,6 +324,12 @@ mod tests {
         }
     }
 
+    fn host() -> Arc<dyn Host> {
+        let capacity = boira_model::HostCapacity::default();
+        let host = crate::simulated::SimulatedHost::new("pc", capacity, Duration::ZERO);
+        Arc::new(host)
+    }
+
     fn done(networks: &mut Networks, outcome: Result<Vec<String>>) -> Vec<StepReport> {
         networks.done(vpc(), outcome, (Wall(0), Duration::ZERO), |_| true)
     }
@@ -350,11 +356,7 @@ mod tests {
     /// An instance that is started right after it has stopped: its port is removed, and made again.
     #[tokio::test]
     async fn a_port_that_is_about_to_go_is_there_no_more() {
-        let host: Arc<dyn Host> = Arc::new(crate::simulated::SimulatedHost::new(
-            "pc",
-            boira_model::HostCapacity::default(),
-            Duration::ZERO,
-        ));
+        let host = host();
         let (events, _inbox) = mpsc::channel(16);
         let with = Wanted {
             network: vec![vpc()],
@@ -386,11 +388,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_vpc_that_goes_on_elsewhere_waits_for_the_way_there_as_long_as_it_may_come_up() {
-        let host: Arc<dyn Host> = Arc::new(crate::simulated::SimulatedHost::new(
-            "pc",
-            boira_model::HostCapacity::default(),
-            Duration::ZERO,
-        ));
+        let host = host();
         let (events, _inbox) = mpsc::channel(16);
         let overlay = WantedOverlay {
             vni: 7,

@@ -519,14 +519,7 @@ fn ask_to_end(
 fn remove(id: &InstanceId, guest: &Guest) -> Option<Step> {
     match guest.state {
         GuestState::Exited(_) => Some(forget(id, None)),
-        GuestState::Absent => None,
-        GuestState::Preparing
-        | GuestState::Running
-        | GuestState::Paused
-        | GuestState::Stopping
-        | GuestState::Incoming
-        | GuestState::Arrived
-        | GuestState::Departed { .. } => Some(Step::Kill {
+        _ => guest.state.is_live().then(|| Step::Kill {
             instance: id.clone(),
         }),
     }

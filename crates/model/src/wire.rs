@@ -440,6 +440,22 @@ pub enum GuestState {
     },
 }
 
+impl GuestState {
+    /// Whether there is a process of it.
+    pub fn is_live(&self) -> bool {
+        match self {
+            Self::Preparing
+            | Self::Running
+            | Self::Paused
+            | Self::Stopping
+            | Self::Incoming
+            | Self::Arrived
+            | Self::Departed { .. } => true,
+            Self::Absent | Self::Exited(_) => false,
+        }
+    }
+}
+
 /// One step that the host took for an instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {

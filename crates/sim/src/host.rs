@@ -55,16 +55,7 @@ impl SimGuest {
 
     /// Whether its process is there.
     pub fn is_live(&self) -> bool {
-        match self.state {
-            GuestState::Preparing
-            | GuestState::Running
-            | GuestState::Paused
-            | GuestState::Stopping
-            | GuestState::Incoming
-            | GuestState::Arrived
-            | GuestState::Departed { .. } => true,
-            GuestState::Absent | GuestState::Exited(_) => false,
-        }
+        self.state.is_live()
     }
 }
 

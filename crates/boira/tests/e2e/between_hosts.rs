@@ -11,16 +11,8 @@ fn launched_in(room: &Room, zone: &str) -> (String, String) {
     (word("id"), word("private_ip"))
 }
 
-fn inside(room: &Room, instance: &str, words: &str) -> Result<String, String> {
-    let run = room.boira(&["ssh", instance, words]);
-    match run.code {
-        Some(0) => Ok(run.stdout.trim().to_owned()),
-        _ => Err(run.stderr),
-    }
-}
-
 fn pings(room: &Room, from: &str, to: &str) -> Result<String, String> {
-    inside(room, from, &format!("ping -c 1 -W 2 -s 1362 {to}"))
+    room.inside(from, &format!("ping -c 1 -W 2 -s 1362 {to}"))
 }
 
 #[test]
@@ -41,7 +33,7 @@ fn instances_on_different_pcs_are_in_one_network() {
     });
     // What goes from PC to PC is sealed, and a connection goes on while both agents are away.
     let banner = format!("nc -w 5 {far_ip} 22 </dev/null | head -c 4");
-    assert_eq!(inside(&room, &near, &banner).expect("an answer"), "SSH-");
+    assert_eq!(room.inside(&near, &banner).expect("an answer"), "SSH-");
 
     // An instance that has stopped is reached no more, and again where it starts.
     room.boira(&["instance", "stop", &far]).ok();
@@ -72,5 +64,6 @@ pkill -f ' agent$'")
     let shown = room.boira(&["host", "show", "pc1"]).ok();
     assert!(shown.contains("address translation"), "{shown}");
     assert!(pings(&room, &near, &far_ip).is_err());
-    inside(&room, &far, "true").expect("it runs and is reached by its owner");
+    room.inside(&far, "true")
+        .expect("it runs and is reached by its owner");
 }

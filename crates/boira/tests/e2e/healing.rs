@@ -28,16 +28,8 @@ fn launch(room: &Room, tags: &[&str]) -> String {
     let ask: Vec<_> = ["instance", "run"].into_iter().chain(tags).collect();
     let made = room.json(&ask);
     let id = made[0]["id"].as_str().expect("an id").to_owned();
-    wait("it answers on SSH", BOOT, || inside(room, &id, "true"));
+    wait("it answers on SSH", BOOT, || room.inside(&id, "true"));
     id
-}
-
-fn inside(room: &Room, instance: &str, words: &str) -> Result<String, String> {
-    let run = room.boira(&["ssh", instance, words]);
-    match run.code {
-        Some(0) => Ok(run.stdout.trim().to_owned()),
-        _ => Err(run.stderr),
-    }
 }
 
 /// The PC of an instance, by where its guest's process is.
@@ -46,7 +38,6 @@ fn pc_of(room: &Room, pcs: usize, id: &str) -> usize {
     (1..=pcs).find(runs).expect("it runs somewhere")
 }
 
-/// The states of an instance's processes on a PC, as ps has them: `T` is stopped.
 /// A letter of proc_pid_stat(5) per process of the guest: `S` for one that goes on, whatever it does at the
 /// moment (QEMU computes or waits for the disk now and then), `T` for one that is held.
 fn guest_states(room: &Room, pc: usize, id: &str) -> String {
@@ -68,7 +59,7 @@ fn shown(room: &Room, id: &str) -> String {
 }
 
 fn boot_of(room: &Room, id: &str) -> Result<String, String> {
-    inside(room, id, "cat /proc/sys/kernel/random/boot_id")
+    room.inside(id, "cat /proc/sys/kernel/random/boot_id")
 }
 
 #[test]
@@ -97,7 +88,7 @@ fn what_asked_for_it_goes_on_elsewhere_when_its_pc_is_lost_and_the_rest_waits() 
     room.unplug(here);
     let before = room.json(&["instance", "show", &anew])["private_ip"].clone();
     wait("it answers elsewhere", BOOT * 2, || {
-        inside(&room, &anew, "true")
+        room.inside(&anew, "true")
     });
     println!(
         "lost to SSH elsewhere in {:.1} s",
@@ -129,8 +120,8 @@ fn what_asked_for_it_goes_on_elsewhere_when_its_pc_is_lost_and_the_rest_waits() 
             states => Err(states.to_owned()),
         },
     );
-    inside(&room, &stays, "true").expect("it ran on");
-    inside(&room, &anew, "true").expect("it runs on");
+    room.inside(&stays, "true").expect("it ran on");
+    room.inside(&anew, "true").expect("it runs on");
     assert_eq!(guest_states(&room, there, &anew), "S");
 
     // A PC that dies for good and comes back empty-handed harms nobody.
@@ -139,7 +130,7 @@ fn what_asked_for_it_goes_on_elsewhere_when_its_pc_is_lost_and_the_rest_waits() 
         .ok();
     wait("it goes on again", BOOT * 2, || {
         match guest_states(&room, here, &anew).as_str() {
-            "S" => inside(&room, &anew, "true"),
+            "S" => room.inside(&anew, "true"),
             states => Err(states.to_owned()),
         }
     });
@@ -233,11 +224,7 @@ fn a_guest_that_crashes_or_switches_itself_off_is_started_again_if_that_is_asked
     );
     for words in ["poweroff", "echo c >/proc/sysrq-trigger"] {
         let boot = boot_of(&room, &id).expect("it runs");
-        let _ = inside(
-            &room,
-            &id,
-            &format!("(sleep 0.2; {words}) >/dev/null 2>&1 &"),
-        );
+        let _ = room.inside(&id, &format!("(sleep 0.2; {words}) >/dev/null 2>&1 &"));
         wait("it runs anew", BOOT * 2, || match boot_of(&room, &id) {
             Ok(now) if now != boot => Ok(()),
             other => Err(format!("{other:?}")),
@@ -293,6 +280,6 @@ fn a_pc_that_is_switched_off_for_certain_is_not_waited_for() {
     room.switch_off(here);
     std::fs::write(&off, "").expect("it is written");
     wait("it answers elsewhere", BOOT * 2, || {
-        inside(&room, &id, "true")
+        room.inside(&id, "true")
     });
 }

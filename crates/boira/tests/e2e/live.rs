@@ -14,22 +14,15 @@ fn room() -> (Room, [(String, String); 2]) {
     });
     room.host_on(1, &[]);
     for (id, _) in &launched {
-        wait("it answers on SSH", BOOT, || inside(&room, id, "true"));
+        wait("it answers on SSH", BOOT, || room.inside(id, "true"));
     }
     (room, launched)
 }
 
-fn inside(room: &Room, instance: &str, words: &str) -> Result<String, String> {
-    let run = room.boira(&["ssh", instance, words]);
-    match run.code {
-        Some(0) => Ok(run.stdout.trim().to_owned()),
-        _ => Err(run.stderr),
-    }
-}
-
 fn boot_of(room: &Room, id: &str) -> String {
-    wait("it answers", BOOT * 2, || inside(room, id, "true"));
-    inside(room, id, "cat /proc/sys/kernel/random/boot_id").expect("a boot id")
+    wait("it answers", BOOT * 2, || room.inside(id, "true"));
+    room.inside(id, "cat /proc/sys/kernel/random/boot_id")
+        .expect("a boot id")
 }
 
 /// The processes that an instance has on a PC.
@@ -94,7 +87,7 @@ const PING_EVERY: Duration = Duration::from_millis(50);
 /// For how long an instance did not answer the pings of another one, which end now.
 fn silence(room: &Room, pinging: &str) -> Duration {
     let ended = "killall -INT ping; tail -2 /tmp/pings | head -1";
-    let said = inside(room, pinging, ended).expect("it has pinged");
+    let said = room.inside(pinging, ended).expect("it has pinged");
     let numbers: Vec<u32> = said
         .split_ascii_whitespace()
         .filter_map(|word| word.parse().ok())
@@ -108,13 +101,13 @@ fn silence(room: &Room, pinging: &str) -> Duration {
 /// What was heard on an instance: every number once and in order, and the end.
 fn all_was_heard(room: &Room, id: &str) {
     wait("all was heard", BOOT, || {
-        let heard = inside(room, id, "tail -1 /tmp/heard")?;
+        let heard = room.inside(id, "tail -1 /tmp/heard")?;
         match heard.as_str() {
             "end" => Ok(()),
             other => Err(other.to_owned()),
         }
     });
-    let heard = inside(room, id, "cat /tmp/heard").expect("it was kept");
+    let heard = room.inside(id, "cat /tmp/heard").expect("it was kept");
     let numbers: Vec<_> = heard.lines().filter(|line| *line != "end").collect();
     let expected: Vec<_> = (1..=numbers.len()).map(|n| n.to_string()).collect();
     assert_eq!(numbers, expected);
@@ -126,19 +119,16 @@ fn an_instance_goes_on_on_another_pc_with_its_memory_its_disk_and_its_connection
     close_groups(&room);
     let boot = boot_of(&room, &id);
     let made = "dd if=/dev/urandom of=/root/data bs=1M count=16 2>/dev/null; sync; md5sum </root/data >/root/sum";
-    inside(&room, &id, made).expect("it is written");
+    room.inside(&id, made).expect("it is written");
     // It has begun a connection itself, which rests while it moves, so that what comes next comes in; it
     // tells what it is told by another one, and counts.
     let later = "(echo 1; while [ ! -e /tmp/enough ]; do sleep 0.1; done; echo 2; echo end)";
-    inside(
-        &room,
+    room.inside(
         &other,
         &format!("({later} | nc -lp 5001) </dev/null >/dev/null 2>&1 &"),
     )
     .expect("it tells numbers");
-    inside(
-        &room,
-        &id,
+    room.inside(&id,
         &format!(
             "(nc -lp 5000 -e cat) </dev/null >/dev/null 2>&1 & \
              (sleep 10000 | nc {other_ip} 5001 >/tmp/heard) </dev/null 2>/dev/null & \
@@ -146,15 +136,14 @@ fn an_instance_goes_on_on_another_pc_with_its_memory_its_disk_and_its_connection
         ),
     )
     .expect("it listens");
-    inside(
-        &room,
+    room.inside(
         &other,
         &format!("({NUMBERS} | nc {ip} 5000 >/tmp/heard) </dev/null 2>/dev/null &"),
     )
     .expect("it talks");
     for (instance, lines) in [(&id, 1), (&other, 5)] {
         wait("they talk", BOOT, || {
-            let heard = inside(&room, instance, "cat /tmp/heard")?;
+            let heard = room.inside(instance, "cat /tmp/heard")?;
             match heard.lines().count() >= lines {
                 true => Ok(()),
                 false => Err(heard),
@@ -169,7 +158,7 @@ EOF")
         .ok();
     let every = PING_EVERY.as_secs_f64();
     let pings = format!("ping -i {every} {ip} >/tmp/pings 2>&1 </dev/null &");
-    inside(&room, &other, &pings).expect("it pings");
+    room.inside(&other, &pings).expect("it pings");
     let begun = Instant::now();
     let moved = room.boira(&["instance", "migrate", &id]).ok();
     let took = begun.elapsed();
@@ -190,14 +179,12 @@ EOF")
     println!("moved in {took:.1?}, of which it was silent for {silent:?}");
     assert!(silent < Duration::from_secs(1), "{silent:?}");
     assert_eq!(boot_of(&room, &id), boot, "it has not booted again");
-    let same = inside(
-        &room,
-        &id,
-        "md5sum </root/data | cmp - /root/sum && echo same",
-    );
+    let same = room.inside(&id, "md5sum </root/data | cmp - /root/sum && echo same");
     assert_eq!(same.as_deref(), Ok("same"));
     let number = |instance: &str, file: &str| -> u64 {
-        let text = inside(&room, instance, &format!("tail -1 {file}")).expect("it is there");
+        let text = room
+            .inside(instance, &format!("tail -1 {file}"))
+            .expect("it is there");
         text.parse().expect("a number")
     };
     for (instance, file) in [(&id, "/tmp/count"), (&other, "/tmp/heard")] {
@@ -210,7 +197,8 @@ EOF")
         });
     }
     // The connections are the same, and nothing of what was said is lost or said twice.
-    inside(&room, &other, "touch /tmp/enough").expect("it is enough");
+    room.inside(&other, "touch /tmp/enough")
+        .expect("it is enough");
     all_was_heard(&room, &id);
     all_was_heard(&room, &other);
     let history = room.boira(&["instance", "log", &id]).ok();
@@ -222,7 +210,7 @@ EOF")
     room.boira(&["host", "drain", "pc1", "--move"]).ok();
     is_only_on(&room, 0, &id, 0);
     assert_eq!(boot_of(&room, &id), boot);
-    inside(&room, &other, "true").expect("it runs on");
+    room.inside(&other, "true").expect("it runs on");
 }
 
 /// Whoever dies on the way, one copy is left, and it is the one that ran.
@@ -240,7 +228,7 @@ EOF")
     let boot = boot_of(&room, &id);
     let made =
         "dd if=/dev/urandom of=/root/data bs=1M count=100 2>/dev/null; sync; echo kept >/root/kept";
-    inside(&room, &id, made).expect("it is written");
+    room.inside(&id, made).expect("it is written");
     let begin = || {
         room.boira(&["instance", "migrate", &id, "--detach"]).ok();
         wait("it is being sent", BOOT, || {
@@ -261,7 +249,7 @@ EOF")
         // The other instance's stays where it is.
         is_only_on(&room, on, &id, on);
         assert_eq!(boot_of(&room, &id), boot, "it has not booted again");
-        assert_eq!(inside(&room, &id, "cat /root/kept").as_deref(), Ok("kept"));
+        assert_eq!(room.inside(&id, "cat /root/kept").as_deref(), Ok("kept"));
         if on == 1 {
             room.boira(&["instance", "migrate", &id]).ok();
             is_only_on(&room, 0, &id, 0);

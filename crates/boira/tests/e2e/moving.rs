@@ -9,17 +9,9 @@ fn room() -> (Room, String, usize) {
     room.host_on(1, &[]);
     let made = room.json(&["instance", "run"]);
     let id = made[0]["id"].as_str().expect("an id").to_owned();
-    wait("it answers on SSH", BOOT, || inside(&room, &id, "true"));
+    wait("it answers on SSH", BOOT, || room.inside(&id, "true"));
     let here = usize::from(room.host("pc1")["placed"] == 1);
     (room, id, here)
-}
-
-fn inside(room: &Room, instance: &str, words: &str) -> Result<String, String> {
-    let run = room.boira(&["ssh", instance, words]);
-    match run.code {
-        Some(0) => Ok(run.stdout.trim().to_owned()),
-        _ => Err(run.stderr),
-    }
 }
 
 fn address(room: &Room, instance: &str) -> String {
@@ -52,7 +44,8 @@ fn is_left_behind(room: &Room, pc: usize) {
 fn an_instance_moves_with_its_disk_and_its_address_and_a_drained_pc_gets_empty() {
     let (room, id, here) = room();
     let (from, to) = (format!("pc{here}"), format!("pc{}", 1 - here));
-    inside(&room, &id, "echo kept >/root/kept && sync").expect("it is written");
+    room.inside(&id, "echo kept >/root/kept && sync")
+        .expect("it is written");
     let before = address(&room, &id);
 
     let refused = room
@@ -62,8 +55,8 @@ fn an_instance_moves_with_its_disk_and_its_address_and_a_drained_pc_gets_empty()
 
     let moved = room.boira(&["instance", "migrate", &id, "--cold"]).ok();
     assert!(moved.ends_with(&format!("is on {to}")), "{moved}");
-    wait("it answers there", BOOT, || inside(&room, &id, "true"));
-    assert_eq!(inside(&room, &id, "cat /root/kept").as_deref(), Ok("kept"));
+    wait("it answers there", BOOT, || room.inside(&id, "true"));
+    assert_eq!(room.inside(&id, "cat /root/kept").as_deref(), Ok("kept"));
     assert_eq!(address(&room, &id), before);
     assert_eq!(guests(&room, 1 - here), "1");
     is_left_behind(&room, here);
@@ -73,12 +66,13 @@ fn an_instance_moves_with_its_disk_and_its_address_and_a_drained_pc_gets_empty()
     }
 
     // Back again, this time because its PC is emptied; there is nothing of the first copy in the way.
-    inside(&room, &id, "echo again >>/root/kept && sync").expect("it is written");
+    room.inside(&id, "echo again >>/root/kept && sync")
+        .expect("it is written");
     let emptied = room.boira(&["host", "drain", &to, "--move"]).ok();
     assert!(emptied.ends_with(&format!("{to} is empty")), "{emptied}");
-    wait("it answers again", BOOT, || inside(&room, &id, "true"));
+    wait("it answers again", BOOT, || room.inside(&id, "true"));
     assert_eq!(
-        inside(&room, &id, "cat /root/kept").as_deref(),
+        room.inside(&id, "cat /root/kept").as_deref(),
         Ok("kept\nagain")
     );
     is_left_behind(&room, 1 - here);
@@ -88,7 +82,7 @@ fn an_instance_moves_with_its_disk_and_its_address_and_a_drained_pc_gets_empty()
         stays.contains(&id) && stays.contains("is being drained"),
         "{stays}"
     );
-    inside(&room, &id, "true").expect("it runs on");
+    room.inside(&id, "true").expect("it runs on");
 }
 
 /// The copy is made from a guest that has ended, so whoever dies meanwhile, one copy is left and it is
@@ -97,9 +91,7 @@ fn an_instance_moves_with_its_disk_and_its_address_and_a_drained_pc_gets_empty()
 fn a_move_outlives_the_death_of_either_agent_and_of_the_controller_and_can_be_taken_back() {
     let (room, id, here) = room();
     let to = format!("pc{}", 1 - here);
-    inside(
-        &room,
-        &id,
+    room.inside(&id,
         "dd if=/dev/urandom of=/root/data bs=1M count=64 2>/dev/null; sync; md5sum </root/data >/root/sum; sync",
     )
     .expect("it is written");
@@ -111,12 +103,8 @@ fn a_move_outlives_the_death_of_either_agent_and_of_the_controller_and_can_be_ta
         told["phase"].as_str().expect("a phase").to_owned()
     };
     let runs_with_its_data = |on: usize| {
-        wait("it answers", BOOT * 2, || inside(&room, &id, "true"));
-        let sum = inside(
-            &room,
-            &id,
-            "md5sum </root/data | cmp - /root/sum && echo same",
-        );
+        wait("it answers", BOOT * 2, || room.inside(&id, "true"));
+        let sum = room.inside(&id, "md5sum </root/data | cmp - /root/sum && echo same");
         assert_eq!(sum.as_deref(), Ok("same"));
         assert_eq!(
             (guests(&room, on), guests(&room, 1 - on)),

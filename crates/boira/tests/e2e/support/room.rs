@@ -130,6 +130,15 @@ impl Room {
         run(&mut command, QUICK.max(BOOT))
     }
 
+    /// What a command says on an instance, by `boira ssh`.
+    pub fn inside(&self, instance: &str, words: &str) -> Result<String, String> {
+        let run = self.boira(&["ssh", instance, words]);
+        match run.code {
+            Some(0) => Ok(run.stdout.trim().to_owned()),
+            _ => Err(run.stderr),
+        }
+    }
+
     #[track_caller]
     pub fn json(&self, arguments: &[&str]) -> Value {
         self.boira(&[&["--output", "json"], arguments].concat())
