@@ -217,11 +217,8 @@ impl Controller {
     ) -> Result<Box<dyn tokio::io::AsyncRead + Send + Unpin>> {
         let path = format!("/v1/volumes/{file}");
         match self.direct(&path).await {
-            Ok(stream) => Ok(Box::new(stream)),
-            Err(error) => {
-                tracing::debug!("{path} goes by way of the controller: {error:#}");
-                Ok(Box::new(self.get(&path, 0).await?.0))
-            }
+            Some(stream) => Ok(Box::new(stream)),
+            None => Ok(Box::new(self.get(&path, 0).await?.0)),
         }
     }
 
@@ -253,14 +250,7 @@ impl Controller {
             _ => None,
         };
         let Some(begins) = begins else {
-            let status = answer.status();
-            let body = http_body_util::Limited::new(answer.into_body(), 4096);
-            let said = body.collect().await.map(|body| body.to_bytes());
-            let said = said.unwrap_or_default();
-            bail!(
-                "the controller answered {status}: {}",
-                String::from_utf8_lossy(&said)
-            );
+            return Err(refusal(answer).await);
         };
         let reader = tokio_util::io::StreamReader::new(Lively {
             stream: http_body_util::BodyDataStream::new(answer.into_body()),
@@ -296,31 +286,28 @@ impl Controller {
     ) -> Result<Box<dyn Stream>> {
         let path = format!("/v1/guests/{instance}/{generation}/{channel}");
         match self.direct(&path).await {
-            Ok(stream) => Ok(stream),
-            Err(error) => {
-                tracing::debug!("{path} goes by way of the controller: {error:#}");
-                Ok(Box::new(self.upgrade(&path).await?))
-            }
+            Some(stream) => Ok(stream),
+            None => Ok(Box::new(self.upgrade(&path).await?)),
         }
     }
 
-    /// A stream straight from the host that has what this path names.
-    async fn direct(&self, path: &str) -> Result<Box<dyn Stream>> {
+    /// A stream straight from the host that has what this path names, if that host can be reached.
+    async fn direct(&self, path: &str) -> Option<Box<dyn Stream>> {
+        let dialled = self.try_direct(path).await;
+        dialled
+            .inspect_err(|error| tracing::debug!("{path} goes by way of the controller: {error:#}"))
+            .ok()
+    }
+
+    async fn try_direct(&self, path: &str) -> Result<Box<dyn Stream>> {
         let asking = self.ask(path, |request| request.header(DIRECT, "1"));
         let answer = tokio::time::timeout(ANSWER, asking)
             .await
             .context("wait for the controller")??;
-        let status = answer.status();
-        let body = http_body_util::Limited::new(answer.into_body(), 4096);
-        let body = body.collect().await.map(|body| body.to_bytes());
-        let body = body.unwrap_or_default();
-        if status != StatusCode::OK {
-            bail!(
-                "the controller answered {status}: {}",
-                String::from_utf8_lossy(&body)
-            );
+        if answer.status() != StatusCode::OK {
+            return Err(refusal(answer).await);
         }
-        let ticket = serde_json::from_slice(&body).context("parse a ticket")?;
+        let ticket = serde_json::from_str(&said(answer).await).context("parse a ticket")?;
         self.unreached.dial(self, &ticket).await
     }
 
@@ -333,13 +320,7 @@ impl Controller {
             })
             .await?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            let status = answer.status();
-            let body = http_body_util::Limited::new(answer.into_body(), 4096);
-            let said = body.collect().await.map(|body| body.to_bytes());
-            bail!(
-                "the controller refused the stream: {status}: {}",
-                String::from_utf8_lossy(&said.unwrap_or_default())
-            );
+            return Err(refusal(answer).await);
         }
         Ok(TokioIo::new(
             hyper::upgrade::on(answer)
@@ -441,6 +422,18 @@ pub async fn join(address: SocketAddr, authority: &str, ask: &serde_json::Value)
         Some(why) => bail!("{why}"),
         None => bail!("the controller answered {status}"),
     }
+}
+
+/// What a short answer says.
+async fn said(answer: hyper::Response<hyper::body::Incoming>) -> String {
+    let body = http_body_util::Limited::new(answer.into_body(), 4096);
+    let body = body.collect().await.map(|body| body.to_bytes());
+    String::from_utf8_lossy(&body.unwrap_or_default()).into_owned()
+}
+
+async fn refusal(answer: hyper::Response<hyper::body::Incoming>) -> anyhow::Error {
+    let status = answer.status();
+    anyhow::anyhow!("the controller answered {status}: {}", said(answer).await)
 }
 
 /// A client that trusts the cloud's CA and nobody else.

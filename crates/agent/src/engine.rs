@@ -6,7 +6,7 @@
 
 use crate::accepted::AcceptedFile;
 use crate::client::Controller;
-use crate::host::{Host, Observed};
+use crate::host::{Departure, Host, Observed, join};
 use crate::line::{self, Line, Outgoing};
 use crate::networks::Networks;
 use crate::peers::Peers;
@@ -22,10 +22,9 @@ use boira_model::*;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 /// How long a clean stop may take. EC2 gives a guest some minutes; people at a console expect less.
 const STOP_DEADLINE_MS: u64 = 60_000;
@@ -33,8 +32,6 @@ const STOP_DEADLINE_MS: u64 = 60_000;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often it is told how far a volume has got.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
-/// Bytes that a stream passes on at a time.
-const PIECE: usize = 64 << 10;
 /// Nothing is due.
 const LATER: Duration = Duration::from_secs(3600);
 
@@ -191,15 +188,9 @@ impl Attempt {
 /// A guest that is being sent, with the generation that it gets, and how far that is.
 struct Passing {
     generation: u64,
-    stay: Arc<Stay>,
+    /// Says that it is to stay after all.
+    call_back: watch::Sender<bool>,
     told: Leaving,
-}
-
-/// Says to who sends a guest that it is to stay after all.
-#[derive(Default)]
-struct Stay {
-    said: AtomicBool,
-    notify: Notify,
 }
 
 /// Steps that were taken and not yet reported, each with its number.
@@ -491,7 +482,7 @@ impl Engine {
         self.busy.insert(instance.clone(), step.clone());
         let (host, events, wanted) = (self.host.clone(), self.events.clone(), wanted.clone());
         if let Step::Send { generation, .. } = step {
-            let stay = Arc::new(Stay::default());
+            let (call_back, called_back) = watch::channel(false);
             let told = Leaving {
                 instance: instance.clone(),
                 done_bytes: 0,
@@ -499,11 +490,11 @@ impl Engine {
             };
             let passing = Passing {
                 generation,
-                stay: stay.clone(),
+                call_back,
                 told,
             };
             self.passing.insert(instance, passing);
-            tokio::spawn(send_guest(step, host, events, wanted, stay));
+            tokio::spawn(send_guest(step, host, events, wanted, called_back));
             return;
         }
         tokio::spawn(async move {
@@ -529,8 +520,7 @@ impl Engine {
             let generation = passing.generation;
             let leaves = Some(Passage::Leaving { generation });
             if row.is_none_or(|row| row.passage != leaves || row.power != Power::On) {
-                passing.stay.said.store(true, Ordering::Relaxed);
-                passing.stay.notify.notify_one();
+                passing.call_back.send_replace(true);
             }
         }
     }
@@ -792,24 +782,34 @@ impl Steps {
     }
 }
 
+/// Says every second how far something has got.
+fn every_second(
+    events: mpsc::Sender<Event>,
+    event: impl Fn(u64, u64) -> Event,
+) -> impl Fn(u64, u64) {
+    let said: Mutex<Option<Instant>> = Mutex::new(None);
+    move |done_bytes, of_bytes| {
+        let mut said = said.lock().expect("no holder of this lock panics");
+        if said.is_none_or(|at| at.elapsed() >= NOTE_EVERY) {
+            *said = Some(Instant::now());
+            // A busy engine hears of the next one.
+            let _ = events.try_send(event(done_bytes, of_bytes));
+        }
+    }
+}
+
 /// Fetches a volume and says every second how far it has got.
 async fn fetch_volume(volume: WantedVolume, host: Arc<dyn Host>, events: mpsc::Sender<Event>) {
     let file = volume.file();
-    let (noting, noted) = (events.clone(), file.clone());
-    let mut said: Option<Instant> = None;
-    let note = move |done_bytes: u64, of_bytes: u64| {
-        if said.is_some_and(|at| at.elapsed() < NOTE_EVERY) {
-            return;
-        }
-        said = Some(Instant::now());
-        // A busy engine hears of the next one.
-        let _ = noting.try_send(Event::Fetching(Arriving {
+    let noted = file.clone();
+    let note = every_second(events.clone(), move |done_bytes, of_bytes| {
+        Event::Fetching(Arriving {
             file: noted.clone(),
             done_bytes,
             of_bytes,
             error: None,
-        }));
-    };
+        })
+    });
     let outcome = host.fetch_volume(&volume, Box::new(note)).await;
     let _ = events.send(Event::VolumeFetched { file, outcome }).await;
 }
@@ -820,7 +820,7 @@ async fn send_guest(
     host: Arc<dyn Host>,
     events: mpsc::Sender<Event>,
     wanted: Arc<Wanted>,
-    stay: Arc<Stay>,
+    called_back: watch::Receiver<bool>,
 ) {
     let Step::Send {
         instance,
@@ -830,26 +830,22 @@ async fn send_guest(
         return;
     };
     let (at, begun) = (wall_now(), Instant::now());
-    let (noting, noted) = (events.clone(), instance.clone());
-    let said: Mutex<Option<Instant>> = Mutex::new(None);
-    let note = move |done_bytes: u64, of_bytes: u64| {
-        let mut said = said.lock().expect("no holder of this lock panics");
-        if said.is_some_and(|at| at.elapsed() < NOTE_EVERY) {
-            return;
-        }
-        *said = Some(Instant::now());
-        // A busy engine hears of the next one.
-        let _ = noting.try_send(Event::Passing(Leaving {
+    let noted = instance.clone();
+    let note = every_second(events.clone(), move |done_bytes, of_bytes| {
+        Event::Passing(Leaving {
             instance: noted.clone(),
             done_bytes,
             of_bytes,
-        }));
+        })
+    });
+    let departure = Departure {
+        instance: instance.clone(),
+        generation,
+        note: Box::new(note),
+        called_back: called_back.clone(),
     };
-    let note = Box::new(note);
-    let outcome = host
-        .send_guest(&instance, generation, &wanted, note, &stay.notify)
-        .await;
-    let stays = stay.said.load(Ordering::Relaxed) && outcome.is_err();
+    let outcome = host.send_guest(&departure, &wanted).await;
+    let stays = *called_back.borrow() && outcome.is_err();
     let event = match stays {
         true => Event::GuestStays(instance),
         false => Event::StepDone {
@@ -872,8 +868,7 @@ async fn watch_host(host: Arc<dyn Host>, events: mpsc::Sender<Event>) {
     }
 }
 
-/// Joins the guest's end with the stream that somebody waits for. How a joined stream ends concerns
-/// only its two ends.
+/// Joins the guest's end with the stream that somebody waits for.
 async fn relay(host: &dyn Host, controller: &Controller, request: &StreamRequest) -> Result<()> {
     let mut near = match host.open(&request.kind).await {
         Ok(near) => near,
@@ -884,7 +879,7 @@ async fn relay(host: &dyn Host, controller: &Controller, request: &StreamRequest
         }
     };
     let mut far = controller.open_stream(&request.id).await?;
-    let _ = tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, PIECE, PIECE).await;
+    join(&mut near, &mut far).await;
     Ok(())
 }
 

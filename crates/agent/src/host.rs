@@ -10,11 +10,30 @@ use boira_model::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 /// A byte stream to a guest or its console.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Bytes that a stream passes on at a time.
+const PIECE: usize = 256 << 10;
+
+/// Passes on what comes from either of two streams until both have ended. How that is concerns only
+/// their two other ends.
+pub async fn join(near: &mut (impl Stream + ?Sized), far: &mut (impl Stream + ?Sized)) {
+    let _ = tokio::io::copy_bidirectional_with_sizes(near, far, PIECE, PIECE).await;
+}
+
+/// A guest that is sent to the host that has it with this generation.
+pub struct Departure {
+    pub instance: InstanceId,
+    pub generation: u64,
+    /// Is told how far it has got, in bytes, and of how many.
+    pub note: Box<dyn Fn(u64, u64) + Send + Sync>,
+    /// Whether it is to stay after all.
+    pub called_back: watch::Receiver<bool>,
+}
 
 /// What stays the same while the agent runs.
 #[derive(Clone, Debug)]
@@ -64,16 +83,8 @@ pub trait Host: Send + Sync + 'static {
         note: Box<dyn FnMut(u64, u64) + Send>,
     ) -> anyhow::Result<()>;
 
-    /// Sends a running guest to the host that has it with this generation, unless `stay` is notified in
-    /// time. `note` is told how far it has got, in bytes, and of how many.
-    async fn send_guest(
-        &self,
-        instance: &InstanceId,
-        generation: u64,
-        wanted: &Wanted,
-        note: Box<dyn Fn(u64, u64) + Send + Sync>,
-        stay: &Notify,
-    ) -> anyhow::Result<()>;
+    /// Sends a running guest to another host, unless it is called back in time.
+    async fn send_guest(&self, departure: &Departure, wanted: &Wanted) -> anyhow::Result<()>;
 
     async fn remove_volume(&self, volume: &VolumeId) -> anyhow::Result<()>;
 

@@ -10,7 +10,7 @@
 //! reach each other the controller joins the two ends instead.
 
 use crate::client::Controller;
-use crate::host::{Host, Stream};
+use crate::host::{Host, Stream, join};
 use anyhow::{Context, Result, bail, ensure};
 use boira_model::wire::{Endpoint, StreamKind, StreamRequest, Ticket};
 use rustls::pki_types::ServerName;
@@ -40,8 +40,6 @@ const UNREACHED: Duration = Duration::from_secs(60);
 const STRANGERS: usize = 32;
 /// The answer to a ticket; anything else is a reason against it.
 const WELCOME: u8 = b'+';
-/// Bytes that a stream passes on at a time.
-const PIECE: usize = 256 << 10;
 
 /// What other hosts come for.
 pub struct Peers {
@@ -146,9 +144,7 @@ impl Peers {
             }
         };
         stream.write_all(&[WELCOME]).await.context("answer")?;
-        // How a stream ends concerns only its two ends.
-        let _ =
-            tokio::io::copy_bidirectional_with_sizes(&mut near, &mut stream, PIECE, PIECE).await;
+        join(&mut near, &mut stream).await;
         Ok(())
     }
 

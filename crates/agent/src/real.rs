@@ -8,7 +8,7 @@
 //! ```
 
 use crate::client::Controller;
-use crate::host::{About, Host, Observed, Stream};
+use crate::host::{About, Departure, Host, Observed, Stream};
 use crate::translate;
 use crate::watchdog::Watchdog;
 use anyhow::{Context, Result, bail};
@@ -36,7 +36,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 
 /// What a guest's interface may send in one frame, so that it gets to another host in one piece.
 const MTU: u16 = boira_network::underlay::GUEST_MTU;
@@ -454,8 +453,7 @@ impl RealHost {
 struct Way<'a> {
     controller: &'a Controller,
     network: &'a Network,
-    instance: &'a InstanceId,
-    generation: u64,
+    departure: &'a Departure,
     /// Its VPCs and interfaces.
     ports: Vec<(String, String)>,
 }
@@ -478,9 +476,12 @@ impl Way<'_> {
 #[async_trait]
 impl Dial for Way<'_> {
     async fn dial(&self, channel: &str) -> std::io::Result<Box<dyn AsyncReadWrite>> {
-        let opened = self
-            .controller
-            .channel(self.instance, self.generation, channel);
+        let Departure {
+            instance,
+            generation,
+            ..
+        } = self.departure;
+        let opened = self.controller.channel(instance, *generation, channel);
         match opened.await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) => Err(std::io::Error::other(format!("{error:#}"))),
@@ -492,8 +493,24 @@ impl Dial for Way<'_> {
         if let Err(error) = self.send_connections().await {
             tracing::warn!(
                 "the connections of {} don't move with it: {error:#}",
-                self.instance
+                self.departure.instance
             );
+        }
+    }
+
+    fn passed(&self, passed: Passed) {
+        let of_memory_bytes = passed.memory_bytes + passed.memory_left_bytes;
+        match of_memory_bytes {
+            0 => (self.departure.note)(passed.disk_bytes, passed.of_disk_bytes),
+            _ => (self.departure.note)(passed.memory_bytes, of_memory_bytes),
+        }
+    }
+
+    async fn called_back(&self) {
+        let mut called_back = self.departure.called_back.clone();
+        if called_back.wait_for(|called| *called).await.is_err() {
+            // Nobody is left to call.
+            std::future::pending().await
         }
     }
 }
@@ -594,36 +611,21 @@ impl Host for RealHost {
         self.release_unless_there(&volume.file(), outcome)
     }
 
-    async fn send_guest(
-        &self,
-        instance: &InstanceId,
-        generation: u64,
-        wanted: &Wanted,
-        note: Box<dyn Fn(u64, u64) + Send + Sync>,
-        stay: &Notify,
-    ) -> Result<()> {
-        let row = wanted.instances.iter().find(|row| row.id == *instance);
+    async fn send_guest(&self, departure: &Departure, wanted: &Wanted) -> Result<()> {
+        let id = &departure.instance;
+        let row = wanted.instances.iter().find(|row| row.id == *id);
         let ports = row.iter().flat_map(|row| &row.interfaces);
         let way = Way {
             controller: &self.controller,
             network: &self.network,
-            instance,
-            generation,
+            departure,
             ports: ports
                 .map(|port| (port.vpc.to_string(), port.id.to_string()))
                 .collect(),
         };
-        let note = |passed: Passed| {
-            let memory = (
-                passed.memory_bytes,
-                passed.memory_bytes + passed.memory_left_bytes,
-            );
-            let disks = (passed.disk_bytes, passed.of_disk_bytes);
-            let (done, of) = if memory.1 > 0 { memory } else { disks };
-            note(done, of);
-        };
-        let id = instance.as_str();
-        let sent = self.guests.hand_over(id, generation, &way, &note, stay);
+        let sent = self
+            .guests
+            .hand_over(id.as_str(), departure.generation, &way);
         sent.await.context("send the guest to another host")
     }
 

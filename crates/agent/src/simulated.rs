@@ -1,13 +1,13 @@
 //! A host without anything behind it: guests "run" after a delay. Benches use hundreds of them in one
 //! process; each speaks the real protocol over TLS with the real engine.
 
-use crate::host::{About, Host, Observed, Stream};
+use crate::host::{About, Departure, Host, Observed, Stream};
 use anyhow::{Result, bail};
 use async_trait::async_trait;
 use boira_core::plan::{Fence, Guest, Step};
 use boira_core::wanted::Wanted;
 use boira_model::wire::{GuestState, Passage, StreamKind, WantedOverlay, WantedVolume, WantedVpc};
-use boira_model::{Acceleration, Exit, HostCapacity, InstanceId, InterfaceId, Overhead, VolumeId};
+use boira_model::{Acceleration, Exit, HostCapacity, InterfaceId, Overhead, VolumeId};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -114,14 +114,7 @@ impl Host for SimulatedHost {
         Ok(())
     }
 
-    async fn send_guest(
-        &self,
-        _instance: &InstanceId,
-        _generation: u64,
-        _wanted: &Wanted,
-        _note: Box<dyn Fn(u64, u64) + Send + Sync>,
-        _stay: &Notify,
-    ) -> Result<()> {
+    async fn send_guest(&self, _departure: &Departure, _wanted: &Wanted) -> Result<()> {
         bail!("simulated guests have no memory to send")
     }
 

@@ -34,7 +34,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
 
 pub use error::{Error, Result};
 pub use qemu::{
@@ -50,7 +49,7 @@ pub use spec::{
 pub trait AsyncReadWrite: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> AsyncReadWrite for T {}
 
-/// The way to the same guest's entry on another host.
+/// A guest's way to another host, where it is incoming, and whoever has sent it on that way.
 #[async_trait]
 pub trait Dial: Send + Sync {
     /// Opens what [`Hypervisor::receive`] answers there for this channel.
@@ -58,6 +57,14 @@ pub trait Dial: Send + Sync {
 
     /// The guest is halted until it goes on there, or here: what is told of it now is final.
     async fn halted(&self) {}
+
+    /// It has got further.
+    fn passed(&self, _passed: Passed) {}
+
+    /// Returns when it is to stay after all.
+    async fn called_back(&self) {
+        std::future::pending().await
+    }
 }
 
 /// What runs guests on this host.
@@ -90,16 +97,9 @@ pub trait Hypervisor: Send + Sync {
 
     /// Sends a running guest and its disks to another host, where one with `generation` is incoming.
     /// It runs on meanwhile; when this returns it is [`GuestState::Departed`], and where this fails,
-    /// or `stay` is notified in time, it goes on here. Dropped in the middle it may be either; resuming
+    /// or it is called back in time, it goes on here. Dropped in the middle it may be either; resuming
     /// it settles that.
-    async fn hand_over(
-        &self,
-        guest: &str,
-        generation: u64,
-        way: &dyn Dial,
-        note: &(dyn Fn(Passed) + Send + Sync),
-        stay: &Notify,
-    ) -> Result<()>;
+    async fn hand_over(&self, guest: &str, generation: u64, way: &dyn Dial) -> Result<()>;
 
     /// An incoming guest's end of a channel.
     async fn receive(&self, guest: &str, channel: &str) -> Result<Box<dyn AsyncReadWrite>>;

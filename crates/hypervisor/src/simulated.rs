@@ -318,14 +318,7 @@ impl Hypervisor for Simulated {
         })
     }
 
-    async fn hand_over(
-        &self,
-        guest: &str,
-        generation: u64,
-        way: &dyn Dial,
-        note: &(dyn Fn(Passed) + Send + Sync),
-        _stay: &Notify,
-    ) -> Result<()> {
+    async fn hand_over(&self, guest: &str, generation: u64, way: &dyn Dial) -> Result<()> {
         self.check(Operation::HandOver, guest)?;
         self.change(guest, |_| ())?;
         let sent = async {
@@ -335,7 +328,7 @@ impl Hypervisor for Simulated {
         };
         sent.await.context(format!("sending guest {guest}"))?;
         way.halted().await;
-        note(Passed {
+        way.passed(Passed {
             memory_bytes: ALL_OF_IT.len() as u64,
             ..Passed::default()
         });

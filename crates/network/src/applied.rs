@@ -176,7 +176,7 @@ fn apply_links(spec: &VpcSpec, same_settings: bool, names: (&str, &str)) -> io::
 /// Removes all taps of the calling thread's namespace, as may somebody else at the same time: a tool
 /// of an agent that was killed.
 pub fn remove_taps() -> io::Result<()> {
-    let lines: Vec<String> = links::Observed::look()?
+    let lines: Vec<String> = look_beside_others()?
         .taps
         .keys()
         .map(|tap| format!("link del dev {tap}\n"))
@@ -185,7 +185,17 @@ pub fn remove_taps() -> io::Result<()> {
         return Ok(());
     }
     match run_tool("ip", &["-force", "-batch", "-"], &lines.concat()) {
-        Err(error) if !links::Observed::look()?.taps.is_empty() => Err(error),
+        Err(error) if !look_beside_others()?.taps.is_empty() => Err(error),
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// What is there while somebody else removes the same: a device that goes while it is looked at says so.
+fn look_beside_others() -> io::Result<links::Observed> {
+    loop {
+        match links::Observed::look() {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+            seen => return seen,
+        }
     }
 }

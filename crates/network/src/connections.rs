@@ -55,7 +55,9 @@ fn is_entry(line: &str, ip: Ipv4Addr) -> bool {
             .windows(2)
             .any(|pair| pair[0] == name && pair[1] == ip)
     };
-    if !end("-s") && !end("-d") {
+    let options: Vec<_> = words.iter().filter(|word| word.starts_with('-')).collect();
+    let once = options.iter().collect::<BTreeSet<_>>().len() == options.len();
+    if !once || (!end("-s") && !end("-d")) {
         return false;
     }
     let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ',' | '-' | '_');
@@ -95,7 +97,14 @@ mod tests {
         assert!(is_entry(entry, ours));
         assert!(is_entry(entry, "172.31.0.7".parse().unwrap()));
         assert!(!is_entry(entry, "172.31.0.8".parse().unwrap()), "another's");
-        for more in ["-F", "--flush", "-s 1.2.3.4;reboot", "-R /etc/passwd", "-D"] {
+        for more in [
+            "-F",
+            "--flush",
+            "-s 1.2.3.4;reboot",
+            "-R /etc/passwd",
+            "-D",
+            "-s 172.31.0.8",
+        ] {
             let other = format!("{entry} {more}");
             assert!(!is_entry(&other, ours), "{other}");
         }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::broadcast;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -54,20 +54,14 @@ struct Departure<'a> {
     carriers: Vec<AbortHandle>,
 }
 
-/// Sends a guest to the host that `way` leads to, unless it is to stay. On failure it goes on here.
-pub async fn hand_over(
-    guest: &Guest,
-    generation: u64,
-    way: &dyn Dial,
-    note: &(dyn Fn(Passed) + Send + Sync),
-    stay: &Notify,
-) -> Result<()> {
+/// Sends a guest to the host that `way` leads to, unless it is called back. On failure it goes on here.
+pub async fn hand_over(guest: &Guest, generation: u64, way: &dyn Dial) -> Result<()> {
     let mut departure = Departure::new(guest).await?;
     departure.settle().await?;
     let _departing = guest.departs();
     let outcome = tokio::select! {
-        outcome = departure.run(generation, way, note) => outcome,
-        () = stay.notified() => Err(guest.error(QmpError::Refused("it is to stay".to_owned()))),
+        outcome = departure.run(generation, way) => outcome,
+        () = way.called_back() => Err(guest.error(QmpError::Refused("it is to stay".to_owned()))),
     };
     match &outcome {
         Ok(()) => departure.forget_targets().await,
@@ -93,24 +87,19 @@ impl Departure<'_> {
         })
     }
 
-    async fn run(
-        &mut self,
-        generation: u64,
-        way: &dyn Dial,
-        note: &(dyn Fn(Passed) + Send + Sync),
-    ) -> Result<()> {
+    async fn run(&mut self, generation: u64, way: &dyn Dial) -> Result<()> {
         let disks: Vec<_> = writable_disks(self.guest).collect();
         for disk in &disks {
             self.mirror(disk, way).await?;
         }
-        self.until_mirrored(&disks, note).await?;
+        self.until_mirrored(&disks, way).await?;
         self.set_up().await?;
         let noted = self.guest.dir.write_json(rundir::DEPARTURE, &generation);
         noted.map_err(|source| self.io("noting where it goes", source))?;
         self.connect(MEMORY, way).await?;
         self.execute("migrate", json!({"uri": format!("fd:{MEMORY}")}))
             .await?;
-        self.until_migrated(&disks, way, note).await
+        self.until_migrated(&disks, way).await
     }
 
     /// Begins to copy a disk. What its overlay doesn't have comes from the image, which is there too.
@@ -136,11 +125,7 @@ impl Departure<'_> {
         self.execute("blockdev-mirror", job).await.map(drop)
     }
 
-    async fn until_mirrored(
-        &mut self,
-        disks: &[String],
-        note: &(dyn Fn(Passed) + Send + Sync),
-    ) -> Result<()> {
+    async fn until_mirrored(&mut self, disks: &[String], way: &dyn Dial) -> Result<()> {
         let mut patience = Patience::new();
         loop {
             let jobs = self.mirrors(disks).await?;
@@ -150,7 +135,7 @@ impl Departure<'_> {
                 of_disk_bytes: jobs.iter().map(|job| number(job, "len")).sum(),
                 ..Passed::default()
             };
-            note(passed);
+            way.passed(passed);
             if jobs.iter().all(|job| job["ready"] == json!(true)) {
                 return Ok(());
             }
@@ -176,12 +161,7 @@ impl Departure<'_> {
             .map(drop)
     }
 
-    async fn until_migrated(
-        &mut self,
-        disks: &[String],
-        way: &dyn Dial,
-        note: &(dyn Fn(Passed) + Send + Sync),
-    ) -> Result<()> {
+    async fn until_migrated(&mut self, disks: &[String], way: &dyn Dial) -> Result<()> {
         let mut patience = Patience::new();
         loop {
             let state = self.execute("query-migrate", json!({})).await?;
@@ -201,7 +181,7 @@ impl Departure<'_> {
                 memory_left_bytes: memory["remaining"].as_u64().unwrap_or_default(),
                 ..Passed::default()
             };
-            note(passed);
+            way.passed(passed);
             self.mirrors(disks).await?;
             if !patience.lasts(passed.memory_bytes) {
                 return Err(self.failed("its memory comes no further"));

@@ -36,7 +36,7 @@ use crate::cgroup::Cgroups;
 use crate::error::Context;
 use crate::{
     Acceleration, Accelerator, AsyncReadWrite, Dial, Error, ExitReason, GuestSpec, GuestState,
-    Hypervisor, ObservedGuest, Passed, Result,
+    Hypervisor, ObservedGuest, Result,
 };
 use guest::Guest;
 use kernel::Kernels;
@@ -308,16 +308,9 @@ impl Hypervisor for Qemu {
         Ok(())
     }
 
-    async fn hand_over(
-        &self,
-        guest: &str,
-        generation: u64,
-        way: &dyn Dial,
-        note: &(dyn Fn(Passed) + Send + Sync),
-        stay: &Notify,
-    ) -> Result<()> {
+    async fn hand_over(&self, guest: &str, generation: u64, way: &dyn Dial) -> Result<()> {
         let guest = self.guest(guest).await?;
-        migration::hand_over(&guest, generation, way, note, stay).await
+        migration::hand_over(&guest, generation, way).await
     }
 
     async fn receive(&self, guest: &str, channel: &str) -> Result<Box<dyn AsyncReadWrite>> {

@@ -15,7 +15,6 @@ use boira_hypervisor::{
     disk,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Notify;
 
 const GUEST: &str = "i-0123456789abcdef0";
 
@@ -24,6 +23,9 @@ struct Way {
     to: Arc<dyn Hypervisor>,
     /// The channel that breaks, and after how many bytes of what is sent.
     breaks: Option<(&'static str, u64)>,
+    /// The most of its disks that there was to copy.
+    disk_bytes: AtomicU64,
+    called_back: bool,
 }
 
 #[async_trait]
@@ -47,16 +49,27 @@ impl Dial for Way {
         });
         Ok(Box::new(near))
     }
+
+    fn passed(&self, passed: Passed) {
+        self.disk_bytes
+            .fetch_max(passed.of_disk_bytes, Ordering::Relaxed);
+    }
+
+    async fn called_back(&self) {
+        if !self.called_back {
+            std::future::pending().await
+        }
+    }
 }
 
 fn way(to: &Arc<dyn Hypervisor>) -> Way {
     Way {
         to: Arc::clone(to),
         breaks: None,
+        disk_bytes: AtomicU64::new(0),
+        called_back: false,
     }
 }
-
-fn nobody(_: Passed) {}
 
 /// The same guest as it is started on the host that it goes to, with a disk of nothing.
 fn incoming(spec: &GuestSpec, disk: PathBuf) -> GuestSpec {
@@ -103,15 +116,12 @@ async fn a_guest_goes_over_with_its_memory_and_its_disk_and_only_one_of_the_two_
     let arriving = incoming(&spec, overlay(&there).0);
     target.start(&arriving, Vec::new()).await.unwrap();
     until(&target, GUEST, is_incoming).await;
-    let seen = AtomicU64::new(0);
-    let note = |passed: Passed| {
-        seen.fetch_max(passed.of_disk_bytes, Ordering::Relaxed);
-    };
-    source
-        .hand_over(GUEST, 2, &way(&target), &note, &Notify::new())
-        .await
-        .unwrap();
-    assert!(seen.into_inner() > 0, "it says how far it is");
+    let taken = way(&target);
+    source.hand_over(GUEST, 2, &taken).await.unwrap();
+    let told = taken.disk_bytes.load(Ordering::Relaxed);
+    assert!(told > 0, "it says how far it is");
+    // It holds the driver there, and with it QEMU's only monitor connection.
+    drop(taken);
     until(&source, GUEST, |seen| seen.state == GuestState::Departed(2)).await;
     until(&target, GUEST, |seen| seen.state == GuestState::Arrived).await;
 
@@ -188,9 +198,7 @@ async fn a_guest_that_was_sent_in_vain_goes_on_where_it_is() {
             breaks: Some(breaks),
             ..way(&target)
         };
-        let outcome = source
-            .hand_over(GUEST, 2, &way, &nobody, &Notify::new())
-            .await;
+        let outcome = source.hand_over(GUEST, 2, &way).await;
         if breaks.0 == "disk0" {
             assert!(outcome.is_err(), "{breaks:?}");
         } else if outcome.is_ok() {
@@ -206,12 +214,11 @@ async fn a_guest_that_was_sent_in_vain_goes_on_where_it_is() {
 
     // It is to stay after all.
     arrive().await;
-    let stay = Notify::new();
-    stay.notify_one();
-    let stays = source
-        .hand_over(GUEST, 2, &way(&target), &nobody, &stay)
-        .await;
-    assert!(stays.is_err());
+    let stays = Way {
+        called_back: true,
+        ..way(&target)
+    };
+    assert!(source.hand_over(GUEST, 2, &stays).await.is_err());
     until(&source, GUEST, is_running).await;
     console.say("h").await;
     console.hear("h").await;
@@ -225,21 +232,13 @@ async fn a_guest_that_was_sent_in_vain_goes_on_where_it_is() {
     arrive().await;
     let pid = until(&target, GUEST, is_incoming).await.pid.unwrap();
     kill_9(pid).await;
-    assert!(
-        source
-            .hand_over(GUEST, 2, &way(&target), &nobody, &Notify::new())
-            .await
-            .is_err()
-    );
+    assert!(source.hand_over(GUEST, 2, &way(&target)).await.is_err());
     until(&target, GUEST, has_exited).await;
     give_up().await;
 
     // It arrives, and nobody lets it go on there.
     arrive().await;
-    source
-        .hand_over(GUEST, 2, &way(&target), &nobody, &Notify::new())
-        .await
-        .unwrap();
+    source.hand_over(GUEST, 2, &way(&target)).await.unwrap();
     until(&target, GUEST, |seen| seen.state == GuestState::Arrived).await;
     give_up().await;
     until(&source, GUEST, |seen| seen.state == GuestState::Departed(2)).await;
@@ -251,10 +250,7 @@ async fn a_guest_that_was_sent_in_vain_goes_on_where_it_is() {
 
     // And it can still go.
     arrive().await;
-    source
-        .hand_over(GUEST, 7, &way(&target), &nobody, &Notify::new())
-        .await
-        .unwrap();
+    source.hand_over(GUEST, 7, &way(&target)).await.unwrap();
     until(&source, GUEST, |seen| seen.state == GuestState::Departed(7)).await;
     until(&target, GUEST, |seen| seen.state == GuestState::Arrived).await;
 }
@@ -275,7 +271,8 @@ async fn a_guest_whose_sender_is_gone_goes_on() {
         .await
         .unwrap();
     until(&target, GUEST, is_incoming).await;
-    struct Stuck(Way);
+    type Mirrored = std::sync::Mutex<Option<tokio::sync::oneshot::Sender<()>>>;
+    struct Stuck(Way, Mirrored);
     #[async_trait]
     impl Dial for Stuck {
         async fn dial(&self, channel: &str) -> io::Result<Box<dyn AsyncReadWrite>> {
@@ -284,21 +281,18 @@ async fn a_guest_whose_sender_is_gone_goes_on() {
                 _ => self.0.dial(channel).await,
             }
         }
-    }
-    let (sender, way) = (Arc::clone(&source), Stuck(way(&target)));
-    let (mirrored, is_mirrored) = tokio::sync::oneshot::channel();
-    let sending = tokio::spawn(async move {
-        let mirrored = std::sync::Mutex::new(Some(mirrored));
-        let note = |passed: Passed| {
+
+        fn passed(&self, passed: Passed) {
             let done = passed.disk_bytes > 0 && passed.disk_bytes == passed.of_disk_bytes;
-            if let Some(mirrored) = mirrored.lock().unwrap().take_if(|_| done) {
+            if let Some(mirrored) = self.1.lock().unwrap().take_if(|_| done) {
                 let _ = mirrored.send(());
             }
-        };
-        sender
-            .hand_over(GUEST, 2, &way, &note, &Notify::new())
-            .await
-    });
+        }
+    }
+    let (mirrored, is_mirrored) = tokio::sync::oneshot::channel();
+    let stuck = Stuck(way(&target), std::sync::Mutex::new(Some(mirrored)));
+    let sender = Arc::clone(&source);
+    let sending = tokio::spawn(async move { sender.hand_over(GUEST, 2, &stuck).await });
     is_mirrored.await.unwrap();
     sending.abort();
     drop(source);
@@ -326,9 +320,7 @@ async fn simulated_guests_go_over_too() {
         breaks: Some(("memory", 3)),
         ..way(&target)
     };
-    let _ = source
-        .hand_over(GUEST, 2, &broken, &nobody, &Notify::new())
-        .await;
+    let _ = source.hand_over(GUEST, 2, &broken).await;
     let failed = |state: &GuestState| matches!(state, GuestState::Exited(ExitReason::Failed(_)));
     until(&target, GUEST, |seen| failed(&seen.state)).await;
     source.resume(GUEST).await.unwrap();
@@ -337,10 +329,7 @@ async fn simulated_guests_go_over_too() {
     target.forget(GUEST).await.unwrap();
     target.start(&arriving, Vec::new()).await.unwrap();
     until(&target, GUEST, is_incoming).await;
-    source
-        .hand_over(GUEST, 2, &way(&target), &nobody, &Notify::new())
-        .await
-        .unwrap();
+    source.hand_over(GUEST, 2, &way(&target)).await.unwrap();
     until(&source, GUEST, |seen| seen.state == GuestState::Departed(2)).await;
     until(&target, GUEST, |seen| seen.state == GuestState::Arrived).await;
     target.resume(GUEST).await.unwrap();
