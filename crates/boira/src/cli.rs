@@ -141,6 +141,7 @@ enum Command {
 /// has ssh's.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let format = cli.output;
     log();
     let runtime = match runtime(&cli.command) {
         Ok(runtime) => runtime,
@@ -155,7 +156,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            output::failed(format, &error);
             ExitCode::FAILURE
         }
     }

@@ -99,6 +99,7 @@ fn services_that_die_are_started_again_with_nobody_asking() {
                 outcome = asking => outcome.expect("they are there again"),
             }
         });
+        guest.wait_for_metadata(SOON * 5);
         guest.get("/latest/meta-data/instance-id");
     });
 }

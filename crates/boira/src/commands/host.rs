@@ -147,6 +147,9 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
     Ok(())
 }
 
+/// Members of the administrator's answers about hosts that are times.
+const HOST_TIMES: [&str; 3] = ["joined", "expires", "at"];
+
 fn say(format: Format, answer: &Value, done: &str) {
     match format {
         Format::Json => output::json(answer),
@@ -175,7 +178,7 @@ async fn invite(client: &Client, format: Format, ask: Invite) -> Result<()> {
         .json(Method::POST, "/invitations", Some(&body))
         .await?;
     if format == Format::Json {
-        output::json(&answer);
+        output::json_with_times(&answer, &HOST_TIMES);
         return Ok(());
     }
     let expires = answer["expires"].as_i64().unwrap_or(0);
@@ -252,7 +255,7 @@ fn show(format: Format, hosts: &[Value], wanted: &str) -> Result<()> {
         bail!("host '{wanted}' does not exist; see `boira host ls`")
     };
     if format == Format::Json {
-        output::json(host);
+        output::json_with_times(host, &HOST_TIMES);
         return Ok(());
     }
     let line = |name: &str, value: String| line_out(&format!("{name:<14}{value}"));

@@ -495,7 +495,7 @@ async fn log(client: &Client, format: Format, wanted: &str) -> Result<()> {
     let path = format!("/instances/{}/history", segment(wanted));
     let answer = client.json(Method::GET, &path, None).await?;
     if format == Format::Json {
-        output::json(&answer);
+        output::json_with_times(&answer, &["at"]);
         return Ok(());
     }
     for event in answer["events"].as_array().into_iter().flatten() {

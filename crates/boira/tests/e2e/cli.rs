@@ -355,7 +355,7 @@ fn an_instance_lives_by_name(cloud: &Cloud) {
     let events = events["events"].as_array().expect("a list of events");
     assert!(events.len() >= 8, "{events:?}");
     assert!(
-        events.is_sorted_by_key(|event| event["at"].as_i64()),
+        events.is_sorted_by_key(|event| event["at"].as_str().map(str::to_owned)),
         "{events:?}"
     );
 

@@ -309,6 +309,18 @@ impl Guest {
         Http::parse(&answer.expect("the metadata service answers"))
     }
 
+    /// Waits until the metadata service takes connections: its process is there before it listens.
+    pub fn wait_for_metadata(&self, limit: Duration) {
+        let to = SocketAddr::from((boira_network::METADATA_ADDRESS, 80));
+        self.inside(move || {
+            let begun = std::time::Instant::now();
+            while let Err(error) = TcpStream::connect_timeout(&to, SOON) {
+                assert!(begun.elapsed() < limit, "nobody listens: {error}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+    }
+
     pub fn get(&self, path: &str) -> String {
         let http = self.http("GET", path, &[]);
         assert_eq!(http.status, 200, "{path}");
