@@ -255,6 +255,11 @@ pub fn find(
     }
 }
 
+/// How this API tells people and programs a time: RFC 3339, UTC.
+pub fn time(at: Wall) -> String {
+    boira_api::time::format_ms(at.0)
+}
+
 async fn history(
     State(controller): State<Arc<Controller>>,
     Extension(caller): Extension<Caller>,
@@ -269,6 +274,18 @@ async fn history(
         .map_err(|error| Problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
     // Hosts tell of a step when it is over and of a state at once; people read by the time of each.
     events.sort_by_key(|event| event.at);
+    let events: Vec<_> = events
+        .iter()
+        .map(|event| {
+            json!({
+                "instance": event.instance,
+                "at": time(event.at),
+                "cause": event.cause,
+                "what": event.what,
+                "took_ms": event.took_ms,
+            })
+        })
+        .collect();
     Ok(Json(
         json!({ "instance": row.id, "state": row.state().as_str(), "events": events }),
     ))

@@ -1,6 +1,6 @@
 //! `/hosts` and `/invitations` of Boira's own API: who runs instances, and who may.
 
-use crate::admin::{Problem, Reply, bad};
+use crate::admin::{Problem, Reply, bad, time};
 use crate::controller::Controller;
 use crate::{join, moves, zones};
 use axum::Json;
@@ -10,7 +10,7 @@ use boira_core::host::{self, HostChange};
 use boira_core::state::Contact;
 use boira_core::{Refusal, schedule};
 use boira_model::wire::Endpoint;
-use boira_model::{Admission, Host};
+use boira_model::{Admission, Host, Intake};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ pub async fn list(State(controller): State<Arc<Controller>>) -> Json<Value> {
                 "zone": host.zone,
                 "state": state_name(host, state.contact(&host.id)),
                 "last_seen_s": link.silence().as_secs(),
-                "joined": host.joined,
+                "joined": time(host.joined),
                 "note": host.note,
                 "labels": host.tags,
                 "instances": used.instances,
@@ -50,7 +50,7 @@ pub async fn list(State(controller): State<Arc<Controller>>) -> Json<Value> {
                 "disk_total_bytes": host.capacity.disk_bytes,
                 "disk_used_bytes": used.disk_bytes,
                 "overhead": host.overhead,
-                "intake": host.intake,
+                "intake": intake(&host.intake),
                 "network": reach(host),
                 "evacuating": host.evacuating,
                 "quarantine": host.quarantine,
@@ -65,6 +65,14 @@ pub async fn list(State(controller): State<Arc<Controller>>) -> Json<Value> {
         })
         .collect();
     Json(json!({ "hosts": rows }))
+}
+
+fn intake(intake: &Intake) -> Value {
+    let mut value = json!(intake);
+    if let Some(speed) = &intake.speed {
+        value["speed"]["at"] = time(speed.at).into();
+    }
+    value
 }
 
 /// How other hosts reach a host's guests.
@@ -178,7 +186,7 @@ pub async fn invite(
         "token": token,
         "zone": zone.map(|zone| &zone.name),
         "host": invitation.host,
-        "expires": invitation.expires,
+        "expires": time(invitation.expires),
     })))
 }
 

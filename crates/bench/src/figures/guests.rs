@@ -430,14 +430,15 @@ impl Marks {
         let path = format!("/instances/{id}/history");
         let answer = client.json(login, "GET", &path, &Value::Null)?;
         for event in answer["events"].as_array().into_iter().flatten() {
-            let Some(at_ms) = event["at"].as_f64() else {
-                continue;
-            };
+            let at = event["at"]
+                .as_str()
+                .and_then(boira_api::time::parse_iso8601);
+            let Some(at_ms) = at else { continue };
             let what = event["what"].as_str().unwrap_or_default();
             // Ids differ from round to round.
             let what = what.split(" vol-").next().unwrap_or_default();
             let took = event["took_ms"].as_f64().unwrap_or_default();
-            let at = at_ms - self.begun_wall_ms + took;
+            let at = at_ms as f64 - self.begun_wall_ms + took;
             if at > -50.0 && !what.is_empty() {
                 let cause = event["cause"].as_str().unwrap_or_default();
                 self.found.push((format!("{cause}: {what}"), at.max(0.0)));

@@ -147,9 +147,6 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
     Ok(())
 }
 
-/// Members of the administrator's answers about hosts that are times.
-const HOST_TIMES: [&str; 3] = ["joined", "expires", "at"];
-
 fn say(format: Format, answer: &Value, done: &str) {
     match format {
         Format::Json => output::json(answer),
@@ -178,17 +175,16 @@ async fn invite(client: &Client, format: Format, ask: Invite) -> Result<()> {
         .json(Method::POST, "/invitations", Some(&body))
         .await?;
     if format == Format::Json {
-        output::json_with_times(&answer, &HOST_TIMES);
+        output::json(&answer);
         return Ok(());
     }
-    let expires = answer["expires"].as_i64().unwrap_or(0);
     let whose = match answer["host"].as_str() {
         Some(host) => format!("to come back as {host}"),
         None => format!("to join zone {}", text(&answer["zone"])),
     };
     line_out(&format!(
         "Run this as root on the PC {whose}. It works once, until {}:\n\n    {}\n",
-        boira_api::time::format_ms(expires),
+        text(&answer["expires"]),
         text(&answer["command"])
     ));
     Ok(())
@@ -255,7 +251,7 @@ fn show(format: Format, hosts: &[Value], wanted: &str) -> Result<()> {
         bail!("host '{wanted}' does not exist; see `boira host ls`")
     };
     if format == Format::Json {
-        output::json_with_times(host, &HOST_TIMES);
+        output::json(host);
         return Ok(());
     }
     let line = |name: &str, value: String| line_out(&format!("{name:<14}{value}"));

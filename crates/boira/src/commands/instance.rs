@@ -495,18 +495,18 @@ async fn log(client: &Client, format: Format, wanted: &str) -> Result<()> {
     let path = format!("/instances/{}/history", segment(wanted));
     let answer = client.json(Method::GET, &path, None).await?;
     if format == Format::Json {
-        output::json_with_times(&answer, &["at"]);
+        output::json(&answer);
         return Ok(());
     }
     for event in answer["events"].as_array().into_iter().flatten() {
-        let at = boira_api::time::format_ms(event["at"].as_i64().unwrap_or(0));
         let took = match event["took_ms"].as_u64() {
             Some(ms) => format!("  ({ms} ms)"),
             None => String::new(),
         };
         let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
         line_out(&format!(
-            "{at}  {:<6} {}{took}",
+            "{}  {:<6} {}{took}",
+            text("at"),
             text("cause"),
             text("what")
         ));

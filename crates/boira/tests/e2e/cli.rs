@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The user who called sudo.
 const CALLER: u32 = 65_534;
@@ -52,6 +52,20 @@ fn wrong_usage_has_exit_code_2(cloud: &Cloud) {
             error.starts_with("error: ") && error.contains(why),
             "{words:?}: {error}"
         );
+    }
+    for (words, code) in [
+        (&["instance", "show", "nobody"][..], None),
+        (
+            &["instance", "run", "--type", "x9.huge"],
+            Some("InvalidParameterValue"),
+        ),
+    ] {
+        let told = cloud.boira(&[&["--output", "json"], words].concat());
+        let error = told.fails(1);
+        let object = error.lines().last().unwrap_or_default();
+        let object: serde_json::Value = serde_json::from_str(object).expect(&error);
+        assert!(object["error"].is_string(), "{object}");
+        assert_eq!(object["code"].as_str(), code, "{object}");
     }
     let error = cloud.boira(&["ssh", "nobody", "true"]).fails(255);
     assert!(error.contains("does not exist"), "{error}");
@@ -358,6 +372,14 @@ fn an_instance_lives_by_name(cloud: &Cloud) {
         events.is_sorted_by_key(|event| event["at"].as_str().map(str::to_owned)),
         "{events:?}"
     );
+    let joined = &cloud.json(&["host", "ls"])[0]["joined"];
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.expect("after 1970").as_millis() as i64;
+    for time in [joined, &events[0]["at"]] {
+        let time = time.as_str().and_then(boira_api::time::parse_iso8601);
+        let ago = now - time.expect("a time as people read it");
+        assert!((0..3_600_000).contains(&ago), "{ago} ms ago");
+    }
 
     assert!(
         cloud
