@@ -21,6 +21,7 @@ const DOWN_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a guest that is adopted may take to say what it does.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(3);
 const PRESS_AGAIN: Duration = Duration::from_secs(1);
+const SWITCHING_OFF: &str = "switching guests off";
 
 /// Ends a cloud: its supervisor if there is one, else what it left. Whether there was anything to end.
 pub async fn down(home: &Home, note: impl Fn(String)) -> Result<bool> {
@@ -36,7 +37,7 @@ pub async fn down(home: &Home, note: impl Fn(String)) -> Result<bool> {
     kill(supervisor(home)?, Signal::SIGTERM).context("tell the supervisor to end")?;
     let begun = Instant::now();
     while is_up(home)? {
-        note(switching_off(begun));
+        note(SWITCHING_OFF.into());
         if begun.elapsed() > DOWN_DEADLINE + Duration::from_secs(30) {
             bail!(
                 "the cloud did not go down; see {}",
@@ -54,10 +55,6 @@ pub async fn down(home: &Home, note: impl Fn(String)) -> Result<bool> {
         );
     }
     Ok(true)
-}
-
-fn switching_off(begun: Instant) -> String {
-    format!("switching guests off ({} s)", begun.elapsed().as_secs())
 }
 
 /// Exists while guests are being switched off because the cloud goes down, and names them, one a
@@ -137,7 +134,7 @@ async fn press_and_wait(guests: &dyn Hypervisor, note: &dyn Fn(String)) -> Resul
         if left.is_empty() {
             return Ok(());
         }
-        note(switching_off(begun));
+        note(SWITCHING_OFF.into());
         if begun.elapsed() > DOWN_DEADLINE {
             for guest in left {
                 tracing::warn!("{guest} did not switch itself off in time; switching it off");
