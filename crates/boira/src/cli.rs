@@ -176,7 +176,7 @@ fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
 
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BOIRA_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,boira=info,boira_agent=info,boira_controller=info,boira_store=info,boira_network=info,boira_hypervisor=info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,boira=info,boira_agent=info,boira_controller=info,boira_store=info,boira_network=info,boira_hypervisor=info,boira_objects=info,s3s=off"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

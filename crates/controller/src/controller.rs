@@ -7,7 +7,7 @@ use crate::links::Links;
 use crate::listen::{self, Security};
 use crate::lost::{self, SwitchingOff};
 use crate::pki::Pki;
-use crate::{admin, agents, collect, http, pki};
+use crate::{admin, agents, collect, http, objects, pki};
 use anyhow::{Context, Result, ensure};
 use boira_chunks::Blobs;
 use boira_core::{InstanceTypes, Settings, account, heal, host, reconcile, wanted, zone};
@@ -48,6 +48,8 @@ pub struct Controller {
     pub problems: tokio::sync::Mutex<Vec<String>>,
     pub pki: Pki,
     pub switching_off: SwitchingOff,
+    /// The object store; it needs the settings, which are read after the home is opened.
+    pub objects: OnceLock<boira_objects::Front>,
     ready: OnceLock<Ready>,
 }
 
@@ -89,6 +91,7 @@ pub async fn open(options: Options) -> Result<Opened> {
     let controller = Arc::new(open_home(options)?);
     controller.links.begin(&controller.cluster.snapshot().state);
     controller.read_files().await?;
+    open_objects(&controller)?;
     bootstrap(&controller).await?;
     Ok(Opened {
         controller,
@@ -198,9 +201,22 @@ fn open_home(options: Options) -> Result<Controller> {
         problems: tokio::sync::Mutex::default(),
         pki,
         switching_off: SwitchingOff::default(),
+        objects: OnceLock::new(),
         options,
         ready: OnceLock::new(),
     })
+}
+
+fn open_objects(controller: &Controller) -> Result<()> {
+    let settings = boira_objects::Settings {
+        region: controller.cluster.snapshot().state.settings.region.clone(),
+        endpoint: controller.facts.endpoint.clone(),
+        domains: Vec::new(),
+    };
+    let front = objects::open(&controller.options.home, &controller.cluster, settings)
+        .context("open the object store")?;
+    controller.objects.get_or_init(|| front);
+    Ok(())
 }
 
 /// The first zone and the administrator's account of a new cloud.

@@ -2,7 +2,7 @@
 //! its client shows the reason and not a fault of its parser.
 
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use boira_api::respond::CONTENT_TYPE;
 use boira_api::route::Destination;
@@ -16,7 +16,7 @@ const REST_XML: [&str; 2] = ["cloudfront", "route53"];
 /// The refusal for a destination that has no table of operations here.
 pub fn refuse(destination: &Destination, parts: &Parts, request_id: &str) -> Response {
     match destination {
-        Destination::S3 => s3(parts.uri.path(), request_id),
+        Destination::S3 => unserved("s3", &parts.headers, request_id),
         Destination::Boira => {
             let error = format!("Boira's API has no {}", parts.uri.path());
             (StatusCode::NOT_FOUND, axum::Json(json!({ "error": error }))).into_response()
@@ -24,18 +24,6 @@ pub fn refuse(destination: &Destination, parts: &Parts, request_id: &str) -> Res
         Destination::Aws(service) => unserved(service.name, &parts.headers, request_id),
         Destination::Unserved(service) => unserved(service, &parts.headers, request_id),
     }
-}
-
-fn s3(path: &str, request_id: &str) -> Response {
-    let body = xml(&[
-        ("<Error><Code>NotImplemented</Code><Message>", ""),
-        ("", "S3 is not served by this cloud yet."),
-        ("</Message><Resource>", path),
-        ("</Resource><RequestId>", request_id),
-        ("</RequestId></Error>", ""),
-    ]);
-    let headers = [(header::CONTENT_TYPE, "application/xml")];
-    (StatusCode::NOT_IMPLEMENTED, headers, body).into_response()
 }
 
 fn unserved(service: &str, headers: &HeaderMap, request_id: &str) -> Response {
@@ -120,16 +108,6 @@ mod tests {
 
     #[tokio::test]
     async fn each_protocol_is_refused_in_its_own_words() {
-        let (status, body) = refused(&Destination::S3, &[]).await;
-        assert_eq!(status, 501);
-        assert!(
-            body.ends_with(
-                "<Error><Code>NotImplemented</Code>\
-                 <Message>S3 is not served by this cloud yet.</Message>\
-                 <Resource>/bucket/a&amp;b</Resource><RequestId>r-1</RequestId></Error>"
-            ),
-            "{body}"
-        );
         let form = (
             "content-type",
             "application/x-www-form-urlencoded; charset=utf-8",

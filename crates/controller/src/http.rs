@@ -2,7 +2,7 @@
 
 use crate::controller::Controller;
 use crate::ec2::{self, Act, Answer, Call};
-use crate::{admin, elsewhere, sts};
+use crate::{admin, elsewhere, objects, sts};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -46,13 +46,29 @@ type Parameters<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
 /// Requests of AWS's clients.
 async fn aws(State(controller): State<Arc<Controller>>, request: Request) -> Response {
     let request_id = request_id();
-    let mut response = answer(&controller, request, &request_id).await;
+    let mut response = match answer(&controller, request, &request_id).await {
+        Answered::Here(response) => response,
+        Answered::Objects(request) => return objects::serve(&controller, request).await,
+    };
     let value = HeaderValue::from_str(&request_id).expect("hexadecimal digits and dashes");
     response.headers_mut().insert(REQUEST_ID, value);
     response
 }
 
-async fn answer(controller: &Arc<Controller>, request: Request, request_id: &str) -> Response {
+/// What became of a request.
+enum Answered {
+    Here(Response),
+    /// It is the object store's, which reads its body itself.
+    Objects(Request),
+}
+
+impl From<Response> for Answered {
+    fn from(response: Response) -> Self {
+        Self::Here(response)
+    }
+}
+
+async fn answer(controller: &Arc<Controller>, request: Request, request_id: &str) -> Answered {
     let (parts, body) = request.into_parts();
     let headers = headers(&parts);
     let head = |parameters| RequestHead {
@@ -68,21 +84,26 @@ async fn answer(controller: &Arc<Controller>, request: Request, request_id: &str
     let in_query = form::parse(query).unwrap_or_default();
     let service = match route::destination(&head(&in_query), BUCKET_DOMAINS) {
         Destination::Aws(service) => service,
-        Destination::S3 if is_form => &shapes::ec2::SERVICE,
-        elsewhere => return elsewhere::refuse(&elsewhere, &parts, request_id),
+        Destination::S3 if is_form && may_be_ec2(&parts) => &shapes::ec2::SERVICE,
+        Destination::S3 => return Answered::Objects(Request::from_parts(parts, body)),
+        elsewhere => return elsewhere::refuse(&elsewhere, &parts, request_id).into(),
     };
     let body = match read_body(body).await {
         Ok(body) => body,
-        Err(error) => return failure(service, &error, request_id),
+        Err(error) => return failure(service, &error, request_id).into(),
     };
     let parameters = match parameters(query, is_form.then_some(&body)) {
         Ok(parameters) => parameters,
-        Err(error) => return failure(service, &error, request_id),
+        Err(error) => return failure(service, &error, request_id).into(),
     };
     let head = head(&parameters);
     let service = match route::destination(&head, BUCKET_DOMAINS) {
         Destination::Aws(service) => service,
-        elsewhere => return elsewhere::refuse(&elsewhere, &parts, request_id),
+        Destination::S3 => {
+            let body = Body::from(body.clone());
+            return Answered::Objects(Request::from_parts(parts.clone(), body));
+        }
+        elsewhere => return elsewhere::refuse(&elsewhere, &parts, request_id).into(),
     };
     let hash: [u8; 32] = Sha256::digest(&body).into();
     let account = auth::parse(&head)
@@ -93,8 +114,8 @@ async fn answer(controller: &Arc<Controller>, request: Request, request_id: &str
         Err(error) => Err(error),
     };
     match outcome {
-        Ok(response) => response,
-        Err(error) => failure(service, &error, request_id),
+        Ok(response) => response.into(),
+        Err(error) => failure(service, &error, request_id).into(),
     }
 }
 
@@ -130,6 +151,12 @@ pub async fn read_body(body: Body) -> Result<Bytes, ApiError> {
             status: 408,
         }),
     }
+}
+
+/// Whether a form that says nothing of itself in its head may be a request of EC2's, which come without
+/// a path and sign in the form.
+fn may_be_ec2(parts: &Parts) -> bool {
+    parts.uri.path() == "/" && !parts.headers.contains_key(header::AUTHORIZATION)
 }
 
 /// Whether the body has parameters. Some old clients don't say so.

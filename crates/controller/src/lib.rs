@@ -21,6 +21,7 @@ mod links;
 mod listen;
 mod lost;
 mod moves;
+mod objects;
 pub mod pki;
 mod recovery;
 mod sts;

@@ -96,13 +96,19 @@ async fn a_request_is_answered_by_the_service_that_it_is_for() {
             "GET /bucket/key?list-type=2",
             signed_for("s3"),
             "",
-            [" 501 ", "<Error><Code>NotImplemented</Code>"],
+            [" 403 ", "<Error><Code>RequestTimeTooSkewed</Code>"],
         ),
         (
             "PUT /bucket/key",
             String::new(),
             "data",
-            [" 501 ", "<Resource>/bucket/key</Resource>"],
+            [" 403 ", "<Resource>/bucket/key</Resource>"],
+        ),
+        (
+            "POST /bucket/key?uploads",
+            signed_for("s3"),
+            "",
+            [" 403 ", "x-amz-request-id: "],
         ),
         (
             "GET /boira/v1/nothing",

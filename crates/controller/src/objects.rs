@@ -1,0 +1,94 @@
+//! S3 on the port that every service has: the object store with this cloud's access keys.
+
+use crate::controller::Controller;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderMap, Uri, header};
+use axum::response::Response;
+use boira_objects::{Front, Keys, OpenError, Settings, Store};
+use boira_store::Cluster;
+use std::path::Path;
+use std::sync::Arc;
+
+struct CloudsKeys(Cluster);
+
+impl Keys for CloudsKeys {
+    fn find(&self, access_key: &str) -> Option<(String, String)> {
+        let snapshot = self.0.snapshot();
+        let key = snapshot.state.access_keys.get(access_key)?;
+        Some((key.owner.to_string(), key.secret.clone()))
+    }
+}
+
+/// Opens the object store of a home.
+pub fn open(home: &Path, cluster: &Cluster, settings: Settings) -> Result<Front, OpenError> {
+    let keys = Arc::new(CloudsKeys(cluster.clone()));
+    let clock = Arc::new(|| boira_store::now().0);
+    let store = Store::open(&home.join("objects"), settings, keys, clock)?;
+    Ok(Front::new(&store))
+}
+
+/// Answers a request of S3.
+pub async fn serve(controller: &Controller, mut request: Request) -> Response {
+    let Some(front) = controller.objects.get() else {
+        unreachable!("it is opened before anything is served")
+    };
+    if let Some(uri) = with_slash(request.uri(), request.headers()) {
+        *request.uri_mut() = uri;
+    }
+    let request_id = format!("{:016X}", rand::random::<u64>());
+    let request = request.map(s3s::Body::http_body_unsync);
+    front.call(request, &request_id).await.map(Body::new)
+}
+
+/// Version 2 signs a bucket's path with a slash, whether it is sent with one or not (AWS, "Signing and
+/// authenticating REST requests").
+fn with_slash(uri: &Uri, headers: &HeaderMap) -> Option<Uri> {
+    let header = headers.get(header::AUTHORIZATION);
+    let header = header.is_some_and(|value| value.as_bytes().starts_with(b"AWS "));
+    let query = uri.query().unwrap_or_default();
+    let presigned = query
+        .split('&')
+        .any(|pair| pair.starts_with("AWSAccessKeyId="));
+    let bucket = uri.path().len() > 1 && !uri.path()[1..].contains('/');
+    if !bucket || !(header || presigned) {
+        return None;
+    }
+    let path = match uri.query() {
+        Some(query) => format!("{}/?{query}", uri.path()),
+        None => format!("{}/", uri.path()),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(path.parse::<PathAndQuery>().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_of_version_2_end_with_a_slash() {
+        let signed = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, value.parse().expect("a header"));
+            headers
+        };
+        let rewritten = |uri: &str, headers: &HeaderMap| {
+            with_slash(&uri.parse().expect("a URI"), headers).map(|uri| uri.to_string())
+        };
+        let v2 = signed("AWS AK:signature");
+        assert_eq!(rewritten("/b?acl", &v2).as_deref(), Some("/b/?acl"));
+        assert_eq!(rewritten("/b", &v2).as_deref(), Some("/b/"));
+        for uri in ["/", "/b/", "/b/k"] {
+            assert_eq!(rewritten(uri, &v2), None);
+        }
+        let query = "/b?AWSAccessKeyId=AK&Expires=1&Signature=x";
+        assert!(rewritten(query, &HeaderMap::new()).is_some());
+        assert_eq!(
+            rewritten("/b", &signed("AWS4-HMAC-SHA256 Credential=x")),
+            None
+        );
+    }
+}

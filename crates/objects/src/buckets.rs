@@ -1,0 +1,639 @@
+//! Buckets and their settings. A setting that was never made answers as AWS does for a plain bucket.
+
+use crate::Store;
+use crate::access::{account, no_acls, owner};
+use crate::error::{custom, internal};
+use crate::multipart;
+use crate::objects::{judged_set, stamp, tag_set};
+use crate::rows::{self, Bucket as Row, Config, Upload, Versioning, json};
+use http::StatusCode;
+use rusqlite::params;
+use s3s::dto::*;
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
+use std::sync::Arc;
+
+/// Names whose paths mean other services on this port.
+const RESERVED: [&str; 2] = ["boira", "services"];
+/// Buckets of an account, at most: AWS's default quota.
+const MOST: usize = 10_000;
+
+impl Store {
+    pub async fn create_bucket(
+        self: &Arc<Self>,
+        request: S3Request<CreateBucketInput>,
+    ) -> S3Result<CreateBucketOutput> {
+        let account = account(&request.extensions)?;
+        let input = request.input;
+        let name = input.bucket;
+        if RESERVED.contains(&name.as_str()) {
+            return Err(s3_error!(
+                InvalidBucketName,
+                "The specified bucket is not valid."
+            ));
+        }
+        let configuration = input.create_bucket_configuration.unwrap_or_default();
+        let constraint = configuration
+            .location_constraint
+            .as_ref()
+            .map(|it| it.as_str());
+        check_location(
+            &self.settings.region,
+            constraint.filter(|it| !it.is_empty()),
+        )?;
+        if configuration.bucket.is_some() || configuration.location.is_some() {
+            return Err(s3_error!(
+                NotImplemented,
+                "There are no directory buckets here."
+            ));
+        }
+        if let Some(ownership) = &input.object_ownership {
+            enforced(ownership)?;
+        }
+        let lenient = self.settings.region == "us-east-1";
+        let location = format!("/{name}");
+        self.db
+            .write(move |tx| {
+                match rows::find_bucket(tx.connection, &name)? {
+                    None => {}
+                    // For old clients' sake there, and there only.
+                    Some(bucket) if bucket.owner == account && lenient => return Ok(()),
+                    Some(bucket) if bucket.owner == account => {
+                        return Err(s3_error!(
+                            BucketAlreadyOwnedByYou,
+                            "Your previous request to create the named bucket succeeded and you already own it."
+                        ));
+                    }
+                    Some(_) => {
+                        return Err(s3_error!(
+                            BucketAlreadyExists,
+                            "The requested bucket name is not available. The bucket namespace is shared by all users of the system. Please select a different name and try again."
+                        ));
+                    }
+                }
+                let have: usize = tx
+                    .connection
+                    .query_row("SELECT COUNT(*) FROM buckets WHERE owner = ?1", [&account], |row| row.get(0))
+                    .map_err(internal)?;
+                if have >= MOST {
+                    return Err(s3_error!(
+                        TooManyBuckets,
+                        "You have attempted to create more buckets than allowed"
+                    ));
+                }
+                tx.connection
+                    .execute(
+                        "INSERT INTO buckets (name, owner, created_ms, config) VALUES (?1, ?2, ?3, ?4)",
+                        params![name, account, tx.now_ms, json(&Config::default())],
+                    )
+                    .map_err(internal)?;
+                Ok(())
+            })
+            .await?;
+        Ok(CreateBucketOutput {
+            location: Some(location),
+        })
+    }
+
+    pub async fn delete_bucket(
+        self: &Arc<Self>,
+        request: S3Request<DeleteBucketInput>,
+    ) -> S3Result<DeleteBucketOutput> {
+        let account = account(&request.extensions)?;
+        let name = request.input.bucket;
+        self.db
+            .write(move |tx| {
+                let bucket = rows::bucket(tx.connection, &name, &account)?;
+                let used: bool = tx
+                    .connection
+                    .query_row("SELECT EXISTS (SELECT 1 FROM versions WHERE bucket = ?1)", [bucket.id], |row| {
+                        row.get(0)
+                    })
+                    .map_err(internal)?;
+                if used {
+                    return Err(s3_error!(
+                        BucketNotEmpty,
+                        "The bucket you tried to delete is not empty. You must delete all versions in the bucket."
+                    ));
+                }
+                for upload in uploads(tx.connection, bucket.id)? {
+                    multipart::abort(tx, bucket.id, &upload)?;
+                }
+                tx.connection
+                    .execute("DELETE FROM buckets WHERE id = ?1", [bucket.id])
+                    .map_err(internal)?;
+                Ok(())
+            })
+            .await?;
+        self.after_write();
+        Ok(DeleteBucketOutput::default())
+    }
+
+    pub async fn list_buckets(
+        self: &Arc<Self>,
+        request: S3Request<ListBucketsInput>,
+    ) -> S3Result<ListBucketsOutput> {
+        let account = account(&request.extensions)?;
+        let input = request.input;
+        let most = match input.max_buckets {
+            None => MOST,
+            Some(asked) if (1..=MOST as i32).contains(&asked) => asked as usize,
+            Some(_) => {
+                return Err(s3_error!(
+                    InvalidArgument,
+                    "Argument max-buckets must be an integer between 1 and 10000"
+                ));
+            }
+        };
+        let elsewhere = input
+            .bucket_region
+            .is_some_and(|region| region != self.settings.region);
+        let prefix = input.prefix.clone().unwrap_or_default();
+        let after = input.continuation_token.unwrap_or_default();
+        let caller = account.clone();
+        let mut buckets = match elsewhere {
+            true => Vec::new(),
+            false => {
+                let look = move |db: &rusqlite::Connection| {
+                    rows::buckets(db, &caller, &prefix, &after, most + 1)
+                };
+                self.db.read(look).await?
+            }
+        };
+        let more = buckets.len() > most;
+        buckets.truncate(most);
+        let next = buckets
+            .last()
+            .filter(|_| more)
+            .map(|bucket| bucket.name.clone());
+        let paged = input.max_buckets.is_some();
+        let region = self.settings.region.clone();
+        let shown = buckets.into_iter().map(|bucket| Bucket {
+            bucket_region: paged.then(|| region.clone()),
+            creation_date: Some(stamp(bucket.created_ms)),
+            name: Some(bucket.name),
+        });
+        Ok(ListBucketsOutput {
+            buckets: Some(shown.collect()),
+            continuation_token: next,
+            owner: Some(owner(&account)),
+            prefix: input.prefix,
+        })
+    }
+
+    pub async fn head_bucket(
+        self: &Arc<Self>,
+        request: S3Request<HeadBucketInput>,
+    ) -> S3Result<HeadBucketOutput> {
+        self.bucket_of(&request, &request.input.bucket).await?;
+        Ok(HeadBucketOutput {
+            bucket_region: Some(self.settings.region.clone()),
+            access_point_alias: Some(false),
+            ..Default::default()
+        })
+    }
+
+    pub async fn get_bucket_location(
+        self: &Arc<Self>,
+        request: S3Request<GetBucketLocationInput>,
+    ) -> S3Result<GetBucketLocationOutput> {
+        self.bucket_of(&request, &request.input.bucket).await?;
+        // That region's name is no name, in this one answer.
+        let region = match self.settings.region.as_str() {
+            "us-east-1" => String::new(),
+            other => other.to_owned(),
+        };
+        Ok(GetBucketLocationOutput {
+            location_constraint: Some(BucketLocationConstraint::from(region)),
+        })
+    }
+
+    pub async fn get_bucket_versioning(
+        self: &Arc<Self>,
+        request: S3Request<GetBucketVersioningInput>,
+    ) -> S3Result<GetBucketVersioningOutput> {
+        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let status = bucket.config.versioning.map(|versioning| match versioning {
+            Versioning::Enabled => {
+                BucketVersioningStatus::from_static(BucketVersioningStatus::ENABLED)
+            }
+            Versioning::Suspended => {
+                BucketVersioningStatus::from_static(BucketVersioningStatus::SUSPENDED)
+            }
+        });
+        Ok(GetBucketVersioningOutput {
+            status,
+            ..Default::default()
+        })
+    }
+
+    pub async fn put_bucket_versioning(
+        self: &Arc<Self>,
+        request: S3Request<PutBucketVersioningInput>,
+    ) -> S3Result<PutBucketVersioningOutput> {
+        let account = account(&request.extensions)?;
+        let input = request.input;
+        let wanted = input.versioning_configuration;
+        if wanted
+            .mfa_delete
+            .is_some_and(|mfa| mfa.as_str() != MFADelete::DISABLED)
+            || input.mfa.is_some()
+        {
+            return Err(s3_error!(NotImplemented, "There are no MFA devices here."));
+        }
+        let versioning = match wanted.status.as_ref().map(|status| status.as_str()) {
+            Some(BucketVersioningStatus::ENABLED) => Versioning::Enabled,
+            Some(BucketVersioningStatus::SUSPENDED) => Versioning::Suspended,
+            _ => {
+                return Err(s3_error!(
+                    IllegalVersioningConfigurationException,
+                    "The Versioning element must be specified"
+                ));
+            }
+        };
+        self.configure(account, input.bucket, move |config| {
+            config.versioning = Some(versioning)
+        })
+        .await?;
+        Ok(PutBucketVersioningOutput::default())
+    }
+
+    pub async fn get_bucket_tagging(
+        self: &Arc<Self>,
+        request: S3Request<GetBucketTaggingInput>,
+    ) -> S3Result<GetBucketTaggingOutput> {
+        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        match bucket.config.tags {
+            Some(tags) => Ok(GetBucketTaggingOutput {
+                tag_set: tag_set(&tags),
+            }),
+            None => Err(s3_error!(NoSuchTagSet, "The TagSet does not exist")),
+        }
+    }
+
+    pub async fn put_bucket_tagging(
+        self: &Arc<Self>,
+        request: S3Request<PutBucketTaggingInput>,
+    ) -> S3Result<PutBucketTaggingOutput> {
+        let account = account(&request.extensions)?;
+        let input = request.input;
+        let tags = judged_set(input.tagging.tag_set, 50)?;
+        self.configure(account, input.bucket, move |config| {
+            config.tags = Some(tags)
+        })
+        .await?;
+        Ok(PutBucketTaggingOutput::default())
+    }
+
+    pub async fn delete_bucket_tagging(
+        self: &Arc<Self>,
+        request: S3Request<DeleteBucketTaggingInput>,
+    ) -> S3Result<DeleteBucketTaggingOutput> {
+        let account = account(&request.extensions)?;
+        self.configure(account, request.input.bucket, |config| config.tags = None)
+            .await?;
+        Ok(DeleteBucketTaggingOutput::default())
+    }
+
+    pub async fn get_bucket_ownership_controls(
+        self: &Arc<Self>,
+        request: S3Request<GetBucketOwnershipControlsInput>,
+    ) -> S3Result<GetBucketOwnershipControlsOutput> {
+        self.bucket_of(&request, &request.input.bucket).await?;
+        let rule = OwnershipControlsRule {
+            object_ownership: ObjectOwnership::from_static(ObjectOwnership::BUCKET_OWNER_ENFORCED),
+        };
+        Ok(GetBucketOwnershipControlsOutput {
+            ownership_controls: Some(OwnershipControls { rules: vec![rule] }),
+        })
+    }
+
+    pub async fn put_bucket_ownership_controls(
+        self: &Arc<Self>,
+        request: S3Request<PutBucketOwnershipControlsInput>,
+    ) -> S3Result<PutBucketOwnershipControlsOutput> {
+        self.bucket_of(&request, &request.input.bucket).await?;
+        match &request.input.ownership_controls.rules[..] {
+            [rule] => enforced(&rule.object_ownership)?,
+            _ => {
+                return Err(s3_error!(
+                    MalformedXML,
+                    "The XML you provided was not well-formed or did not validate against our published schema"
+                ));
+            }
+        }
+        Ok(PutBucketOwnershipControlsOutput::default())
+    }
+
+    pub async fn get_bucket_acl(
+        self: &Arc<Self>,
+        request: S3Request<GetBucketAclInput>,
+    ) -> S3Result<GetBucketAclOutput> {
+        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        Ok(GetBucketAclOutput {
+            grants: Some(vec![full_control(&bucket.owner)]),
+            owner: Some(owner(&bucket.owner)),
+        })
+    }
+
+    pub async fn put_bucket_acl(
+        self: &Arc<Self>,
+        request: S3Request<PutBucketAclInput>,
+    ) -> S3Result<PutBucketAclOutput> {
+        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        only_the_owner(request.input.access_control_policy.as_ref(), &bucket.owner)?;
+        Ok(PutBucketAclOutput::default())
+    }
+
+    pub async fn get_object_acl(
+        self: &Arc<Self>,
+        request: S3Request<GetObjectAclInput>,
+    ) -> S3Result<GetObjectAclOutput> {
+        let bucket = self
+            .object_of(
+                &request,
+                &request.input.bucket,
+                &request.input.key,
+                request.input.version_id.as_deref(),
+            )
+            .await?;
+        Ok(GetObjectAclOutput {
+            grants: Some(vec![full_control(&bucket.owner)]),
+            owner: Some(owner(&bucket.owner)),
+            ..Default::default()
+        })
+    }
+
+    pub async fn put_object_acl(
+        self: &Arc<Self>,
+        request: S3Request<PutObjectAclInput>,
+    ) -> S3Result<PutObjectAclOutput> {
+        let bucket = self
+            .object_of(
+                &request,
+                &request.input.bucket,
+                &request.input.key,
+                request.input.version_id.as_deref(),
+            )
+            .await?;
+        only_the_owner(request.input.access_control_policy.as_ref(), &bucket.owner)?;
+        Ok(PutObjectAclOutput::default())
+    }
+
+    pub async fn get_public_access_block(
+        self: &Arc<Self>,
+        request: S3Request<GetPublicAccessBlockInput>,
+    ) -> S3Result<GetPublicAccessBlockOutput> {
+        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let all = PublicAccessBlockConfiguration {
+            block_public_acls: Some(true),
+            block_public_policy: Some(true),
+            ignore_public_acls: Some(true),
+            restrict_public_buckets: Some(true),
+        };
+        if bucket.config.public_access_removed {
+            return Err(custom(
+                "NoSuchPublicAccessBlockConfiguration",
+                StatusCode::NOT_FOUND,
+                "The public access block configuration was not found",
+            ));
+        }
+        Ok(GetPublicAccessBlockOutput {
+            public_access_block_configuration: Some(bucket.config.public_access.unwrap_or(all)),
+        })
+    }
+
+    /// Nothing can be made public yet, so all that this blocks is blocked already.
+    pub async fn put_public_access_block(
+        self: &Arc<Self>,
+        request: S3Request<PutPublicAccessBlockInput>,
+    ) -> S3Result<PutPublicAccessBlockOutput> {
+        let account = account(&request.extensions)?;
+        let input = request.input;
+        let wanted = input.public_access_block_configuration;
+        self.configure(account, input.bucket, move |config| {
+            config.public_access = Some(wanted);
+            config.public_access_removed = false;
+        })
+        .await?;
+        Ok(PutPublicAccessBlockOutput::default())
+    }
+
+    pub async fn delete_public_access_block(
+        self: &Arc<Self>,
+        request: S3Request<DeletePublicAccessBlockInput>,
+    ) -> S3Result<DeletePublicAccessBlockOutput> {
+        let account = account(&request.extensions)?;
+        self.configure(account, request.input.bucket, |config| {
+            config.public_access = None;
+            config.public_access_removed = true;
+        })
+        .await?;
+        Ok(DeletePublicAccessBlockOutput::default())
+    }
+
+    pub async fn get_bucket_request_payment(
+        self: &Arc<Self>,
+        request: S3Request<GetBucketRequestPaymentInput>,
+    ) -> S3Result<GetBucketRequestPaymentOutput> {
+        self.bucket_of(&request, &request.input.bucket).await?;
+        Ok(GetBucketRequestPaymentOutput {
+            payer: Some(Payer::from_static(Payer::BUCKET_OWNER)),
+        })
+    }
+
+    /// The bucket of a request, if it is the caller's.
+    pub async fn bucket_of<T>(
+        self: &Arc<Self>,
+        request: &S3Request<T>,
+        name: &str,
+    ) -> S3Result<Row> {
+        let (account, name) = (account(&request.extensions)?, name.to_owned());
+        self.db
+            .read(move |db| rows::bucket(db, &name, &account))
+            .await
+    }
+
+    async fn object_of<T>(
+        self: &Arc<Self>,
+        request: &S3Request<T>,
+        name: &str,
+        key: &str,
+        id: Option<&str>,
+    ) -> S3Result<Row> {
+        let (account, name, key) = (
+            account(&request.extensions)?,
+            name.to_owned(),
+            key.to_owned(),
+        );
+        let id = id.map(ToOwned::to_owned);
+        self.db
+            .read(move |db| {
+                let bucket = rows::bucket(db, &name, &account)?;
+                let version = rows::named(db, bucket.id, &key, id.as_deref())?;
+                match version.marker {
+                    true => Err(rows::no_such_key()),
+                    false => Ok(bucket),
+                }
+            })
+            .await
+    }
+
+    async fn configure(
+        &self,
+        account: String,
+        name: String,
+        change: impl FnOnce(&mut Config) + Send + 'static,
+    ) -> S3Result<()> {
+        self.db
+            .write(move |tx| {
+                let bucket = rows::bucket(tx.connection, &name, &account)?;
+                let mut config = bucket.config.clone();
+                change(&mut config);
+                bucket.configure(tx, &config)
+            })
+            .await
+    }
+}
+
+/// Answers of a bucket that has no such configuration.
+pub mod plain {
+    use super::*;
+
+    fn none(code: S3ErrorCode, message: &'static str) -> S3Error {
+        S3Error::with_message(code, message)
+    }
+
+    macro_rules! absent {
+        ($($operation:ident($input:ty) -> $output:ty = $error:expr;)*) => {
+            impl Store {
+                $(pub async fn $operation(self: &Arc<Self>, request: S3Request<$input>) -> S3Result<$output> {
+                    self.bucket_of(&request, &request.input.bucket).await?;
+                    Err($error)
+                })*
+            }
+        };
+    }
+
+    macro_rules! empty {
+        ($($operation:ident($input:ty) -> $output:ty;)*) => {
+            impl Store {
+                $(pub async fn $operation(self: &Arc<Self>, request: S3Request<$input>) -> S3Result<$output> {
+                    self.bucket_of(&request, &request.input.bucket).await?;
+                    Ok(<$output>::default())
+                })*
+            }
+        };
+    }
+
+    absent! {
+        get_bucket_cors(GetBucketCorsInput) -> GetBucketCorsOutput =
+            none(S3ErrorCode::NoSuchCORSConfiguration, "The CORS configuration does not exist");
+        get_bucket_encryption(GetBucketEncryptionInput) -> GetBucketEncryptionOutput =
+            custom("ServerSideEncryptionConfigurationNotFoundError", StatusCode::NOT_FOUND, "The server side encryption configuration was not found");
+        get_bucket_lifecycle_configuration(GetBucketLifecycleConfigurationInput) -> GetBucketLifecycleConfigurationOutput =
+            none(S3ErrorCode::NoSuchLifecycleConfiguration, "The lifecycle configuration does not exist");
+        get_bucket_policy(GetBucketPolicyInput) -> GetBucketPolicyOutput =
+            none(S3ErrorCode::NoSuchBucketPolicy, "The bucket policy does not exist");
+        get_bucket_policy_status(GetBucketPolicyStatusInput) -> GetBucketPolicyStatusOutput =
+            none(S3ErrorCode::NoSuchBucketPolicy, "The bucket policy does not exist");
+        get_bucket_replication(GetBucketReplicationInput) -> GetBucketReplicationOutput =
+            none(S3ErrorCode::ReplicationConfigurationNotFoundError, "The replication configuration was not found");
+        get_bucket_website(GetBucketWebsiteInput) -> GetBucketWebsiteOutput =
+            none(S3ErrorCode::NoSuchWebsiteConfiguration, "The specified bucket does not have a website configuration");
+        get_object_lock_configuration(GetObjectLockConfigurationInput) -> GetObjectLockConfigurationOutput =
+            none(S3ErrorCode::ObjectLockConfigurationNotFoundError, "Object Lock configuration does not exist for this bucket");
+    }
+
+    empty! {
+        get_bucket_accelerate_configuration(GetBucketAccelerateConfigurationInput) -> GetBucketAccelerateConfigurationOutput;
+        get_bucket_logging(GetBucketLoggingInput) -> GetBucketLoggingOutput;
+        get_bucket_notification_configuration(GetBucketNotificationConfigurationInput) -> GetBucketNotificationConfigurationOutput;
+        list_bucket_analytics_configurations(ListBucketAnalyticsConfigurationsInput) -> ListBucketAnalyticsConfigurationsOutput;
+        list_bucket_intelligent_tiering_configurations(ListBucketIntelligentTieringConfigurationsInput) -> ListBucketIntelligentTieringConfigurationsOutput;
+        list_bucket_inventory_configurations(ListBucketInventoryConfigurationsInput) -> ListBucketInventoryConfigurationsOutput;
+        list_bucket_metrics_configurations(ListBucketMetricsConfigurationsInput) -> ListBucketMetricsConfigurationsOutput;
+        delete_bucket_cors(DeleteBucketCorsInput) -> DeleteBucketCorsOutput;
+        delete_bucket_encryption(DeleteBucketEncryptionInput) -> DeleteBucketEncryptionOutput;
+        delete_bucket_lifecycle(DeleteBucketLifecycleInput) -> DeleteBucketLifecycleOutput;
+        delete_bucket_policy(DeleteBucketPolicyInput) -> DeleteBucketPolicyOutput;
+        delete_bucket_replication(DeleteBucketReplicationInput) -> DeleteBucketReplicationOutput;
+        delete_bucket_website(DeleteBucketWebsiteInput) -> DeleteBucketWebsiteOutput;
+    }
+}
+
+fn uploads(connection: &rusqlite::Connection, bucket: i64) -> S3Result<Vec<Upload>> {
+    let mut select = connection
+        .prepare_cached("SELECT key, id, initiated_ms, about, done FROM uploads WHERE bucket = ?1")
+        .map_err(internal)?;
+    let rows = select.query_map([bucket], Upload::of_row);
+    rows.and_then(Iterator::collect).map_err(internal)
+}
+
+/// AWS, CreateBucket: us-east-1 wants no constraint, every other region its own name.
+fn check_location(region: &str, constraint: Option<&str>) -> S3Result<()> {
+    match (region, constraint) {
+        ("us-east-1", None) => Ok(()),
+        ("us-east-1", Some("us-east-1")) => Err(s3_error!(
+            InvalidLocationConstraint,
+            "The specified location-constraint is not valid"
+        )),
+        (_, Some(constraint)) if constraint == region => Ok(()),
+        (_, None) => Err(s3_error!(
+            IllegalLocationConstraintException,
+            "The unspecified location constraint is incompatible for the region specific endpoint this request was sent to."
+        )),
+        (_, Some(constraint)) => Err(S3Error::with_message(
+            S3ErrorCode::IllegalLocationConstraintException,
+            format!(
+                "The {constraint} location constraint is incompatible for the region specific endpoint this request was sent to."
+            ),
+        )),
+    }
+}
+
+fn enforced(ownership: &ObjectOwnership) -> S3Result<()> {
+    match ownership.as_str() {
+        ObjectOwnership::BUCKET_OWNER_ENFORCED => Ok(()),
+        _ => Err(s3_error!(
+            NotImplemented,
+            "Buckets have no ACLs yet; ObjectOwnership can only be BucketOwnerEnforced."
+        )),
+    }
+}
+
+fn full_control(account: &str) -> Grant {
+    let owner = owner(account);
+    Grant {
+        grantee: Some(Grantee {
+            display_name: owner.display_name,
+            id: owner.id,
+            email_address: None,
+            type_: Type::from_static(Type::CANONICAL_USER),
+            uri: None,
+        }),
+        permission: Some(Permission::from_static(Permission::FULL_CONTROL)),
+    }
+}
+
+/// What BucketOwnerEnforced lets be put: what is so anyway.
+fn only_the_owner(policy: Option<&AccessControlPolicy>, account: &str) -> S3Result<()> {
+    let Some(policy) = policy else {
+        return Ok(());
+    };
+    match policy.grants.as_deref() {
+        Some([grant]) if *grant == full_control(account) => Ok(()),
+        Some([grant])
+            if grant
+                .permission
+                .as_ref()
+                .is_some_and(|it| it.as_str() == Permission::FULL_CONTROL)
+                && grant
+                    .grantee
+                    .as_ref()
+                    .is_some_and(|it| it.id == owner(account).id) =>
+        {
+            Ok(())
+        }
+        _ => Err(no_acls()),
+    }
+}

@@ -1,0 +1,149 @@
+//! Preconditions: `If-Match`, `If-None-Match`, `If-Modified-Since` and `If-Unmodified-Since` of reads
+//! and copies (RFC 9110, 13.2.2, as AWS applies it), and the first two of writes.
+
+use crate::rows::Version;
+use s3s::dto::{ETagCondition, Timestamp};
+use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
+use std::time::{Duration, SystemTime};
+
+#[derive(Debug, Default)]
+pub struct Conditions {
+    pub matches: Option<ETagCondition>,
+    pub none_matches: Option<ETagCondition>,
+    pub modified_since: Option<Timestamp>,
+    pub unmodified_since: Option<Timestamp>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Fine,
+    Failed,
+    NotModified,
+}
+
+fn is(condition: &ETagCondition, etag: &str) -> bool {
+    condition.is_any()
+        || condition
+            .as_etag()
+            .is_some_and(|wanted| wanted.value() == etag)
+}
+
+pub fn time(ms: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(ms.max(0) as u64)
+}
+
+impl Conditions {
+    fn judge(&self, etag: &str, modified_ms: i64) -> Verdict {
+        // HTTP's dates have whole seconds.
+        let modified = Timestamp::from(time(modified_ms / 1000 * 1000));
+        match (&self.matches, &self.unmodified_since) {
+            (Some(wanted), _) if !is(wanted, etag) => return Verdict::Failed,
+            (None, Some(since)) if modified > *since => return Verdict::Failed,
+            _ => {}
+        }
+        match (&self.none_matches, &self.modified_since) {
+            (Some(unwanted), _) if is(unwanted, etag) => Verdict::NotModified,
+            (None, Some(since)) if modified <= *since => Verdict::NotModified,
+            _ => Verdict::Fine,
+        }
+    }
+
+    /// For GET and HEAD: 412, or 304 with the entity's tag and date.
+    pub fn allow_read(&self, version: &Version) -> S3Result<()> {
+        match self.judge(&version.etag, version.modified_ms) {
+            Verdict::Fine => Ok(()),
+            Verdict::Failed => Err(failed()),
+            Verdict::NotModified => {
+                let mut error = S3Error::with_message(S3ErrorCode::NotModified, "Not Modified");
+                let mut headers = http::HeaderMap::new();
+                if let Ok(value) = http::HeaderValue::from_str(&format!("\"{}\"", version.etag)) {
+                    headers.insert(http::header::ETAG, value);
+                }
+                error.set_headers(headers);
+                Err(error)
+            }
+        }
+    }
+
+    /// For the source of a copy, where both cases are 412.
+    pub fn allow_copy(&self, version: &Version) -> S3Result<()> {
+        match self.judge(&version.etag, version.modified_ms) {
+            Verdict::Fine => Ok(()),
+            Verdict::Failed | Verdict::NotModified => Err(failed()),
+        }
+    }
+}
+
+/// For PUT and CompleteMultipartUpload (AWS, "How to prevent object overwrites with conditional
+/// writes"): `If-None-Match` takes `*` only, `If-Match` of a key that isn't there is NoSuchKey.
+pub fn allow_write(
+    matches: Option<&ETagCondition>,
+    none_matches: Option<&ETagCondition>,
+    current: Option<&Version>,
+) -> S3Result<()> {
+    let current = current.filter(|version| !version.marker);
+    if let Some(unwanted) = none_matches {
+        if !unwanted.is_any() {
+            return Err(s3_error!(
+                NotImplemented,
+                "A header you provided implies functionality that is not implemented: If-None-Match takes * here."
+            ));
+        }
+        if current.is_some() {
+            return Err(failed());
+        }
+    }
+    match (matches, current) {
+        (None, _) => Ok(()),
+        (Some(_), None) => Err(crate::rows::no_such_key()),
+        (Some(wanted), Some(version)) if is(wanted, &version.etag) => Ok(()),
+        (Some(_), Some(_)) => Err(failed()),
+    }
+}
+
+pub fn failed() -> S3Error {
+    s3_error!(
+        PreconditionFailed,
+        "At least one of the pre-conditions you specified did not hold"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use s3s::dto::ETag;
+
+    fn tag(value: &str) -> Option<ETagCondition> {
+        Some(ETagCondition::ETag(ETag::Strong(value.into())))
+    }
+
+    fn since(ms: i64) -> Option<Timestamp> {
+        Some(Timestamp::from(time(ms)))
+    }
+
+    /// The four headers together, as AWS's page of GetObject has them.
+    #[test]
+    fn precedence() {
+        let judged = |matches, none_matches, modified_since, unmodified_since| {
+            Conditions {
+                matches,
+                none_matches,
+                modified_since,
+                unmodified_since,
+            }
+            .judge("e", 5_700)
+        };
+        assert_eq!(judged(None, None, None, None), Verdict::Fine);
+        assert_eq!(judged(tag("e"), None, None, since(1_000)), Verdict::Fine);
+        assert_eq!(judged(tag("x"), None, None, since(9_000)), Verdict::Failed);
+        assert_eq!(judged(None, None, None, since(4_000)), Verdict::Failed);
+        assert_eq!(judged(None, None, None, since(5_000)), Verdict::Fine);
+        assert_eq!(
+            judged(None, tag("e"), since(1_000), None),
+            Verdict::NotModified
+        );
+        assert_eq!(judged(None, tag("x"), since(9_000), None), Verdict::Fine);
+        assert_eq!(judged(None, None, since(5_000), None), Verdict::NotModified);
+        assert_eq!(judged(None, None, since(4_000), None), Verdict::Fine);
+    }
+}

@@ -1,0 +1,406 @@
+//! Contents: the bytes of objects and parts, immutable, each with a row that counts its uses.
+//!
+//! Small ones are in their row, so that one sync makes bytes and metadata durable; others are a file
+//! each, `data/<low byte of the id>/<id>`, which is synced, and its folder, before the row is written.
+//! A file without a row is removed by the next start. Every block of [`BLOCK`] bytes has a CRC32C,
+//! which is compared at every read: what is damaged is an error, never an answer.
+
+use crate::error::{full, internal};
+use crate::sum::crc32c;
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension};
+use s3s::{S3Result, s3_error};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Bytes that one checksum covers, and that are read at once.
+pub const BLOCK: usize = 256 << 10;
+/// Contents up to this many bytes are in their row.
+pub const INLINE: usize = 64 << 10;
+/// What stays free on the disk, so that what is deleted can still be written down.
+const RESERVE: u64 = 64 << 20;
+
+/// Bytes of a content, which an object or a part consists of: `[content, offset, length]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(i64, u64, u64)", into = "(i64, u64, u64)")]
+pub struct Slice {
+    pub content: i64,
+    pub offset: u64,
+    pub len: u64,
+}
+
+impl From<(i64, u64, u64)> for Slice {
+    fn from((content, offset, len): (i64, u64, u64)) -> Self {
+        Self {
+            content,
+            offset,
+            len,
+        }
+    }
+}
+
+impl From<Slice> for (i64, u64, u64) {
+    fn from(slice: Slice) -> Self {
+        (slice.content, slice.offset, slice.len)
+    }
+}
+
+/// The part of `slices` from byte `start` on, `len` bytes long.
+pub fn cut(slices: &[Slice], start: u64, len: u64) -> Vec<Slice> {
+    let (mut skip, mut left) = (start, len);
+    let mut found = Vec::new();
+    for slice in slices {
+        let skipped = skip.min(slice.len);
+        skip -= skipped;
+        let taken = (slice.len - skipped).min(left);
+        left -= taken;
+        if taken > 0 {
+            found.push(Slice {
+                content: slice.content,
+                offset: slice.offset + skipped,
+                len: taken,
+            });
+        }
+    }
+    found
+}
+
+pub struct Contents {
+    data: PathBuf,
+    next: AtomicI64,
+    /// The newest entry of `freed` that is committed.
+    freed: AtomicI64,
+    /// For each of them that a reader began with, how many such readers there are.
+    readers: Mutex<BTreeMap<i64, usize>>,
+}
+
+/// As long as it is there, nothing is collected that was in use when it was made.
+pub struct Reading {
+    contents: Arc<Contents>,
+    since: i64,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let mut readers = self
+            .contents
+            .readers
+            .lock()
+            .expect("no holder of this lock panics");
+        if let Some(count) = readers.get_mut(&self.since) {
+            *count -= 1;
+            if *count == 0 {
+                readers.remove(&self.since);
+            }
+        }
+    }
+}
+
+/// A content that is written and has no row yet. Dropped, it is removed.
+pub struct New {
+    pub id: i64,
+    pub size: u64,
+    pub sums: Vec<u8>,
+    pub bytes: Option<Bytes>,
+    file: Option<PathBuf>,
+}
+
+impl New {
+    pub fn slice(&self) -> Slice {
+        Slice {
+            content: self.id,
+            offset: 0,
+            len: self.size,
+        }
+    }
+
+    /// Its row is committed.
+    pub fn stays(mut self) {
+        self.file = None;
+    }
+}
+
+impl Drop for New {
+    fn drop(&mut self) {
+        if let Some(path) = &self.file {
+            remove(path);
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::error!("{}: {error}; the next start removes it", path.display());
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+impl Contents {
+    /// Makes the folders. What has no row goes in [`Contents::reconcile`].
+    pub fn open(dir: &Path) -> io::Result<Arc<Self>> {
+        let data = dir.join("data");
+        for low in 0..=u8::MAX {
+            fs::create_dir_all(data.join(format!("{low:02x}")))?;
+        }
+        File::open(&data)?.sync_all()?;
+        File::open(dir)?.sync_all()?;
+        Ok(Arc::new(Self {
+            data,
+            next: AtomicI64::new(1),
+            freed: AtomicI64::new(0),
+            readers: Mutex::default(),
+        }))
+    }
+
+    /// Removes files that no row names, and goes on with numbers that were never given out.
+    pub fn reconcile(&self, connection: &Connection) -> Result<(), crate::db::OpenError> {
+        let mut named = HashSet::new();
+        let mut highest = 0;
+        let mut rows = connection.prepare("SELECT id, bytes IS NULL FROM contents")?;
+        let mut rows = rows.query([])?;
+        while let Some(row) = rows.next()? {
+            let id: i64 = row.get(0)?;
+            highest = highest.max(id);
+            if row.get(1)? {
+                named.insert(id);
+            }
+        }
+        for low in 0..=u8::MAX {
+            for entry in fs::read_dir(self.data.join(format!("{low:02x}")))? {
+                let entry = entry?;
+                let id = entry
+                    .file_name()
+                    .to_str()
+                    .and_then(|name| i64::from_str_radix(name, 16).ok());
+                if !id.is_some_and(|id| named.contains(&id)) {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+        }
+        self.next.store(highest + 1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn path(&self, id: i64) -> PathBuf {
+        self.data.join(format!("{:02x}/{id:016x}", id & 0xff))
+    }
+
+    fn fresh(&self) -> i64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A content that goes into its row.
+    pub fn inline(&self, bytes: Bytes) -> New {
+        New {
+            id: self.fresh(),
+            size: bytes.len() as u64,
+            sums: bytes
+                .chunks(BLOCK)
+                .flat_map(|block| crc32c(block).to_le_bytes())
+                .collect(),
+            bytes: Some(bytes),
+            file: None,
+        }
+    }
+
+    /// Begins a content that is a file.
+    pub fn create(&self) -> io::Result<Writing> {
+        let id = self.fresh();
+        let path = self.path(id);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        Ok(Writing {
+            file,
+            new: New {
+                id,
+                size: 0,
+                sums: Vec::new(),
+                bytes: None,
+                file: Some(path),
+            },
+        })
+    }
+
+    /// Whether that many bytes have room.
+    pub fn has_room(&self, bytes: u64) -> S3Result<()> {
+        let disk = nix::sys::statvfs::statvfs(&self.data).map_err(internal)?;
+        let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
+        match free >= bytes.saturating_add(RESERVE) {
+            true => Ok(()),
+            false => Err(full()),
+        }
+    }
+
+    /// To be called before the rows are read.
+    pub fn reading(self: &Arc<Self>) -> Reading {
+        let mut readers = self.readers.lock().expect("no holder of this lock panics");
+        let since = self.freed.load(Ordering::Acquire);
+        *readers.entry(since).or_default() += 1;
+        Reading {
+            contents: self.clone(),
+            since,
+        }
+    }
+
+    pub fn freed_up_to(&self, n: i64) {
+        self.freed.store(n, Ordering::Release);
+    }
+
+    /// The newest entry of `freed` that nobody reads any more.
+    pub fn unread(&self) -> i64 {
+        let readers = self.readers.lock().expect("no holder of this lock panics");
+        let newest = self.freed.load(Ordering::Acquire);
+        readers
+            .keys()
+            .next()
+            .map_or(newest, |oldest| newest.min(*oldest))
+    }
+
+    pub fn remove(&self, id: i64) {
+        remove(&self.path(id));
+    }
+
+    /// Reads `len` bytes at `offset` of a content, verified block by block.
+    pub fn read(&self, connection: &Connection, slice: Slice) -> S3Result<Bytes> {
+        let row: Option<(u64, Vec<u8>, Option<Vec<u8>>)> = connection
+            .prepare_cached("SELECT size, sums, bytes FROM contents WHERE id = ?1")
+            .and_then(|mut select| {
+                select
+                    .query_row([slice.content], |row| {
+                        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                    })
+                    .optional()
+            })
+            .map_err(internal)?;
+        let Some((size, sums, bytes)) = row else {
+            return Err(internal(format!("content {} is gone", slice.content)));
+        };
+        let (from, to) = (slice.offset as usize, (slice.offset + slice.len) as usize);
+        if let Some(bytes) = bytes {
+            self.verify(slice.content, 0, &bytes, &sums)?;
+            return match bytes.len() as u64 == size && to <= bytes.len() {
+                true => Ok(Bytes::from(bytes).slice(from..to)),
+                false => Err(damaged(slice.content, "its bytes are missing")),
+            };
+        }
+        let file = File::open(self.path(slice.content))
+            .map_err(|error| damaged(slice.content, &error.to_string()))?;
+        self.read_file(&file, size, &sums, slice)
+    }
+
+    /// Opens a content that is a file, with its size and checksums; `None` for one in its row.
+    pub fn open_file(&self, connection: &Connection, id: i64) -> S3Result<Option<Opened>> {
+        let row: Option<(u64, Vec<u8>, bool)> = connection
+            .prepare_cached("SELECT size, sums, bytes IS NULL FROM contents WHERE id = ?1")
+            .and_then(|mut select| {
+                select
+                    .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                    .optional()
+            })
+            .map_err(internal)?;
+        match row {
+            None => Err(internal(format!("content {id} is gone"))),
+            Some((_, _, false)) => Ok(None),
+            Some((size, sums, true)) => {
+                let file =
+                    File::open(self.path(id)).map_err(|error| damaged(id, &error.to_string()))?;
+                Ok(Some(Opened { file, size, sums }))
+            }
+        }
+    }
+
+    /// Reads of a file, at most to the end of a run of whole blocks.
+    pub fn read_file(&self, file: &File, size: u64, sums: &[u8], slice: Slice) -> S3Result<Bytes> {
+        let block = BLOCK as u64;
+        let first = slice.offset / block;
+        let start = first * block;
+        let end = (slice.offset + slice.len)
+            .div_ceil(block)
+            .saturating_mul(block)
+            .min(size);
+        let mut bytes = vec![0; (end - start) as usize];
+        file.read_exact_at(&mut bytes, start)
+            .map_err(|error| damaged(slice.content, &error.to_string()))?;
+        self.verify(slice.content, first as usize, &bytes, sums)?;
+        let from = (slice.offset - start) as usize;
+        Ok(Bytes::from(bytes).slice(from..from + slice.len as usize))
+    }
+
+    fn verify(&self, id: i64, first: usize, bytes: &[u8], sums: &[u8]) -> S3Result<()> {
+        for (index, block) in bytes.chunks(BLOCK).enumerate() {
+            let at = (first + index) * 4;
+            if sums.get(at..at + 4) != Some(&crc32c(block).to_le_bytes()[..]) {
+                return Err(damaged(
+                    id,
+                    &format!("block {} has another checksum", first + index),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+pub struct Opened {
+    pub file: File,
+    pub size: u64,
+    pub sums: Vec<u8>,
+}
+
+fn damaged(id: i64, why: &str) -> s3s::S3Error {
+    tracing::error!("content {id:016x} is damaged: {why}");
+    s3_error!(
+        InternalError,
+        "The object is damaged on the disk. Tell the administrator."
+    )
+}
+
+/// A content that is being written, in blocks of [`BLOCK`] bytes but for the last.
+pub struct Writing {
+    file: File,
+    new: New,
+}
+
+impl Writing {
+    pub fn block(&mut self, block: &[u8]) -> io::Result<()> {
+        self.file.write_all(block)?;
+        self.new.size += block.len() as u64;
+        self.new.sums.extend(crc32c(block).to_le_bytes());
+        Ok(())
+    }
+
+    /// Makes it durable.
+    pub fn finish(self) -> io::Result<New> {
+        self.file.sync_all()?;
+        let path = self.new.file.as_deref().expect("it is a file");
+        File::open(path.parent().expect("it is in a folder"))?.sync_all()?;
+        Ok(self.new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_cut() {
+        let slices = [Slice::from((1, 10, 5)), Slice::from((2, 0, 7))];
+        assert_eq!(cut(&slices, 0, 12), slices);
+        assert_eq!(
+            cut(&slices, 3, 4),
+            [Slice::from((1, 13, 2)), Slice::from((2, 0, 2))]
+        );
+        assert_eq!(cut(&slices, 5, 1), [Slice::from((2, 0, 1))]);
+        assert_eq!(cut(&slices, 12, 1), []);
+    }
+}

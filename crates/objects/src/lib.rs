@@ -1,0 +1,91 @@
+//! The object store: S3 as AWS documents it, by the crate s3s, over files and a database of its own.
+//!
+//! ```text
+//! <home>/objects/objects.db     buckets, versions, uploads, and the bytes of small objects
+//!                data/XX/ID     the bytes of others, a file per object or part
+//! ```
+//!
+//! `s3` names the operations; `objects`, `multipart`, `listing` and `buckets` are what they do;
+//! `conditions`, `list` and `sum` decide without a store; `contents` and `db` are the disk.
+
+mod access;
+mod buckets;
+mod collect;
+mod conditions;
+mod contents;
+mod db;
+mod error;
+mod front;
+mod list;
+mod listing;
+mod multipart;
+mod objects;
+mod read;
+mod rows;
+mod s3;
+mod sum;
+mod upload;
+
+pub use access::Keys;
+pub use db::{Clock, OpenError};
+pub use front::Front;
+pub use s3::SERVED;
+
+use contents::Contents;
+use db::Db;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// What an object store is told when it is opened.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The cloud's region.
+    pub region: String,
+    /// The URL that clients use.
+    pub endpoint: String,
+    /// Domains below which every bucket has a name of its own.
+    pub domains: Vec<String>,
+}
+
+/// An open object store.
+pub struct Store {
+    db: Arc<Db>,
+    contents: Arc<Contents>,
+    keys: Arc<dyn Keys>,
+    settings: Settings,
+    clock: Clock,
+    freed: Arc<Notify>,
+}
+
+impl Store {
+    /// Opens or creates the store in a folder, and starts its writer and its collector. It needs a
+    /// runtime of tokio's.
+    pub fn open(
+        dir: &Path,
+        settings: Settings,
+        keys: Arc<dyn Keys>,
+        clock: Clock,
+    ) -> Result<Arc<Self>, OpenError> {
+        let mut folder = std::fs::DirBuilder::new();
+        folder.recursive(true).mode(0o700).create(dir)?;
+        let contents = Contents::open(dir)?;
+        let db = Db::open(&dir.join("objects.db"), contents.clone(), clock.clone())?;
+        let store = Arc::new(Self {
+            db,
+            contents,
+            keys,
+            settings,
+            clock,
+            freed: Arc::new(Notify::new()),
+        });
+        tokio::spawn(collect::run(Arc::downgrade(&store)));
+        Ok(store)
+    }
+
+    /// Something may have been freed.
+    fn after_write(&self) {
+        self.freed.notify_one();
+    }
+}

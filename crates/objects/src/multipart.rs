@@ -1,0 +1,836 @@
+//! Multipart uploads: their parts are contents like any other, and completing one makes an object of
+//! them without moving a byte (AWS, "Uploading and copying objects using multipart upload").
+
+use crate::access::account;
+use crate::conditions::{self, Conditions};
+use crate::contents::{Slice, cut};
+use crate::error::internal;
+use crate::list::{Lister, Step, Wanted};
+use crate::listing::{encoded, wants_url};
+use crate::objects::{checked_key, covers, etag, page, source, stamp};
+use crate::rows::{self, About, Asked, Done, Part, PartOf, Put, Upload, json};
+use crate::sum::{Algorithm, Covers, Sum};
+use crate::upload::{self, Said};
+use crate::{Store, access, described, with_sums};
+use md5::{Digest, Md5};
+use rusqlite::params;
+use s3s::dto::*;
+use s3s::{S3Request, S3Result, s3_error};
+use std::sync::Arc;
+
+/// Every part but the last has at least so many bytes.
+const LEAST_PART: u64 = 5 << 20;
+const MOST_PARTS: i32 = 10_000;
+/// The largest object: 48.8 TiB, ten thousand parts of 5 GiB.
+const LARGEST: u64 = MOST_PARTS as u64 * (5 << 30);
+
+impl Store {
+    pub async fn create_multipart_upload(
+        self: &Arc<Self>,
+        mut request: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<CreateMultipartUploadOutput> {
+        let account = account(&request.extensions)?;
+        checked_key(&request.input.key)?;
+        let mut about = described!(request.input).about()?;
+        let input = request.input;
+        let asked = asked(
+            input.checksum_algorithm.as_ref(),
+            input.checksum_type.as_ref(),
+        )?;
+        about.asked = Some(asked);
+        let (bucket, key) = (input.bucket, input.key);
+        let (name, under) = (bucket.clone(), key.clone());
+        let id = self
+            .db
+            .write(move |tx| {
+                let bucket = rows::bucket(tx.connection, &name, &account)?;
+                // Ids of one key are in the order in which the uploads began.
+                let id = format!(
+                    "{:012x}{}",
+                    tx.next_seq(),
+                    hex::encode(rand::random::<[u8; 16]>())
+                );
+                tx.connection
+                    .prepare_cached(
+                        "INSERT INTO uploads (bucket, key, id, initiated_ms, about)
+                         VALUES (?1, ?2, ?3, ?4, ?5)",
+                    )
+                    .and_then(|mut insert| {
+                        insert.execute(params![
+                            bucket.id,
+                            under.as_bytes(),
+                            id,
+                            tx.now_ms,
+                            json(&about)
+                        ])
+                    })
+                    .map_err(internal)?;
+                Ok(id)
+            })
+            .await?;
+        Ok(CreateMultipartUploadOutput {
+            bucket: Some(bucket),
+            key: Some(key),
+            upload_id: Some(id),
+            checksum_algorithm: asked.explicit.then(|| algorithm(asked.algorithm)),
+            checksum_type: asked.explicit.then(|| covers(asked.covers)),
+            ..Default::default()
+        })
+    }
+
+    pub async fn upload_part(
+        self: &Arc<Self>,
+        request: S3Request<UploadPartInput>,
+    ) -> S3Result<UploadPartOutput> {
+        let account = account(&request.extensions)?;
+        let said = Said::of(&request, request.input.body.as_ref())?;
+        let input = request.input;
+        let number = part_number(input.part_number)?;
+        let upload = self
+            .upload(&account, &input.bucket, &input.key, &input.upload_id)
+            .await?;
+        let asked = asked_of(&upload);
+        if let Some(sent) = said.algorithm()
+            && asked.explicit
+            && sent != asked.algorithm
+        {
+            return Err(s3s::S3Error::with_message(
+                s3s::S3ErrorCode::InvalidRequest,
+                format!(
+                    "Checksum Type mismatch occurred, expected checksum Type: {}, actual checksum Type: {}",
+                    asked.algorithm.name().to_lowercase(),
+                    sent.name().to_lowercase()
+                ),
+            ));
+        }
+        let received = upload::receive(&self.contents, &said, input.body, asked.algorithm).await?;
+        let part = Part {
+            number,
+            size: received.size,
+            etag: received.md5.clone(),
+            modified_ms: 0,
+            sum: Some(received.sum.clone()),
+            slices: received.slices(),
+        };
+        let sum = received.sum.clone();
+        self.db
+            .write(move |tx| {
+                let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
+                rows::open_upload(tx.connection, bucket.id, &input.key, &input.upload_id)?;
+                if let Some(new) = received.new {
+                    tx.keep(new)?;
+                }
+                put_part(tx, &input.upload_id, part)
+            })
+            .await?;
+        self.after_write();
+        let mut output = UploadPartOutput {
+            e_tag: Some(etag(&received.md5)),
+            ..Default::default()
+        };
+        let _ = with_sums!(output, Some(&sum));
+        Ok(output)
+    }
+
+    pub async fn upload_part_copy(
+        self: &Arc<Self>,
+        request: S3Request<UploadPartCopyInput>,
+    ) -> S3Result<UploadPartCopyOutput> {
+        let account = account(&request.extensions)?;
+        let input = request.input;
+        let number = part_number(input.part_number)?;
+        let upload = self
+            .upload(&account, &input.bucket, &input.key, &input.upload_id)
+            .await?;
+        let (name, key, id) = source(&input.copy_source)?;
+        let conditions = Conditions {
+            matches: input.copy_source_if_match,
+            none_matches: input.copy_source_if_none_match,
+            modified_since: input.copy_source_if_modified_since,
+            unmodified_since: input.copy_source_if_unmodified_since,
+        };
+        let reading = self.contents.reading();
+        let caller = account.clone();
+        let (from, version) = self
+            .db
+            .read(move |db| {
+                let bucket = rows::bucket(db, &name, &caller)?;
+                let version = rows::named(db, bucket.id, &key, id.as_deref())?;
+                if version.marker {
+                    return Err(rows::no_such_key());
+                }
+                conditions.allow_copy(&version)?;
+                Ok((bucket, version))
+            })
+            .await?;
+        let slices = copied_range(&version, input.copy_source_range.as_deref())?;
+        let size = slices.iter().map(|slice| slice.len).sum();
+        if size > 5 << 30 {
+            return Err(upload::too_large());
+        }
+        let asked = asked_of(&upload);
+        let (md5, sum) = self
+            .digest(reading, slices.clone(), asked.algorithm)
+            .await?;
+        let part = Part {
+            number,
+            size,
+            etag: md5.clone(),
+            modified_ms: 0,
+            sum: Some(sum.clone()),
+            slices: slices.clone(),
+        };
+        let told = from.told(&version.id);
+        let modified_ms = self
+            .db
+            .write(move |tx| {
+                let key = String::from_utf8_lossy(&version.key).into_owned();
+                let still = rows::version(tx.connection, from.id, &key, &version.id)?;
+                if still.is_none_or(|still| still.age != version.age) {
+                    return Err(s3_error!(
+                        OperationAborted,
+                        "The source changed while it was copied. Try again."
+                    ));
+                }
+                let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
+                rows::open_upload(tx.connection, bucket.id, &input.key, &input.upload_id)?;
+                tx.share(&slices)?;
+                put_part(tx, &input.upload_id, part)?;
+                Ok(tx.now_ms)
+            })
+            .await?;
+        self.after_write();
+        let mut result = CopyPartResult {
+            e_tag: Some(etag(&md5)),
+            last_modified: Some(stamp(modified_ms)),
+            ..Default::default()
+        };
+        let _ = with_sums!(result, Some(&sum));
+        Ok(UploadPartCopyOutput {
+            copy_part_result: Some(result),
+            copy_source_version_id: told,
+            ..Default::default()
+        })
+    }
+
+    async fn upload(&self, account: &str, bucket: &str, key: &str, id: &str) -> S3Result<Upload> {
+        let (account, bucket) = (account.to_owned(), bucket.to_owned());
+        let (key, id) = (key.to_owned(), id.to_owned());
+        self.db
+            .read(move |db| {
+                let bucket = rows::bucket(db, &bucket, &account)?;
+                rows::open_upload(db, bucket.id, &key, &id)
+            })
+            .await
+    }
+
+    pub async fn complete_multipart_upload(
+        self: &Arc<Self>,
+        request: S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<CompleteMultipartUploadOutput> {
+        let account = account(&request.extensions)?;
+        let input = request.input;
+        let named = input
+            .multipart_upload
+            .and_then(|named| named.parts)
+            .unwrap_or_default();
+        let named = named
+            .into_iter()
+            .map(Named::of)
+            .collect::<S3Result<Vec<_>>>()?;
+        if named.is_empty() {
+            return Err(s3_error!(
+                MalformedXML,
+                "You must specify at least one part"
+            ));
+        }
+        if !named.windows(2).all(|two| two[0].number < two[1].number) {
+            return Err(s3_error!(
+                InvalidPartOrder,
+                "The list of parts was not in ascending order. Parts must be ordered by part number."
+            ));
+        }
+        let expected = Expected {
+            size: input.mpu_object_size.map(|size| size as u64),
+            sums: [
+                (Algorithm::Crc32, input.checksum_crc32),
+                (Algorithm::Crc32c, input.checksum_crc32c),
+                (Algorithm::Crc64Nvme, input.checksum_crc64nvme),
+                (Algorithm::Sha1, input.checksum_sha1),
+                (Algorithm::Sha256, input.checksum_sha256),
+            ]
+            .into_iter()
+            .filter_map(|(algorithm, value)| Some((algorithm, value?)))
+            .collect(),
+            kind: input.checksum_type.map(|kind| kind.as_str().to_owned()),
+        };
+        let (bucket, key) = (input.bucket.clone(), input.key.clone());
+        let (done, told) = self
+            .db
+            .write(move |tx| {
+                let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
+                let upload =
+                    rows::find_upload(tx.connection, bucket.id, &input.key, &input.upload_id)?;
+                let names = json(
+                    &named
+                        .iter()
+                        .map(|part| (part.number, &part.etag))
+                        .collect::<Vec<_>>(),
+                );
+                if let Some(done) = upload.done {
+                    // Asked again, as clients do when the answer was lost.
+                    return match done.parts == names {
+                        true => Ok((done, bucket.config.versioning.is_some())),
+                        false => rows::open_upload(
+                            tx.connection,
+                            bucket.id,
+                            &input.key,
+                            &input.upload_id,
+                        )
+                        .and_then(|_| Err(internal("a completed upload is open"))),
+                    };
+                }
+                let current = rows::current(tx.connection, bucket.id, &input.key)?;
+                let (matches, none) = (input.if_match.as_ref(), input.if_none_match.as_ref());
+                conditions::allow_write(matches, none, current.as_ref())?;
+                let have = rows::parts(tx.connection, &upload.id, 0, MOST_PARTS as usize)?;
+                let (put, unused) = assemble(&upload, have, &named, &expected)?;
+                for part in unused {
+                    tx.release(&part.slices)?;
+                }
+                tx.connection
+                    .prepare_cached("DELETE FROM parts WHERE upload = ?1")
+                    .and_then(|mut delete| delete.execute([&upload.id]))
+                    .map_err(internal)?;
+                let (tag, sum) = (put.etag.clone(), put.about.sum.clone());
+                let version = bucket.put(tx, &input.key, put)?;
+                let done = Done {
+                    etag: tag,
+                    version: Some(version.id),
+                    sum,
+                    parts: names,
+                    at_ms: tx.now_ms,
+                };
+                tx.connection
+                    .prepare_cached(
+                        "UPDATE uploads SET done = ?4 WHERE bucket = ?1 AND key = ?2 AND id = ?3",
+                    )
+                    .and_then(|mut update| {
+                        update.execute(params![
+                            bucket.id,
+                            input.key.as_bytes(),
+                            upload.id,
+                            json(&done)
+                        ])
+                    })
+                    .map_err(internal)?;
+                Ok((done, bucket.config.versioning.is_some()))
+            })
+            .await?;
+        self.after_write();
+        let mut output = CompleteMultipartUploadOutput {
+            location: Some(format!(
+                "{}/{bucket}/{}",
+                self.settings.endpoint,
+                encoded(&key)
+            )),
+            bucket: Some(bucket),
+            key: Some(key),
+            e_tag: Some(etag(&done.etag)),
+            version_id: done.version.filter(|_| told),
+            ..Default::default()
+        };
+        output.checksum_type = with_sums!(output, done.sum.as_ref());
+        Ok(output)
+    }
+
+    pub async fn abort_multipart_upload(
+        self: &Arc<Self>,
+        request: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<AbortMultipartUploadOutput> {
+        let account = account(&request.extensions)?;
+        let input = request.input;
+        self.db
+            .write(move |tx| {
+                let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
+                let upload =
+                    rows::open_upload(tx.connection, bucket.id, &input.key, &input.upload_id)?;
+                let initiated = stamp(upload.initiated_ms / 1000 * 1000);
+                if input
+                    .if_match_initiated_time
+                    .is_some_and(|time| time != initiated)
+                {
+                    return Err(conditions::failed());
+                }
+                abort(tx, bucket.id, &upload)
+            })
+            .await?;
+        self.after_write();
+        Ok(AbortMultipartUploadOutput::default())
+    }
+
+    pub async fn list_parts(
+        self: &Arc<Self>,
+        request: S3Request<ListPartsInput>,
+    ) -> S3Result<ListPartsOutput> {
+        let account = account(&request.extensions)?;
+        let input = request.input;
+        let most = page(input.max_parts)?;
+        let marker = input.part_number_marker.unwrap_or(0);
+        let (caller, name, key) = (account.clone(), input.bucket.clone(), input.key.clone());
+        let id = input.upload_id.clone();
+        let (upload, mut parts) = self
+            .db
+            .read(move |db| {
+                let bucket = rows::bucket(db, &name, &caller)?;
+                let upload = rows::open_upload(db, bucket.id, &key, &id)?;
+                let parts = rows::parts(db, &upload.id, marker, most + 1)?;
+                Ok((upload, parts))
+            })
+            .await?;
+        let truncated = parts.len() > most && most > 0;
+        parts.truncate(most);
+        let asked = asked_of(&upload);
+        let next = parts.last().map_or(marker, |part| part.number);
+        let shown = parts.into_iter().map(|part| {
+            let mut out = s3s::dto::Part {
+                e_tag: Some(etag(&part.etag)),
+                last_modified: Some(stamp(part.modified_ms)),
+                part_number: Some(part.number),
+                size: Some(part.size as i64),
+                ..Default::default()
+            };
+            let _ = with_sums!(out, part.sum.as_ref().filter(|_| asked.explicit));
+            out
+        });
+        Ok(ListPartsOutput {
+            bucket: Some(input.bucket),
+            key: Some(input.key),
+            upload_id: Some(input.upload_id),
+            parts: Some(shown.collect()),
+            is_truncated: Some(truncated),
+            max_parts: Some(most as i32),
+            part_number_marker: Some(marker),
+            next_part_number_marker: Some(next),
+            owner: Some(access::owner(&account)),
+            initiator: Some(initiator(&account)),
+            storage_class: Some(StorageClass::from(class(&upload.about))),
+            checksum_algorithm: asked.explicit.then(|| algorithm(asked.algorithm)),
+            checksum_type: asked.explicit.then(|| covers(asked.covers)),
+            ..Default::default()
+        })
+    }
+
+    pub async fn list_multipart_uploads(
+        self: &Arc<Self>,
+        request: S3Request<ListMultipartUploadsInput>,
+    ) -> S3Result<ListMultipartUploadsOutput> {
+        let account = account(&request.extensions)?;
+        let input = request.input;
+        let most = page(input.max_uploads)?;
+        let url = wants_url(input.encoding_type.as_ref())?;
+        let show = move |text: String| if url { encoded(&text) } else { text };
+        let wanted = Wanted {
+            prefix: input.prefix.clone().unwrap_or_default().into_bytes(),
+            delimiter: input.delimiter.clone().unwrap_or_default().into_bytes(),
+            after: input
+                .key_marker
+                .clone()
+                .filter(|marker| !marker.is_empty())
+                .map(String::into_bytes),
+            max: most,
+        };
+        // Within the marker's key, what comes after the marker's upload.
+        let begun = input
+            .key_marker
+            .clone()
+            .zip(input.upload_id_marker.clone())
+            .filter(|(key, id)| !key.is_empty() && !id.is_empty());
+        let (name, caller) = (input.bucket.clone(), account.clone());
+        let (uploads, lister) = self
+            .db
+            .read(move |db| {
+                let bucket = rows::bucket(db, &name, &caller)?;
+                list_uploads(db, bucket.id, wanted, begun)
+            })
+            .await?;
+        let last = uploads.last().map(|upload| upload.id.clone());
+        let next_key = lister
+            .last()
+            .map(|key| String::from_utf8_lossy(key).into_owned());
+        let truncated = lister.truncated;
+        let prefixes = lister.common_prefixes.iter();
+        let prefixes = prefixes.map(|prefix| CommonPrefix {
+            prefix: Some(show(String::from_utf8_lossy(prefix).into_owned())),
+        });
+        let shown = uploads.into_iter().map(|upload| {
+            let asked = asked_of(&upload);
+            MultipartUpload {
+                key: Some(show(String::from_utf8_lossy(&upload.key).into_owned())),
+                initiated: Some(stamp(upload.initiated_ms)),
+                initiator: Some(initiator(&account)),
+                owner: Some(access::owner(&account)),
+                storage_class: Some(StorageClass::from(class(&upload.about))),
+                checksum_algorithm: asked.explicit.then(|| algorithm(asked.algorithm)),
+                checksum_type: asked.explicit.then(|| covers(asked.covers)),
+                upload_id: Some(upload.id),
+            }
+        });
+        let shown: Vec<MultipartUpload> = shown.collect();
+        Ok(ListMultipartUploadsOutput {
+            bucket: Some(input.bucket),
+            common_prefixes: Some(prefixes.collect()),
+            delimiter: input.delimiter.map(show),
+            encoding_type: input.encoding_type,
+            is_truncated: Some(truncated),
+            key_marker: Some(show(input.key_marker.unwrap_or_default())),
+            upload_id_marker: Some(input.upload_id_marker.unwrap_or_default()),
+            max_uploads: Some(most as i32),
+            next_key_marker: next_key.filter(|_| truncated).map(show),
+            next_upload_id_marker: last.filter(|_| truncated),
+            prefix: Some(show(input.prefix.unwrap_or_default())),
+            uploads: Some(shown),
+            ..Default::default()
+        })
+    }
+}
+
+/// Removes an upload and frees its parts.
+pub fn abort(tx: &crate::db::Tx<'_>, bucket: i64, upload: &Upload) -> S3Result<()> {
+    for part in rows::parts(tx.connection, &upload.id, 0, MOST_PARTS as usize)? {
+        tx.release(&part.slices)?;
+    }
+    let remove = || -> rusqlite::Result<()> {
+        tx.connection
+            .prepare_cached("DELETE FROM parts WHERE upload = ?1")?
+            .execute([&upload.id])?;
+        tx.connection
+            .prepare_cached("DELETE FROM uploads WHERE bucket = ?1 AND key = ?2 AND id = ?3")?
+            .execute(params![bucket, upload.key, upload.id])?;
+        Ok(())
+    };
+    remove().map_err(internal)
+}
+
+/// Uploads that are not completed, in the order of their keys and beginnings.
+fn list_uploads(
+    db: &rusqlite::Connection,
+    bucket: i64,
+    wanted: Wanted,
+    begun: Option<(String, String)>,
+) -> S3Result<(Vec<Upload>, Lister)> {
+    let mut lister = Lister::new(wanted);
+    let mut uploads = Vec::new();
+    let mut select = db
+        .prepare_cached(
+            "SELECT key, id, initiated_ms, about, done FROM uploads
+             WHERE bucket = ?1 AND (key, id) > (?2, ?3) AND done IS NULL ORDER BY key, id",
+        )
+        .map_err(internal)?;
+    let mut from = match begun {
+        Some((key, id)) if lister.covers(key.as_bytes()) => Some((key.into_bytes(), id)),
+        _ => lister.start().map(|key| (key, String::new())),
+    };
+    'seek: while let Some((key, id)) = from.take() {
+        let mut rows = select.query(params![bucket, key, id]).map_err(internal)?;
+        while let Some(row) = rows.next().map_err(internal)? {
+            let upload = Upload::of_row(row).map_err(internal)?;
+            match lister.offer(&upload.key) {
+                Step::Take => uploads.push(upload),
+                Step::Seek(next) => {
+                    from = Some((next, String::new()));
+                    continue 'seek;
+                }
+                Step::Stop => break 'seek,
+            }
+        }
+    }
+    Ok((uploads, lister))
+}
+
+fn put_part(tx: &crate::db::Tx<'_>, upload: &str, part: Part) -> S3Result<()> {
+    let before = rows::parts(tx.connection, upload, part.number - 1, 1)?;
+    if let Some(before) = before.first().filter(|before| before.number == part.number) {
+        tx.release(&before.slices)?;
+    }
+    tx.connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO parts (upload, number, size, etag, modified_ms, sum, slices)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )
+        .and_then(|mut insert| {
+            insert.execute(params![
+                upload,
+                part.number,
+                part.size,
+                part.etag,
+                tx.now_ms,
+                part.sum.as_ref().map(json),
+                json(&part.slices)
+            ])
+        })
+        .map_err(internal)?;
+    Ok(())
+}
+
+fn part_number(number: i32) -> S3Result<i32> {
+    match (1..=MOST_PARTS).contains(&number) {
+        true => Ok(number),
+        false => Err(s3_error!(
+            InvalidArgument,
+            "Part number must be an integer between 1 and 10000, inclusive"
+        )),
+    }
+}
+
+fn asked(algorithm: Option<&ChecksumAlgorithm>, kind: Option<&ChecksumType>) -> S3Result<Asked> {
+    let kind = match kind.map(|kind| kind.as_str()) {
+        None => None,
+        Some(ChecksumType::FULL_OBJECT) => Some(Covers::FullObject),
+        Some(ChecksumType::COMPOSITE) => Some(Covers::Composite),
+        Some(_) => {
+            return Err(s3_error!(
+                InvalidRequest,
+                "Value for x-amz-checksum-type header is invalid."
+            ));
+        }
+    };
+    let Some(algorithm) = algorithm else {
+        return match kind {
+            None => Ok(DEFAULT),
+            Some(_) => Err(s3_error!(
+                InvalidRequest,
+                "The x-amz-checksum-type header can only be used with the x-amz-checksum-algorithm header."
+            )),
+        };
+    };
+    let algorithm = Algorithm::named(algorithm.as_str()).ok_or_else(upload::invalid_algorithm)?;
+    let covers = kind.unwrap_or_else(|| algorithm.default_of_parts());
+    if !algorithm.covers(covers) {
+        let name = match covers {
+            Covers::FullObject => "FULL_OBJECT",
+            Covers::Composite => "COMPOSITE",
+        };
+        return Err(s3s::S3Error::with_message(
+            s3s::S3ErrorCode::InvalidRequest,
+            format!(
+                "The {name} checksum type cannot be used with the {} checksum algorithm.",
+                algorithm.name().to_lowercase()
+            ),
+        ));
+    }
+    Ok(Asked {
+        algorithm,
+        covers,
+        explicit: true,
+    })
+}
+
+const DEFAULT: Asked = Asked {
+    algorithm: Algorithm::Crc64Nvme,
+    covers: Covers::FullObject,
+    explicit: false,
+};
+
+fn asked_of(upload: &Upload) -> Asked {
+    upload.about.asked.unwrap_or(DEFAULT)
+}
+
+fn algorithm(algorithm: Algorithm) -> ChecksumAlgorithm {
+    ChecksumAlgorithm::from(algorithm.name().to_owned())
+}
+
+fn class(about: &About) -> String {
+    about
+        .class
+        .clone()
+        .unwrap_or_else(|| StorageClass::STANDARD.to_owned())
+}
+
+fn initiator(account: &str) -> Initiator {
+    let owner = access::owner(account);
+    Initiator {
+        display_name: owner.display_name,
+        id: owner.id,
+    }
+}
+
+fn copied_range(version: &rows::Version, range: Option<&str>) -> S3Result<Vec<Slice>> {
+    let Some(range) = range else {
+        return Ok(version.slices.clone());
+    };
+    let wrong = || {
+        s3_error!(
+            InvalidArgument,
+            "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last are the zero-based offsets of the first and last bytes to copy"
+        )
+    };
+    let (first, last) = range
+        .strip_prefix("bytes=")
+        .and_then(|it| it.split_once('-'))
+        .ok_or_else(wrong)?;
+    let first: u64 = first.parse().map_err(|_| wrong())?;
+    let last: u64 = last.parse().map_err(|_| wrong())?;
+    if first > last {
+        return Err(wrong());
+    }
+    if last >= version.size {
+        return Err(s3s::S3Error::with_message(
+            s3s::S3ErrorCode::InvalidArgument,
+            format!(
+                "Range specified is not valid for source object of size: {}",
+                version.size
+            ),
+        ));
+    }
+    Ok(cut(&version.slices, first, last - first + 1))
+}
+
+/// A part as CompleteMultipartUpload names it.
+struct Named {
+    number: i32,
+    etag: String,
+    sums: Vec<(Algorithm, String)>,
+}
+
+impl Named {
+    fn of(part: CompletedPart) -> S3Result<Self> {
+        let number = part_number(part.part_number.unwrap_or(0))?;
+        let sums = [
+            (Algorithm::Crc32, part.checksum_crc32),
+            (Algorithm::Crc32c, part.checksum_crc32c),
+            (Algorithm::Crc64Nvme, part.checksum_crc64nvme),
+            (Algorithm::Sha1, part.checksum_sha1),
+            (Algorithm::Sha256, part.checksum_sha256),
+        ];
+        let sums = sums
+            .into_iter()
+            .filter_map(|(algorithm, value)| Some((algorithm, value?)));
+        Ok(Self {
+            number,
+            etag: part.e_tag.map(ETag::into_value).unwrap_or_default(),
+            sums: sums.collect(),
+        })
+    }
+
+    fn is(&self, part: &Part) -> bool {
+        let sum = |(algorithm, value): &(Algorithm, String)| {
+            part.sum
+                .as_ref()
+                .is_some_and(|sum| sum.algorithm == *algorithm && sum.is(value))
+        };
+        self.number == part.number && self.etag == part.etag && self.sums.iter().all(sum)
+    }
+}
+
+/// What the client says of the whole object.
+struct Expected {
+    size: Option<u64>,
+    sums: Vec<(Algorithm, String)>,
+    kind: Option<String>,
+}
+
+/// The object of the parts that are named, and the parts that aren't.
+fn assemble(
+    upload: &Upload,
+    have: Vec<Part>,
+    named: &[Named],
+    expected: &Expected,
+) -> S3Result<(Put, Vec<Part>)> {
+    let invalid = || {
+        s3_error!(
+            InvalidPart,
+            "One or more of the specified parts could not be found. The part may not have been uploaded, or the specified entity tag may not match the part's entity tag."
+        )
+    };
+    let (mut used, mut unused) = (Vec::new(), Vec::new());
+    let mut wanted = named.iter().peekable();
+    for part in have {
+        match wanted.next_if(|named| named.number == part.number) {
+            Some(named) if named.is(&part) => used.push(part),
+            Some(_) => return Err(invalid()),
+            None => unused.push(part),
+        }
+    }
+    if wanted.next().is_some() {
+        return Err(invalid());
+    }
+    let last = used.len() - 1;
+    if used[..last].iter().any(|part| part.size < LEAST_PART) {
+        return Err(s3_error!(
+            EntityTooSmall,
+            "Your proposed upload is smaller than the minimum allowed size"
+        ));
+    }
+    let size: u64 = used.iter().map(|part| part.size).sum();
+    if size > LARGEST {
+        return Err(upload::too_large());
+    }
+    if expected.size.is_some_and(|said| said != size) {
+        return Err(s3_error!(
+            InvalidRequest,
+            "The provided 'x-amz-mp-object-size' header does not match what was computed."
+        ));
+    }
+    let mut md5 = Md5::new();
+    for part in &used {
+        md5.update(hex::decode(&part.etag).map_err(internal)?);
+    }
+    let etag = format!("{}-{}", hex::encode(md5.finalize()), used.len());
+    let asked = asked_of(upload);
+    let sums: Option<Vec<(&Sum, u64)>> = used
+        .iter()
+        .map(|part| Some((part.sum.as_ref()?, part.size)))
+        .collect();
+    let sum = sums.and_then(|sums| Sum::of_parts(asked.algorithm, asked.covers, &sums));
+    expected.verify(asked, sum.as_ref())?;
+    let parts = used.iter().map(|part| PartOf {
+        number: part.number,
+        size: part.size,
+        sum: part.sum.clone().filter(|_| asked.explicit),
+    });
+    let about = About {
+        sum,
+        parts: parts.collect(),
+        asked: None,
+        ..upload.about.clone()
+    };
+    let slices = used
+        .iter()
+        .flat_map(|part| part.slices.iter().copied())
+        .collect();
+    Ok((
+        Put {
+            size,
+            etag,
+            about,
+            slices,
+        },
+        unused,
+    ))
+}
+
+impl Expected {
+    fn verify(&self, asked: Asked, sum: Option<&Sum>) -> S3Result<()> {
+        let kind = self.kind.as_deref();
+        let other = kind.is_some_and(|kind| kind != covers(asked.covers).as_str());
+        if other {
+            return Err(s3_error!(
+                InvalidRequest,
+                "The upload was created using another checksum type. The complete request must use the same checksum type."
+            ));
+        }
+        for (algorithm, value) in &self.sums {
+            if !sum.is_some_and(|sum| sum.algorithm == *algorithm && sum.is(value)) {
+                return Err(s3s::S3Error::with_message(
+                    s3s::S3ErrorCode::BadDigest,
+                    format!(
+                        "The {} you specified did not match the calculated checksum.",
+                        algorithm.name()
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! Gives bytes out: verified, in pieces, with two of them in memory however slow the reader is.
+
+use crate::Store;
+use crate::contents::{BLOCK, Opened, Reading, Slice};
+use crate::error::internal;
+use bytes::Bytes;
+use futures_util::Stream;
+use s3s::dto::StreamingBlob;
+use s3s::stream::{ByteStream, RemainingLength};
+use s3s::{S3Result, StdError};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::sync::mpsc;
+
+/// Bytes that are read at once.
+const PIECE: u64 = 4 * BLOCK as u64;
+/// How long a reader may take nothing of what waits for it.
+const STALLED: std::time::Duration = std::time::Duration::from_secs(120);
+
+/// Pieces in the order of their bytes.
+struct Pieces {
+    store: Arc<Store>,
+    /// Keeps the bytes from being collected.
+    _reading: Reading,
+    slices: std::vec::IntoIter<Slice>,
+    /// What is left of the slice that is being read.
+    left: Slice,
+    opened: Option<Arc<Opened>>,
+}
+
+impl Pieces {
+    async fn next(mut self) -> S3Result<Option<(Bytes, Self)>> {
+        while self.left.len == 0 {
+            let Some(slice) = self.slices.next() else {
+                return Ok(None);
+            };
+            self.left = slice;
+            let content = slice.content;
+            let contents = self.store.contents.clone();
+            let opened = self
+                .store
+                .db
+                .read(move |db| contents.open_file(db, content))
+                .await?;
+            self.opened = opened.map(Arc::new);
+        }
+        // Up to the end of a run of blocks, so that each is read and verified once.
+        let end = (self.left.offset / PIECE + 1) * PIECE;
+        let now = Slice {
+            len: self.left.len.min(end - self.left.offset),
+            ..self.left
+        };
+        let contents = self.store.contents.clone();
+        let bytes = match self.opened.clone() {
+            None => self.store.db.read(move |db| contents.read(db, now)).await?,
+            Some(opened) => tokio::task::spawn_blocking(move || {
+                contents.read_file(&opened.file, opened.size, &opened.sums, now)
+            })
+            .await
+            .map_err(internal)??,
+        };
+        self.left.offset += now.len;
+        self.left.len -= now.len;
+        Ok(Some((bytes, self)))
+    }
+}
+
+/// The bytes of `slices` as a body. The first piece is read, so that damage there is an error and no
+/// body that breaks off.
+pub async fn body(
+    store: &Arc<Store>,
+    reading: Reading,
+    slices: Vec<Slice>,
+) -> S3Result<StreamingBlob> {
+    let len: u64 = slices.iter().map(|slice| slice.len).sum();
+    let pieces = Pieces {
+        store: store.clone(),
+        _reading: reading,
+        slices: slices.into_iter(),
+        left: Slice {
+            content: 0,
+            offset: 0,
+            len: 0,
+        },
+        opened: None,
+    };
+    let Some((first, rest)) = pieces.next().await? else {
+        return Ok(whole(Bytes::new()));
+    };
+    if first.len() as u64 == len {
+        return Ok(whole(first));
+    }
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut rest = rest;
+        loop {
+            let (item, next) = match rest.next().await {
+                Ok(None) => return,
+                Ok(Some((bytes, next))) => (Ok(bytes), Some(next)),
+                Err(error) => (Err(StdError::from(error)), None),
+            };
+            // A reader that is gone, or that has stopped reading, gets no more.
+            let sent = tokio::time::timeout(STALLED, sender.send(item)).await;
+            match (sent, next) {
+                (Ok(Ok(())), Some(next)) => rest = next,
+                _ => return,
+            }
+        }
+    });
+    Ok(StreamingBlob::new(Body {
+        first: Some(first),
+        receiver,
+        left: len,
+    }))
+}
+
+pub fn whole(bytes: Bytes) -> StreamingBlob {
+    let left = bytes.len() as u64;
+    let (_, receiver) = mpsc::channel(1);
+    StreamingBlob::new(Body {
+        first: Some(bytes),
+        receiver,
+        left,
+    })
+}
+
+struct Body {
+    first: Option<Bytes>,
+    receiver: mpsc::Receiver<Result<Bytes, StdError>>,
+    left: u64,
+}
+
+impl Stream for Body {
+    type Item = Result<Bytes, StdError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let item = match self.first.take().filter(|bytes| !bytes.is_empty()) {
+            Some(bytes) => Some(Ok(bytes)),
+            None => match self.receiver.poll_recv(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(item) => item,
+            },
+        };
+        match item {
+            Some(Ok(bytes)) => {
+                self.left = self.left.saturating_sub(bytes.len() as u64);
+                Poll::Ready(Some(Ok(bytes)))
+            }
+            None if self.left > 0 => {
+                self.left = 0;
+                Poll::Ready(Some(Err("the rest of the object can't be read".into())))
+            }
+            other => Poll::Ready(other),
+        }
+    }
+}
+
+impl ByteStream for Body {
+    fn remaining_length(&self) -> RemainingLength {
+        RemainingLength::new_exact(self.left as usize)
+    }
+}

@@ -1,0 +1,86 @@
+//! The operations of S3 that are served: one line each. s3s answers `NotImplemented` for the others.
+
+use crate::Store;
+use s3s::dto::*;
+use s3s::{S3, S3Request, S3Response, S3Result};
+use std::sync::Arc;
+
+pub struct Api(pub Arc<Store>);
+
+macro_rules! served {
+    ($($operation:ident $name:ident($input:ident) -> $output:ident;)*) => {
+        /// Their names, as AWS's reference has them.
+        pub const SERVED: &[&str] = &[$(stringify!($operation)),*];
+
+        #[async_trait::async_trait]
+        impl S3 for Api {
+            $(async fn $name(&self, request: S3Request<$input>) -> S3Result<S3Response<$output>> {
+                self.0.$name(request).await.map(S3Response::new)
+            })*
+        }
+    };
+}
+
+served! {
+    AbortMultipartUpload abort_multipart_upload(AbortMultipartUploadInput) -> AbortMultipartUploadOutput;
+    CompleteMultipartUpload complete_multipart_upload(CompleteMultipartUploadInput) -> CompleteMultipartUploadOutput;
+    CopyObject copy_object(CopyObjectInput) -> CopyObjectOutput;
+    CreateBucket create_bucket(CreateBucketInput) -> CreateBucketOutput;
+    CreateMultipartUpload create_multipart_upload(CreateMultipartUploadInput) -> CreateMultipartUploadOutput;
+    DeleteBucket delete_bucket(DeleteBucketInput) -> DeleteBucketOutput;
+    DeleteBucketCors delete_bucket_cors(DeleteBucketCorsInput) -> DeleteBucketCorsOutput;
+    DeleteBucketEncryption delete_bucket_encryption(DeleteBucketEncryptionInput) -> DeleteBucketEncryptionOutput;
+    DeleteBucketLifecycle delete_bucket_lifecycle(DeleteBucketLifecycleInput) -> DeleteBucketLifecycleOutput;
+    DeleteBucketPolicy delete_bucket_policy(DeleteBucketPolicyInput) -> DeleteBucketPolicyOutput;
+    DeleteBucketReplication delete_bucket_replication(DeleteBucketReplicationInput) -> DeleteBucketReplicationOutput;
+    DeleteBucketTagging delete_bucket_tagging(DeleteBucketTaggingInput) -> DeleteBucketTaggingOutput;
+    DeleteBucketWebsite delete_bucket_website(DeleteBucketWebsiteInput) -> DeleteBucketWebsiteOutput;
+    DeleteObject delete_object(DeleteObjectInput) -> DeleteObjectOutput;
+    DeleteObjectTagging delete_object_tagging(DeleteObjectTaggingInput) -> DeleteObjectTaggingOutput;
+    DeleteObjects delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput;
+    DeletePublicAccessBlock delete_public_access_block(DeletePublicAccessBlockInput) -> DeletePublicAccessBlockOutput;
+    GetBucketAccelerateConfiguration get_bucket_accelerate_configuration(GetBucketAccelerateConfigurationInput) -> GetBucketAccelerateConfigurationOutput;
+    GetBucketAcl get_bucket_acl(GetBucketAclInput) -> GetBucketAclOutput;
+    GetBucketCors get_bucket_cors(GetBucketCorsInput) -> GetBucketCorsOutput;
+    GetBucketEncryption get_bucket_encryption(GetBucketEncryptionInput) -> GetBucketEncryptionOutput;
+    GetBucketLifecycleConfiguration get_bucket_lifecycle_configuration(GetBucketLifecycleConfigurationInput) -> GetBucketLifecycleConfigurationOutput;
+    GetBucketLocation get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput;
+    GetBucketLogging get_bucket_logging(GetBucketLoggingInput) -> GetBucketLoggingOutput;
+    GetBucketNotificationConfiguration get_bucket_notification_configuration(GetBucketNotificationConfigurationInput) -> GetBucketNotificationConfigurationOutput;
+    GetBucketOwnershipControls get_bucket_ownership_controls(GetBucketOwnershipControlsInput) -> GetBucketOwnershipControlsOutput;
+    GetBucketPolicy get_bucket_policy(GetBucketPolicyInput) -> GetBucketPolicyOutput;
+    GetBucketPolicyStatus get_bucket_policy_status(GetBucketPolicyStatusInput) -> GetBucketPolicyStatusOutput;
+    GetBucketReplication get_bucket_replication(GetBucketReplicationInput) -> GetBucketReplicationOutput;
+    GetBucketRequestPayment get_bucket_request_payment(GetBucketRequestPaymentInput) -> GetBucketRequestPaymentOutput;
+    GetBucketTagging get_bucket_tagging(GetBucketTaggingInput) -> GetBucketTaggingOutput;
+    GetBucketVersioning get_bucket_versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput;
+    GetBucketWebsite get_bucket_website(GetBucketWebsiteInput) -> GetBucketWebsiteOutput;
+    GetObject get_object(GetObjectInput) -> GetObjectOutput;
+    GetObjectAcl get_object_acl(GetObjectAclInput) -> GetObjectAclOutput;
+    GetObjectAttributes get_object_attributes(GetObjectAttributesInput) -> GetObjectAttributesOutput;
+    GetObjectLockConfiguration get_object_lock_configuration(GetObjectLockConfigurationInput) -> GetObjectLockConfigurationOutput;
+    GetObjectTagging get_object_tagging(GetObjectTaggingInput) -> GetObjectTaggingOutput;
+    GetPublicAccessBlock get_public_access_block(GetPublicAccessBlockInput) -> GetPublicAccessBlockOutput;
+    HeadBucket head_bucket(HeadBucketInput) -> HeadBucketOutput;
+    HeadObject head_object(HeadObjectInput) -> HeadObjectOutput;
+    ListBucketAnalyticsConfigurations list_bucket_analytics_configurations(ListBucketAnalyticsConfigurationsInput) -> ListBucketAnalyticsConfigurationsOutput;
+    ListBucketIntelligentTieringConfigurations list_bucket_intelligent_tiering_configurations(ListBucketIntelligentTieringConfigurationsInput) -> ListBucketIntelligentTieringConfigurationsOutput;
+    ListBucketInventoryConfigurations list_bucket_inventory_configurations(ListBucketInventoryConfigurationsInput) -> ListBucketInventoryConfigurationsOutput;
+    ListBucketMetricsConfigurations list_bucket_metrics_configurations(ListBucketMetricsConfigurationsInput) -> ListBucketMetricsConfigurationsOutput;
+    ListBuckets list_buckets(ListBucketsInput) -> ListBucketsOutput;
+    ListMultipartUploads list_multipart_uploads(ListMultipartUploadsInput) -> ListMultipartUploadsOutput;
+    ListObjectVersions list_object_versions(ListObjectVersionsInput) -> ListObjectVersionsOutput;
+    ListObjects list_objects(ListObjectsInput) -> ListObjectsOutput;
+    ListObjectsV2 list_objects_v2(ListObjectsV2Input) -> ListObjectsV2Output;
+    ListParts list_parts(ListPartsInput) -> ListPartsOutput;
+    PutBucketAcl put_bucket_acl(PutBucketAclInput) -> PutBucketAclOutput;
+    PutBucketOwnershipControls put_bucket_ownership_controls(PutBucketOwnershipControlsInput) -> PutBucketOwnershipControlsOutput;
+    PutBucketTagging put_bucket_tagging(PutBucketTaggingInput) -> PutBucketTaggingOutput;
+    PutBucketVersioning put_bucket_versioning(PutBucketVersioningInput) -> PutBucketVersioningOutput;
+    PutObject put_object(PutObjectInput) -> PutObjectOutput;
+    PutObjectAcl put_object_acl(PutObjectAclInput) -> PutObjectAclOutput;
+    PutObjectTagging put_object_tagging(PutObjectTaggingInput) -> PutObjectTaggingOutput;
+    PutPublicAccessBlock put_public_access_block(PutPublicAccessBlockInput) -> PutPublicAccessBlockOutput;
+    UploadPart upload_part(UploadPartInput) -> UploadPartOutput;
+    UploadPartCopy upload_part_copy(UploadPartCopyInput) -> UploadPartCopyOutput;
+}

@@ -1,0 +1,366 @@
+//! Takes a body in: bytes to the disk, digests on the way, and what the client said of them verified
+//! before anything is acknowledged.
+
+use crate::contents::{BLOCK, Contents, INLINE, New, Slice, Writing};
+use crate::error::{custom, full, internal};
+use crate::sum::{Algorithm, Digester, Sum};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use http::HeaderMap;
+use md5::{Digest, Md5};
+use s3s::dto::StreamingBlob;
+use s3s::stream::ByteStream;
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The largest body of one request: 5 GiB (AWS, "Amazon S3 multipart upload limits").
+const MOST: u64 = 5 << 30;
+/// How long a client may send nothing.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// What a request says of its body.
+#[derive(Debug)]
+pub struct Said {
+    len: Option<u64>,
+    md5: Option<Vec<u8>>,
+    /// The checksum's algorithm, its value where a header has it; else a trailer brings it.
+    sum: Option<(Algorithm, Option<String>)>,
+    trailers: Option<s3s::TrailingHeaders>,
+}
+
+/// A body that is on the disk, and has no row yet.
+pub struct Received {
+    pub new: Option<New>,
+    pub size: u64,
+    /// In hexadecimal digits.
+    pub md5: String,
+    pub sum: Sum,
+}
+
+impl Received {
+    pub fn slices(&self) -> Vec<Slice> {
+        self.new.iter().map(New::slice).collect()
+    }
+}
+
+impl Said {
+    pub fn of<T>(request: &S3Request<T>, body: Option<&StreamingBlob>) -> S3Result<Self> {
+        let headers = &request.headers;
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        // Of a form, and of aws-chunked content, it is the length of the file in it.
+        let len = body
+            .and_then(|body| body.remaining_length().exact())
+            .map(|len| len as u64);
+        let said = text("x-amz-decoded-content-length").or_else(|| text("content-length"));
+        let md5 = match headers.get("content-md5") {
+            None => None,
+            Some(_) => Some(
+                text("content-md5")
+                    .and_then(|value| STANDARD.decode(value).ok())
+                    .filter(|digest| digest.len() == 16)
+                    .ok_or_else(|| {
+                        s3_error!(InvalidDigest, "The Content-MD5 you specified was invalid.")
+                    })?,
+            ),
+        };
+        Ok(Self {
+            len: len.or_else(|| said.and_then(|len| len.parse().ok())),
+            md5,
+            sum: said_sum(headers)?,
+            trailers: request.trailing_headers.clone(),
+        })
+    }
+
+    pub fn algorithm(&self) -> Option<Algorithm> {
+        self.sum.as_ref().map(|(algorithm, _)| *algorithm)
+    }
+
+    fn verify(&self, size: u64, md5: &[u8], sum: &Sum) -> S3Result<()> {
+        if self.len.is_some_and(|len| len != size) {
+            return Err(s3_error!(
+                IncompleteBody,
+                "You did not provide the number of bytes specified by the Content-Length HTTP header."
+            ));
+        }
+        if self.md5.as_ref().is_some_and(|said| said != md5) {
+            let message = "The Content-MD5 you specified did not match what we received.";
+            return Err(s3_error!(BadDigest, "{message}"));
+        }
+        let Some((algorithm, value)) = &self.sum else {
+            return Ok(());
+        };
+        let trailer = || {
+            let trailers = self.trailers.as_ref()?.take()?;
+            Some(trailers.get(algorithm.header())?.to_str().ok()?.to_owned())
+        };
+        let Some(value) = value.clone().or_else(trailer) else {
+            return Err(custom(
+                "MalformedTrailerError",
+                http::StatusCode::BAD_REQUEST,
+                "The request contained trailing data that was not well-formed or did not conform to our published schema.",
+            ));
+        };
+        is_digest(*algorithm, &value)?;
+        match sum.is(&value) {
+            true => Ok(()),
+            false => Err(S3Error::with_message(
+                S3ErrorCode::BadDigest,
+                format!(
+                    "The {} you specified did not match the calculated checksum.",
+                    algorithm.name()
+                ),
+            )),
+        }
+    }
+}
+
+fn said_sum(headers: &HeaderMap) -> S3Result<Option<(Algorithm, Option<String>)>> {
+    let mut found = None;
+    for algorithm in Algorithm::ALL {
+        if let Some(value) = headers.get(algorithm.header()) {
+            let value = value.to_str().unwrap_or_default().to_owned();
+            is_digest(algorithm, &value)?;
+            if found.replace((algorithm, Some(value))).is_some() {
+                return Err(s3_error!(
+                    InvalidRequest,
+                    "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed."
+                ));
+            }
+        }
+    }
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    if found.is_none()
+        && let Some(trailer) = text("x-amz-trailer")
+    {
+        let trailer = trailer.trim();
+        let algorithm = Algorithm::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.header().eq_ignore_ascii_case(trailer))
+            .ok_or_else(|| {
+                s3_error!(
+                    InvalidRequest,
+                    "The value specified in the x-amz-trailer header is not supported"
+                )
+            })?;
+        found = Some((algorithm, None));
+    }
+    let Some(asked) = text("x-amz-sdk-checksum-algorithm") else {
+        return Ok(found);
+    };
+    let asked = Algorithm::named(asked).ok_or_else(invalid_algorithm)?;
+    match found {
+        Some((algorithm, _)) if algorithm == asked => Ok(found),
+        _ => Err(s3_error!(
+            InvalidRequest,
+            "x-amz-sdk-checksum-algorithm specified, but no corresponding x-amz-checksum-* or x-amz-trailer headers were found."
+        )),
+    }
+}
+
+pub fn invalid_algorithm() -> S3Error {
+    s3_error!(
+        InvalidRequest,
+        "Checksum algorithm provided is unsupported. Please try again with any of the valid types: [CRC32, CRC32C, CRC64NVME, SHA1, SHA256]"
+    )
+}
+
+fn is_digest(algorithm: Algorithm, value: &str) -> S3Result<()> {
+    match STANDARD.decode(value) {
+        Ok(digest) if digest.len() == algorithm.bytes() => Ok(()),
+        _ => Err(S3Error::with_message(
+            S3ErrorCode::InvalidRequest,
+            format!("Value for {} header is invalid.", algorithm.header()),
+        )),
+    }
+}
+
+/// Takes a body in. `algorithm` is what the object is to have where the client sent no checksum.
+pub async fn receive(
+    contents: &Arc<Contents>,
+    said: &Said,
+    body: Option<StreamingBlob>,
+    algorithm: Algorithm,
+) -> S3Result<Received> {
+    let len = said.len.ok_or_else(|| {
+        s3_error!(
+            MissingContentLength,
+            "You must provide the Content-Length HTTP header."
+        )
+    })?;
+    if len > MOST {
+        return Err(too_large());
+    }
+    contents.has_room(len)?;
+    let algorithm = said.algorithm().unwrap_or(algorithm);
+    let mut intake = Intake::new(algorithm);
+    let mut pending = BytesMut::new();
+    let mut body = body;
+    // While one block is hashed and written, the next one comes in.
+    let mut under_way: Option<tokio::task::JoinHandle<S3Result<Intake>>> = None;
+    let mut size = 0;
+    while let Some(piece) = next(&mut body).await? {
+        size += piece.len() as u64;
+        if size > len {
+            return Err(s3_error!(
+                IncompleteBody,
+                "The request body has more bytes than its Content-Length says."
+            ));
+        }
+        pending.extend_from_slice(&piece);
+        while pending.len() >= BLOCK {
+            let block = pending.split_to(BLOCK).freeze();
+            let before = under_way.take();
+            if let Some(before) = before {
+                intake = before.await.map_err(internal)??;
+            }
+            let (taken, contents) = (
+                std::mem::replace(&mut intake, Intake::new(algorithm)),
+                contents.clone(),
+            );
+            under_way = Some(tokio::task::spawn_blocking(move || {
+                taken.block(&contents, &block)
+            }));
+        }
+    }
+    if let Some(before) = under_way {
+        intake = before.await.map_err(internal)??;
+    }
+    let last = pending.freeze();
+    let finished = match intake.writing.is_none() && last.len() <= INLINE {
+        true => intake.small(contents, last),
+        false => {
+            let contents = contents.clone();
+            tokio::task::spawn_blocking(move || intake.finish(&contents, &last))
+                .await
+                .map_err(internal)?
+        }
+    };
+    let (new, md5, sum) = finished?;
+    said.verify(size, &md5, &sum)?;
+    Ok(Received {
+        new,
+        size,
+        md5: hex::encode(md5),
+        sum,
+    })
+}
+
+pub fn too_large() -> S3Error {
+    s3_error!(
+        EntityTooLarge,
+        "Your proposed upload exceeds the maximum allowed size"
+    )
+}
+
+async fn next(body: &mut Option<StreamingBlob>) -> S3Result<Option<Bytes>> {
+    let Some(body) = body else {
+        return Ok(None);
+    };
+    match tokio::time::timeout(STALLED, body.next()).await {
+        Err(_) => Err(s3_error!(
+            RequestTimeout,
+            "Your socket connection to the server was not read from or written to within the timeout period."
+        )),
+        Ok(None) => Ok(None),
+        Ok(Some(Ok(piece))) => Ok(Some(piece)),
+        Ok(Some(Err(error))) => Err(broken(error)),
+    }
+}
+
+/// A body that ends early, or whose chunks are not what their signatures say.
+fn broken(error: s3s::StdError) -> S3Error {
+    match error.downcast::<S3Error>() {
+        Ok(error) => *error,
+        Err(error) => {
+            let text = error.to_string();
+            if text.contains("SignatureMismatch") {
+                return s3_error!(
+                    SignatureDoesNotMatch,
+                    "The request signature we calculated does not match the signature you provided. Check your key and signing method."
+                );
+            }
+            if ["FormatError", "TooLarge", "TooMany"]
+                .iter()
+                .any(|kind| text.contains(kind))
+            {
+                return s3_error!(
+                    InvalidRequest,
+                    "The request body is not well-formed aws-chunked content."
+                );
+            }
+            s3_error!(
+                IncompleteBody,
+                "You did not provide the number of bytes specified by the Content-Length HTTP header."
+            )
+        }
+    }
+}
+
+/// Digests so far, and the file, once there is one.
+struct Intake {
+    md5: Md5,
+    sum: Digester,
+    algorithm: Algorithm,
+    writing: Option<Writing>,
+}
+
+type Finished = S3Result<(Option<New>, Vec<u8>, Sum)>;
+
+impl Intake {
+    fn new(algorithm: Algorithm) -> Self {
+        Self {
+            md5: Md5::new(),
+            sum: Digester::new(algorithm),
+            algorithm,
+            writing: None,
+        }
+    }
+
+    fn digest(&mut self, bytes: &[u8]) {
+        self.md5.update(bytes);
+        self.sum.update(bytes);
+    }
+
+    fn block(mut self, contents: &Contents, block: &[u8]) -> S3Result<Self> {
+        self.digest(block);
+        let mut writing = match self.writing.take() {
+            Some(writing) => writing,
+            None => contents.create().map_err(io_error)?,
+        };
+        writing.block(block).map_err(io_error)?;
+        self.writing = Some(writing);
+        Ok(self)
+    }
+
+    fn small(mut self, contents: &Contents, bytes: Bytes) -> Finished {
+        self.digest(&bytes);
+        let new = (!bytes.is_empty()).then(|| contents.inline(bytes));
+        self.digested(new)
+    }
+
+    fn finish(mut self, contents: &Contents, last: &[u8]) -> Finished {
+        if !last.is_empty() {
+            self = self.block(contents, last)?;
+        }
+        let new = match self.writing.take() {
+            Some(writing) => Some(writing.finish().map_err(io_error)?),
+            None => None,
+        };
+        self.digested(new)
+    }
+
+    fn digested(self, new: Option<New>) -> Finished {
+        let sum = Sum::of_bytes(self.algorithm, &self.sum.finish());
+        Ok((new, self.md5.finalize().to_vec(), sum))
+    }
+}
+
+fn io_error(error: std::io::Error) -> S3Error {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => full(),
+        _ => internal(error),
+    }
+}
