@@ -2,11 +2,12 @@
 //! id, every error the resource it is about, and `/services/Walrus` is cut off before the path is read.
 
 use crate::access::{Gate, SKEW_MS};
+use crate::form::FormName;
 use crate::s3::Api;
 use crate::{Settings, Store};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use s3s::Body;
 use s3s::config::{S3Config, StaticConfigProvider};
@@ -41,6 +42,8 @@ impl Front {
     pub async fn call(&self, request: Request<Body>, request_id: &str) -> Response<Body> {
         let head = request.method() == Method::HEAD;
         let resource = request.uri().path().to_owned();
+        let attributes = asks_for(request.uri(), "attributes");
+        let (request, form) = watched(request);
         let mut response = match self.service.call(request).await {
             Ok(response) => response,
             Err(error) => {
@@ -51,8 +54,19 @@ impl Front {
             }
         };
         let status = response.status();
+        if form.is_some() && status.is_client_error() {
+            response = judged_by_policy(response).await;
+        }
         if status.is_client_error() || status.is_server_error() {
             response = completed(response, &resource, request_id, head).await;
+        }
+        if attributes && status == StatusCode::OK {
+            response = rewritten(response, unquoted).await;
+        }
+        if let Some(form) = form
+            && status.is_success()
+        {
+            response = rewritten(response, |text| form.filled_in(&text)).await;
         }
         if status == StatusCode::NOT_MODIFIED {
             *response.body_mut() = Body::empty();
@@ -67,6 +81,71 @@ impl Front {
         headers.insert("server", HeaderValue::from_static("AmazonS3"));
         response
     }
+}
+
+fn asks_for(uri: &Uri, what: &str) -> bool {
+    let query = uri.query().unwrap_or_default();
+    query
+        .split('&')
+        .any(|pair| pair.split('=').next() == Some(what))
+}
+
+/// Looks at a form as it comes in.
+fn watched(mut request: Request<Body>) -> (Request<Body>, Option<FormName>) {
+    let kind = request.headers().get(CONTENT_TYPE);
+    let form = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"multipart/form-data"));
+    if request.method() != Method::POST || !form {
+        return (request, None);
+    }
+    let name = FormName::default();
+    request.extensions_mut().insert(name.clone());
+    let request = request.map(|body| name.watch(body));
+    (request, Some(name))
+}
+
+/// An answer with another text; it is one of those that are short.
+async fn rewritten(
+    response: Response<Body>,
+    change: impl FnOnce(String) -> String,
+) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    let Ok(body) = body.collect().await else {
+        return Response::from_parts(parts, Body::empty());
+    };
+    let text = change(String::from_utf8_lossy(&body.to_bytes()).into_owned());
+    if parts.headers.contains_key(CONTENT_LENGTH) {
+        parts
+            .headers
+            .insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
+    }
+    Response::from_parts(parts, Body::from(Bytes::from(text)))
+}
+
+/// A form that its policy doesn't allow: s3s says that the policy is invalid.
+async fn judged_by_policy(response: Response<Body>) -> Response<Body> {
+    const INVALID: &str = "<Code>InvalidPolicyDocument</Code><Message>Policy condition";
+    let mut denied = false;
+    let mut response = rewritten(response, |text| {
+        denied = text.contains(INVALID);
+        let allowed_by =
+            "<Code>AccessDenied</Code><Message>Invalid according to Policy: Policy condition";
+        text.replace(INVALID, allowed_by)
+    })
+    .await;
+    if denied {
+        *response.status_mut() = StatusCode::FORBIDDEN;
+    }
+    response
+}
+
+/// GetObjectAttributes is the one answer in which AWS's ETag has no quotes.
+fn unquoted(text: String) -> String {
+    let unquoted = text.split_once("<ETag>").and_then(|(before, rest)| {
+        let (tag, after) = rest.split_once("</ETag>")?;
+        let tag = tag.replace("&quot;", "").replace('"', "");
+        Some(format!("{before}<ETag>{tag}</ETag>{after}"))
+    });
+    unquoted.unwrap_or(text)
 }
 
 fn config() -> S3Config {

@@ -15,6 +15,7 @@ mod conditions;
 mod contents;
 mod db;
 mod error;
+mod form;
 mod front;
 mod list;
 mod listing;

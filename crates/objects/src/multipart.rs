@@ -112,7 +112,10 @@ impl Store {
             sum: Some(received.sum.clone()),
             slices: received.slices(),
         };
-        let sum = received.sum.clone();
+        let sum = received
+            .sent
+            .clone()
+            .unwrap_or_else(|| received.sum.clone());
         self.db
             .write(move |tx| {
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;

@@ -6,6 +6,7 @@ use crate::conditions::{self, Conditions, time};
 use crate::contents::{Reading, Slice, cut};
 use crate::db::Tx;
 use crate::error::custom;
+use crate::form::FormName;
 use crate::read;
 use crate::rows::{self, About, Bucket, Put, Version, Versioning};
 use crate::sum::{Algorithm, Covers, Sum};
@@ -401,6 +402,9 @@ impl Store {
         mut request: S3Request<PutObjectInput>,
     ) -> S3Result<PutObjectOutput> {
         let account = account(&request.extensions)?;
+        if let Some(form) = request.extensions.get::<FormName>() {
+            request.input.key = form.filled_in(&request.input.key);
+        }
         checked_key(&request.input.key)?;
         let said = Said::of(&request, request.input.body.as_ref())?;
         let mut about = described!(request.input).about()?;
@@ -419,8 +423,8 @@ impl Store {
                 conditions::allow_write(matches.as_ref(), none_matches.as_ref(), current.as_ref())
             })
             .await?;
-        let received =
-            upload::receive(&self.contents, &said, input.body, Algorithm::Crc64Nvme).await?;
+        let algorithm = said.algorithm().unwrap_or(Algorithm::Crc64Nvme);
+        let received = upload::receive(&self.contents, &said, input.body, algorithm).await?;
         about.sum = Some(received.sum.clone());
         let (size, tag, sum) = (received.size, received.md5.clone(), received.sum.clone());
         let (version, told) = self

@@ -15,6 +15,7 @@ use s3s::stream::ByteStream;
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 /// The largest body of one request: 5 GiB (AWS, "Amazon S3 multipart upload limits").
 const MOST: u64 = 5 << 30;
@@ -38,6 +39,8 @@ pub struct Received {
     /// In hexadecimal digits.
     pub md5: String,
     pub sum: Sum,
+    /// The checksum that the client sent, where it is of another algorithm.
+    pub sent: Option<Sum>,
 }
 
 impl Received {
@@ -177,7 +180,8 @@ fn is_digest(algorithm: Algorithm, value: &str) -> S3Result<()> {
     }
 }
 
-/// Takes a body in. `algorithm` is what the object is to have where the client sent no checksum.
+/// Takes a body in. `algorithm` is that of the checksum that is kept; where the client sent another
+/// one, that is verified too.
 pub async fn receive(
     contents: &Arc<Contents>,
     said: &Said,
@@ -194,12 +198,9 @@ pub async fn receive(
         return Err(too_large());
     }
     contents.has_room(len)?;
-    let algorithm = said.algorithm().unwrap_or(algorithm);
-    let mut intake = Intake::new(algorithm);
     let mut pending = BytesMut::new();
     let mut body = body;
-    // While one block is hashed and written, the next one comes in.
-    let mut under_way: Option<tokio::task::JoinHandle<S3Result<Intake>>> = None;
+    let mut stage = Stage::Idle(Box::new(Intake::new(algorithm, said.algorithm())));
     let mut size = 0;
     while let Some(piece) = next(&mut body).await? {
         size += piece.len() as u64;
@@ -212,22 +213,12 @@ pub async fn receive(
         pending.extend_from_slice(&piece);
         while pending.len() >= BLOCK {
             let block = pending.split_to(BLOCK).freeze();
-            let before = under_way.take();
-            if let Some(before) = before {
-                intake = before.await.map_err(internal)??;
-            }
-            let (taken, contents) = (
-                std::mem::replace(&mut intake, Intake::new(algorithm)),
-                contents.clone(),
-            );
-            under_way = Some(tokio::task::spawn_blocking(move || {
-                taken.block(&contents, &block)
-            }));
+            let (intake, contents) = (stage.idle().await?, contents.clone());
+            let work = move || intake.block(&contents, &block);
+            stage = Stage::Busy(tokio::task::spawn_blocking(work));
         }
     }
-    if let Some(before) = under_way {
-        intake = before.await.map_err(internal)??;
-    }
+    let intake = stage.idle().await?;
     let last = pending.freeze();
     let finished = match intake.writing.is_none() && last.len() <= INLINE {
         true => intake.small(contents, last),
@@ -238,13 +229,15 @@ pub async fn receive(
                 .map_err(internal)?
         }
     };
-    let (new, md5, sum) = finished?;
-    said.verify(size, &md5, &sum)?;
+    let digested = finished?;
+    let sent = digested.check.as_ref().unwrap_or(&digested.sum);
+    said.verify(size, &digested.md5, sent)?;
     Ok(Received {
-        new,
+        new: digested.new,
         size,
-        md5: hex::encode(md5),
-        sum,
+        md5: hex::encode(digested.md5),
+        sent: digested.check,
+        sum: digested.sum,
     })
 }
 
@@ -299,32 +292,56 @@ fn broken(error: s3s::StdError) -> S3Error {
     }
 }
 
+/// While one block is hashed and written, the next one comes in.
+enum Stage {
+    Idle(Box<Intake>),
+    Busy(JoinHandle<S3Result<Box<Intake>>>),
+}
+
+impl Stage {
+    async fn idle(self) -> S3Result<Box<Intake>> {
+        match self {
+            Stage::Idle(intake) => Ok(intake),
+            Stage::Busy(work) => work.await.map_err(internal)?,
+        }
+    }
+}
+
 /// Digests so far, and the file, once there is one.
 struct Intake {
     md5: Md5,
-    sum: Digester,
-    algorithm: Algorithm,
+    sum: (Algorithm, Digester),
+    check: Option<(Algorithm, Digester)>,
     writing: Option<Writing>,
 }
 
-type Finished = S3Result<(Option<New>, Vec<u8>, Sum)>;
+struct Digested {
+    new: Option<New>,
+    md5: Vec<u8>,
+    sum: Sum,
+    check: Option<Sum>,
+}
 
 impl Intake {
-    fn new(algorithm: Algorithm) -> Self {
+    fn new(kept: Algorithm, sent: Option<Algorithm>) -> Self {
+        let digester = |algorithm| (algorithm, Digester::new(algorithm));
         Self {
             md5: Md5::new(),
-            sum: Digester::new(algorithm),
-            algorithm,
+            sum: digester(kept),
+            check: sent.filter(|sent| *sent != kept).map(digester),
             writing: None,
         }
     }
 
     fn digest(&mut self, bytes: &[u8]) {
         self.md5.update(bytes);
-        self.sum.update(bytes);
+        self.sum.1.update(bytes);
+        if let Some((_, check)) = &mut self.check {
+            check.update(bytes);
+        }
     }
 
-    fn block(mut self, contents: &Contents, block: &[u8]) -> S3Result<Self> {
+    fn block(mut self: Box<Self>, contents: &Contents, block: &[u8]) -> S3Result<Box<Self>> {
         self.digest(block);
         let mut writing = match self.writing.take() {
             Some(writing) => writing,
@@ -335,13 +352,13 @@ impl Intake {
         Ok(self)
     }
 
-    fn small(mut self, contents: &Contents, bytes: Bytes) -> Finished {
+    fn small(mut self, contents: &Contents, bytes: Bytes) -> S3Result<Digested> {
         self.digest(&bytes);
         let new = (!bytes.is_empty()).then(|| contents.inline(bytes));
         self.digested(new)
     }
 
-    fn finish(mut self, contents: &Contents, last: &[u8]) -> Finished {
+    fn finish(mut self: Box<Self>, contents: &Contents, last: &[u8]) -> S3Result<Digested> {
         if !last.is_empty() {
             self = self.block(contents, last)?;
         }
@@ -352,9 +369,16 @@ impl Intake {
         self.digested(new)
     }
 
-    fn digested(self, new: Option<New>) -> Finished {
-        let sum = Sum::of_bytes(self.algorithm, &self.sum.finish());
-        Ok((new, self.md5.finalize().to_vec(), sum))
+    fn digested(self, new: Option<New>) -> S3Result<Digested> {
+        let sum = |(algorithm, digester): (Algorithm, Digester)| {
+            Sum::of_bytes(algorithm, &digester.finish())
+        };
+        Ok(Digested {
+            new,
+            md5: self.md5.finalize().to_vec(),
+            sum: sum(self.sum),
+            check: self.check.map(sum),
+        })
     }
 }
 

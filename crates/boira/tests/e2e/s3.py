@@ -1,0 +1,703 @@
+"""What boto3 expects of S3, detail by detail: each function is one chapter with a bucket of its own.
+
+The environment is what `boira env` prints. Arguments: names of chapters; all of them without.
+"""
+
+import base64
+import datetime
+import hashlib
+import io
+import os
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+
+import boto3
+import boto3.s3.transfer
+import botocore.config
+import botocore.exceptions
+
+ENDPOINT = os.environ["AWS_ENDPOINT_URL"]
+MIB = 1 << 20
+
+
+def client(**options):
+    retries = {"max_attempts": 1, "mode": "standard"}
+    return boto3.client("s3", config=botocore.config.Config(retries=retries, **options))
+
+
+S3 = client()
+
+
+class refused:
+    """Wants an error with this code, and status where one is given."""
+
+    def __init__(self, code, status=None):
+        self.code, self.status = code, status
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, _):
+        assert error is not None, f"{self.code} was wanted, and there is no error"
+        if not isinstance(error, botocore.exceptions.ClientError):
+            return False
+        found = error.response["Error"]["Code"]
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        assert found == self.code, f"{self.code} was wanted: {error}"
+        assert self.status in (None, status), f"{self.status} was wanted: {status}"
+        self.response = error.response
+        return True
+
+
+def body(**named):
+    return S3.get_object(**named)["Body"].read()
+
+
+def raw(method, path, data=None, headers=None):
+    """A request without any client, as its status, headers and text."""
+    url = path if path.startswith("http") else ENDPOINT + path
+    request = urllib.request.Request(url, data=data, method=method, headers=headers or {})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as answer:
+        return answer.code, answer.headers, answer.read()
+
+
+def buckets(bucket):
+    assert bucket in [one["Name"] for one in S3.list_buckets()["Buckets"]]
+    page = S3.list_buckets(MaxBuckets=1, Prefix=bucket)
+    assert [one["Name"] for one in page["Buckets"]] == [bucket], page
+    assert page["Buckets"][0]["BucketRegion"] == "us-east-1"
+    head = S3.head_bucket(Bucket=bucket)
+    assert head["BucketRegion"] == "us-east-1", head
+    assert S3.get_bucket_location(Bucket=bucket).get("LocationConstraint") is None
+    # us-east-1 lets its owner create a bucket again.
+    S3.create_bucket(Bucket=bucket)
+    for name in ["ab", "Upper", "a..b", "192.168.1.1", "services", "boira", "a" * 64]:
+        unchecked = client(s3={"addressing_style": "path"})
+        unchecked.meta.events.unregister("before-parameter-build.s3", botocore.handlers.validate_bucket_name)
+        with refused("InvalidBucketName", 400):
+            unchecked.create_bucket(Bucket=name)
+    with refused("InvalidLocationConstraint", 400):
+        S3.create_bucket(Bucket=bucket + "-x", CreateBucketConfiguration={"LocationConstraint": "us-east-1"})
+    with refused("IllegalLocationConstraintException", 400):
+        S3.create_bucket(Bucket=bucket + "-x", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    with refused("404", 404):
+        S3.head_bucket(Bucket=bucket + "-none")
+    with refused("NoSuchBucket", 404):
+        S3.list_objects_v2(Bucket=bucket + "-none")
+    with refused("NoSuchBucket", 404):
+        S3.put_object(Bucket=bucket + "-none", Key="k", Body=b"x")
+    S3.put_object(Bucket=bucket, Key="k")
+    with refused("BucketNotEmpty", 409):
+        S3.delete_bucket(Bucket=bucket)
+    S3.delete_object(Bucket=bucket, Key="k")
+    upload = S3.create_multipart_upload(Bucket=bucket, Key="k")["UploadId"]
+    S3.upload_part(Bucket=bucket, Key="k", UploadId=upload, PartNumber=1, Body=b"x")
+    S3.delete_bucket(Bucket=bucket)
+    with refused("NoSuchBucket", 404):
+        S3.delete_bucket(Bucket=bucket)
+    S3.create_bucket(Bucket=bucket)
+
+
+def plain_answers(bucket):
+    """What Terraform and consoles read of a bucket with which nothing was done."""
+    for name, code in [
+        ("policy", "NoSuchBucketPolicy"),
+        ("cors", "NoSuchCORSConfiguration"),
+        ("website", "NoSuchWebsiteConfiguration"),
+        ("lifecycle_configuration", "NoSuchLifecycleConfiguration"),
+        ("replication", "ReplicationConfigurationNotFoundError"),
+        ("encryption", "ServerSideEncryptionConfigurationNotFoundError"),
+        ("tagging", "NoSuchTagSet"),
+    ]:
+        with refused(code, 404):
+            getattr(S3, f"get_bucket_{name}")(Bucket=bucket)
+    with refused("ObjectLockConfigurationNotFoundError", 404):
+        S3.get_object_lock_configuration(Bucket=bucket)
+    assert "Status" not in S3.get_bucket_versioning(Bucket=bucket)
+    assert "LoggingEnabled" not in S3.get_bucket_logging(Bucket=bucket)
+    assert "Status" not in S3.get_bucket_accelerate_configuration(Bucket=bucket)
+    assert S3.get_bucket_request_payment(Bucket=bucket)["Payer"] == "BucketOwner"
+    S3.get_bucket_notification_configuration(Bucket=bucket)
+    rules = S3.get_bucket_ownership_controls(Bucket=bucket)["OwnershipControls"]["Rules"]
+    assert rules == [{"ObjectOwnership": "BucketOwnerEnforced"}], rules
+    block = S3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
+    assert set(block.values()) == {True}, block
+    acl = S3.get_bucket_acl(Bucket=bucket)
+    assert [grant["Permission"] for grant in acl["Grants"]] == ["FULL_CONTROL"], acl
+    assert acl["Owner"]["ID"] == acl["Grants"][0]["Grantee"]["ID"]
+    S3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [{"Key": "a", "Value": "b c"}]})
+    assert S3.get_bucket_tagging(Bucket=bucket)["TagSet"] == [{"Key": "a", "Value": "b c"}]
+    S3.delete_bucket_tagging(Bucket=bucket)
+    with refused("NoSuchTagSet"):
+        S3.get_bucket_tagging(Bucket=bucket)
+    with refused("AccessControlListNotSupported", 400):
+        S3.put_object(Bucket=bucket, Key="k", ACL="public-read")
+    with refused("NotImplemented", 501):
+        S3.put_object(Bucket=bucket, Key="k", ServerSideEncryption="AES256")
+    with refused("NotImplemented", 501):
+        S3.put_bucket_website(Bucket=bucket, WebsiteConfiguration={"IndexDocument": {"Suffix": "i"}})
+
+
+def objects(bucket):
+    when = datetime.datetime(2031, 5, 6, 7, 8, 9, tzinfo=datetime.timezone.utc)
+    for size in [0, 1, 65536, 65537, 262144, 3 * MIB + 7]:
+        data = os.urandom(size)
+        put = S3.put_object(
+            Bucket=bucket, Key=f"o/{size} ü&+?%", Body=data, Metadata={"one": "1", "two": "zwei"},
+            ContentType="text/x", CacheControl="no-store", ContentLanguage="ca", Expires=when,
+            ContentDisposition="attachment", ContentEncoding="br", StorageClass="STANDARD_IA",
+        )
+        assert put["ETag"] == f'"{hashlib.md5(data).hexdigest()}"', put
+        got = S3.get_object(Bucket=bucket, Key=f"o/{size} ü&+?%")
+        assert got["Body"].read() == data
+        head = S3.head_object(Bucket=bucket, Key=f"o/{size} ü&+?%")
+        for answer in [got, head]:
+            assert answer["ContentLength"] == size and answer["ETag"] == put["ETag"]
+            assert answer["Metadata"] == {"one": "1", "two": "zwei"}, answer
+            assert answer["ContentType"] == "text/x" and answer["CacheControl"] == "no-store"
+            assert answer["ContentLanguage"] == "ca" and answer["ContentEncoding"] == "br"
+            assert answer["ContentDisposition"] == "attachment"
+            assert answer["StorageClass"] == "STANDARD_IA"
+            assert answer["ExpiresString"] == "Tue, 06 May 2031 07:08:09 GMT", answer
+            assert "VersionId" not in answer
+    got = S3.get_object(
+        Bucket=bucket, Key="o/1 ü&+?%", ResponseContentType="a/b", ResponseCacheControl="c",
+        ResponseContentDisposition="d", ResponseContentEncoding="e", ResponseContentLanguage="f",
+    )
+    assert (got["ContentType"], got["CacheControl"], got["ContentDisposition"]) == ("a/b", "c", "d")
+    S3.put_object(Bucket=bucket, Key="plain", Body=b"p")
+    plain = S3.head_object(Bucket=bucket, Key="plain")
+    assert plain["ContentType"] == "binary/octet-stream" and "StorageClass" not in plain, plain
+    for operation in [S3.get_object, S3.get_object_tagging, S3.get_object_acl]:
+        with refused("NoSuchKey", 404):
+            operation(Bucket=bucket, Key="none")
+    with refused("404", 404):
+        S3.head_object(Bucket=bucket, Key="none")
+    with refused("KeyTooLongError", 400):
+        S3.put_object(Bucket=bucket, Key="k" * 1025, Body=b"x")
+    S3.put_object(Bucket=bucket, Key="k" * 1024, Body=b"x")
+    with refused("MetadataTooLarge", 400):
+        S3.put_object(Bucket=bucket, Key="m", Metadata={"m": "x" * 2048})
+    with refused("InvalidStorageClass", 400):
+        S3.put_object(Bucket=bucket, Key="m", StorageClass="CUPBOARD")
+    # A key is bytes, whatever a path would mean by it.
+    for key in ["../../etc/passwd", "/leading", "a//b", "./x", "trailing/", "a/../b", "\u2028", "%2F"]:
+        S3.put_object(Bucket=bucket, Key=key, Body=key.encode())
+        assert body(Bucket=bucket, Key=key) == key.encode(), key
+        S3.delete_object(Bucket=bucket, Key=key)
+    S3.delete_object(Bucket=bucket, Key="never was")
+
+
+def ranges(bucket):
+    for size in [1000, 700_001]:
+        data = os.urandom(size)
+        S3.put_object(Bucket=bucket, Key="k", Body=data)
+        for wanted, start, end in [
+            ("bytes=0-0", 0, 1), ("bytes=10-19", 10, 20), ("bytes=990-", 990, size),
+            ("bytes=-7", size - 7, size), ("bytes=-9999999", 0, size), (f"bytes=5-{size * 2}", 5, size),
+            (f"bytes={size // 2 - 3}-{size // 2 + 3}", size // 2 - 3, size // 2 + 4),
+        ]:
+            got = S3.get_object(Bucket=bucket, Key="k", Range=wanted)
+            assert got["Body"].read() == data[start:end], wanted
+            assert got["ContentRange"] == f"bytes {start}-{end - 1}/{size}", got["ContentRange"]
+            assert got["ResponseMetadata"]["HTTPStatusCode"] == 206
+            head = S3.head_object(Bucket=bucket, Key="k", Range=wanted)
+            assert head["ContentLength"] == end - start
+        for wanted in [f"bytes={size}-", "bytes=-0"]:
+            with refused("InvalidRange", 416):
+                S3.get_object(Bucket=bucket, Key="k", Range=wanted)
+
+
+def conditions(bucket):
+    tag = S3.put_object(Bucket=bucket, Key="k", Body=b"one")["ETag"]
+    hour = datetime.timedelta(hours=1)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    named = {"Bucket": bucket, "Key": "k"}
+    for operation in [S3.get_object, S3.head_object]:
+        operation(**named, IfMatch=tag)
+        operation(**named, IfNoneMatch='"other"')
+        operation(**named, IfModifiedSince=now - hour)
+        operation(**named, IfUnmodifiedSince=now + hour)
+        operation(**named, IfMatch=tag, IfUnmodifiedSince=now - hour)
+        with refused("304", 304):
+            operation(**named, IfNoneMatch=tag)
+        with refused("304", 304) as not_modified:
+            operation(**named, IfModifiedSince=now + hour - hour + datetime.timedelta(seconds=2))
+        assert not_modified.response["ResponseMetadata"]["HTTPHeaders"]["etag"] == tag
+    with refused("PreconditionFailed", 412):
+        S3.get_object(**named, IfMatch='"other"')
+    with refused("PreconditionFailed", 412):
+        S3.get_object(**named, IfUnmodifiedSince=now - hour)
+    with refused("PreconditionFailed", 412):
+        S3.put_object(**named, Body=b"two", IfNoneMatch="*")
+    with refused("PreconditionFailed", 412):
+        S3.put_object(**named, Body=b"two", IfMatch='"other"')
+    S3.put_object(**named, Body=b"two", IfMatch=tag)
+    assert body(**named) == b"two"
+    with refused("NoSuchKey", 404):
+        S3.put_object(Bucket=bucket, Key="none", Body=b"x", IfMatch=tag)
+    S3.put_object(Bucket=bucket, Key="new", Body=b"x", IfNoneMatch="*")
+    # Of many who create, one succeeds.
+    won = []
+
+    def create(n):
+        try:
+            client().put_object(Bucket=bucket, Key="race", Body=str(n).encode(), IfNoneMatch="*")
+            won.append(n)
+        except botocore.exceptions.ClientError as error:
+            assert error.response["Error"]["Code"] == "PreconditionFailed", error
+
+    threads = [threading.Thread(target=create, args=[n]) for n in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len(won) == 1 and body(Bucket=bucket, Key="race") == str(won[0]).encode(), won
+
+
+def listing(bucket):
+    keys = ["a", "a/b", "a/c/d", "b", "b/", "c d/e+f", "c d/ü", "e&f<g>", "z" * 200, "\U0001f600", "\ufffd"]
+    for key in keys:
+        S3.put_object(Bucket=bucket, Key=key, Body=b"x")
+    in_order = sorted(keys, key=lambda key: key.encode())
+    found = [one["Key"] for one in S3.list_objects_v2(Bucket=bucket)["Contents"]]
+    assert found == in_order, found
+    for call, token, given in [
+        (S3.list_objects_v2, "NextContinuationToken", "ContinuationToken"),
+        (S3.list_objects, None, "Marker"),
+    ]:
+        for delimiter in ["", "/", "+", "b"]:
+            whole = call(Bucket=bucket, Delimiter=delimiter)
+            wanted = [one["Key"] for one in whole.get("Contents", [])]
+            prefixes = [one["Prefix"] for one in whole.get("CommonPrefixes", [])]
+            entries, commons, page = [], [], {}
+            while True:
+                more = call(Bucket=bucket, Delimiter=delimiter, MaxKeys=2, **page)
+                names = [one["Key"] for one in more.get("Contents", [])]
+                common = [one["Prefix"] for one in more.get("CommonPrefixes", [])]
+                assert len(names) + len(common) <= 2
+                entries, commons = entries + names, commons + common
+                if not more["IsTruncated"]:
+                    break
+                page = {given: more[token] if token else more.get("NextMarker") or names[-1]}
+            assert (entries, commons) == (wanted, prefixes), (delimiter, entries, commons)
+    page = S3.list_objects_v2(Bucket=bucket, Delimiter="/")
+    assert [one["Prefix"] for one in page["CommonPrefixes"]] == ["a/", "b/", "c d/"], page
+    assert page["KeyCount"] == 9, page
+    page = S3.list_objects_v2(Bucket=bucket, Prefix="a/", Delimiter="/", StartAfter="a/b")
+    assert [one["Prefix"] for one in page["CommonPrefixes"]] == ["a/c/"] and "Contents" not in page
+    assert page["StartAfter"] == "a/b"
+    page = S3.list_objects_v2(Bucket=bucket, MaxKeys=0)
+    assert page["KeyCount"] == 0 and not page["IsTruncated"]
+    page = S3.list_objects_v2(Bucket=bucket, EncodingType="url", Prefix="c d/")
+    assert [one["Key"] for one in page["Contents"]] == ["c%20d/e%2Bf", "c%20d/%C3%BC"], page
+    assert page["Prefix"] == "c%20d/"
+    assert "Owner" not in S3.list_objects_v2(Bucket=bucket)["Contents"][0]
+    owner = S3.list_objects_v2(Bucket=bucket, FetchOwner=True)["Contents"][0]["Owner"]["ID"]
+    assert len(owner) == 64
+    with refused("InvalidArgument", 400):
+        S3.list_objects_v2(Bucket=bucket, ContinuationToken="nonsense")
+    with refused("InvalidArgument", 400):
+        S3.list_objects_v2(Bucket=bucket, MaxKeys=-1)
+
+
+def copying(bucket):
+    data = os.urandom(400_000)
+    S3.put_object(Bucket=bucket, Key="src ü", Body=data, Metadata={"a": "1"}, ContentType="t/1",
+                  Tagging="k=v")
+    source = {"Bucket": bucket, "Key": "src ü"}
+    S3.copy_object(Bucket=bucket, Key="dst", CopySource=source)
+    head = S3.head_object(Bucket=bucket, Key="dst")
+    assert head["Metadata"] == {"a": "1"} and head["ContentType"] == "t/1"
+    assert S3.get_object_tagging(Bucket=bucket, Key="dst")["TagSet"] == [{"Key": "k", "Value": "v"}]
+    S3.copy_object(Bucket=bucket, Key="dst", CopySource=source, MetadataDirective="REPLACE",
+                   Metadata={"b": "2"}, TaggingDirective="REPLACE", Tagging="x=y")
+    head = S3.head_object(Bucket=bucket, Key="dst")
+    assert head["Metadata"] == {"b": "2"} and head["ContentType"] == "binary/octet-stream", head
+    assert S3.get_object_tagging(Bucket=bucket, Key="dst")["TagSet"] == [{"Key": "x", "Value": "y"}]
+    with refused("InvalidRequest", 400):
+        S3.copy_object(Bucket=bucket, Key="src ü", CopySource=source)
+    S3.copy_object(Bucket=bucket, Key="src ü", CopySource=source, MetadataDirective="REPLACE")
+    tag = head["ETag"]
+    S3.copy_object(Bucket=bucket, Key="d2", CopySource=source, CopySourceIfMatch=tag)
+    with refused("PreconditionFailed", 412):
+        S3.copy_object(Bucket=bucket, Key="d3", CopySource=source, CopySourceIfNoneMatch=tag)
+    with refused("NoSuchKey", 404):
+        S3.copy_object(Bucket=bucket, Key="d3", CopySource={"Bucket": bucket, "Key": "none"})
+    with refused("NoSuchBucket", 404):
+        S3.copy_object(Bucket=bucket, Key="d3", CopySource={"Bucket": bucket + "-none", "Key": "x"})
+    summed = S3.copy_object(Bucket=bucket, Key="d4", CopySource=source, ChecksumAlgorithm="SHA256")
+    wanted = base64.b64encode(hashlib.sha256(data).digest()).decode()
+    assert summed["CopyObjectResult"]["ChecksumSHA256"] == wanted
+    # The bytes belong to whoever is left.
+    S3.delete_object(Bucket=bucket, Key="src ü")
+    assert body(Bucket=bucket, Key="d2") == data
+
+
+def checksums(bucket):
+    data = os.urandom(300_000)
+    sha1 = base64.b64encode(hashlib.sha1(data).digest()).decode()
+    for algorithm in ["CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"]:
+        try:
+            put = S3.put_object(Bucket=bucket, Key=algorithm, Body=data, ChecksumAlgorithm=algorithm)
+        except botocore.exceptions.MissingDependencyException:
+            continue
+        name = f"Checksum{algorithm}"
+        head = S3.head_object(Bucket=bucket, Key=algorithm, ChecksumMode="ENABLED")
+        assert put[name] == head[name] and head["ChecksumType"] == "FULL_OBJECT", head
+        assert name not in S3.head_object(Bucket=bucket, Key=algorithm)
+        assert body(Bucket=bucket, Key=algorithm, ChecksumMode="ENABLED") == data
+        ranged = S3.get_object(Bucket=bucket, Key=algorithm, ChecksumMode="ENABLED", Range="bytes=0-9")
+        assert name not in ranged
+    S3.put_object(Bucket=bucket, Key="said", Body=data, ChecksumSHA1=sha1)
+    wrong = base64.b64encode(hashlib.sha1(b"other").digest()).decode()
+    with refused("BadDigest", 400):
+        S3.put_object(Bucket=bucket, Key="wrong", Body=data, ChecksumSHA1=wrong)
+    with refused("InvalidRequest", 400):
+        S3.put_object(Bucket=bucket, Key="wrong", Body=data, ChecksumSHA1="bm90IGEgc2hhMQ==")
+    with refused("BadDigest", 400):
+        md5 = base64.b64encode(hashlib.md5(b"other").digest()).decode()
+        S3.put_object(Bucket=bucket, Key="wrong", Body=data, ContentMD5=md5)
+    with refused("InvalidDigest", 400):
+        S3.put_object(Bucket=bucket, Key="wrong", Body=data, ContentMD5="YWJj")
+    with refused("404", 404):
+        S3.head_object(Bucket=bucket, Key="wrong")
+    quiet = client(request_checksum_calculation="when_required")
+    quiet.put_object(Bucket=bucket, Key="none", Body=data)
+    head = S3.head_object(Bucket=bucket, Key="none", ChecksumMode="ENABLED")
+    assert "ChecksumCRC64NVME" in head, head
+    found = S3.get_object_attributes(
+        Bucket=bucket, Key="said",
+        ObjectAttributes=["ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"])
+    assert found["Checksum"]["ChecksumSHA1"] == sha1 and found["ObjectSize"] == len(data), found
+    assert found["ETag"] == hashlib.md5(data).hexdigest() and found["StorageClass"] == "STANDARD"
+
+
+def multipart(bucket):
+    parts = [os.urandom(5 * MIB), os.urandom(5 * MIB + 3), b"the end"]
+    named = {"Bucket": bucket, "Key": "k"}
+
+    def upload(pieces, **options):
+        each = {"ChecksumAlgorithm": options["ChecksumAlgorithm"]} if options.get("ChecksumAlgorithm") else {}
+        id = S3.create_multipart_upload(**named, **options)["UploadId"]
+        done = []
+        for number, piece in pieces:
+            part = S3.upload_part(**named, UploadId=id, PartNumber=number, Body=piece, **each)
+            sums = {name: value for name, value in part.items() if name.startswith("Checksum")}
+            if not options.get("ChecksumAlgorithm"):
+                sums = {}
+            done.append({"PartNumber": number, "ETag": part["ETag"], **sums})
+        return id, done
+
+    id, done = upload(enumerate(parts, 1), Metadata={"m": "1"}, ChecksumAlgorithm="SHA256")
+    listed = S3.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert [one["UploadId"] for one in listed] == [id]
+    shown = S3.list_parts(**named, UploadId=id, MaxParts=2)
+    assert shown["IsTruncated"] and shown["NextPartNumberMarker"] == 2, shown
+    more = S3.list_parts(**named, UploadId=id, PartNumberMarker=2)
+    assert [part["Size"] for part in more["Parts"]] == [7] and not more["IsTruncated"]
+    for wrong, code in [
+        (done[::-1], "InvalidPartOrder"),
+        (done[:1] + [{"PartNumber": 9, "ETag": done[0]["ETag"]}], "InvalidPart"),
+        ([{"PartNumber": 1, "ETag": '"' + "0" * 32 + '"'}], "InvalidPart"),
+        ([], "MalformedXML"),
+    ]:
+        with refused(code, 400):
+            S3.complete_multipart_upload(**named, UploadId=id, MultipartUpload={"Parts": wrong})
+    with refused("404", 404):
+        S3.head_object(**named)
+    whole = b"".join(parts)
+    digests = b"".join(hashlib.md5(part).digest() for part in parts)
+    etag = f'"{hashlib.md5(digests).hexdigest()}-3"'
+    for _ in range(2):  # Asked again, it answers the same.
+        made = S3.complete_multipart_upload(**named, UploadId=id, MultipartUpload={"Parts": done})
+        assert made["ETag"] == etag, made
+    sums = b"".join(hashlib.sha256(part).digest() for part in parts)
+    assert made["ChecksumSHA256"] == base64.b64encode(hashlib.sha256(sums).digest()).decode() + "-3"
+    assert made["ChecksumType"] == "COMPOSITE"
+    assert body(**named) == whole
+    assert S3.head_object(**named)["Metadata"] == {"m": "1"}
+    part = S3.get_object(**named, PartNumber=2)
+    assert part["Body"].read() == parts[1] and part["PartsCount"] == 3
+    assert part["ContentRange"] == f"bytes {5 * MIB}-{10 * MIB + 2}/{len(whole)}"
+    with refused("InvalidPartNumber", 416):
+        S3.get_object(**named, PartNumber=4)
+    border = 5 * MIB
+    got = S3.get_object(**named, Range=f"bytes={border - 5}-{border + 4}")["Body"].read()
+    assert got == whole[border - 5:border + 5]
+    found = S3.get_object_attributes(**named, ObjectAttributes=["ObjectParts"], MaxParts=2)["ObjectParts"]
+    assert found["TotalPartsCount"] == 3 and found["IsTruncated"] and len(found["Parts"]) == 2, found
+    with refused("NoSuchUpload", 404):
+        S3.list_parts(**named, UploadId=id)
+    # Numbers may have gaps, parts may be put again, and what isn't named is dropped.
+    id, done = upload([(3, parts[0]), (7, b"old"), (7, b"new"), (9, b"unused")])
+    S3.complete_multipart_upload(**named, UploadId=id, MultipartUpload={"Parts": [done[0], done[2]]})
+    assert body(**named) == parts[0] + b"new"
+    assert S3.head_object(**named, ChecksumMode="ENABLED")["ChecksumType"] == "FULL_OBJECT"
+    id, done = upload([(1, b"small"), (2, b"last")])
+    with refused("EntityTooSmall", 400):
+        S3.complete_multipart_upload(**named, UploadId=id, MultipartUpload={"Parts": done})
+    with refused("PreconditionFailed", 412):
+        S3.complete_multipart_upload(**named, UploadId=id, MultipartUpload={"Parts": done}, IfNoneMatch="*")
+    S3.abort_multipart_upload(**named, UploadId=id)
+    with refused("NoSuchUpload", 404):
+        S3.abort_multipart_upload(**named, UploadId=id)
+    with refused("NoSuchUpload", 404):
+        S3.upload_part(**named, UploadId=id, PartNumber=1, Body=b"x")
+    with refused("InvalidArgument", 400):
+        S3.upload_part(**named, UploadId=id, PartNumber=10001, Body=b"x")
+    # Parts that are copied.
+    S3.put_object(Bucket=bucket, Key="src", Body=whole)
+    id = S3.create_multipart_upload(**named)["UploadId"]
+    done = []
+    for number, wanted in enumerate([f"bytes=0-{6 * MIB - 1}", f"bytes={6 * MIB}-{len(whole) - 1}"], 1):
+        copied = S3.upload_part_copy(**named, UploadId=id, PartNumber=number, CopySourceRange=wanted,
+                                     CopySource={"Bucket": bucket, "Key": "src"})
+        done.append({"PartNumber": number, "ETag": copied["CopyPartResult"]["ETag"]})
+    with refused("InvalidArgument", 400):
+        S3.upload_part_copy(**named, UploadId=id, PartNumber=1, CopySourceRange=f"bytes=0-{len(whole)}",
+                            CopySource={"Bucket": bucket, "Key": "src"})
+    S3.delete_object(Bucket=bucket, Key="src")
+    S3.complete_multipart_upload(**named, UploadId=id, MultipartUpload={"Parts": done})
+    assert body(**named) == whole
+    # A full-object CRC is that of the bytes.
+    id, done = upload(enumerate(parts, 1), ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")
+    made = S3.complete_multipart_upload(**named, UploadId=id, MultipartUpload={"Parts": done})
+    import zlib
+    assert made["ChecksumCRC32"] == base64.b64encode(zlib.crc32(whole).to_bytes(4, "big")).decode(), made
+    with refused("InvalidRequest", 400):
+        S3.create_multipart_upload(**named, ChecksumAlgorithm="SHA1", ChecksumType="FULL_OBJECT")
+    for key in ["u/1", "u/2", "v"]:
+        for _ in range(2):
+            S3.create_multipart_upload(Bucket=bucket, Key=key)
+    page = S3.list_multipart_uploads(Bucket=bucket, Delimiter="/")
+    assert [one["Prefix"] for one in page["CommonPrefixes"]] == ["u/"] and len(page["Uploads"]) == 2
+    seen, markers = [], {}
+    while True:
+        page = S3.list_multipart_uploads(Bucket=bucket, MaxUploads=1, **markers)
+        seen += [(one["Key"], one["UploadId"]) for one in page["Uploads"]]
+        if not page["IsTruncated"]:
+            break
+        markers = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+    assert len(set(seen)) == 6 and [key for key, _ in seen] == ["u/1", "u/1", "u/2", "u/2", "v", "v"], seen
+
+
+def transfers(bucket):
+    """boto3's transfer manager: many parts at once, from files and streams."""
+    data = os.urandom(37 * MIB + 11)
+    config = boto3.s3.transfer.TransferConfig(multipart_chunksize=5 * MIB, max_concurrency=6)
+    S3.upload_fileobj(io.BytesIO(data), bucket, "big", Config=config)
+    out = io.BytesIO()
+    S3.download_fileobj(bucket, "big", out, Config=config)
+    assert out.getvalue() == data
+    S3.copy({"Bucket": bucket, "Key": "big"}, bucket, "copy", Config=config)
+    assert body(Bucket=bucket, Key="copy") == data
+    signed = client(request_checksum_calculation="when_required", s3={"payload_signing_enabled": True})
+    signed.put_object(Bucket=bucket, Key="signed", Body=data[:MIB])
+    assert body(Bucket=bucket, Key="signed") == data[:MIB]
+
+
+def versions(bucket):
+    S3.put_object(Bucket=bucket, Key="k", Body=b"before")
+    S3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    assert S3.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
+    named = {"Bucket": bucket, "Key": "k"}
+    assert S3.head_object(**named)["VersionId"] == "null"
+    ids = [S3.put_object(**named, Body=f"{n}".encode())["VersionId"] for n in range(3)]
+    assert len(set(ids)) == 3
+    assert [body(**named, VersionId=id) for id in ids] == [b"0", b"1", b"2"]
+    assert body(**named, VersionId="null") == b"before" and body(**named) == b"2"
+    gone = S3.delete_object(**named)
+    assert gone["DeleteMarker"] is True
+    with refused("NoSuchKey", 404) as hidden:
+        S3.get_object(**named)
+    assert hidden.response["ResponseMetadata"]["HTTPHeaders"]["x-amz-delete-marker"] == "true"
+    with refused("MethodNotAllowed", 405):
+        S3.get_object(**named, VersionId=gone["VersionId"])
+    assert "Contents" not in S3.list_objects_v2(Bucket=bucket)
+    with refused("BucketNotEmpty", 409):
+        S3.delete_bucket(Bucket=bucket)
+    listed = S3.list_object_versions(Bucket=bucket)
+    assert [one["VersionId"] for one in listed["Versions"]] == ids[::-1] + ["null"]
+    assert [one["IsLatest"] for one in listed["DeleteMarkers"]] == [True]
+    seen, markers = [], {}
+    while True:
+        page = S3.list_object_versions(Bucket=bucket, MaxKeys=1, **markers)
+        seen += [one["VersionId"] for one in page.get("Versions", []) + page.get("DeleteMarkers", [])]
+        if not page["IsTruncated"]:
+            break
+        markers = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
+    assert seen == [gone["VersionId"]] + ids[::-1] + ["null"], seen
+    back = S3.delete_object(**named, VersionId=gone["VersionId"])
+    assert back["DeleteMarker"] is True and body(**named) == b"2"
+    S3.delete_object(**named, VersionId=ids[2])
+    assert body(**named) == b"1"
+    with refused("NoSuchVersion", 404):
+        S3.get_object(**named, VersionId=ids[2])
+    with refused("InvalidArgument", 400):
+        S3.get_object(**named, VersionId="no id")
+    S3.copy_object(**named, CopySource={**named, "VersionId": ids[0]})
+    assert body(**named) == b"0"
+    S3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Suspended"})
+    assert S3.put_object(**named, Body=b"null again")["VersionId"] == "null"
+    assert body(**named, VersionId="null") == b"null again"
+    marker = S3.delete_object(**named)
+    assert marker["VersionId"] == "null" and marker["DeleteMarker"] is True
+    with refused("NoSuchKey", 404):
+        S3.get_object(**named)
+    assert body(**named, VersionId=ids[1]) == b"1"
+    with refused("IllegalVersioningConfigurationException", 400):
+        S3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={})
+
+
+def deleting(bucket):
+    for n in range(5):
+        S3.put_object(Bucket=bucket, Key=f"k{n}", Body=b"x")
+    wanted = [{"Key": f"k{n}"} for n in range(4)] + [{"Key": "none"}]
+    done = S3.delete_objects(Bucket=bucket, Delete={"Objects": wanted})
+    assert len(done["Deleted"]) == 5 and "Errors" not in done, done
+    quiet = S3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "k4"}], "Quiet": True})
+    assert "Deleted" not in quiet
+    assert "Contents" not in S3.list_objects_v2(Bucket=bucket)
+    tag = S3.put_object(Bucket=bucket, Key="k", Body=b"x")["ETag"]
+    with refused("PreconditionFailed", 412):
+        S3.delete_object(Bucket=bucket, Key="k", IfMatch='"other"')
+    S3.delete_object(Bucket=bucket, Key="k", IfMatch=tag)
+    with refused("MalformedXML", 400):
+        S3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": f"{n}"} for n in range(1001)]})
+
+
+def tagging(bucket):
+    named = {"Bucket": bucket, "Key": "k"}
+    S3.put_object(**named, Body=b"x", Tagging="a=1&b=two%20words")
+    assert S3.get_object(**named)["TagCount"] == 2
+    tags = S3.get_object_tagging(**named)["TagSet"]
+    assert tags == [{"Key": "a", "Value": "1"}, {"Key": "b", "Value": "two words"}], tags
+    S3.put_object_tagging(**named, Tagging={"TagSet": [{"Key": "c", "Value": ""}]})
+    assert S3.get_object_tagging(**named)["TagSet"] == [{"Key": "c", "Value": ""}]
+    S3.delete_object_tagging(**named)
+    assert S3.get_object_tagging(**named)["TagSet"] == []
+    for wrong in [
+        [{"Key": "a", "Value": "1"}, {"Key": "a", "Value": "2"}],
+        [{"Key": "k" * 129, "Value": ""}], [{"Key": "k", "Value": "v" * 257}],
+        [{"Key": "aws:k", "Value": ""}], [{"Key": "k", "Value": "!"}],
+    ]:
+        with refused("InvalidTag", 400):
+            S3.put_object_tagging(**named, Tagging={"TagSet": wrong})
+    with refused("BadRequest", 400):
+        S3.put_object_tagging(**named, Tagging={"TagSet": [{"Key": f"{n}", "Value": ""} for n in range(11)]})
+
+
+def presigned(bucket):
+    for version in ["s3v4", "s3"]:
+        signer = client(signature_version=version, s3={"addressing_style": "path"})
+        key = f"p {version}/ü"
+        named = {"Bucket": bucket, "Key": key}
+        put = signer.generate_presigned_url("put_object", Params=named, ExpiresIn=60)
+        status, _, text = raw("PUT", put, b"presigned", {"Content-Type": ""})
+        assert status == 200, text
+        get = signer.generate_presigned_url("get_object", Params=named, ExpiresIn=60)
+        status, _, text = raw("GET", get)
+        assert (status, text) == (200, b"presigned"), text
+        status, _, text = raw("GET", get.replace("p%20", "q%20"))
+        assert status == 403 and b"SignatureDoesNotMatch" in text, text
+        late = signer.generate_presigned_url("get_object", Params=named, ExpiresIn=1)
+        time.sleep(2.1)
+        status, _, text = raw("GET", late)
+        assert status == 403 and b"AccessDenied" in text and b"expired" in text, text
+    elsewhere = client(signature_version="s3v4", region_name="eu-west-1")
+    url = elsewhere.generate_presigned_url("list_buckets")
+    status, _, text = raw("GET", url)
+    assert status == 400 and b"AuthorizationQueryParametersError" in text, text
+
+
+def posting(bucket):
+    """A browser's form."""
+    form = S3.generate_presigned_post(
+        bucket, "up/${filename}", Fields={"Content-Type": "text/plain", "success_action_status": "201"},
+        Conditions=[{"Content-Type": "text/plain"}, {"success_action_status": "201"},
+                    ["content-length-range", 1, 1000]], ExpiresIn=60)
+
+    def post(fields, data):
+        boundary = uuid.uuid4().hex
+        lines = []
+        for name, value in fields.items():
+            lines.append(f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n')
+        lines.append(f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="f.txt"\r\n\r\n')
+        whole = "".join(lines).encode() + data + f"\r\n--{boundary}--\r\n".encode()
+        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        return raw("POST", f"/{bucket}", whole, headers)
+
+    status, _, text = post(form["fields"], b"from a form")
+    assert status == 201 and b"<Key>up/f.txt</Key>" in text, (status, text)
+    assert body(Bucket=bucket, Key="up/f.txt") == b"from a form"
+    assert S3.head_object(Bucket=bucket, Key="up/f.txt")["ContentType"] == "text/plain"
+    status, _, text = post(form["fields"], b"x" * 1001)
+    assert status == 400 and b"EntityTooLarge" in text, (status, text)
+    tampered = {**form["fields"], "key": "elsewhere/${filename}"}
+    status, _, text = post(tampered, b"x")
+    assert status == 403, (status, text)
+    policy = base64.b64decode(form["fields"]["policy"]).replace(b"1000", b"9999")
+    status, _, text = post({**form["fields"], "policy": base64.b64encode(policy).decode()}, b"x")
+    assert status == 403 and b"SignatureDoesNotMatch" in text, (status, text)
+
+
+def strangers(bucket):
+    """Nobody gets anything without a key, nor with another's."""
+    for method, path in [("GET", "/"), ("GET", f"/{bucket}"), ("PUT", f"/{bucket}/k"), ("DELETE", f"/{bucket}/k"),
+                         ("POST", f"/{bucket}/k?uploads")]:
+        status, headers, text = raw(method, path, b"x" if method == "PUT" else None)
+        assert status == 403 and b"<Code>AccessDenied</Code>" in text, (method, path, status, text)
+        assert headers["x-amz-request-id"] and b"<HostId>" in text
+    with refused("InvalidAccessKeyId", 403):
+        boto3.client("s3", aws_access_key_id="AKIANOBODY", aws_secret_access_key="x").list_buckets()
+    with refused("SignatureDoesNotMatch", 403):
+        id = os.environ["AWS_ACCESS_KEY_ID"]
+        boto3.client("s3", aws_access_key_id=id, aws_secret_access_key="wrong").list_buckets()
+    with refused("AuthorizationHeaderMalformed", 400):
+        boto3.client("s3", region_name="eu-west-1").list_buckets()
+    if other := os.environ.get("OTHER_KEYS"):
+        id, secret = other.split(":")
+        other = boto3.client("s3", aws_access_key_id=id, aws_secret_access_key=secret)
+        assert bucket not in [one["Name"] for one in other.list_buckets()["Buckets"]]
+        with refused("AccessDenied", 403):
+            other.list_objects_v2(Bucket=bucket)
+        with refused("AccessDenied", 403):
+            other.put_object(Bucket=bucket, Key="k", Body=b"x")
+        with refused("BucketAlreadyExists", 409):
+            other.create_bucket(Bucket=bucket)
+
+
+def empty_and_delete(bucket):
+    for upload in S3.list_multipart_uploads(Bucket=bucket).get("Uploads", []):
+        S3.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+    boto3.resource("s3").Bucket(bucket).object_versions.delete()
+    S3.delete_bucket(Bucket=bucket)
+
+
+CHAPTERS = [buckets, plain_answers, objects, ranges, conditions, listing, copying, checksums, multipart,
+            transfers, versions, deleting, tagging, presigned, posting, strangers]
+
+failed = []
+for chapter in CHAPTERS:
+    if sys.argv[1:] and chapter.__name__ not in sys.argv[1:]:
+        continue
+    name = f"{chapter.__name__.replace('_', '-')}-{uuid.uuid4().hex[:8]}"
+    S3.create_bucket(Bucket=name)
+    begun = time.monotonic()
+    try:
+        chapter(name)
+    except Exception:  # Every chapter is to be seen.
+        import traceback
+        traceback.print_exc()
+        failed.append(chapter.__name__)
+        continue
+    empty_and_delete(name)
+    print(f"{chapter.__name__}: {time.monotonic() - begun:.1f} s", flush=True)
+sys.exit(f"failed: {failed}" if failed else 0)
