@@ -1,19 +1,20 @@
-# Sourced by ./test: the real AWS clients, pinned, in a folder of the clone.
+# Sourced by ./test: the real AWS and S3 clients, pinned, in a folder of the clone.
 
 AWSCLI_V1=1.46.3
 BOTO3=1.44.5
+S3CMD=2.4.0
 ANSIBLE_CORE=2.18.6
 # Everything that is made for Ansible; its collection amazon.aws is 9.5.0.
 ANSIBLE=11.6.0
 
-# PyPI's AWS CLI v1, boto3 and Ansible in .venv; Debian's AWS CLI v2 as a package where apt has it.
+# PyPI's AWS CLI v1, boto3, s3cmd and Ansible in .venv; Debian's AWS CLI v2 and rclone as packages.
 ensure_clients() {
-    stamp=".venv/boira-$AWSCLI_V1-$BOTO3-$ANSIBLE_CORE-$ANSIBLE"
+    stamp=".venv/boira-$AWSCLI_V1-$BOTO3-$S3CMD-$ANSIBLE_CORE-$ANSIBLE"
     if [ ! -e "$stamp" ]; then
         rm -rf .venv
-        echo "installing the AWS CLI $AWSCLI_V1 and boto3 $BOTO3 into .venv"
+        echo "installing the AWS CLI $AWSCLI_V1, boto3 $BOTO3 and s3cmd $S3CMD into .venv"
         python3 -m venv .venv
-        pip_quietly install "awscli==$AWSCLI_V1" "boto3==$BOTO3" "ansible-core==$ANSIBLE_CORE"
+        pip_quietly install "awscli==$AWSCLI_V1" "boto3==$BOTO3" "s3cmd==$S3CMD" "ansible-core==$ANSIBLE_CORE"
         ensure_collection
         touch "$stamp"
     fi
@@ -25,6 +26,11 @@ ensure_clients() {
         else
             echo "skipped: apt has no awscli here, so the AWS CLI v2 is not tried"
         fi
+    fi
+    if ! command -v rclone >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1; then
+        update_lists
+        echo "installing: rclone"
+        apt_quietly install rclone
     fi
 }
 

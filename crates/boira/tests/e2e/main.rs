@@ -18,5 +18,6 @@ mod moving;
 mod network;
 mod old_pcs;
 mod robustness;
+mod s3;
 mod slow_lines;
 mod terraform;

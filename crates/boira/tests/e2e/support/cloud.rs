@@ -462,7 +462,7 @@ impl Drop for Cloud {
 }
 
 /// Two neighbouring ports that nobody listens on, below the range that the kernel gives to clients.
-fn free_ports() -> u16 {
+pub fn free_ports() -> u16 {
     let mut tried = BTreeSet::new();
     loop {
         let port = rand::random_range(10_000..32_000);

@@ -1,0 +1,148 @@
+//! S3 by unmodified clients: boto3, the AWS CLI v1 and v2, s3cmd with both signatures, rclone and curl.
+//! `s3.py`, `s3_tools.sh` and `s3_kills.py` have what they do. A controller alone serves it.
+
+use crate::support::cloud::{folder_with_binary, free_ports};
+use crate::support::{python, run, wait};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+/// A controller of a test's own, which ends with the test.
+struct Controller {
+    process: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Controller {
+    fn start() -> Self {
+        let (folder, binary) = folder_with_binary("boira-s3-");
+        let port = free_ports();
+        let process = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(binary)
+            .arg("--home")
+            .arg(folder.path().join("home"))
+            .args(["controller", "--listen", &format!("127.0.0.1:{port}")])
+            .spawn()
+            .expect("setpriv is part of util-linux");
+        let controller = Self { process, folder };
+        wait(
+            "the controller",
+            Duration::from_secs(30),
+            || match controller.boira(&["account", "ls"]).status() {
+                Ok(status) if status.success() => Ok(()),
+                other => Err(format!("{other:?}")),
+            },
+        );
+        controller
+    }
+
+    fn boira(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(self.folder.path().join("boira"));
+        command
+            .arg("--home")
+            .arg(self.folder.path().join("home"))
+            .args(words);
+        command
+    }
+
+    /// A program with the environment that `boira env` prints.
+    fn client(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut shell = Command::new("sh");
+        shell
+            .args([
+                "-c",
+                "eval \"$(\"$0\" --home \"$1\" env)\"; shift; exec \"$@\"",
+            ])
+            .arg(self.folder.path().join("boira"))
+            .arg(self.folder.path().join("home"))
+            .arg(program)
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("AWS_CONFIG_FILE", "/dev/null")
+            .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+            .env("AWS_PAGER", "")
+            .env("LC_ALL", "C.UTF-8")
+            .env_remove("AWS_CA_BUNDLE");
+        shell
+    }
+
+    fn scratch(&self, name: &str) -> PathBuf {
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir(&folder).expect("a folder of the test's own");
+        folder
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn own_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/e2e")
+        .join(name)
+}
+
+fn tools_do(tools: &[&str]) {
+    let controller = Controller::start();
+    for tool in tools {
+        let mut command = controller.client("sh");
+        command
+            .arg(own_file("s3_tools.sh"))
+            .arg(tool)
+            .arg(controller.scratch(tool))
+            .arg(python().parent().expect("it is in a folder"));
+        let outcome = run(&mut command, Duration::from_secs(120));
+        assert!(outcome.ok().ends_with(&format!("{tool}: done")));
+    }
+}
+
+#[test]
+fn boto3_finds_s3_as_aws_documents_it() {
+    let controller = Controller::start();
+    let other = run(
+        &mut controller.boira(&["account", "create", "other", "--output", "json"]),
+        Duration::from_secs(30),
+    )
+    .json();
+    let word = |name: &str| other[name].as_str().expect("a key").to_owned();
+    let keys = format!("{}:{}", word("access_key_id"), word("secret_access_key"));
+    let mut command = controller.client(python());
+    command.arg(own_file("s3.py")).env("OTHER_KEYS", keys);
+    println!("{}", run(&mut command, Duration::from_secs(120)).ok());
+}
+
+#[test]
+fn aws_clis_sync_copy_and_presign() {
+    let v2: &[&str] = match Path::new("/usr/bin/aws").exists() {
+        true => &["v1", "v2"],
+        false => &["v1"],
+    };
+    tools_do(v2);
+}
+
+#[test]
+fn s3cmd_works_with_both_signatures() {
+    tools_do(&["s3cmd", "s3cmd-v2"]);
+}
+
+#[test]
+fn rclone_syncs_and_checks() {
+    tools_do(&["rclone"]);
+}
+
+#[test]
+fn what_was_acknowledged_outlives_kills() {
+    let (folder, binary) = folder_with_binary("boira-s3-");
+    let mut command = Command::new(python());
+    command
+        .arg(own_file("s3_kills.py"))
+        .arg(binary)
+        .arg(folder.path().join("home"))
+        .arg(free_ports().to_string())
+        .env_remove("AWS_CA_BUNDLE");
+    println!("{}", run(&mut command, Duration::from_secs(170)).ok());
+}
