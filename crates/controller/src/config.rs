@@ -170,6 +170,16 @@ fn check_settings(settings: &Settings) -> Result<()> {
         "region: {:?} is no name of a region: small letters, digits and dashes",
         settings.region
     );
+    let domain_is_fine = settings.s3_domain.as_ref().is_none_or(|domain| {
+        let part = |part: &str| {
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        };
+        domain.split('.').all(part) && domain.parse::<std::net::IpAddr>().is_err()
+    });
+    anyhow::ensure!(
+        domain_is_fine,
+        "s3_domain: a domain's name, as s3.example.org, without a port"
+    );
     for (name, value) in [
         ("cpu_overcommit", settings.cpu_overcommit),
         ("memory_overcommit", settings.memory_overcommit),

@@ -211,7 +211,6 @@ fn open_objects(controller: &Controller) -> Result<()> {
     let settings = boira_objects::Settings {
         region: controller.cluster.snapshot().state.settings.region.clone(),
         endpoint: controller.facts.endpoint.clone(),
-        domains: Vec::new(),
     };
     let front = objects::open(&controller.options.home, &controller.cluster, settings)
         .context("open the object store")?;

@@ -29,8 +29,6 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 /// Bodies of query requests; user data of 16 KiB in base64 and form encoding is far below.
 const BODY_BYTES: usize = 1 << 20;
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
-/// The endpoint is an IP address, below which no bucket has a name of its own.
-const BUCKET_DOMAINS: &[&str] = &[];
 /// Pieces in which long answers are sent.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -70,6 +68,14 @@ impl From<Response> for Answered {
 
 async fn answer(controller: &Arc<Controller>, request: Request, request_id: &str) -> Answered {
     let (parts, body) = request.into_parts();
+    let domain = controller
+        .cluster
+        .snapshot()
+        .state
+        .settings
+        .s3_domain
+        .clone();
+    let domains = domain.as_deref();
     let headers = headers(&parts);
     let head = |parameters| RequestHead {
         method: parts.method.as_str(),
@@ -82,7 +88,7 @@ async fn answer(controller: &Arc<Controller>, request: Request, request_id: &str
     // What the head leaves open, the body may tell if it is a form: EC2's then, as most are.
     let query = parts.uri.query().unwrap_or_default().as_bytes();
     let in_query = form::parse(query).unwrap_or_default();
-    let service = match route::destination(&head(&in_query), BUCKET_DOMAINS) {
+    let service = match route::destination(&head(&in_query), domains.as_slice()) {
         Destination::Aws(service) => service,
         Destination::S3 if is_form && may_be_ec2(&parts) => &shapes::ec2::SERVICE,
         Destination::S3 => return Answered::Objects(Request::from_parts(parts, body)),
@@ -97,7 +103,7 @@ async fn answer(controller: &Arc<Controller>, request: Request, request_id: &str
         Err(error) => return failure(service, &error, request_id).into(),
     };
     let head = head(&parameters);
-    let service = match route::destination(&head, BUCKET_DOMAINS) {
+    let service = match route::destination(&head, domains.as_slice()) {
         Destination::Aws(service) => service,
         Destination::S3 => {
             let body = Body::from(body.clone());

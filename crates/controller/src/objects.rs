@@ -6,26 +6,30 @@ use axum::extract::Request;
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, Uri, header};
 use axum::response::Response;
-use boira_objects::{Front, Keys, OpenError, Settings, Store};
+use boira_objects::{Cloud, Front, OpenError, Settings, Store};
 use boira_store::Cluster;
 use std::path::Path;
 use std::sync::Arc;
 
-struct CloudsKeys(Cluster);
+struct ThisCloud(Cluster);
 
-impl Keys for CloudsKeys {
+impl Cloud for ThisCloud {
     fn find(&self, access_key: &str) -> Option<(String, String)> {
         let snapshot = self.0.snapshot();
         let key = snapshot.state.access_keys.get(access_key)?;
         Some((key.owner.to_string(), key.secret.clone()))
     }
+
+    fn domain(&self) -> Option<String> {
+        self.0.snapshot().state.settings.s3_domain.clone()
+    }
 }
 
 /// Opens the object store of a home.
 pub fn open(home: &Path, cluster: &Cluster, settings: Settings) -> Result<Front, OpenError> {
-    let keys = Arc::new(CloudsKeys(cluster.clone()));
+    let cloud = Arc::new(ThisCloud(cluster.clone()));
     let clock = Arc::new(|| boira_store::now().0);
-    let store = Store::open(&home.join("objects"), settings, keys, clock)?;
+    let store = Store::open(&home.join("objects"), settings, cloud, clock)?;
     Ok(Front::new(&store))
 }
 

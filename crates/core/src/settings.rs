@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 pub struct Settings {
     /// Name of the region. `us-east-1` because several clients refuse names that AWS doesn't have.
     pub region: String,
+    /// The domain below which every bucket of S3 has a name: `BUCKET.s3.example.org`.
+    pub s3_domain: Option<String>,
     /// Virtual CPUs given out per CPU of a host.
     pub cpu_overcommit: f64,
     /// Guest memory given out per byte of a host's memory.
@@ -48,6 +50,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             region: "us-east-1".into(),
+            s3_domain: None,
             cpu_overcommit: 4.0,
             memory_overcommit: 1.0,
             private_address_as_public: false,

@@ -49,6 +49,16 @@ impl Store {
         if let Some(ownership) = &input.object_ownership {
             enforced(ownership)?;
         }
+        let mut config = Config::default();
+        if input.object_lock_enabled_for_bucket == Some(true) {
+            config.versioning = Some(Versioning::Enabled);
+            config.lock = Some(ObjectLockConfiguration {
+                object_lock_enabled: Some(ObjectLockEnabled::from_static(
+                    ObjectLockEnabled::ENABLED,
+                )),
+                rule: None,
+            });
+        }
         let lenient = self.settings.region == "us-east-1";
         let location = format!("/{name}");
         self.db
@@ -83,7 +93,7 @@ impl Store {
                 tx.connection
                     .execute(
                         "INSERT INTO buckets (name, owner, created_ms, config) VALUES (?1, ?2, ?3, ?4)",
-                        params![name, account, tx.now_ms, json(&Config::default())],
+                        params![name, account, tx.now_ms, json(&config)],
                     )
                     .map_err(internal)?;
                 Ok(())
@@ -251,7 +261,14 @@ impl Store {
             }
         };
         self.configure(account, input.bucket, move |config| {
-            config.versioning = Some(versioning)
+            if config.lock.is_some() && versioning == Versioning::Suspended {
+                return Err(s3_error!(
+                    InvalidBucketState,
+                    "An Object Lock configuration is present on this bucket, so the versioning state cannot be changed."
+                ));
+            }
+            config.versioning = Some(versioning);
+            Ok(())
         })
         .await?;
         Ok(PutBucketVersioningOutput::default())
@@ -277,7 +294,7 @@ impl Store {
         let account = account(&request.extensions)?;
         let input = request.input;
         let tags = judged_set(input.tagging.tag_set, 50)?;
-        self.configure(account, input.bucket, move |config| {
+        self.set(account, input.bucket, move |config| {
             config.tags = Some(tags)
         })
         .await?;
@@ -289,7 +306,7 @@ impl Store {
         request: S3Request<DeleteBucketTaggingInput>,
     ) -> S3Result<DeleteBucketTaggingOutput> {
         let account = account(&request.extensions)?;
-        self.configure(account, request.input.bucket, |config| config.tags = None)
+        self.set(account, request.input.bucket, |config| config.tags = None)
             .await?;
         Ok(DeleteBucketTaggingOutput::default())
     }
@@ -410,7 +427,7 @@ impl Store {
         let account = account(&request.extensions)?;
         let input = request.input;
         let wanted = input.public_access_block_configuration;
-        self.configure(account, input.bucket, move |config| {
+        self.set(account, input.bucket, move |config| {
             config.public_access = Some(wanted);
             config.public_access_removed = false;
         })
@@ -423,7 +440,7 @@ impl Store {
         request: S3Request<DeletePublicAccessBlockInput>,
     ) -> S3Result<DeletePublicAccessBlockOutput> {
         let account = account(&request.extensions)?;
-        self.configure(account, request.input.bucket, |config| {
+        self.set(account, request.input.bucket, |config| {
             config.public_access = None;
             config.public_access_removed = true;
         })
@@ -478,17 +495,31 @@ impl Store {
             .await
     }
 
-    async fn configure(
+    /// Changes a setting that depends on no other.
+    pub async fn set(
         &self,
         account: String,
         name: String,
         change: impl FnOnce(&mut Config) + Send + 'static,
     ) -> S3Result<()> {
+        let change = move |config: &mut Config| {
+            change(config);
+            Ok(())
+        };
+        self.configure(account, name, change).await
+    }
+
+    pub async fn configure(
+        &self,
+        account: String,
+        name: String,
+        change: impl FnOnce(&mut Config) -> S3Result<()> + Send + 'static,
+    ) -> S3Result<()> {
         self.db
             .write(move |tx| {
                 let bucket = rows::bucket(tx.connection, &name, &account)?;
                 let mut config = bucket.config.clone();
-                change(&mut config);
+                change(&mut config)?;
                 bucket.configure(tx, &config)
             })
             .await
@@ -526,12 +557,8 @@ pub mod plain {
     }
 
     absent! {
-        get_bucket_cors(GetBucketCorsInput) -> GetBucketCorsOutput =
-            none(S3ErrorCode::NoSuchCORSConfiguration, "The CORS configuration does not exist");
         get_bucket_encryption(GetBucketEncryptionInput) -> GetBucketEncryptionOutput =
             custom("ServerSideEncryptionConfigurationNotFoundError", StatusCode::NOT_FOUND, "The server side encryption configuration was not found");
-        get_bucket_lifecycle_configuration(GetBucketLifecycleConfigurationInput) -> GetBucketLifecycleConfigurationOutput =
-            none(S3ErrorCode::NoSuchLifecycleConfiguration, "The lifecycle configuration does not exist");
         get_bucket_policy(GetBucketPolicyInput) -> GetBucketPolicyOutput =
             none(S3ErrorCode::NoSuchBucketPolicy, "The bucket policy does not exist");
         get_bucket_policy_status(GetBucketPolicyStatusInput) -> GetBucketPolicyStatusOutput =
@@ -540,8 +567,6 @@ pub mod plain {
             none(S3ErrorCode::ReplicationConfigurationNotFoundError, "The replication configuration was not found");
         get_bucket_website(GetBucketWebsiteInput) -> GetBucketWebsiteOutput =
             none(S3ErrorCode::NoSuchWebsiteConfiguration, "The specified bucket does not have a website configuration");
-        get_object_lock_configuration(GetObjectLockConfigurationInput) -> GetObjectLockConfigurationOutput =
-            none(S3ErrorCode::ObjectLockConfigurationNotFoundError, "Object Lock configuration does not exist for this bucket");
     }
 
     empty! {
@@ -552,9 +577,7 @@ pub mod plain {
         list_bucket_intelligent_tiering_configurations(ListBucketIntelligentTieringConfigurationsInput) -> ListBucketIntelligentTieringConfigurationsOutput;
         list_bucket_inventory_configurations(ListBucketInventoryConfigurationsInput) -> ListBucketInventoryConfigurationsOutput;
         list_bucket_metrics_configurations(ListBucketMetricsConfigurationsInput) -> ListBucketMetricsConfigurationsOutput;
-        delete_bucket_cors(DeleteBucketCorsInput) -> DeleteBucketCorsOutput;
         delete_bucket_encryption(DeleteBucketEncryptionInput) -> DeleteBucketEncryptionOutput;
-        delete_bucket_lifecycle(DeleteBucketLifecycleInput) -> DeleteBucketLifecycleOutput;
         delete_bucket_policy(DeleteBucketPolicyInput) -> DeleteBucketPolicyOutput;
         delete_bucket_replication(DeleteBucketReplicationInput) -> DeleteBucketReplicationOutput;
         delete_bucket_website(DeleteBucketWebsiteInput) -> DeleteBucketWebsiteOutput;

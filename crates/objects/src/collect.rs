@@ -8,7 +8,7 @@ use crate::error::internal;
 use rusqlite::params;
 use s3s::S3Result;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Contents that one transaction frees.
 const AT_ONCE: usize = 500;
@@ -16,11 +16,14 @@ const AT_ONCE: usize = 500;
 const DONE_KEPT_MS: i64 = 24 * 3600 * 1000;
 /// Pages that one transaction gives back to the file system.
 const PAGES: usize = 2000;
+/// How often rules are carried out; they count in days.
+const LIFECYCLE: Duration = Duration::from_secs(900);
 /// How often is looked where no change woke the collector.
 const EVERY: Duration = Duration::from_secs(60);
 
 /// Runs as long as there is a store.
 pub async fn run(store: Weak<Store>) {
+    let mut looked: Option<Instant> = None;
     loop {
         let Some(here) = store.upgrade() else {
             return;
@@ -28,6 +31,12 @@ pub async fn run(store: Weak<Store>) {
         let woken = here.freed.clone();
         if let Err(error) = here.collect().await {
             tracing::error!("collecting freed objects: {error}");
+        }
+        if looked.is_none_or(|looked| looked.elapsed() >= LIFECYCLE) {
+            looked = Some(Instant::now());
+            if let Err(error) = here.run_lifecycle().await {
+                tracing::error!("lifecycle rules: {error}");
+            }
         }
         drop(here);
         let _ = tokio::time::timeout(EVERY, woken.notified()).await;

@@ -1,18 +1,20 @@
 //! The HTTP side of the object store: what s3s leaves to its caller. Every answer has its request
 //! id, every error the resource it is about, and `/services/Walrus` is cut off before the path is read.
 
+use crate::Store;
 use crate::access::{Gate, SKEW_MS};
+use crate::cors::{self, Asked};
+use crate::error::custom;
 use crate::form::FormName;
 use crate::s3::Api;
-use crate::{Settings, Store};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
-use s3s::Body;
 use s3s::config::{S3Config, StaticConfigProvider};
-use s3s::host::MultiDomain;
+use s3s::host::{S3Host, VirtualHost};
 use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, S3Result};
 use std::sync::Arc;
 
 /// The largest file of a browser's form; s3s holds it in memory.
@@ -22,6 +24,7 @@ const FORM_BYTES: u64 = 64 << 20;
 #[derive(Clone)]
 pub struct Front {
     service: S3Service,
+    store: Arc<Store>,
 }
 
 impl Front {
@@ -30,16 +33,77 @@ impl Front {
         builder.set_auth(Gate(store.clone()));
         builder.set_access(Gate(store.clone()));
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config()))));
-        if let Some(host) = host(&store.settings) {
-            builder.set_host(host);
-        }
+        builder.set_host(Hosts(store.clone()));
         Self {
             service: builder.build(),
+            store: store.clone(),
         }
     }
 
     /// Answers a request; `request_id` is 16 characters or more, for logs and support.
     pub async fn call(&self, request: Request<Body>, request_id: &str) -> Response<Body> {
+        let origin = self.across_origins(&request).await;
+        let preflight = request.method() == Method::OPTIONS;
+        let resource = request.uri().path().to_owned();
+        let mut response = match preflight {
+            true => preflighted(origin.as_ref(), &resource, request_id).await,
+            false => self.answer(request, request_id).await,
+        };
+        if let Some(Ok(allowed)) = origin {
+            response.headers_mut().extend(allowed);
+        }
+        let headers = response.headers_mut();
+        if let Ok(value) = HeaderValue::from_str(request_id) {
+            headers.insert("x-amz-request-id", value.clone());
+            headers.insert("x-amz-id-2", value);
+        }
+        headers.insert("server", HeaderValue::from_static("AmazonS3"));
+        response
+    }
+
+    /// What a bucket says to a request from a page of another origin: headers, or why not. `None` for
+    /// requests that come from no page.
+    async fn across_origins(
+        &self,
+        request: &Request<Body>,
+    ) -> Option<Result<HeaderMap, &'static str>> {
+        let text = |name: &str| {
+            request
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
+        let origin = text("origin")?;
+        let host = text("host").or_else(|| request.uri().authority().map(|it| it.as_str()));
+        let bucket = self.store.bucket_of_request(host, request.uri().path())?;
+        let asked = Asked {
+            origin,
+            method: match request.method() {
+                &Method::OPTIONS => text("access-control-request-method")?,
+                other => other.as_str(),
+            },
+            headers: match request.method() {
+                &Method::OPTIONS => text("access-control-request-headers")
+                    .map(|names| {
+                        names
+                            .split(',')
+                            .map(str::trim)
+                            .filter(|it| !it.is_empty())
+                            .collect()
+                    })
+                    .unwrap_or_default(),
+                _ => Vec::new(),
+            },
+        };
+        let rules = self.store.cors_rules(bucket).await.ok()?;
+        if rules.is_empty() {
+            return Some(Err("CORSResponse: CORS is not enabled for this bucket."));
+        }
+        let none = "CORSResponse: This CORS request is not allowed. This is usually because the evalution of Origin, request method / Access-Control-Request-Method or Access-Control-Request-Headers are not whitelisted by the resource's CORS spec.";
+        Some(cors::allowed(&rules, &asked).ok_or(none))
+    }
+
+    async fn answer(&self, request: Request<Body>, request_id: &str) -> Response<Body> {
         let head = request.method() == Method::HEAD;
         let resource = request.uri().path().to_owned();
         let attributes = asks_for(request.uri(), "attributes");
@@ -73,14 +137,27 @@ impl Front {
             response.headers_mut().remove(CONTENT_TYPE);
             response.headers_mut().remove(CONTENT_LENGTH);
         }
-        let headers = response.headers_mut();
-        if let Ok(value) = HeaderValue::from_str(request_id) {
-            headers.insert("x-amz-request-id", value.clone());
-            headers.insert("x-amz-id-2", value);
-        }
-        headers.insert("server", HeaderValue::from_static("AmazonS3"));
         response
     }
+}
+
+/// A browser's question before its request.
+async fn preflighted(
+    origin: Option<&Result<HeaderMap, &'static str>>,
+    resource: &str,
+    request_id: &str,
+) -> Response<Body> {
+    let refused = match origin {
+        Some(Ok(_)) => return Response::new(Body::empty()),
+        Some(Err(why)) => custom("AccessForbidden", StatusCode::FORBIDDEN, *why),
+        None => custom(
+            "BadRequest",
+            StatusCode::BAD_REQUEST,
+            "Insufficient information. Origin request header needed.",
+        ),
+    };
+    let response = refused.to_http_response().unwrap_or_default();
+    completed(response, resource, request_id, false).await
 }
 
 fn asks_for(uri: &Uri, what: &str) -> bool {
@@ -155,11 +232,39 @@ fn config() -> S3Config {
     config
 }
 
-fn host(settings: &Settings) -> Option<MultiDomain> {
-    let domains = settings.domains.iter().map(String::as_str);
-    (!settings.domains.is_empty())
-        .then(|| MultiDomain::new(domains).ok())
-        .flatten()
+/// Buckets by the names of hosts, as the cloud's setting has them now.
+struct Hosts(Arc<Store>);
+
+impl S3Host for Hosts {
+    fn parse_host_header<'a>(&'a self, host: &'a str) -> S3Result<VirtualHost<'a>> {
+        let found = VirtualHost::new(host);
+        Ok(match self.0.bucket_of_host(host) {
+            Some(bucket) => found.with_bucket(bucket),
+            None => found,
+        })
+    }
+}
+
+impl Store {
+    /// `bucket.DOMAIN[:PORT]`.
+    fn bucket_of_host(&self, host: &str) -> Option<String> {
+        let domain = self.cloud.domain()?;
+        let host = host
+            .rsplit_once(':')
+            .map_or(host, |(host, _)| host)
+            .to_ascii_lowercase();
+        let bucket = host
+            .strip_suffix(&domain.to_ascii_lowercase())?
+            .strip_suffix('.')?;
+        (!bucket.is_empty()).then(|| bucket.to_owned())
+    }
+
+    fn bucket_of_request(&self, host: Option<&str>, path: &str) -> Option<String> {
+        host.and_then(|host| self.bucket_of_host(host)).or_else(|| {
+            let name = path.trim_start_matches('/').split('/').next()?;
+            (!name.is_empty()).then(|| name.to_owned())
+        })
+    }
 }
 
 /// An error's body with all that AWS's have: Code, Message, Resource, RequestId, HostId.

@@ -13,12 +13,15 @@ mod buckets;
 mod collect;
 mod conditions;
 mod contents;
+mod cors;
 mod db;
 mod error;
 mod form;
 mod front;
+mod lifecycle;
 mod list;
 mod listing;
+mod lock;
 mod multipart;
 mod objects;
 mod read;
@@ -27,7 +30,10 @@ mod s3;
 mod sum;
 mod upload;
 
-pub use access::Keys;
+#[cfg(test)]
+mod tests;
+
+pub use access::Cloud;
 pub use db::{Clock, OpenError};
 pub use front::Front;
 pub use s3::SERVED;
@@ -46,15 +52,13 @@ pub struct Settings {
     pub region: String,
     /// The URL that clients use.
     pub endpoint: String,
-    /// Domains below which every bucket has a name of its own.
-    pub domains: Vec<String>,
 }
 
 /// An open object store.
 pub struct Store {
     db: Arc<Db>,
     contents: Arc<Contents>,
-    keys: Arc<dyn Keys>,
+    cloud: Arc<dyn Cloud>,
     settings: Settings,
     clock: Clock,
     freed: Arc<Notify>,
@@ -66,7 +70,7 @@ impl Store {
     pub fn open(
         dir: &Path,
         settings: Settings,
-        keys: Arc<dyn Keys>,
+        cloud: Arc<dyn Cloud>,
         clock: Clock,
     ) -> Result<Arc<Self>, OpenError> {
         let mut folder = std::fs::DirBuilder::new();
@@ -76,7 +80,7 @@ impl Store {
         let store = Arc::new(Self {
             db,
             contents,
-            keys,
+            cloud,
             settings,
             clock,
             freed: Arc::new(Notify::new()),

@@ -7,6 +7,7 @@ use crate::contents::{Slice, cut};
 use crate::error::internal;
 use crate::list::{Lister, Step, Wanted};
 use crate::listing::{encoded, wants_url};
+use crate::lock::Wish;
 use crate::objects::{checked_key, covers, etag, page, source, stamp};
 use crate::rows::{self, About, Asked, Done, Part, PartOf, Put, Upload, json};
 use crate::sum::{Algorithm, Covers, Sum};
@@ -38,12 +39,18 @@ impl Store {
             input.checksum_type.as_ref(),
         )?;
         about.asked = Some(asked);
+        let wish = Wish::of(
+            input.object_lock_mode,
+            input.object_lock_retain_until_date,
+            input.object_lock_legal_hold_status,
+        );
         let (bucket, key) = (input.bucket, input.key);
         let (name, under) = (bucket.clone(), key.clone());
         let id = self
             .db
             .write(move |tx| {
                 let bucket = rows::bucket(tx.connection, &name, &account)?;
+                wish.apply(&bucket, &mut about, tx.now_ms)?;
                 // Ids of one key are in the order in which the uploads began.
                 let id = format!(
                     "{:012x}{}",

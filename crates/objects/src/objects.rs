@@ -7,6 +7,8 @@ use crate::contents::{Reading, Slice, cut};
 use crate::db::Tx;
 use crate::error::custom;
 use crate::form::FormName;
+use crate::lifecycle;
+use crate::lock::{self, Wish};
 use crate::read;
 use crate::rows::{self, About, Bucket, Put, Version, Versioning};
 use crate::sum::{Algorithm, Covers, Sum};
@@ -279,6 +281,7 @@ macro_rules! with_sums {
 struct Found {
     version: Version,
     told: Option<String>,
+    expiration: Option<String>,
     /// The bytes, if they are few and there was no other question.
     bytes: Option<Bytes>,
     _reading: Reading,
@@ -409,6 +412,11 @@ impl Store {
         let said = Said::of(&request, request.input.body.as_ref())?;
         let mut about = described!(request.input).about()?;
         let input = request.input;
+        let wish = Wish::of(
+            input.object_lock_mode.clone(),
+            input.object_lock_retain_until_date.clone(),
+            input.object_lock_legal_hold_status.clone(),
+        );
         // What would be refused anyway shouldn't be sent first; the writer decides once more.
         let (name, key) = (input.bucket.clone(), input.key.clone());
         let (matches, none_matches) = (input.if_match.clone(), input.if_none_match.clone());
@@ -427,7 +435,7 @@ impl Store {
         let received = upload::receive(&self.contents, &said, input.body, algorithm).await?;
         about.sum = Some(received.sum.clone());
         let (size, tag, sum) = (received.size, received.md5.clone(), received.sum.clone());
-        let (version, told) = self
+        let (version, told, expiration) = self
             .db
             .write(move |tx| {
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
@@ -436,6 +444,7 @@ impl Store {
                     let (matches, none) = (input.if_match.as_ref(), input.if_none_match.as_ref());
                     conditions::allow_write(matches, none, current.as_ref())?;
                 }
+                wish.apply(&bucket, &mut about, tx.now_ms)?;
                 let slices = received.slices();
                 if let Some(new) = received.new {
                     tx.keep(new)?;
@@ -448,13 +457,15 @@ impl Store {
                 };
                 let version = bucket.put(tx, &input.key, put)?;
                 let told = bucket.told(&version.id);
-                Ok((version, told))
+                let expiration = lifecycle::expiration(&bucket, &version);
+                Ok((version, told, expiration))
             })
             .await?;
         self.after_write();
         debug_assert_eq!(version.size, size);
         let mut output = PutObjectOutput {
             e_tag: Some(etag(&tag)),
+            expiration,
             version_id: told,
             ..Default::default()
         };
@@ -486,9 +497,11 @@ impl Store {
                     ([slice], true) => Some(contents.read(db, *slice)?),
                     _ => None,
                 };
+                let expiration = lifecycle::expiration(&bucket, &version);
                 Ok(Found {
                     version,
                     told,
+                    expiration,
                     bytes,
                     _reading: reading,
                 })
@@ -520,7 +533,12 @@ impl Store {
             .await?;
         let version = &found.version;
         let window = Window::of(version, input.range, input.part_number)?;
+        let (lock_mode, lock_until, hold) = lock::shown(&version.about);
         let mut output = GetObjectOutput {
+            expiration: found.expiration.clone(),
+            object_lock_mode: lock_mode,
+            object_lock_retain_until_date: lock_until,
+            object_lock_legal_hold_status: hold,
             accept_ranges: Some("bytes".into()),
             content_length: Some(window.len as i64),
             content_range: window.content_range(version.size),
@@ -582,7 +600,12 @@ impl Store {
             .await?;
         let version = &found.version;
         let window = Window::of(version, input.range, input.part_number)?;
+        let (lock_mode, lock_until, hold) = lock::shown(&version.about);
         let mut output = HeadObjectOutput {
+            expiration: found.expiration.clone(),
+            object_lock_mode: lock_mode,
+            object_lock_retain_until_date: lock_until,
+            object_lock_legal_hold_status: hold,
             accept_ranges: Some("bytes".into()),
             content_length: Some(window.len as i64),
             content_range: window.content_range(version.size),
@@ -632,6 +655,11 @@ impl Store {
             modified_since: input.copy_source_if_modified_since,
             unmodified_since: input.copy_source_if_unmodified_since,
         };
+        let wish = Wish::of(
+            input.object_lock_mode,
+            input.object_lock_retain_until_date,
+            input.object_lock_legal_hold_status,
+        );
         let itself = name == input.bucket && key == input.key && id.is_none();
         let asked = match &input.checksum_algorithm {
             None => None,
@@ -713,6 +741,7 @@ impl Store {
                     ));
                 }
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
+                wish.apply(&bucket, &mut about, tx.now_ms)?;
                 tx.share(&version.slices)?;
                 let put = Put {
                     size,
@@ -772,6 +801,7 @@ impl Store {
     ) -> S3Result<DeleteObjectOutput> {
         let account = account(&request.extensions)?;
         let input = request.input;
+        let bypass = input.bypass_governance_retention == Some(true);
         let wanted = ObjectIdentifier {
             key: input.key,
             version_id: input.version_id,
@@ -785,7 +815,7 @@ impl Store {
             .db
             .write(move |tx| {
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
-                delete(tx, &bucket, &wanted)
+                delete(tx, &bucket, &wanted, bypass)
             })
             .await?;
         self.after_write();
@@ -802,6 +832,7 @@ impl Store {
     ) -> S3Result<DeleteObjectsOutput> {
         let account = account(&request.extensions)?;
         let input = request.input;
+        let bypass = input.bypass_governance_retention == Some(true);
         let quiet = input.delete.quiet == Some(true);
         let wanted = input.delete.objects;
         if wanted.is_empty() || wanted.len() > 1000 {
@@ -816,7 +847,7 @@ impl Store {
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
                 let mut outcomes = Vec::new();
                 for one in wanted {
-                    let outcome = delete(tx, &bucket, &one);
+                    let outcome = delete(tx, &bucket, &one, bypass);
                     // Each has its own fate, but for what leaves open how far it came.
                     if let Err(error) = &outcome
                         && *error.code() == S3ErrorCode::InternalError
@@ -1078,7 +1109,12 @@ pub fn source(source: &CopySource) -> S3Result<(String, String, Option<String>)>
 }
 
 /// Deletes one object as DeleteObject does: a version for good, else what versioning says.
-fn delete(tx: &Tx<'_>, bucket: &Bucket, wanted: &ObjectIdentifier) -> S3Result<DeletedObject> {
+fn delete(
+    tx: &Tx<'_>,
+    bucket: &Bucket,
+    wanted: &ObjectIdentifier,
+    bypass: bool,
+) -> S3Result<DeletedObject> {
     let key = &wanted.key;
     let conditional =
         wanted.e_tag.is_some() || wanted.size.is_some() || wanted.last_modified_time.is_some();
@@ -1113,6 +1149,7 @@ fn delete(tx: &Tx<'_>, bucket: &Bucket, wanted: &ObjectIdentifier) -> S3Result<D
     if wanted.version_id.is_some() {
         // A version that isn't there is as good as deleted.
         if let Some(version) = target {
+            lock::removable(&version, bypass, tx.now_ms)?;
             bucket.remove(tx, &version)?;
             deleted.delete_marker = version.marker.then_some(true);
             deleted.delete_marker_version_id = version.marker.then_some(version.id);

@@ -3,6 +3,7 @@
 use crate::contents::Slice;
 use crate::db::Tx;
 use crate::error::internal;
+use crate::lock::Retention;
 use crate::sum::{Algorithm, Sum};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
@@ -30,6 +31,12 @@ pub struct Config {
     pub versioning: Option<Versioning>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tags: Option<BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock: Option<s3s::dto::ObjectLockConfiguration>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cors: Option<s3s::dto::CORSConfiguration>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifecycle: Option<s3s::dto::BucketLifecycleConfiguration>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_access: Option<s3s::dto::PublicAccessBlockConfiguration>,
     #[serde(skip_serializing_if = "is_default")]
@@ -61,6 +68,11 @@ pub struct About {
     /// The storage class, where it isn't STANDARD.
     #[serde(rename = "c", skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
+    #[serde(rename = "r", skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+    /// Whether it is under legal hold.
+    #[serde(rename = "o", skip_serializing_if = "is_default")]
+    pub hold: bool,
     #[serde(rename = "s", skip_serializing_if = "Option::is_none")]
     pub sum: Option<Sum>,
     #[serde(rename = "p", skip_serializing_if = "Vec::is_empty")]
@@ -206,6 +218,42 @@ pub fn buckets(
         )
         .map_err(internal)?;
     let rows = select.query_map(params![account, after, prefix, most], bucket_of_row);
+    rows.and_then(Iterator::collect).map_err(internal)
+}
+
+/// Every bucket of the store.
+pub fn all_buckets(connection: &Connection) -> S3Result<Vec<Bucket>> {
+    let mut select = connection
+        .prepare_cached("SELECT id, name, owner, created_ms, config FROM buckets ORDER BY name")
+        .map_err(internal)?;
+    let rows = select.query_map([], bucket_of_row);
+    rows.and_then(Iterator::collect).map_err(internal)
+}
+
+/// Versions of keys after this one, in the order of keys, the newest of each first.
+pub fn versions_after(
+    connection: &Connection,
+    bucket: i64,
+    after: Option<&[u8]>,
+    most: usize,
+) -> S3Result<Vec<Version>> {
+    let mut select = connection
+        .prepare_cached(&format!(
+            "SELECT {VERSION} WHERE bucket = ?1 AND (?2 IS NULL OR key > ?2) ORDER BY key, age LIMIT ?3"
+        ))
+        .map_err(internal)?;
+    let rows = select.query_map(params![bucket, after, most], Version::of_row);
+    rows.and_then(Iterator::collect).map_err(internal)
+}
+
+/// All versions of a key, the newest first.
+pub fn versions_of(connection: &Connection, bucket: i64, key: &[u8]) -> S3Result<Vec<Version>> {
+    let mut select = connection
+        .prepare_cached(&format!(
+            "SELECT {VERSION} WHERE bucket = ?1 AND key = ?2 ORDER BY age"
+        ))
+        .map_err(internal)?;
+    let rows = select.query_map(params![bucket, key], Version::of_row);
     rows.and_then(Iterator::collect).map_err(internal)
 }
 

@@ -58,7 +58,9 @@ served! {
     GetObject get_object(GetObjectInput) -> GetObjectOutput;
     GetObjectAcl get_object_acl(GetObjectAclInput) -> GetObjectAclOutput;
     GetObjectAttributes get_object_attributes(GetObjectAttributesInput) -> GetObjectAttributesOutput;
+    GetObjectLegalHold get_object_legal_hold(GetObjectLegalHoldInput) -> GetObjectLegalHoldOutput;
     GetObjectLockConfiguration get_object_lock_configuration(GetObjectLockConfigurationInput) -> GetObjectLockConfigurationOutput;
+    GetObjectRetention get_object_retention(GetObjectRetentionInput) -> GetObjectRetentionOutput;
     GetObjectTagging get_object_tagging(GetObjectTaggingInput) -> GetObjectTaggingOutput;
     GetPublicAccessBlock get_public_access_block(GetPublicAccessBlockInput) -> GetPublicAccessBlockOutput;
     HeadBucket head_bucket(HeadBucketInput) -> HeadBucketOutput;
@@ -74,11 +76,16 @@ served! {
     ListObjectsV2 list_objects_v2(ListObjectsV2Input) -> ListObjectsV2Output;
     ListParts list_parts(ListPartsInput) -> ListPartsOutput;
     PutBucketAcl put_bucket_acl(PutBucketAclInput) -> PutBucketAclOutput;
+    PutBucketCors put_bucket_cors(PutBucketCorsInput) -> PutBucketCorsOutput;
+    PutBucketLifecycleConfiguration put_bucket_lifecycle_configuration(PutBucketLifecycleConfigurationInput) -> PutBucketLifecycleConfigurationOutput;
     PutBucketOwnershipControls put_bucket_ownership_controls(PutBucketOwnershipControlsInput) -> PutBucketOwnershipControlsOutput;
     PutBucketTagging put_bucket_tagging(PutBucketTaggingInput) -> PutBucketTaggingOutput;
     PutBucketVersioning put_bucket_versioning(PutBucketVersioningInput) -> PutBucketVersioningOutput;
     PutObject put_object(PutObjectInput) -> PutObjectOutput;
     PutObjectAcl put_object_acl(PutObjectAclInput) -> PutObjectAclOutput;
+    PutObjectLegalHold put_object_legal_hold(PutObjectLegalHoldInput) -> PutObjectLegalHoldOutput;
+    PutObjectLockConfiguration put_object_lock_configuration(PutObjectLockConfigurationInput) -> PutObjectLockConfigurationOutput;
+    PutObjectRetention put_object_retention(PutObjectRetentionInput) -> PutObjectRetentionOutput;
     PutObjectTagging put_object_tagging(PutObjectTaggingInput) -> PutObjectTaggingOutput;
     PutPublicAccessBlock put_public_access_block(PutPublicAccessBlockInput) -> PutPublicAccessBlockOutput;
     UploadPart upload_part(UploadPartInput) -> UploadPartOutput;

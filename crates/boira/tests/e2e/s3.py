@@ -674,6 +674,135 @@ def strangers(bucket):
             other.create_bucket(Bucket=bucket)
 
 
+def locks(_):
+    bucket = f"locks-{uuid.uuid4().hex[:8]}"
+    S3.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+    named = {"Bucket": bucket, "Key": "k"}
+    assert S3.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
+    with refused("InvalidBucketState", 409):
+        S3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Suspended"})
+    now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    hour = now + datetime.timedelta(hours=1)
+    id = S3.put_object(**named, Body=b"x", ObjectLockMode="GOVERNANCE",
+                       ObjectLockRetainUntilDate=hour)["VersionId"]
+    head = S3.head_object(**named)
+    assert head["ObjectLockMode"] == "GOVERNANCE" and head["ObjectLockRetainUntilDate"] == hour, head
+    assert S3.get_object_retention(**named)["Retention"] == {"Mode": "GOVERNANCE", "RetainUntilDate": hour}
+    with refused("AccessDenied", 403):
+        S3.delete_object(**named, VersionId=id)
+    failed = S3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "k", "VersionId": id}]})
+    assert failed["Errors"][0]["Code"] == "AccessDenied", failed
+    with refused("AccessDenied", 403):
+        S3.put_object_retention(**named, Retention={})
+    # A marker may hide it, and nothing more.
+    marker = S3.delete_object(**named)["VersionId"]
+    S3.delete_object(**named, VersionId=marker)
+    S3.put_object_legal_hold(**named, LegalHold={"Status": "ON"})
+    assert S3.get_object_legal_hold(**named)["LegalHold"]["Status"] == "ON"
+    with refused("AccessDenied", 403):
+        S3.delete_object(**named, VersionId=id, BypassGovernanceRetention=True)
+    S3.put_object_legal_hold(**named, LegalHold={"Status": "OFF"})
+    S3.delete_object(**named, VersionId=id, BypassGovernanceRetention=True)
+    with refused("InvalidArgument", 400):
+        S3.put_object(**named, ObjectLockMode="GOVERNANCE", ObjectLockRetainUntilDate=now)
+    with refused("InvalidArgument", 400):
+        S3.put_object(**named, ObjectLockMode="GOVERNANCE")
+    rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}}
+    S3.put_object_lock_configuration(
+        Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule})
+    assert S3.get_object_lock_configuration(Bucket=bucket)["ObjectLockConfiguration"]["Rule"] == rule
+    id = S3.put_object(**named, Body=b"y")["VersionId"]
+    with refused("AccessDenied", 403):
+        S3.delete_object(**named, VersionId=id)
+    S3.delete_object(**named, VersionId=id, BypassGovernanceRetention=True)
+    S3.delete_bucket(Bucket=bucket)
+    with refused("InvalidRequest", 400):
+        S3.put_object(Bucket=_, Key="k", ObjectLockMode="GOVERNANCE", ObjectLockRetainUntilDate=hour)
+    with refused("InvalidBucketState", 409):
+        S3.put_object_lock_configuration(
+            Bucket=_, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled"})
+
+
+def origins(bucket):
+    """Pages of other origins, as browsers ask for them."""
+    site = "https://app.example.org"
+    asks = {"Origin": site, "Access-Control-Request-Method": "PUT",
+            "Access-Control-Request-Headers": "content-type, x-amz-date"}
+    status, _, text = raw("OPTIONS", f"/{bucket}/k", headers=asks)
+    assert status == 403 and b"CORS is not enabled" in text, text
+    rules = [{"AllowedOrigins": ["https://*.example.org"], "AllowedMethods": ["PUT", "GET"],
+              "AllowedHeaders": ["*"], "ExposeHeaders": ["ETag"], "MaxAgeSeconds": 60, "ID": "one"}]
+    S3.put_bucket_cors(Bucket=bucket, CORSConfiguration={"CORSRules": rules})
+    assert S3.get_bucket_cors(Bucket=bucket)["CORSRules"] == rules
+    status, headers, text = raw("OPTIONS", f"/{bucket}/k", headers=asks)
+    assert status == 200 and headers["Access-Control-Allow-Origin"] == site, text
+    assert headers["Access-Control-Allow-Headers"] == "content-type, x-amz-date"
+    assert headers["Access-Control-Max-Age"] == "60" and "PUT" in headers["Access-Control-Allow-Methods"]
+    status, _, text = raw("OPTIONS", f"/{bucket}/k", headers={**asks, "Origin": "https://evil.org"})
+    assert status == 403 and b"not allowed" in text, text
+    status, _, _ = raw("OPTIONS", f"/{bucket}/k")
+    assert status == 400
+    S3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    url = S3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"})
+    status, headers, _ = raw("GET", url, headers={"Origin": site})
+    assert status == 200 and headers["Access-Control-Allow-Origin"] == site
+    assert headers["Access-Control-Expose-Headers"] == "ETag" and "Origin" in headers["Vary"]
+    status, headers, _ = raw("GET", url, headers={"Origin": "https://evil.org"})
+    assert status == 200 and "Access-Control-Allow-Origin" not in headers
+    with refused("InvalidRequest", 400):
+        rule = {"AllowedOrigins": ["*"], "AllowedMethods": ["PATCH"]}
+        S3.put_bucket_cors(Bucket=bucket, CORSConfiguration={"CORSRules": [rule]})
+    S3.delete_bucket_cors(Bucket=bucket)
+    with refused("NoSuchCORSConfiguration", 404):
+        S3.get_bucket_cors(Bucket=bucket)
+
+
+def lifecycle(bucket):
+    rules = [
+        {"ID": "logs", "Status": "Enabled", "Filter": {"Prefix": "log/"}, "Expiration": {"Days": 3},
+         "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1}},
+        {"ID": "old", "Status": "Enabled", "Filter": {"And": {"Prefix": "", "Tags": [{"Key": "a", "Value": "b"}]}},
+         "NoncurrentVersionExpiration": {"NoncurrentDays": 2, "NewerNoncurrentVersions": 3}},
+    ]
+    S3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": rules})
+    found = S3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    assert found == rules, found
+    put = S3.put_object(Bucket=bucket, Key="log/1", Body=b"x")
+    assert 'rule-id="logs"' in put["Expiration"] and "00:00:00 GMT" in put["Expiration"], put
+    assert S3.head_object(Bucket=bucket, Key="log/1")["Expiration"] == put["Expiration"]
+    assert "Expiration" not in S3.put_object(Bucket=bucket, Key="other", Body=b"x")
+    with refused("NotImplemented", 501):
+        S3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [
+            {"Status": "Enabled", "Filter": {"Prefix": ""},
+             "Transitions": [{"Days": 1, "StorageClass": "GLACIER"}]}]})
+    S3.delete_bucket_lifecycle(Bucket=bucket)
+    with refused("NoSuchLifecycleConfiguration", 404):
+        S3.get_bucket_lifecycle_configuration(Bucket=bucket)
+
+
+def hosts(bucket):
+    """Buckets as names of hosts, below the domain of the setting s3_domain."""
+    domain = os.environ.get("S3_DOMAIN")
+    if not domain:
+        return
+    port = ENDPOINT.rsplit(":", 1)[1]
+    # Names of a domain need no DNS here: the connection goes where the endpoint is.
+    import socket
+    resolve = socket.getaddrinfo
+    socket.getaddrinfo = lambda host, *rest, **more: resolve(
+        "127.0.0.1" if str(host).endswith(domain) else host, *rest, **more)
+    virtual = boto3.client("s3", endpoint_url=f"http://{domain}:{port}",
+                           config=botocore.config.Config(s3={"addressing_style": "virtual"}))
+    virtual.put_object(Bucket=bucket, Key="a b/ü", Body=b"by host")
+    assert virtual.get_object(Bucket=bucket, Key="a b/ü")["Body"].read() == b"by host"
+    assert body(Bucket=bucket, Key="a b/ü") == b"by host"
+    assert virtual.list_objects_v2(Bucket=bucket)["KeyCount"] == 1
+    assert bucket in [one["Name"] for one in virtual.list_buckets()["Buckets"]]
+    upload = virtual.create_multipart_upload(Bucket=bucket, Key="k")["UploadId"]
+    virtual.abort_multipart_upload(Bucket=bucket, Key="k", UploadId=upload)
+    virtual.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "a b/ü"}]})
+
+
 def empty_and_delete(bucket):
     for upload in S3.list_multipart_uploads(Bucket=bucket).get("Uploads", []):
         S3.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
@@ -682,7 +811,8 @@ def empty_and_delete(bucket):
 
 
 CHAPTERS = [buckets, plain_answers, objects, ranges, conditions, listing, copying, checksums, multipart,
-            transfers, versions, deleting, tagging, presigned, posting, strangers]
+            transfers, versions, deleting, tagging, presigned, posting, strangers, locks,
+            origins, lifecycle, hosts]
 
 failed = []
 for chapter in CHAPTERS:

@@ -110,8 +110,13 @@ fn boto3_finds_s3_as_aws_documents_it() {
     .json();
     let word = |name: &str| other[name].as_str().expect("a key").to_owned();
     let keys = format!("{}:{}", word("access_key_id"), word("secret_access_key"));
+    let settings = controller.folder.path().join("home/settings.toml");
+    std::fs::write(settings, "s3_domain = \"s3.example.org\"\n").expect("the home can be written");
     let mut command = controller.client(python());
-    command.arg(own_file("s3.py")).env("OTHER_KEYS", keys);
+    command
+        .arg(own_file("s3.py"))
+        .env("OTHER_KEYS", keys)
+        .env("S3_DOMAIN", "s3.example.org");
     println!("{}", run(&mut command, Duration::from_secs(120)).ok());
 }
 

@@ -1,0 +1,639 @@
+//! Lifecycle rules: judged when they are put, and carried out (AWS, "Managing the lifecycle of
+//! objects").
+//!
+//! Which rule is due for what is decided here without a store; [`Store::run_lifecycle`] walks over the
+//! buckets that have rules, and decides once more in the transaction that removes.
+
+use crate::Store;
+use crate::access::account;
+use crate::error::{custom, internal};
+use crate::lock;
+use crate::multipart;
+use crate::rows::{self, Bucket, Upload, Version, Versioning};
+use http::StatusCode;
+use rusqlite::params;
+use s3s::dto::*;
+use s3s::{S3Error, S3Request, S3Result, s3_error};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const DAY_MS: i64 = 24 * 3600 * 1000;
+const MOST_RULES: usize = 1000;
+/// Versions that are looked at in one read, and changed in one transaction.
+const AT_ONCE: usize = 500;
+
+/// An object's version, as rules see it.
+pub struct Seen<'a> {
+    pub key: &'a str,
+    pub size: u64,
+    pub tags: &'a BTreeMap<String, String>,
+    pub modified_ms: i64,
+    pub marker: bool,
+    /// It is the key's only version.
+    pub alone: bool,
+    /// Since when it isn't current, and how many newer noncurrent ones there are.
+    pub noncurrent: Option<(i64, usize)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// The current version: deleted, or hidden where the bucket has versions.
+    Expire,
+    /// This version, for good.
+    Remove,
+}
+
+/// What is due for a version, by the first rule that says so.
+pub fn due(rules: &[LifecycleRule], seen: &Seen<'_>, now_ms: i64) -> Option<Due> {
+    let active = rules
+        .iter()
+        .filter(|rule| rule.status.as_str() == ExpirationStatus::ENABLED);
+    active
+        .filter(|rule| matches(rule, seen.key, seen.size, seen.tags))
+        .find_map(|rule| due_by(rule, seen, now_ms))
+}
+
+fn due_by(rule: &LifecycleRule, seen: &Seen<'_>, now_ms: i64) -> Option<Due> {
+    if let Some((since_ms, newer)) = seen.noncurrent {
+        let expiration = rule.noncurrent_version_expiration.as_ref()?;
+        let kept = expiration.newer_noncurrent_versions.unwrap_or(0) as usize;
+        let old = now_ms >= after_days(since_ms, expiration.noncurrent_days?);
+        return (old && newer >= kept).then_some(Due::Remove);
+    }
+    let expiration = rule.expiration.as_ref()?;
+    if seen.marker {
+        let asked = expiration.expired_object_delete_marker == Some(true)
+            || expires_ms(rule, seen.modified_ms).is_some_and(|at| now_ms >= at);
+        return (seen.alone && asked).then_some(Due::Remove);
+    }
+    let at_ms = expires_ms(rule, seen.modified_ms)?;
+    (now_ms >= at_ms).then_some(Due::Expire)
+}
+
+/// When a rule expires a current object that was made then.
+fn expires_ms(rule: &LifecycleRule, modified_ms: i64) -> Option<i64> {
+    let expiration = rule.expiration.as_ref()?;
+    match (&expiration.date, expiration.days) {
+        (Some(date), _) => Some(lock::millis(date)),
+        (None, Some(days)) => Some(after_days(modified_ms, days)),
+        (None, None) => None,
+    }
+}
+
+/// So many days later, at the midnight that follows.
+fn after_days(ms: i64, days: i32) -> i64 {
+    let then = ms + i64::from(days) * DAY_MS;
+    (then + DAY_MS - 1).div_euclid(DAY_MS) * DAY_MS
+}
+
+fn matches(rule: &LifecycleRule, key: &str, size: u64, tags: &BTreeMap<String, String>) -> bool {
+    let prefix =
+        |prefix: &Option<String>| prefix.as_ref().is_none_or(|prefix| key.starts_with(prefix));
+    let tag = |tag: &Tag| {
+        let (name, value) = (
+            tag.key.as_deref().unwrap_or_default(),
+            tag.value.as_deref().unwrap_or_default(),
+        );
+        tags.get(name).is_some_and(|found| found == value)
+    };
+    let above = |least: Option<i64>| least.is_none_or(|least| size as i64 > least);
+    let below = |most: Option<i64>| most.is_none_or(|most| (size as i64) < most);
+    if !prefix(&rule.prefix) {
+        return false;
+    }
+    let Some(filter) = &rule.filter else {
+        return true;
+    };
+    let both = filter.and.as_ref().is_none_or(|and| {
+        prefix(&and.prefix)
+            && and.tags.iter().flatten().all(tag)
+            && above(and.object_size_greater_than)
+            && below(and.object_size_less_than)
+    });
+    both && prefix(&filter.prefix)
+        && filter.tag.as_ref().is_none_or(tag)
+        && above(filter.object_size_greater_than)
+        && below(filter.object_size_less_than)
+}
+
+/// The `x-amz-expiration` of an object: when it will be gone, and by which rule.
+pub fn expiration(bucket: &Bucket, version: &Version) -> Option<String> {
+    let rules = &bucket.config.lifecycle.as_ref()?.rules;
+    let key = String::from_utf8_lossy(&version.key);
+    let active = rules
+        .iter()
+        .filter(|rule| rule.status.as_str() == ExpirationStatus::ENABLED);
+    let soonest = active
+        .filter(|rule| matches(rule, &key, version.size, &version.about.tags))
+        .filter_map(|rule| Some((expires_ms(rule, version.modified_ms)?, rule)))
+        .min_by_key(|(at, _)| *at)?;
+    let mut date = Vec::new();
+    crate::objects::stamp(soonest.0)
+        .format(TimestampFormat::HttpDate, &mut date)
+        .ok()?;
+    let id = soonest.1.id.as_deref().unwrap_or_default();
+    Some(format!(
+        "expiry-date=\"{}\", rule-id=\"{id}\"",
+        String::from_utf8_lossy(&date)
+    ))
+}
+
+fn malformed() -> S3Error {
+    s3_error!(
+        MalformedXML,
+        "The XML you provided was not well-formed or did not validate against our published schema"
+    )
+}
+
+fn invalid(message: &'static str) -> S3Error {
+    custom("InvalidArgument", StatusCode::BAD_REQUEST, message)
+}
+
+/// Rules that could be carried out; ones without an id get one.
+fn judged(rules: &mut [LifecycleRule]) -> S3Result<()> {
+    if rules.is_empty() || rules.len() > MOST_RULES {
+        return Err(malformed());
+    }
+    let mut ids = std::collections::BTreeSet::new();
+    for rule in rules {
+        let id = rule
+            .id
+            .get_or_insert_with(|| hex::encode(rand::random::<[u8; 16]>()));
+        if id.len() > 255 {
+            return Err(invalid("ID length should not exceed allowed limit of 255"));
+        }
+        if !ids.insert(id.clone()) {
+            return Err(invalid(
+                "Rule ID must be unique. Found same ID for more than one rule",
+            ));
+        }
+        judge(rule)?;
+    }
+    Ok(())
+}
+
+fn judge(rule: &LifecycleRule) -> S3Result<()> {
+    if ![ExpirationStatus::ENABLED, ExpirationStatus::DISABLED].contains(&rule.status.as_str())
+        || rule.prefix.is_some() == rule.filter.is_some()
+    {
+        return Err(malformed());
+    }
+    if rule.transitions.as_ref().is_some_and(|it| !it.is_empty())
+        || rule
+            .noncurrent_version_transitions
+            .as_ref()
+            .is_some_and(|it| !it.is_empty())
+    {
+        return Err(s3_error!(
+            NotImplemented,
+            "There is one kind of storage here, so nothing can move to another: lifecycle rules can't have transitions."
+        ));
+    }
+    let (expiration, noncurrent) = (&rule.expiration, &rule.noncurrent_version_expiration);
+    let abort = &rule.abort_incomplete_multipart_upload;
+    if expiration.is_none() && noncurrent.is_none() && abort.is_none() {
+        return Err(custom(
+            "InvalidRequest",
+            StatusCode::BAD_REQUEST,
+            "At least one action needs to be specified in a rule",
+        ));
+    }
+    if let Some(expiration) = expiration {
+        let wishes = [
+            expiration.days.is_some(),
+            expiration.date.is_some(),
+            expiration.expired_object_delete_marker.is_some(),
+        ];
+        if wishes.iter().filter(|wish| **wish).count() != 1 {
+            return Err(malformed());
+        }
+        if expiration.days.is_some_and(|days| days <= 0) {
+            return Err(invalid(
+                "'Days' for Expiration action must be a positive integer",
+            ));
+        }
+        if expiration
+            .date
+            .as_ref()
+            .is_some_and(|date| lock::millis(date) % DAY_MS != 0)
+        {
+            return Err(invalid("'Date' must be at midnight GMT"));
+        }
+    }
+    if let Some(noncurrent) = noncurrent {
+        if noncurrent.noncurrent_days.is_none() {
+            return Err(malformed());
+        }
+        if noncurrent.noncurrent_days.is_some_and(|days| days <= 0) {
+            return Err(invalid(
+                "'NoncurrentDays' for NoncurrentVersionExpiration action must be a positive integer",
+            ));
+        }
+        if noncurrent
+            .newer_noncurrent_versions
+            .is_some_and(|kept| !(1..=100).contains(&kept))
+        {
+            return Err(invalid(
+                "'NewerNoncurrentVersions' must be between 1 and 100",
+            ));
+        }
+    }
+    if let Some(abort) = abort {
+        if abort.days_after_initiation.is_none_or(|days| days <= 0) {
+            return Err(invalid(
+                "'DaysAfterInitiation' for AbortIncompleteMultipartUpload action must be a positive integer",
+            ));
+        }
+        let by_object = rule.filter.as_ref().is_some_and(|filter| {
+            let and = filter.and.as_ref();
+            filter.tag.is_some()
+                || filter.object_size_greater_than.is_some()
+                || filter.object_size_less_than.is_some()
+                || and.is_some_and(|and| {
+                    and.tags.is_some()
+                        || and.object_size_greater_than.is_some()
+                        || and.object_size_less_than.is_some()
+                })
+        });
+        if by_object {
+            return Err(custom(
+                "InvalidRequest",
+                StatusCode::BAD_REQUEST,
+                "AbortIncompleteMultipartUpload cannot be specified with Tags or object sizes",
+            ));
+        }
+    }
+    Ok(())
+}
+
+impl Store {
+    pub async fn get_bucket_lifecycle_configuration(
+        self: &Arc<Self>,
+        request: S3Request<GetBucketLifecycleConfigurationInput>,
+    ) -> S3Result<GetBucketLifecycleConfigurationOutput> {
+        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        match bucket.config.lifecycle {
+            Some(lifecycle) => Ok(GetBucketLifecycleConfigurationOutput {
+                rules: Some(lifecycle.rules),
+                ..Default::default()
+            }),
+            None => Err(s3_error!(
+                NoSuchLifecycleConfiguration,
+                "The lifecycle configuration does not exist"
+            )),
+        }
+    }
+
+    pub async fn put_bucket_lifecycle_configuration(
+        self: &Arc<Self>,
+        request: S3Request<PutBucketLifecycleConfigurationInput>,
+    ) -> S3Result<PutBucketLifecycleConfigurationOutput> {
+        let account = account(&request.extensions)?;
+        let input = request.input;
+        let mut lifecycle = input.lifecycle_configuration.ok_or_else(malformed)?;
+        judged(&mut lifecycle.rules)?;
+        self.set(account, input.bucket, move |config| {
+            config.lifecycle = Some(lifecycle)
+        })
+        .await?;
+        Ok(PutBucketLifecycleConfigurationOutput::default())
+    }
+
+    pub async fn delete_bucket_lifecycle(
+        self: &Arc<Self>,
+        request: S3Request<DeleteBucketLifecycleInput>,
+    ) -> S3Result<DeleteBucketLifecycleOutput> {
+        let account = account(&request.extensions)?;
+        self.set(account, request.input.bucket, |config| {
+            config.lifecycle = None
+        })
+        .await?;
+        Ok(DeleteBucketLifecycleOutput::default())
+    }
+
+    /// Carries out what is due now, in all buckets.
+    pub async fn run_lifecycle(self: &Arc<Self>) -> S3Result<()> {
+        let buckets = self.db.read(rows::all_buckets).await?;
+        for bucket in buckets
+            .into_iter()
+            .filter(|bucket| bucket.config.lifecycle.is_some())
+        {
+            let mut after = None;
+            while let Some(last) = self.expire_some(&bucket.name, after).await? {
+                after = Some(last);
+            }
+            self.abort_old(&bucket.name).await?;
+        }
+        self.after_write();
+        Ok(())
+    }
+
+    /// Looks at a run of keys; answers the last of them, if there are more.
+    async fn expire_some(
+        self: &Arc<Self>,
+        name: &str,
+        after: Option<Vec<u8>>,
+    ) -> S3Result<Option<Vec<u8>>> {
+        let name = name.to_owned();
+        self.db
+            .write(move |tx| {
+                let Some(bucket) = rows::find_bucket(tx.connection, &name)? else {
+                    return Ok(None);
+                };
+                let Some(lifecycle) = bucket.config.lifecycle.clone() else {
+                    return Ok(None);
+                };
+                let versions =
+                    rows::versions_after(tx.connection, bucket.id, after.as_deref(), AT_ONCE)?;
+                let more = versions.len() >= AT_ONCE;
+                let mut keys: Vec<&[Version]> = versions.chunk_by(|a, b| a.key == b.key).collect();
+                // The last one may go on beyond what was read.
+                let whole;
+                if more && keys.len() > 1 {
+                    keys.pop();
+                } else if more {
+                    whole = rows::versions_of(tx.connection, bucket.id, &keys[0][0].key)?;
+                    keys = vec![&whole];
+                }
+                for versions in &keys {
+                    expire(tx, &bucket, &lifecycle.rules, versions)?;
+                }
+                let last = keys.last().map(|versions| versions[0].key.clone());
+                Ok(last.filter(|_| more))
+            })
+            .await
+    }
+
+    async fn abort_old(self: &Arc<Self>, name: &str) -> S3Result<()> {
+        let name = name.to_owned();
+        self.db
+            .write(move |tx| {
+                let Some(bucket) = rows::find_bucket(tx.connection, &name)? else {
+                    return Ok(());
+                };
+                let Some(lifecycle) = &bucket.config.lifecycle else {
+                    return Ok(());
+                };
+                let mut select = tx
+                    .connection
+                    .prepare_cached(
+                        "SELECT key, id, initiated_ms, about, done FROM uploads
+                         WHERE bucket = ?1 AND done IS NULL",
+                    )
+                    .map_err(internal)?;
+                let uploads: Result<Vec<Upload>, _> = select
+                    .query_map(params![bucket.id], Upload::of_row)
+                    .and_then(Iterator::collect);
+                for upload in uploads.map_err(internal)? {
+                    if is_due(&lifecycle.rules, &upload, tx.now_ms) {
+                        multipart::abort(tx, bucket.id, &upload)?;
+                    }
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
+fn is_due(rules: &[LifecycleRule], upload: &Upload, now_ms: i64) -> bool {
+    let key = String::from_utf8_lossy(&upload.key);
+    rules.iter().any(|rule| {
+        let days = rule
+            .abort_incomplete_multipart_upload
+            .as_ref()
+            .and_then(|it| it.days_after_initiation);
+        rule.status.as_str() == ExpirationStatus::ENABLED
+            && matches(rule, &key, 0, &BTreeMap::new())
+            && days.is_some_and(|days| now_ms >= after_days(upload.initiated_ms, days))
+    })
+}
+
+/// Carries out what is due for one key; its versions come newest first.
+fn expire(
+    tx: &crate::db::Tx<'_>,
+    bucket: &Bucket,
+    rules: &[LifecycleRule],
+    versions: &[Version],
+) -> S3Result<()> {
+    let key = String::from_utf8_lossy(&versions[0].key).into_owned();
+    for (index, version) in versions.iter().enumerate() {
+        let noncurrent = index
+            .checked_sub(1)
+            .map(|newer| (versions[newer].modified_ms, newer));
+        let seen = Seen {
+            key: &key,
+            size: version.size,
+            tags: &version.about.tags,
+            modified_ms: version.modified_ms,
+            marker: version.marker,
+            alone: versions.len() == 1,
+            noncurrent,
+        };
+        match due(rules, &seen, tx.now_ms) {
+            None => {}
+            Some(Due::Expire) if bucket.config.versioning.is_some() => {
+                if bucket.config.versioning == Some(Versioning::Suspended)
+                    && version.id == rows::NULL
+                    && lock::removable(version, false, tx.now_ms).is_err()
+                {
+                    continue;
+                }
+                bucket.mark_deleted(tx, &key)?;
+            }
+            Some(Due::Expire | Due::Remove)
+                if lock::removable(version, false, tx.now_ms).is_err() => {}
+            Some(Due::Expire | Due::Remove) => bucket.remove(tx, version)?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule() -> LifecycleRule {
+        LifecycleRule {
+            abort_incomplete_multipart_upload: None,
+            expiration: None,
+            filter: Some(LifecycleRuleFilter::default()),
+            id: None,
+            noncurrent_version_expiration: None,
+            noncurrent_version_transitions: None,
+            prefix: None,
+            status: ExpirationStatus::from_static(ExpirationStatus::ENABLED),
+            transitions: None,
+        }
+    }
+
+    fn days(days: i32) -> Option<LifecycleExpiration> {
+        Some(LifecycleExpiration {
+            days: Some(days),
+            ..Default::default()
+        })
+    }
+
+    #[test]
+    fn expiry_is_at_the_midnight_after_so_many_days() {
+        let tags = BTreeMap::new();
+        let rules = [LifecycleRule {
+            expiration: days(2),
+            ..rule()
+        }];
+        let made = |modified_ms| Seen {
+            key: "k",
+            size: 1,
+            tags: &tags,
+            modified_ms,
+            marker: false,
+            alone: true,
+            noncurrent: None,
+        };
+        let noon = DAY_MS / 2;
+        assert_eq!(due(&rules, &made(noon), 3 * DAY_MS - 1), None);
+        assert_eq!(due(&rules, &made(noon), 3 * DAY_MS), Some(Due::Expire));
+        let off = [LifecycleRule {
+            status: ExpirationStatus::from_static("Disabled"),
+            ..rules[0].clone()
+        }];
+        assert_eq!(due(&off, &made(noon), 30 * DAY_MS), None);
+    }
+
+    #[test]
+    fn noncurrent_versions_and_lone_markers_go() {
+        let tags = BTreeMap::new();
+        let seen = |noncurrent, marker, alone| Seen {
+            key: "k",
+            size: 1,
+            tags: &tags,
+            modified_ms: 0,
+            marker,
+            alone,
+            noncurrent,
+        };
+        let old = LifecycleRule {
+            noncurrent_version_expiration: Some(NoncurrentVersionExpiration {
+                noncurrent_days: Some(1),
+                newer_noncurrent_versions: Some(2),
+            }),
+            ..rule()
+        };
+        let rules = [old];
+        assert_eq!(
+            due(&rules, &seen(Some((0, 1)), false, false), 9 * DAY_MS),
+            None
+        );
+        assert_eq!(
+            due(&rules, &seen(Some((0, 2)), false, false), 9 * DAY_MS),
+            Some(Due::Remove)
+        );
+        assert_eq!(due(&rules, &seen(None, false, true), 9 * DAY_MS), None);
+        let marker = LifecycleExpiration {
+            expired_object_delete_marker: Some(true),
+            ..Default::default()
+        };
+        let rules = [LifecycleRule {
+            expiration: Some(marker),
+            ..rule()
+        }];
+        assert_eq!(
+            due(&rules, &seen(None, true, true), DAY_MS),
+            Some(Due::Remove)
+        );
+        assert_eq!(due(&rules, &seen(None, true, false), DAY_MS), None);
+        assert_eq!(due(&rules, &seen(None, false, true), DAY_MS), None);
+    }
+
+    #[test]
+    fn filters() {
+        let tags = BTreeMap::from([("a".to_owned(), "1".to_owned())]);
+        let tag = |value: &str| Tag {
+            key: Some("a".into()),
+            value: Some(value.into()),
+        };
+        let filtered = |filter| LifecycleRule {
+            filter: Some(filter),
+            ..rule()
+        };
+        let fits = |filter| matches(&filtered(filter), "logs/x", 100, &tags);
+        assert!(fits(LifecycleRuleFilter {
+            prefix: Some("logs/".into()),
+            ..Default::default()
+        }));
+        assert!(!fits(LifecycleRuleFilter {
+            prefix: Some("log/".into()),
+            ..Default::default()
+        }));
+        assert!(fits(LifecycleRuleFilter {
+            tag: Some(tag("1")),
+            ..Default::default()
+        }));
+        assert!(!fits(LifecycleRuleFilter {
+            tag: Some(tag("2")),
+            ..Default::default()
+        }));
+        assert!(!fits(LifecycleRuleFilter {
+            object_size_greater_than: Some(100),
+            ..Default::default()
+        }));
+        let and = LifecycleRuleAndOperator {
+            prefix: Some("logs/".into()),
+            tags: Some(vec![tag("1")]),
+            object_size_less_than: Some(101),
+            ..Default::default()
+        };
+        assert!(fits(LifecycleRuleFilter {
+            and: Some(and),
+            ..Default::default()
+        }));
+    }
+
+    #[test]
+    fn rules_that_mean_nothing_are_refused() {
+        let refused =
+            |rule: LifecycleRule| judged(&mut [rule]).unwrap_err().code().as_str().to_owned();
+        assert_eq!(refused(rule()), "InvalidRequest");
+        assert_eq!(
+            refused(LifecycleRule {
+                expiration: days(0),
+                ..rule()
+            }),
+            "InvalidArgument"
+        );
+        assert_eq!(
+            refused(LifecycleRule {
+                filter: None,
+                expiration: days(1),
+                ..rule()
+            }),
+            "MalformedXML"
+        );
+        let transition = Transition {
+            days: Some(1),
+            ..Default::default()
+        };
+        assert_eq!(
+            refused(LifecycleRule {
+                transitions: Some(vec![transition]),
+                ..rule()
+            }),
+            "NotImplemented"
+        );
+        let mut two = [rule(), rule()].map(|rule| LifecycleRule {
+            id: Some("same".into()),
+            expiration: days(1),
+            ..rule
+        });
+        assert_eq!(
+            judged(&mut two).unwrap_err().code().as_str(),
+            "InvalidArgument"
+        );
+        assert!(
+            judged(&mut [LifecycleRule {
+                expiration: days(1),
+                ..rule()
+            }])
+            .is_ok()
+        );
+    }
+}

@@ -1,0 +1,416 @@
+//! The store with its files, without HTTP: what damage, restarts, slow readers and time do to objects.
+
+use crate::access::asked_by;
+use crate::{Cloud, Settings, Store};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{HeaderMap, Method, Uri};
+use s3s::dto::*;
+use s3s::{S3Request, S3Result};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+const DAY_MS: i64 = 24 * 3600 * 1000;
+const BUCKET: &str = "bucket";
+
+struct NoKeys;
+
+impl Cloud for NoKeys {
+    fn find(&self, _: &str) -> Option<(String, String)> {
+        None
+    }
+
+    fn domain(&self) -> Option<String> {
+        None
+    }
+}
+
+fn request<T>(input: T) -> S3Request<T> {
+    S3Request {
+        input,
+        method: Method::GET,
+        uri: Uri::from_static("/"),
+        headers: HeaderMap::new(),
+        extensions: asked_by("account"),
+        credentials: None,
+        region: None,
+        service: None,
+        trailing_headers: None,
+    }
+}
+
+/// A store with one bucket, and a clock that the test turns.
+struct Here {
+    folder: tempfile::TempDir,
+    store: Arc<Store>,
+    now: Arc<AtomicI64>,
+}
+
+impl Here {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let now = Arc::new(AtomicI64::new(20_000 * DAY_MS));
+        let here = Self {
+            store: open(folder.path(), &now),
+            folder,
+            now,
+        };
+        let input = CreateBucketInput {
+            bucket: BUCKET.into(),
+            ..Default::default()
+        };
+        here.store.create_bucket(request(input)).await.unwrap();
+        here
+    }
+
+    async fn versioned() -> Self {
+        let here = Self::new().await;
+        here.store
+            .set("account".into(), BUCKET.into(), |config| {
+                config.versioning = Some(crate::rows::Versioning::Enabled);
+            })
+            .await
+            .unwrap();
+        here
+    }
+
+    async fn put(&self, key: &str, bytes: &[u8]) {
+        let body = crate::read::whole(Bytes::copy_from_slice(bytes));
+        let input = PutObjectInput {
+            bucket: BUCKET.into(),
+            key: key.into(),
+            body: Some(body),
+            ..Default::default()
+        };
+        self.store.put_object(request(input)).await.unwrap();
+    }
+
+    async fn get(&self, key: &str) -> S3Result<StreamingBlob> {
+        let input = GetObjectInput {
+            bucket: BUCKET.into(),
+            key: key.into(),
+            ..Default::default()
+        };
+        Ok(self.store.get_object(request(input)).await?.body.unwrap())
+    }
+
+    async fn read(&self, key: &str) -> Result<Vec<u8>, String> {
+        let mut body = self
+            .get(key)
+            .await
+            .map_err(|error| error.code().as_str().to_owned())?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = body.next().await {
+            bytes.extend_from_slice(&piece.map_err(|error| error.to_string())?);
+        }
+        Ok(bytes)
+    }
+
+    async fn delete(&self, key: &str) {
+        let input = DeleteObjectInput {
+            bucket: BUCKET.into(),
+            key: key.into(),
+            ..Default::default()
+        };
+        self.store.delete_object(request(input)).await.unwrap();
+    }
+
+    async fn versions(&self) -> (usize, usize) {
+        let input = ListObjectVersionsInput {
+            bucket: BUCKET.into(),
+            ..Default::default()
+        };
+        let page = self
+            .store
+            .list_object_versions(request(input))
+            .await
+            .unwrap();
+        (
+            page.versions.unwrap().len(),
+            page.delete_markers.unwrap().len(),
+        )
+    }
+
+    async fn rules(&self, rules: Vec<LifecycleRule>) {
+        let input = PutBucketLifecycleConfigurationInput {
+            bucket: BUCKET.into(),
+            lifecycle_configuration: Some(BucketLifecycleConfiguration { rules }),
+            ..Default::default()
+        };
+        self.store
+            .put_bucket_lifecycle_configuration(request(input))
+            .await
+            .unwrap();
+    }
+
+    /// So many days later.
+    async fn after(&self, days: i64) {
+        self.now.fetch_add(days * DAY_MS, Ordering::Relaxed);
+        self.store.run_lifecycle().await.unwrap();
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let folders = std::fs::read_dir(self.folder.path().join("data")).unwrap();
+        let files = folders.flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap());
+        files.map(|file| file.unwrap().path()).collect()
+    }
+
+    /// The store as a new process finds it.
+    async fn again(mut self) -> Self {
+        drop(self.store);
+        self.store = open(self.folder.path(), &self.now);
+        self
+    }
+}
+
+fn open(folder: &Path, now: &Arc<AtomicI64>) -> Arc<Store> {
+    let settings = Settings {
+        region: "us-east-1".into(),
+        endpoint: "http://here".into(),
+    };
+    let now = now.clone();
+    let clock = Arc::new(move || now.load(Ordering::Relaxed));
+    Store::open(folder, settings, Arc::new(NoKeys), clock).unwrap()
+}
+
+fn bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n * 31 % 253) as u8).collect()
+}
+
+fn rule() -> LifecycleRule {
+    LifecycleRule {
+        abort_incomplete_multipart_upload: None,
+        expiration: None,
+        filter: Some(LifecycleRuleFilter::default()),
+        id: None,
+        noncurrent_version_expiration: None,
+        noncurrent_version_transitions: None,
+        prefix: None,
+        status: ExpirationStatus::from_static(ExpirationStatus::ENABLED),
+        transitions: None,
+    }
+}
+
+fn expire_after(days: i32) -> LifecycleRule {
+    let expiration = LifecycleExpiration {
+        days: Some(days),
+        ..Default::default()
+    };
+    LifecycleRule {
+        expiration: Some(expiration),
+        ..rule()
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_never_served() {
+    let here = Here::new().await;
+    let content = bytes(3 << 20);
+    here.put("k", &content).await;
+    let [file] = &here.files()[..] else {
+        panic!("one file")
+    };
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .read(true)
+        .open(file)
+        .unwrap();
+    // In the first piece: an error. Later: a body that breaks off before the damage.
+    for (at, served) in [(5, 0), (2_500_000, 2 << 20)] {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 4], at).unwrap();
+        let found = match here.get("k").await {
+            Err(error) => {
+                assert_eq!(error.code().as_str(), "InternalError");
+                0
+            }
+            Ok(mut body) => {
+                let mut got = Vec::new();
+                while let Some(Ok(piece)) = body.next().await {
+                    got.extend_from_slice(&piece);
+                }
+                assert!(content.starts_with(&got));
+                got.len()
+            }
+        };
+        assert_eq!(found, served);
+        file.write_all_at(&byte, at).unwrap();
+    }
+    assert_eq!(here.read("k").await.unwrap(), content);
+    file.set_len(1 << 20).unwrap();
+    assert!(here.read("k").await.is_err());
+}
+
+#[tokio::test]
+async fn a_start_removes_what_has_no_row_and_keeps_the_rest() {
+    let here = Here::new().await;
+    for (key, len) in [("empty", 0), ("small", 1000), ("large", 1 << 20)] {
+        here.put(key, &bytes(len)).await;
+    }
+    let [file] = &here.files()[..] else {
+        panic!("one file")
+    };
+    let torn = file.with_file_name("00000000000000ff");
+    std::fs::write(&torn, b"half a bo").unwrap();
+    let here = here.again().await;
+    assert!(!torn.exists());
+    for (key, len) in [("empty", 0), ("small", 1000), ("large", 1 << 20)] {
+        assert_eq!(here.read(key).await.unwrap(), bytes(len), "{key}");
+    }
+    here.put("more", &bytes(1 << 20)).await;
+    assert_eq!(here.files().len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_being_read_is_collected_when_it_has_been() {
+    let here = Here::new().await;
+    let content = bytes(9 << 20);
+    here.put("k", &content).await;
+    let mut body = here.get("k").await.unwrap();
+    let mut got = body.next().await.unwrap().unwrap().to_vec();
+    here.delete("k").await;
+    here.store.collect().await.unwrap();
+    assert_eq!(here.read("k").await.unwrap_err(), "NoSuchKey");
+    assert_eq!(here.files().len(), 1);
+    while let Some(piece) = body.next().await {
+        got.extend_from_slice(&piece.unwrap());
+    }
+    assert!(got == content);
+    drop(body);
+    // The task that reads has let go of it by the time that its last piece is here, or soon.
+    for _ in 0..1000 {
+        here.store.collect().await.unwrap();
+        if here.files().is_empty() {
+            return;
+        }
+        tokio::task::yield_now().await;
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    panic!("the file is still there");
+}
+
+#[tokio::test]
+async fn lifecycle_rules_are_carried_out() {
+    let here = Here::new().await;
+    here.rules(vec![LifecycleRule {
+        filter: Some(LifecycleRuleFilter {
+            prefix: Some("log/".into()),
+            ..Default::default()
+        }),
+        ..expire_after(2)
+    }])
+    .await;
+    // More than are looked at in one go.
+    for n in 0..600 {
+        here.put(&format!("log/{n}"), b"x").await;
+    }
+    here.put("kept", b"x").await;
+    here.after(1).await;
+    assert_eq!(here.versions().await, (601, 0));
+    here.after(1).await;
+    assert_eq!(here.versions().await, (1, 0));
+}
+
+#[tokio::test]
+async fn versions_are_hidden_then_removed_then_their_markers() {
+    let here = Here::versioned().await;
+    let expiration = LifecycleExpiration {
+        days: Some(1),
+        ..Default::default()
+    };
+    let noncurrent = NoncurrentVersionExpiration {
+        noncurrent_days: Some(2),
+        ..Default::default()
+    };
+    here.rules(vec![LifecycleRule {
+        expiration: Some(expiration),
+        noncurrent_version_expiration: Some(noncurrent),
+        ..rule()
+    }])
+    .await;
+    here.put("k", b"one").await;
+    here.put("k", b"two").await;
+    here.after(1).await;
+    assert_eq!(here.versions().await, (2, 1));
+    assert_eq!(here.read("k").await.unwrap_err(), "NoSuchKey");
+    here.after(1).await;
+    assert_eq!(
+        here.versions().await,
+        (1, 1),
+        "the older one has been noncurrent for two days"
+    );
+    here.after(1).await;
+    assert_eq!(here.versions().await, (0, 1));
+    here.after(1).await;
+    assert_eq!(
+        here.versions().await,
+        (0, 0),
+        "a marker with nothing behind it expires too"
+    );
+}
+
+#[tokio::test]
+async fn locked_versions_outlive_rules_and_old_uploads_dont() {
+    let here = Here::versioned().await;
+    let lock = ObjectLockConfiguration {
+        object_lock_enabled: Some(ObjectLockEnabled::from_static("Enabled")),
+        rule: Some(ObjectLockRule {
+            default_retention: Some(DefaultRetention {
+                days: Some(5),
+                mode: Some(ObjectLockRetentionMode::from_static("COMPLIANCE")),
+                years: None,
+            }),
+        }),
+    };
+    let input = PutObjectLockConfigurationInput {
+        bucket: BUCKET.into(),
+        object_lock_configuration: Some(lock),
+        ..Default::default()
+    };
+    here.store
+        .put_object_lock_configuration(request(input))
+        .await
+        .unwrap();
+    let noncurrent = NoncurrentVersionExpiration {
+        noncurrent_days: Some(1),
+        ..Default::default()
+    };
+    let abort = AbortIncompleteMultipartUpload {
+        days_after_initiation: Some(1),
+    };
+    here.rules(vec![LifecycleRule {
+        noncurrent_version_expiration: Some(noncurrent),
+        abort_incomplete_multipart_upload: Some(abort),
+        ..rule()
+    }])
+    .await;
+    let input = CreateMultipartUploadInput {
+        bucket: BUCKET.into(),
+        key: "u".into(),
+        ..Default::default()
+    };
+    here.store
+        .create_multipart_upload(request(input))
+        .await
+        .unwrap();
+    here.put("k", b"one").await;
+    here.put("k", b"two").await;
+    here.after(3).await;
+    assert_eq!(here.versions().await, (2, 0));
+    let input = ListMultipartUploadsInput {
+        bucket: BUCKET.into(),
+        ..Default::default()
+    };
+    let uploads = here
+        .store
+        .list_multipart_uploads(request(input))
+        .await
+        .unwrap()
+        .uploads;
+    assert_eq!(uploads.unwrap().len(), 0);
+    here.after(3).await;
+    assert_eq!(here.versions().await, (1, 0));
+}
