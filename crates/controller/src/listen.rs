@@ -12,6 +12,7 @@ use hyper::body::{Frame, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -79,6 +80,13 @@ pub async fn serve(listener: TcpListener, security: Security, router: Router, re
     }
 }
 
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    pub address: IpAddr,
+    pub tls: bool,
+}
+
 async fn connection(
     stream: TcpStream,
     security: Security,
@@ -86,19 +94,21 @@ async fn connection(
     revoked: Revoked,
     strangers: &Semaphore,
 ) {
+    let Ok(address) = stream.peer_addr() else {
+        return;
+    };
+    let address = address.ip().to_canonical();
+    let client = |tls| axum::Extension(Client { address, tls });
     let for_hosts = matches!(security, Security::Hosts(_));
     let config = match security {
         Security::Tls(config) | Security::Hosts(config) => config,
         Security::PlainOrTls(config) => match begins_with_tls(&stream).await {
             Some(true) => config,
-            Some(false) => return http(stream, Version::Http1, router).await,
+            Some(false) => return http(stream, Version::Http1, router.layer(client(false))).await,
             None => return,
         },
     };
-    let Ok(address) = stream.peer_addr() else {
-        return;
-    };
-    let address = PeerAddress(address.ip().to_canonical());
+    let router = router.layer(client(true));
     let accepted = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;
     let Ok(Ok(stream)) = accepted else {
         tracing::debug!("a TLS handshake failed");
@@ -127,7 +137,7 @@ async fn connection(
     };
     let router = router
         .layer(axum::Extension(PeerKey(key.clone())))
-        .layer(axum::Extension(address));
+        .layer(axum::Extension(PeerAddress(address)));
     tokio::select! {
         () = http(stream, version, router) => {}
         () = revoked.adds(&key) => tracing::info!("a connection of a revoked host was cut"),

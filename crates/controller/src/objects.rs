@@ -1,6 +1,7 @@
 //! S3 on the port that every service has: the object store with this cloud's access keys.
 
 use crate::controller::Controller;
+use crate::listen;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::uri::PathAndQuery;
@@ -40,6 +41,12 @@ pub async fn serve(controller: &Controller, mut request: Request) -> Response {
     };
     if let Some(uri) = with_slash(request.uri(), request.headers()) {
         *request.uri_mut() = uri;
+    }
+    if let Some(client) = request.extensions().get::<listen::Client>().copied() {
+        request.extensions_mut().insert(boira_objects::Client {
+            address: client.address,
+            tls: client.tls,
+        });
     }
     let request_id = format!("{:016X}", rand::random::<u64>());
     let request = request.map(s3s::Body::http_body_unsync);

@@ -102,7 +102,7 @@ async fn a_request_is_answered_by_the_service_that_it_is_for() {
             "PUT /bucket/key",
             String::new(),
             "data",
-            [" 403 ", "<Resource>/bucket/key</Resource>"],
+            [" 404 ", "<Code>NoSuchBucket</Code>"],
         ),
         (
             "POST /bucket/key?uploads",

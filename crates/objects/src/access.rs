@@ -2,6 +2,7 @@
 //! for what isn't there.
 
 use crate::Store;
+use crate::authorize;
 use crate::conditions::time;
 use async_trait::async_trait;
 use http::{Extensions, HeaderMap};
@@ -24,9 +25,20 @@ pub trait Cloud: Send + Sync + 'static {
     fn domain(&self) -> Option<String>;
 }
 
-/// The account that a request is for.
+/// The account that a request acts for.
 #[derive(Clone)]
 struct Account(String);
+
+/// The same for the source of a copy.
+#[derive(Clone)]
+struct Source(String);
+
+pub fn source_account(extensions: &Extensions) -> S3Result<String> {
+    match extensions.get::<Source>() {
+        Some(Source(account)) => Ok(account.clone()),
+        None => account(extensions),
+    }
+}
 
 /// A request's extensions as they are when that account asks.
 #[cfg(test)]
@@ -73,24 +85,39 @@ impl S3Auth for Gate {
 #[async_trait]
 impl S3Access for Gate {
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
-        let Some(credentials) = cx.credentials() else {
-            // Nothing is public yet.
-            return Err(denied());
+        let account = match cx.credentials() {
+            None => None,
+            Some(credentials) => {
+                let found = self.0.cloud.find(&credentials.access_key);
+                Some(found.ok_or_else(denied)?.0)
+            }
         };
-        let (account, _) = self
-            .0
-            .cloud
-            .find(&credentials.access_key)
-            .ok_or_else(denied)?;
-        check_scope(
-            cx.headers(),
-            cx.uri().query().unwrap_or_default(),
-            &self.0.settings.region,
-        )?;
+        let query = cx.uri().query().unwrap_or_default();
+        check_scope(cx.headers(), query, &self.0.settings.region)?;
         check_date(cx.headers(), (self.0.clock)())?;
-        check_headers(cx.headers(), cx.s3_op().name(), &account)?;
-        cx.extensions_mut().insert(Account(account));
+        let acting = authorize::acting(&self.0, cx, account.clone()).await?;
+        check_headers(cx.headers(), cx.s3_op().name(), &acting)?;
+        let headers = cx.headers();
+        if headers.contains_key("x-amz-copy-source") {
+            let headers = headers.clone();
+            let source = authorize::acting_for_source(
+                &self.0,
+                &headers,
+                account.as_deref(),
+                cx.extensions_mut(),
+            )?;
+            check_source(&headers, &source)?;
+            cx.extensions_mut().insert(Source(source));
+        }
+        cx.extensions_mut().insert(Account(acting));
         Ok(())
+    }
+}
+
+fn check_source(headers: &HeaderMap, owner: &str) -> S3Result<()> {
+    match headers.get("x-amz-source-expected-bucket-owner") {
+        Some(expected) if expected.as_bytes() != owner.as_bytes() => Err(denied()),
+        _ => Ok(()),
     }
 }
 
@@ -189,9 +216,7 @@ fn check_headers(headers: &HeaderMap, operation: &str, account: &str) -> S3Resul
             .get(name)
             .map(|value| value.to_str().unwrap_or_default())
     };
-    if text("x-amz-expected-bucket-owner").is_some_and(|owner| owner != account)
-        || text("x-amz-source-expected-bucket-owner").is_some_and(|owner| owner != account)
-    {
+    if text("x-amz-expected-bucket-owner").is_some_and(|owner| owner != account) {
         return Err(denied());
     }
     for name in headers.keys() {

@@ -2,6 +2,7 @@
 
 use crate::Store;
 use crate::access::{account, no_acls, owner};
+use crate::authorize::blocked;
 use crate::error::{custom, internal};
 use crate::multipart;
 use crate::objects::{judged_set, stamp, tag_set};
@@ -110,6 +111,7 @@ impl Store {
     ) -> S3Result<DeleteBucketOutput> {
         let account = account(&request.extensions)?;
         let name = request.input.bucket;
+        let gone = name.clone();
         self.db
             .write(move |tx| {
                 let bucket = rows::bucket(tx.connection, &name, &account)?;
@@ -134,6 +136,7 @@ impl Store {
                 Ok(())
             })
             .await?;
+        self.policy_changed(&gone).await?;
         self.after_write();
         Ok(DeleteBucketOutput::default())
     }
@@ -401,12 +404,6 @@ impl Store {
         request: S3Request<GetPublicAccessBlockInput>,
     ) -> S3Result<GetPublicAccessBlockOutput> {
         let bucket = self.bucket_of(&request, &request.input.bucket).await?;
-        let all = PublicAccessBlockConfiguration {
-            block_public_acls: Some(true),
-            block_public_policy: Some(true),
-            ignore_public_acls: Some(true),
-            restrict_public_buckets: Some(true),
-        };
         if bucket.config.public_access_removed {
             return Err(custom(
                 "NoSuchPublicAccessBlockConfiguration",
@@ -415,11 +412,10 @@ impl Store {
             ));
         }
         Ok(GetPublicAccessBlockOutput {
-            public_access_block_configuration: Some(bucket.config.public_access.unwrap_or(all)),
+            public_access_block_configuration: Some(blocked(&bucket)),
         })
     }
 
-    /// Nothing can be made public yet, so all that this blocks is blocked already.
     pub async fn put_public_access_block(
         self: &Arc<Self>,
         request: S3Request<PutPublicAccessBlockInput>,
@@ -427,11 +423,12 @@ impl Store {
         let account = account(&request.extensions)?;
         let input = request.input;
         let wanted = input.public_access_block_configuration;
-        self.set(account, input.bucket, move |config| {
+        self.set(account, input.bucket.clone(), move |config| {
             config.public_access = Some(wanted);
             config.public_access_removed = false;
         })
         .await?;
+        self.policy_changed(&input.bucket).await?;
         Ok(PutPublicAccessBlockOutput::default())
     }
 
@@ -440,11 +437,13 @@ impl Store {
         request: S3Request<DeletePublicAccessBlockInput>,
     ) -> S3Result<DeletePublicAccessBlockOutput> {
         let account = account(&request.extensions)?;
-        self.set(account, request.input.bucket, |config| {
+        let name = request.input.bucket;
+        self.set(account, name.clone(), |config| {
             config.public_access = None;
             config.public_access_removed = true;
         })
         .await?;
+        self.policy_changed(&name).await?;
         Ok(DeletePublicAccessBlockOutput::default())
     }
 
@@ -559,10 +558,6 @@ pub mod plain {
     absent! {
         get_bucket_encryption(GetBucketEncryptionInput) -> GetBucketEncryptionOutput =
             custom("ServerSideEncryptionConfigurationNotFoundError", StatusCode::NOT_FOUND, "The server side encryption configuration was not found");
-        get_bucket_policy(GetBucketPolicyInput) -> GetBucketPolicyOutput =
-            none(S3ErrorCode::NoSuchBucketPolicy, "The bucket policy does not exist");
-        get_bucket_policy_status(GetBucketPolicyStatusInput) -> GetBucketPolicyStatusOutput =
-            none(S3ErrorCode::NoSuchBucketPolicy, "The bucket policy does not exist");
         get_bucket_replication(GetBucketReplicationInput) -> GetBucketReplicationOutput =
             none(S3ErrorCode::ReplicationConfigurationNotFoundError, "The replication configuration was not found");
         get_bucket_website(GetBucketWebsiteInput) -> GetBucketWebsiteOutput =
@@ -578,7 +573,6 @@ pub mod plain {
         list_bucket_inventory_configurations(ListBucketInventoryConfigurationsInput) -> ListBucketInventoryConfigurationsOutput;
         list_bucket_metrics_configurations(ListBucketMetricsConfigurationsInput) -> ListBucketMetricsConfigurationsOutput;
         delete_bucket_encryption(DeleteBucketEncryptionInput) -> DeleteBucketEncryptionOutput;
-        delete_bucket_policy(DeleteBucketPolicyInput) -> DeleteBucketPolicyOutput;
         delete_bucket_replication(DeleteBucketReplicationInput) -> DeleteBucketReplicationOutput;
         delete_bucket_website(DeleteBucketWebsiteInput) -> DeleteBucketWebsiteOutput;
     }

@@ -7,6 +7,7 @@
 
 use crate::contents::{Contents, New, Slice};
 use crate::error::{database_error, gone, internal};
+use crate::rows::{Bucket, all_buckets};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use s3s::{S3Error, S3Result};
 use std::cell::{Cell, RefCell};
@@ -272,6 +273,12 @@ impl Db {
         })
         .await
         .map_err(internal)?
+    }
+
+    /// All buckets, for a start.
+    pub fn buckets(&self) -> Result<Vec<Bucket>, OpenError> {
+        let connection = self.reader()?;
+        all_buckets(&connection).map_err(|error| OpenError::Io(std::io::Error::other(error)))
     }
 
     fn reader(&self) -> rusqlite::Result<Connection> {

@@ -9,6 +9,7 @@
 //! `conditions`, `list` and `sum` decide without a store; `contents` and `db` are the disk.
 
 mod access;
+mod authorize;
 mod buckets;
 mod collect;
 mod conditions;
@@ -24,6 +25,7 @@ mod listing;
 mod lock;
 mod multipart;
 mod objects;
+mod policy;
 mod read;
 mod rows;
 mod s3;
@@ -34,10 +36,12 @@ mod upload;
 mod tests;
 
 pub use access::Cloud;
+pub use authorize::Client;
 pub use db::{Clock, OpenError};
 pub use front::Front;
 pub use s3::SERVED;
 
+use authorize::Policies;
 use contents::Contents;
 use db::Db;
 use std::os::unix::fs::DirBuilderExt;
@@ -61,6 +65,9 @@ pub struct Store {
     cloud: Arc<dyn Cloud>,
     settings: Settings,
     clock: Clock,
+    policies: Policies,
+    /// Held while a policy is put in force.
+    changing: tokio::sync::Mutex<()>,
     freed: Arc<Notify>,
 }
 
@@ -77,12 +84,16 @@ impl Store {
         folder.recursive(true).mode(0o700).create(dir)?;
         let contents = Contents::open(dir)?;
         let db = Db::open(&dir.join("objects.db"), contents.clone(), clock.clone())?;
+        let policies = Policies::default();
+        policies.learn(&db.buckets()?);
         let store = Arc::new(Self {
             db,
             contents,
             cloud,
             settings,
             clock,
+            policies,
+            changing: tokio::sync::Mutex::default(),
             freed: Arc::new(Notify::new()),
         });
         tokio::spawn(collect::run(Arc::downgrade(&store)));

@@ -146,6 +146,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<UploadPartCopyInput>,
     ) -> S3Result<UploadPartCopyOutput> {
+        let from_account = access::source_account(&request.extensions)?;
         let account = account(&request.extensions)?;
         let input = request.input;
         let number = part_number(input.part_number)?;
@@ -160,7 +161,7 @@ impl Store {
             unmodified_since: input.copy_source_if_unmodified_since,
         };
         let reading = self.contents.reading();
-        let caller = account.clone();
+        let caller = from_account;
         let (from, version) = self
             .db
             .read(move |db| {

@@ -1,7 +1,8 @@
 //! Objects: put, get, head, copy, delete, what they are besides their bytes.
 
 use crate::Store;
-use crate::access::account;
+use crate::access::{account, denied, source_account};
+use crate::authorize::Judge;
 use crate::conditions::{self, Conditions, time};
 use crate::contents::{Reading, Slice, cut};
 use crate::db::Tx;
@@ -9,6 +10,7 @@ use crate::error::custom;
 use crate::form::FormName;
 use crate::lifecycle;
 use crate::lock::{self, Wish};
+use crate::policy;
 use crate::read;
 use crate::rows::{self, About, Bucket, Put, Version, Versioning};
 use crate::sum::{Algorithm, Covers, Sum};
@@ -153,7 +155,7 @@ pub fn tags_of_header(text: Option<&str>) -> S3Result<BTreeMap<String, String>> 
     judged(tags, 10)
 }
 
-fn decoded(text: &str) -> Option<String> {
+pub fn decoded(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -407,6 +409,10 @@ impl Store {
         let account = account(&request.extensions)?;
         if let Some(form) = request.extensions.get::<FormName>() {
             request.input.key = form.filled_in(&request.input.key);
+            let judge = request.extensions.get::<Judge>();
+            if judge.is_some_and(|judge| !judge.may("s3:PutObject", &request.input.key)) {
+                return Err(denied());
+            }
         }
         checked_key(&request.input.key)?;
         let said = Said::of(&request, request.input.body.as_ref())?;
@@ -636,6 +642,7 @@ impl Store {
         self: &Arc<Self>,
         mut request: S3Request<CopyObjectInput>,
     ) -> S3Result<CopyObjectOutput> {
+        let from_account = source_account(&request.extensions)?;
         let account = account(&request.extensions)?;
         checked_key(&request.input.key)?;
         let replaced = directive(
@@ -668,7 +675,7 @@ impl Store {
             }
         };
         let reading = self.contents.reading();
-        let (caller, version_asked) = (account.clone(), id.clone());
+        let (caller, version_asked) = (from_account.clone(), id.clone());
         let from = self
             .db
             .read(move |db| {
@@ -730,7 +737,7 @@ impl Store {
         let (made, told) = self
             .db
             .write(move |tx| {
-                let from = rows::bucket(tx.connection, &from_bucket.name, &account)?;
+                let from = rows::bucket(tx.connection, &from_bucket.name, &from_account)?;
                 // What was looked at may be gone by now: its bytes would be, too.
                 let key = String::from_utf8_lossy(&version.key).into_owned();
                 let still = rows::version(tx.connection, from.id, &key, &version.id)?;
@@ -832,6 +839,7 @@ impl Store {
     ) -> S3Result<DeleteObjectsOutput> {
         let account = account(&request.extensions)?;
         let input = request.input;
+        let judge = request.extensions.get::<Judge>().cloned();
         let bypass = input.bypass_governance_retention == Some(true);
         let quiet = input.delete.quiet == Some(true);
         let wanted = input.delete.objects;
@@ -847,6 +855,14 @@ impl Store {
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
                 let mut outcomes = Vec::new();
                 for one in wanted {
+                    let action = policy::action("DeleteObjects", one.version_id.is_some());
+                    if judge
+                        .as_ref()
+                        .is_some_and(|judge| !judge.may(&action, &one.key))
+                    {
+                        outcomes.push((one, Err(denied())));
+                        continue;
+                    }
                     let outcome = delete(tx, &bucket, &one, bypass);
                     // Each has its own fate, but for what leaves open how far it came.
                     if let Err(error) = &outcome

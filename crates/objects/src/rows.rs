@@ -31,6 +31,9 @@ pub struct Config {
     pub versioning: Option<Versioning>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tags: Option<BTreeMap<String, String>>,
+    /// As its owner wrote it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lock: Option<s3s::dto::ObjectLockConfiguration>,
     #[serde(skip_serializing_if = "Option::is_none")]

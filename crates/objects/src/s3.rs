@@ -79,6 +79,7 @@ served! {
     PutBucketCors put_bucket_cors(PutBucketCorsInput) -> PutBucketCorsOutput;
     PutBucketLifecycleConfiguration put_bucket_lifecycle_configuration(PutBucketLifecycleConfigurationInput) -> PutBucketLifecycleConfigurationOutput;
     PutBucketOwnershipControls put_bucket_ownership_controls(PutBucketOwnershipControlsInput) -> PutBucketOwnershipControlsOutput;
+    PutBucketPolicy put_bucket_policy(PutBucketPolicyInput) -> PutBucketPolicyOutput;
     PutBucketTagging put_bucket_tagging(PutBucketTaggingInput) -> PutBucketTaggingOutput;
     PutBucketVersioning put_bucket_versioning(PutBucketVersioningInput) -> PutBucketVersioningOutput;
     PutObject put_object(PutObjectInput) -> PutObjectOutput;

@@ -780,6 +780,94 @@ def lifecycle(bucket):
         S3.get_bucket_lifecycle_configuration(Bucket=bucket)
 
 
+def policies(bucket):
+    """A policy lets strangers and other accounts in, and keeps anybody out."""
+    import json
+
+    def statement(effect, principal, actions, resource="/*", **condition):
+        one = {"Effect": effect, "Principal": principal, "Action": actions,
+               "Resource": f"arn:aws:s3:::{bucket}{resource}"}
+        return {**one, "Condition": condition} if condition else one
+
+    def put(*statements):
+        policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
+        S3.put_bucket_policy(Bucket=bucket, Policy=policy)
+        assert S3.get_bucket_policy(Bucket=bucket)["Policy"] == policy
+
+    S3.put_object(Bucket=bucket, Key="pub/a", Body=b"public", Tagging="secret=no")
+    S3.put_object(Bucket=bucket, Key="own", Body=b"own")
+    everybody = statement("Allow", "*", "s3:GetObject", "/pub/*")
+    with refused("AccessDenied", 403):
+        put(everybody)
+    S3.delete_public_access_block(Bucket=bucket)
+    with refused("NoSuchPublicAccessBlockConfiguration", 404):
+        S3.get_public_access_block(Bucket=bucket)
+    put(everybody)
+    assert S3.get_bucket_policy_status(Bucket=bucket)["PolicyStatus"]["IsPublic"] is True
+    assert raw("GET", f"/{bucket}/pub/a")[2] == b"public"
+    assert raw("HEAD", f"/{bucket}/pub/a")[0] == 200
+    for method, path in [("GET", "/own"), ("GET", ""), ("PUT", "/pub/b"), ("DELETE", "/pub/a"), ("GET", "/pub/none?acl")]:
+        status, _, text = raw(method, f"/{bucket}{path}", b"x" if method == "PUT" else None)
+        assert status == 403 and b"AccessDenied" in text, (method, path, status, text)
+    block = {"BlockPublicAcls": False, "IgnorePublicAcls": False, "BlockPublicPolicy": False,
+             "RestrictPublicBuckets": True}
+    S3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=block)
+    assert raw("GET", f"/{bucket}/pub/a")[0] == 403
+    S3.delete_public_access_block(Bucket=bucket)
+    assert raw("GET", f"/{bucket}/pub/a")[0] == 200
+    put(statement("Allow", "*", "s3:GetObject", IpAddress={"aws:SourceIp": "127.0.0.0/8"}))
+    assert raw("GET", f"/{bucket}/own")[0] == 200
+    assert S3.get_bucket_policy_status(Bucket=bucket)["PolicyStatus"]["IsPublic"] is False
+    put(statement("Allow", "*", "s3:GetObject", IpAddress={"aws:SourceIp": "10.0.0.0/8"}))
+    assert raw("GET", f"/{bucket}/own")[0] == 403
+    put(statement("Allow", "*", "s3:GetObject", StringEquals={"s3:ExistingObjectTag/secret": "no"}))
+    assert raw("GET", f"/{bucket}/pub/a")[0] == 200 and raw("GET", f"/{bucket}/own")[0] == 403
+    put(statement("Allow", "*", "s3:ListBucket", "", StringLike={"s3:prefix": "pub/*"}))
+    assert raw("GET", f"/{bucket}?list-type=2&prefix=pub%2F")[0] == 200
+    assert raw("GET", f"/{bucket}?list-type=2")[0] == 403
+    # The owner, too, can be kept out, but not from the policy.
+    put(statement("Deny", "*", "s3:*", ""), statement("Deny", "*", "s3:DeleteObject", "/pub/*"))
+    with refused("AccessDenied", 403):
+        S3.list_objects_v2(Bucket=bucket)
+    with refused("AccessDenied", 403):
+        S3.delete_object(Bucket=bucket, Key="pub/a")
+    assert body(Bucket=bucket, Key="own") == b"own"
+    put(statement("Deny", "*", "s3:DeleteObject", "/pub/*"))
+    done = S3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "pub/a"}, {"Key": "x"}]})
+    assert [one["Key"] for one in done["Errors"]] == ["pub/a"] and len(done["Deleted"]) == 1, done
+    if keys := os.environ.get("OTHER_KEYS"):
+        id, secret = keys.split(":")
+        other = boto3.client("s3", aws_access_key_id=id, aws_secret_access_key=secret)
+        account = boto3.client("sts", aws_access_key_id=id, aws_secret_access_key=secret)
+        account = account.get_caller_identity()["Account"]
+        friend = {"AWS": f"arn:aws:iam::{account}:root"}
+        put(statement("Allow", friend, ["s3:GetObject", "s3:PutObject"]),
+            statement("Allow", friend, "s3:ListBucket", ""))
+        other.put_object(Bucket=bucket, Key="theirs", Body=b"theirs")
+        assert body(Bucket=bucket, Key="theirs") == b"theirs"
+        assert other.list_objects_v2(Bucket=bucket)["KeyCount"] == 3
+        mine = f"others-{uuid.uuid4().hex[:8]}"
+        other.create_bucket(Bucket=mine)
+        other.copy_object(Bucket=mine, Key="c", CopySource={"Bucket": bucket, "Key": "own"})
+        assert other.get_object(Bucket=mine, Key="c")["Body"].read() == b"own"
+        with refused("AccessDenied", 403):
+            S3.copy_object(Bucket=bucket, Key="c", CopySource={"Bucket": mine, "Key": "c"})
+        other.delete_object(Bucket=mine, Key="c")
+        other.delete_bucket(Bucket=mine)
+        with refused("AccessDenied", 403):
+            other.delete_object(Bucket=bucket, Key="theirs")
+        with refused("AccessDenied", 403):
+            other.get_bucket_policy(Bucket=bucket)
+    for wrong in ["no json", "{}", '{"Version": "1999-01-01", "Statement": []}']:
+        with refused("MalformedPolicy", 400):
+            S3.put_bucket_policy(Bucket=bucket, Policy=wrong)
+    with refused("MalformedPolicy", 400):
+        put({**everybody, "Resource": "arn:aws:s3:::another/*"})
+    S3.delete_bucket_policy(Bucket=bucket)
+    with refused("NoSuchBucketPolicy", 404):
+        S3.get_bucket_policy(Bucket=bucket)
+
+
 def hosts(bucket):
     """Buckets as names of hosts, below the domain of the setting s3_domain."""
     domain = os.environ.get("S3_DOMAIN")
@@ -812,7 +900,7 @@ def empty_and_delete(bucket):
 
 CHAPTERS = [buckets, plain_answers, objects, ranges, conditions, listing, copying, checksums, multipart,
             transfers, versions, deleting, tagging, presigned, posting, strangers, locks,
-            origins, lifecycle, hosts]
+            origins, lifecycle, policies, hosts]
 
 failed = []
 for chapter in CHAPTERS:

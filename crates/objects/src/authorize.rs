@@ -1,0 +1,454 @@
+//! Who may do what: a bucket is its account's, and a policy lets others in or keeps anybody out.
+//!
+//! Buckets with a policy are few and are held in memory, so that requests for others cost no lookup:
+//! there only the owner gets in, as the operations themselves find.
+
+use crate::Store;
+use crate::access::denied;
+use crate::conditions::time;
+use crate::error::custom;
+use crate::objects::{decoded, source, tags_of_header};
+use crate::policy::{self, Answer, Policy, Question};
+use crate::rows::{self, Bucket};
+use http::{HeaderMap, StatusCode};
+use s3s::access::S3AccessContext;
+use s3s::dto::*;
+use s3s::path::S3Path;
+use s3s::{S3Request, S3Result, s3_error};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, RwLock};
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    pub address: IpAddr,
+    /// Whether nobody could read along.
+    pub tls: bool,
+}
+
+/// A bucket with a policy.
+pub struct Governed {
+    owner: String,
+    policy: Policy,
+    /// A public policy counts for the owner only.
+    restricted: bool,
+}
+
+/// Buckets with policies, by their names.
+#[derive(Default)]
+pub struct Policies(RwLock<BTreeMap<String, Arc<Governed>>>);
+
+impl Policies {
+    fn of(&self, bucket: &str) -> Option<Arc<Governed>> {
+        self.0
+            .read()
+            .expect("no holder of this lock panics")
+            .get(bucket)
+            .cloned()
+    }
+
+    pub fn learn(&self, buckets: &[Bucket]) {
+        for bucket in buckets {
+            self.note(&bucket.name, Some(bucket));
+        }
+    }
+
+    fn note(&self, name: &str, bucket: Option<&Bucket>) {
+        let governed = bucket.and_then(Governed::of);
+        let mut all = self.0.write().expect("no holder of this lock panics");
+        match governed {
+            Some(governed) => all.insert(name.to_owned(), Arc::new(governed)),
+            None => all.remove(name),
+        };
+    }
+}
+
+impl Governed {
+    fn of(bucket: &Bucket) -> Option<Self> {
+        let text = bucket.config.policy.as_ref()?;
+        let policy = Policy::parse(text, &bucket.name)
+            .inspect_err(|error| tracing::error!("the policy of {}: {error}", bucket.name))
+            .ok()?;
+        let restrict = blocked(bucket).restrict_public_buckets == Some(true);
+        Some(Self {
+            owner: bucket.owner.clone(),
+            restricted: restrict && policy.is_public(),
+            policy,
+        })
+    }
+
+    fn allows(&self, account: Option<&str>, answer: Answer, about_policy: bool) -> bool {
+        let is_owner = account == Some(&self.owner);
+        match answer {
+            // Or an owner could lock himself out for good.
+            Answer::Deny => is_owner && about_policy,
+            Answer::Allow => is_owner || !self.restricted,
+            Answer::Nothing => is_owner,
+        }
+    }
+}
+
+/// The public access block of a bucket: all of it, until somebody says otherwise.
+pub fn blocked(bucket: &Bucket) -> PublicAccessBlockConfiguration {
+    let all = |value| PublicAccessBlockConfiguration {
+        block_public_acls: value,
+        block_public_policy: value,
+        ignore_public_acls: value,
+        restrict_public_buckets: value,
+    };
+    match (
+        &bucket.config.public_access,
+        bucket.config.public_access_removed,
+    ) {
+        (Some(block), _) => block.clone(),
+        (None, true) => all(None),
+        (None, false) => all(Some(true)),
+    }
+}
+
+/// Judges what a request names in its body.
+#[derive(Clone)]
+pub struct Judge {
+    governed: Arc<Governed>,
+    account: Option<String>,
+    context: Arc<BTreeMap<String, Vec<String>>>,
+    bucket: String,
+}
+
+impl Judge {
+    pub fn may(&self, action: &str, key: &str) -> bool {
+        let resource = format!("arn:aws:s3:::{}/{key}", self.bucket);
+        let question = Question {
+            account: self.account.as_deref(),
+            action,
+            resource: &resource,
+            context: &self.context,
+        };
+        let answer = self.governed.policy.answer(&question);
+        self.governed.allows(self.account.as_deref(), answer, false)
+    }
+}
+
+/// Finds out for whom a request acts: its account, or the owner of a bucket whose policy allows it.
+pub async fn acting(
+    store: &Arc<Store>,
+    cx: &mut S3AccessContext<'_>,
+    account: Option<String>,
+) -> S3Result<String> {
+    let operation = cx.s3_op().name().to_owned();
+    let (bucket, key) = match cx.s3_path() {
+        S3Path::Root => return account.ok_or_else(denied),
+        S3Path::Bucket { bucket } => (bucket.to_string(), None),
+        S3Path::Object { bucket, key } => (bucket.to_string(), Some(key.to_string())),
+    };
+    if operation == "CreateBucket" {
+        return account.ok_or_else(denied);
+    }
+    let Some(governed) = store.policies.of(&bucket) else {
+        return match account {
+            Some(account) => Ok(account),
+            None => Err(store.stranger(bucket).await),
+        };
+    };
+    let query = query(cx.uri().query().unwrap_or_default());
+    let id = query
+        .iter()
+        .find(|(name, _)| name == "versionId")
+        .map(|(_, value)| value.clone());
+    let mut context = context(cx, &query, account.as_deref(), (store.clock)());
+    if let Some(key) = &key {
+        let tags = store
+            .tags_of(bucket.clone(), key.clone(), id.clone())
+            .await?;
+        for (name, value) in tags {
+            context.insert(
+                format!("s3:existingobjecttag/{}", name.to_lowercase()),
+                vec![value],
+            );
+        }
+    }
+    let judge = Judge {
+        governed,
+        account,
+        context: Arc::new(context),
+        bucket,
+    };
+    // Their keys are in the body: each is judged when it is read.
+    let later = ["DeleteObjects", "PostObject"].contains(&operation.as_str());
+    cx.extensions_mut().insert(judge.clone());
+    let governed = &judge.governed;
+    if later && (judge.account.as_ref() == Some(&governed.owner) || !governed.restricted) {
+        return Ok(governed.owner.clone());
+    }
+    let resource = match &key {
+        Some(key) => format!("arn:aws:s3:::{}/{key}", judge.bucket),
+        None => format!("arn:aws:s3:::{}", judge.bucket),
+    };
+    let action = policy::action(&operation, id.is_some());
+    let question = Question {
+        account: judge.account.as_deref(),
+        action: &action,
+        resource: &resource,
+        context: &judge.context,
+    };
+    let answer = governed.policy.answer(&question);
+    let about_policy = operation.ends_with("BucketPolicy");
+    match governed.allows(judge.account.as_deref(), answer, about_policy) {
+        true => Ok(governed.owner.clone()),
+        false => Err(denied()),
+    }
+}
+
+/// For whom the source of a copy is read.
+pub fn acting_for_source(
+    store: &Arc<Store>,
+    headers: &HeaderMap,
+    account: Option<&str>,
+    extensions: &http::Extensions,
+) -> S3Result<String> {
+    let header = headers
+        .get("x-amz-copy-source")
+        .and_then(|value| value.to_str().ok());
+    let own = || account.map(ToOwned::to_owned).ok_or_else(denied);
+    let Some(Ok(from)) = header.map(CopySource::parse) else {
+        return own();
+    };
+    let (bucket, key, id) = source(&from)?;
+    let Some(governed) = store.policies.of(&bucket) else {
+        return own();
+    };
+    let context = extensions.get::<Judge>().map(|judge| judge.context.clone());
+    let judge = Judge {
+        account: account.map(ToOwned::to_owned),
+        context: context.unwrap_or_default(),
+        bucket,
+        governed,
+    };
+    match judge.may(&policy::action("GetObject", id.is_some()), &key) {
+        true => Ok(judge.governed.owner.clone()),
+        false => Err(denied()),
+    }
+}
+
+fn query(text: &str) -> Vec<(String, String)> {
+    let pair = |pair: &str| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        Some((decoded(name)?, decoded(value)?))
+    };
+    text.split('&').filter_map(pair).collect()
+}
+
+fn context(
+    cx: &mut S3AccessContext<'_>,
+    query: &[(String, String)],
+    account: Option<&str>,
+    now_ms: i64,
+) -> BTreeMap<String, Vec<String>> {
+    let mut context = BTreeMap::new();
+    let mut set = |name: &str, value: &str| {
+        context.insert(name.to_owned(), vec![value.to_owned()]);
+    };
+    let mut now = Vec::new();
+    let _ = Timestamp::from(time(now_ms)).format(TimestampFormat::DateTime, &mut now);
+    set("aws:currenttime", &String::from_utf8_lossy(&now));
+    set("aws:epochtime", &(now_ms / 1000).to_string());
+    set(
+        "aws:principaltype",
+        if account.is_some() {
+            "Account"
+        } else {
+            "Anonymous"
+        },
+    );
+    if let Some(account) = account {
+        set("aws:principalaccount", account);
+    }
+    let client = cx.extensions_mut().get::<Client>().copied();
+    if let Some(client) = client {
+        set("aws:sourceip", &client.address.to_string());
+        set(
+            "aws:securetransport",
+            if client.tls { "true" } else { "false" },
+        );
+    }
+    for (name, key) in [
+        ("prefix", "s3:prefix"),
+        ("delimiter", "s3:delimiter"),
+        ("max-keys", "s3:max-keys"),
+        ("versionId", "s3:versionid"),
+    ] {
+        if let Some((_, value)) = query.iter().find(|(found, _)| found == name) {
+            set(key, value);
+        }
+    }
+    let headers = cx.headers();
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    for (name, key) in [("user-agent", "aws:useragent"), ("referer", "aws:referer")] {
+        if let Some(value) = text(name) {
+            set(key, value);
+        }
+    }
+    for name in [
+        "x-amz-acl",
+        "x-amz-content-sha256",
+        "x-amz-copy-source",
+        "x-amz-metadata-directive",
+        "x-amz-storage-class",
+        "x-amz-server-side-encryption",
+    ] {
+        if let Some(value) = text(name) {
+            set(&format!("s3:{name}"), value);
+        }
+    }
+    let in_query = query
+        .iter()
+        .any(|(name, _)| name == "X-Amz-Signature" || name == "Signature");
+    if account.is_some() {
+        set(
+            "s3:authtype",
+            if in_query {
+                "REST-QUERY-STRING"
+            } else {
+                "REST-HEADER"
+            },
+        );
+        let old = text("authorization").is_some_and(|it| it.starts_with("AWS "))
+            || query.iter().any(|(name, _)| name == "AWSAccessKeyId");
+        set(
+            "s3:signatureversion",
+            if old { "AWS" } else { "AWS4-HMAC-SHA256" },
+        );
+    }
+    if let Ok(tags) = tags_of_header(text("x-amz-tagging")) {
+        let names: Vec<String> = tags.keys().cloned().collect();
+        for (name, value) in tags {
+            set(
+                &format!("s3:requestobjecttag/{}", name.to_lowercase()),
+                &value,
+            );
+        }
+        if !names.is_empty() {
+            context.insert("s3:requestobjecttagkeys".into(), names);
+        }
+    }
+    context
+}
+
+impl Store {
+    /// Why who has no key gets nothing of a bucket without a policy.
+    async fn stranger(self: &Arc<Self>, bucket: String) -> s3s::S3Error {
+        match self.db.read(move |db| rows::find_bucket(db, &bucket)).await {
+            Ok(None) => s3_error!(NoSuchBucket, "The specified bucket does not exist"),
+            Ok(Some(_)) => denied(),
+            Err(error) => error,
+        }
+    }
+
+    async fn tags_of(
+        self: &Arc<Self>,
+        bucket: String,
+        key: String,
+        id: Option<String>,
+    ) -> S3Result<BTreeMap<String, String>> {
+        self.db
+            .read(move |db| {
+                let Some(bucket) = rows::find_bucket(db, &bucket)? else {
+                    return Ok(BTreeMap::new());
+                };
+                let version = match id {
+                    Some(id) => rows::version(db, bucket.id, &key, &id)?,
+                    None => rows::current(db, bucket.id, &key)?,
+                };
+                Ok(version
+                    .map(|version| version.about.tags)
+                    .unwrap_or_default())
+            })
+            .await
+    }
+
+    /// Puts in force what a bucket's row says now.
+    pub async fn policy_changed(self: &Arc<Self>, name: &str) -> S3Result<()> {
+        let _one = self.changing.lock().await;
+        let wanted = name.to_owned();
+        let bucket = self
+            .db
+            .read(move |db| rows::find_bucket(db, &wanted))
+            .await?;
+        self.policies.note(name, bucket.as_ref());
+        Ok(())
+    }
+
+    pub async fn put_bucket_policy(
+        self: &Arc<Self>,
+        request: S3Request<PutBucketPolicyInput>,
+    ) -> S3Result<PutBucketPolicyOutput> {
+        let account = crate::access::account(&request.extensions)?;
+        let input = request.input;
+        let malformed =
+            |message: String| custom("MalformedPolicy", StatusCode::BAD_REQUEST, message);
+        if input.policy.len() > policy::MOST_BYTES {
+            return Err(malformed("Policies are limited to 20 KB in size.".into()));
+        }
+        let parsed = Policy::parse(&input.policy, &input.bucket).map_err(malformed)?;
+        let name = input.bucket.clone();
+        self.db
+            .write(move |tx| {
+                let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
+                if parsed.is_public() && blocked(&bucket).block_public_policy == Some(true) {
+                    return Err(s3_error!(
+                        AccessDenied,
+                        "The policy grants public access, which the bucket's public access block (BlockPublicPolicy) prevents."
+                    ));
+                }
+                let mut config = bucket.config.clone();
+                config.policy = Some(input.policy);
+                bucket.configure(tx, &config)
+            })
+            .await?;
+        self.policy_changed(&name).await?;
+        Ok(PutBucketPolicyOutput::default())
+    }
+
+    pub async fn get_bucket_policy(
+        self: &Arc<Self>,
+        request: S3Request<GetBucketPolicyInput>,
+    ) -> S3Result<GetBucketPolicyOutput> {
+        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let policy = bucket.config.policy.ok_or_else(no_policy)?;
+        Ok(GetBucketPolicyOutput {
+            policy: Some(policy),
+        })
+    }
+
+    pub async fn delete_bucket_policy(
+        self: &Arc<Self>,
+        request: S3Request<DeleteBucketPolicyInput>,
+    ) -> S3Result<DeleteBucketPolicyOutput> {
+        let account = crate::access::account(&request.extensions)?;
+        let name = request.input.bucket;
+        self.set(account, name.clone(), |config| config.policy = None)
+            .await?;
+        self.policy_changed(&name).await?;
+        Ok(DeleteBucketPolicyOutput::default())
+    }
+
+    pub async fn get_bucket_policy_status(
+        self: &Arc<Self>,
+        request: S3Request<GetBucketPolicyStatusInput>,
+    ) -> S3Result<GetBucketPolicyStatusOutput> {
+        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let text = bucket.config.policy.as_ref().ok_or_else(no_policy)?;
+        let policy = Policy::parse(text, &bucket.name).map_err(crate::error::internal)?;
+        let status = PolicyStatus {
+            is_public: Some(policy.is_public()),
+        };
+        Ok(GetBucketPolicyStatusOutput {
+            policy_status: Some(status),
+        })
+    }
+}
+
+fn no_policy() -> s3s::S3Error {
+    s3_error!(NoSuchBucketPolicy, "The bucket policy does not exist")
+}

@@ -1,0 +1,904 @@
+//! Bucket policies: judged when they are put, and asked at every request (AWS, "IAM JSON policy
+//! elements reference" and "Actions, resources, and condition keys for Amazon S3").
+//!
+//! An explicit Deny counts before every Allow. The bucket's own account needs no Allow; others, and
+//! who has no key, get only what a statement allows them.
+
+use crate::access::owner;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// The largest policy, in bytes.
+pub const MOST_BYTES: usize = 20 << 10;
+
+#[derive(Clone, Debug)]
+pub struct Policy {
+    statements: Vec<Statement>,
+}
+
+#[derive(Clone, Debug)]
+struct Statement {
+    allow: bool,
+    principals: Principals,
+    actions: Patterns,
+    resources: Patterns,
+    conditions: Vec<Condition>,
+}
+
+/// Names of accounts, or everybody; `except` is NotPrincipal.
+#[derive(Clone, Debug)]
+struct Principals {
+    everybody: bool,
+    accounts: Vec<String>,
+    except: bool,
+}
+
+/// `*` and `?` as AWS has them; `except` is NotAction and NotResource.
+#[derive(Clone, Debug)]
+struct Patterns {
+    patterns: Vec<String>,
+    except: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Condition {
+    operator: Operator,
+    /// Whether it holds where the key is absent.
+    if_exists: bool,
+    /// `ForAllValues:`; else one value that fits is enough.
+    all: bool,
+    /// In lower case, as keys are compared.
+    key: String,
+    values: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operator {
+    Text {
+        like: bool,
+        any_case: bool,
+        not: bool,
+    },
+    Number(Order),
+    Date(Order),
+    Bool,
+    Address {
+        not: bool,
+    },
+    Null,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+/// What is asked of a policy.
+pub struct Question<'a> {
+    /// The account; `None` for who has no key.
+    pub account: Option<&'a str>,
+    /// `s3:GetObject`
+    pub action: &'a str,
+    /// `arn:aws:s3:::bucket/key`
+    pub resource: &'a str,
+    /// Condition keys in lower case, and what they are in this request.
+    pub context: &'a BTreeMap<String, Vec<String>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Allow,
+    Deny,
+    /// No statement is about it.
+    Nothing,
+}
+
+impl Policy {
+    /// Reads a policy for a bucket; the error is AWS's message.
+    pub fn parse(text: &str, bucket: &str) -> Result<Self, String> {
+        let value: Value = serde_json::from_str(text)
+            .map_err(|_| "Policies must be valid JSON and the first byte must be '{'".to_owned())?;
+        let Value::Object(mut policy) = value else {
+            return Err("Policies must be valid JSON and the first byte must be '{'".into());
+        };
+        match policy
+            .remove("Version")
+            .as_ref()
+            .map(|version| version.as_str())
+        {
+            None | Some(Some("2012-10-17" | "2008-10-17")) => {}
+            Some(_) => return Err("The policy must contain a valid version string".into()),
+        }
+        policy.remove("Id");
+        let statements = match policy.remove("Statement") {
+            Some(Value::Array(statements)) if !statements.is_empty() => statements,
+            Some(statement @ Value::Object(_)) => vec![statement],
+            _ => return Err("Missing required field Statement".into()),
+        };
+        if let Some(name) = policy.keys().next() {
+            return Err(format!("Unknown field {name}"));
+        }
+        let statements = statements
+            .into_iter()
+            .map(|statement| Statement::parse(statement, bucket));
+        Ok(Self {
+            statements: statements.collect::<Result<_, _>>()?,
+        })
+    }
+
+    pub fn answer(&self, question: &Question<'_>) -> Answer {
+        let mut answer = Answer::Nothing;
+        for statement in self
+            .statements
+            .iter()
+            .filter(|statement| statement.is_about(question))
+        {
+            if !statement.allow {
+                return Answer::Deny;
+            }
+            answer = Answer::Allow;
+        }
+        answer
+    }
+
+    /// Whether it lets everybody in (AWS, "The meaning of 'public'").
+    pub fn is_public(&self) -> bool {
+        self.statements.iter().any(|statement| {
+            let open = statement.principals.everybody || statement.principals.except;
+            statement.allow && open && !statement.conditions.iter().any(Condition::narrows)
+        })
+    }
+}
+
+fn texts(value: Value) -> Option<Vec<String>> {
+    let text = |value: Value| match value {
+        Value::String(text) => Some(text),
+        Value::Bool(value) => Some(value.to_string()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    match value {
+        Value::Array(values) => values.into_iter().map(text).collect(),
+        one => Some(vec![text(one)?]),
+    }
+}
+
+impl Statement {
+    fn parse(value: Value, bucket: &str) -> Result<Self, String> {
+        let Value::Object(mut fields) = value else {
+            return Err("Statement is of invalid type".into());
+        };
+        fields.remove("Sid");
+        let allow = match fields.remove("Effect").as_ref().and_then(Value::as_str) {
+            Some("Allow") => true,
+            Some("Deny") => false,
+            Some(other) => return Err(format!("Invalid effect: {other}")),
+            None => return Err("Missing required field Effect".into()),
+        };
+        let principals = Principals::parse(&mut fields)?;
+        let actions = Patterns::take(&mut fields, "Action")?;
+        let known = |action: &&String| {
+            *action != "*"
+                && !action
+                    .get(..3)
+                    .is_some_and(|start| start.eq_ignore_ascii_case("s3:"))
+        };
+        if actions.patterns.iter().any(|action| known(&action)) {
+            return Err("Policy has invalid action".into());
+        }
+        let resources = Patterns::take(&mut fields, "Resource")?;
+        let own = format!("arn:aws:s3:::{bucket}");
+        let is_own = |resource: &String| {
+            resource
+                .strip_prefix(&own)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '*']))
+        };
+        if !resources.patterns.iter().all(is_own) {
+            return Err("Policy has invalid resource".into());
+        }
+        let conditions = match fields.remove("Condition") {
+            None => Vec::new(),
+            Some(Value::Object(conditions)) => Condition::parse_all(conditions)?,
+            Some(_) => return Err("Condition is of invalid type".into()),
+        };
+        if let Some(name) = fields.keys().next() {
+            return Err(format!("Unknown field {name}"));
+        }
+        Ok(Self {
+            allow,
+            principals,
+            actions,
+            resources,
+            conditions,
+        })
+    }
+
+    fn is_about(&self, question: &Question<'_>) -> bool {
+        let action = question.action.to_ascii_lowercase();
+        self.principals.include(question.account)
+            && self
+                .actions
+                .include(|pattern| wild(&pattern.to_ascii_lowercase(), &action))
+            && self
+                .resources
+                .include(|pattern| wild(pattern, question.resource))
+            && self
+                .conditions
+                .iter()
+                .all(|condition| condition.holds(question.context))
+    }
+}
+
+impl Principals {
+    fn parse(fields: &mut Map<String, Value>) -> Result<Self, String> {
+        let (value, except) = match (fields.remove("Principal"), fields.remove("NotPrincipal")) {
+            (Some(value), None) => (value, false),
+            (None, Some(value)) => (value, true),
+            _ => return Err("Missing required field Principal".into()),
+        };
+        let invalid = || "Invalid principal in policy".to_owned();
+        let mut principals = Self {
+            everybody: false,
+            accounts: Vec::new(),
+            except,
+        };
+        if value == "*" {
+            principals.everybody = true;
+            return Ok(principals);
+        }
+        let Value::Object(kinds) = value else {
+            return Err(invalid());
+        };
+        for (kind, value) in kinds {
+            for name in texts(value).ok_or_else(invalid)? {
+                match kind.as_str() {
+                    "AWS" if name == "*" => principals.everybody = true,
+                    "AWS" => principals
+                        .accounts
+                        .push(account_of(&name).ok_or_else(invalid)?),
+                    "CanonicalUser" if name.len() == 64 => principals.accounts.push(name),
+                    _ => return Err(invalid()),
+                }
+            }
+        }
+        Ok(principals)
+    }
+
+    fn include(&self, account: Option<&str>) -> bool {
+        let named = account.is_some_and(|account| {
+            let canonical = owner(account).id.unwrap_or_default();
+            self.accounts
+                .iter()
+                .any(|one| one == account || *one == canonical)
+        });
+        (self.everybody || named) != self.except
+    }
+}
+
+/// An account by its number or by the ARN of its root; users inside accounts come later.
+fn account_of(name: &str) -> Option<String> {
+    let number = match name.strip_prefix("arn:aws:iam::") {
+        Some(rest) => rest.strip_suffix(":root")?,
+        None => name,
+    };
+    let fine = number.len() == 12 && number.bytes().all(|byte| byte.is_ascii_digit());
+    fine.then(|| number.to_owned())
+}
+
+impl Patterns {
+    fn take(fields: &mut Map<String, Value>, name: &str) -> Result<Self, String> {
+        let (value, except) = match (fields.remove(name), fields.remove(&format!("Not{name}"))) {
+            (Some(value), None) => (value, false),
+            (None, Some(value)) => (value, true),
+            _ => return Err(format!("Missing required field {name}")),
+        };
+        let patterns = texts(value).filter(|patterns| !patterns.is_empty());
+        let patterns =
+            patterns.ok_or_else(|| format!("Policy has invalid {}", name.to_lowercase()))?;
+        Ok(Self { patterns, except })
+    }
+
+    fn include(&self, fits: impl Fn(&str) -> bool) -> bool {
+        self.patterns.iter().any(|pattern| fits(pattern)) != self.except
+    }
+}
+
+/// Whether a text fits a pattern of `*` and `?`.
+fn wild(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut p, mut t) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(byte) if *byte == b'?' || *byte == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => match star {
+                // The last star takes one byte more.
+                Some((at, taken)) => {
+                    star = Some((at, taken + 1));
+                    p = at + 1;
+                    t = taken + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+impl Condition {
+    fn parse_all(conditions: Map<String, Value>) -> Result<Vec<Self>, String> {
+        let mut found = Vec::new();
+        for (name, keys) in conditions {
+            let invalid = || format!("Invalid Condition type : {name}");
+            let Value::Object(keys) = keys else {
+                return Err(invalid());
+            };
+            let (rest, all) = match name.split_once(':') {
+                Some(("ForAllValues", rest)) => (rest, true),
+                Some(("ForAnyValue", rest)) => (rest, false),
+                Some(_) => return Err(invalid()),
+                None => (name.as_str(), false),
+            };
+            let (rest, if_exists) = match rest.strip_suffix("IfExists") {
+                Some(rest) => (rest, true),
+                None => (rest, false),
+            };
+            let operator = Operator::named(rest).ok_or_else(invalid)?;
+            for (key, values) in keys {
+                let values = texts(values).ok_or_else(invalid)?;
+                let key = key.to_ascii_lowercase();
+                if !is_known(&key) {
+                    return Err("Policy has an invalid condition key".into());
+                }
+                if let Operator::Address { .. } = operator
+                    && values.iter().any(|value| Network::parse(value).is_none())
+                {
+                    return Err("Invalid IP address in Conditions".into());
+                }
+                found.push(Self {
+                    operator,
+                    if_exists,
+                    all,
+                    key,
+                    values,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    fn holds(&self, context: &BTreeMap<String, Vec<String>>) -> bool {
+        let found = context.get(&self.key);
+        if self.operator == Operator::Null {
+            let wants_absent = self.values.iter().any(|value| value == "true");
+            return found.is_none() == wants_absent;
+        }
+        let Some(found) = found else {
+            return self.if_exists || self.all || self.operator.is_negative();
+        };
+        match self.all || self.operator.is_negative() {
+            true => found.iter().all(|value| self.fits(value)),
+            false => found.iter().any(|value| self.fits(value)),
+        }
+    }
+
+    fn fits(&self, found: &str) -> bool {
+        let mut values = self.values.iter();
+        match self.operator {
+            Operator::Text {
+                like,
+                any_case,
+                not,
+            } => {
+                let same = |value: &String| match (like, any_case) {
+                    (true, _) => wild(value, found),
+                    (false, true) => value.eq_ignore_ascii_case(found),
+                    (false, false) => value == found,
+                };
+                values.any(same) != not
+            }
+            Operator::Number(order) => {
+                let number = |text: &str| text.parse::<f64>().ok();
+                order.judge(values, |value| number(found)?.partial_cmp(&number(value)?))
+            }
+            Operator::Date(order) => {
+                order.judge(values, |value| Some(seconds(found)?.cmp(&seconds(value)?)))
+            }
+            Operator::Bool => values.any(|value| value.eq_ignore_ascii_case(found)),
+            Operator::Address { not } => {
+                let address = found.parse::<IpAddr>().ok();
+                let within = |value: &String| {
+                    address
+                        .zip(Network::parse(value))
+                        .is_some_and(|(address, net)| net.has(address))
+                };
+                values.any(within) != not
+            }
+            Operator::Null => false,
+        }
+    }
+
+    /// Whether it leaves only some of those that "everybody" are.
+    fn narrows(&self) -> bool {
+        let keys = [
+            "aws:sourceip",
+            "aws:principalaccount",
+            "aws:sourceaccount",
+            "aws:userid",
+        ];
+        let everything = |value: &String| ["*", "0.0.0.0/0", "::/0"].contains(&value.as_str());
+        keys.contains(&self.key.as_str())
+            && !self.operator.is_negative()
+            && !self.if_exists
+            && !self.values.iter().any(everything)
+    }
+}
+
+/// Keys that a request has here, all in lower case. Others would never hold, or always.
+fn is_known(key: &str) -> bool {
+    const KNOWN: [&str; 20] = [
+        "aws:currenttime",
+        "aws:epochtime",
+        "aws:principalaccount",
+        "aws:principaltype",
+        "aws:referer",
+        "aws:securetransport",
+        "aws:sourceip",
+        "aws:useragent",
+        "s3:authtype",
+        "s3:delimiter",
+        "s3:locationconstraint",
+        "s3:max-keys",
+        "s3:prefix",
+        "s3:signatureversion",
+        "s3:versionid",
+        "s3:x-amz-acl",
+        "s3:x-amz-content-sha256",
+        "s3:x-amz-copy-source",
+        "s3:x-amz-metadata-directive",
+        "s3:x-amz-storage-class",
+    ];
+    KNOWN.contains(&key)
+        || key.starts_with("s3:existingobjecttag/")
+        || key.starts_with("s3:requestobjecttag/")
+        || key == "s3:requestobjecttagkeys"
+        || key.starts_with("s3:x-amz-server-side-encryption")
+}
+
+impl Operator {
+    fn named(name: &str) -> Option<Self> {
+        let text = |like, any_case, not| {
+            Some(Operator::Text {
+                like,
+                any_case,
+                not,
+            })
+        };
+        match name {
+            "StringEquals" => text(false, false, false),
+            "StringNotEquals" => text(false, false, true),
+            "StringEqualsIgnoreCase" => text(false, true, false),
+            "StringNotEqualsIgnoreCase" => text(false, true, true),
+            "StringLike" | "ArnLike" | "ArnEquals" => text(true, false, false),
+            "StringNotLike" | "ArnNotLike" | "ArnNotEquals" => text(true, false, true),
+            "Bool" => Some(Operator::Bool),
+            "IpAddress" => Some(Operator::Address { not: false }),
+            "NotIpAddress" => Some(Operator::Address { not: true }),
+            "Null" => Some(Operator::Null),
+            _ => {
+                let (kind, order) =
+                    name.split_at_checked(name.find(char::is_lowercase).and_then(|_| {
+                        ["Numeric", "Date"]
+                            .iter()
+                            .find(|kind| name.starts_with(**kind))
+                            .map(|kind| kind.len())
+                    })?)?;
+                let order = Order::named(order)?;
+                Some(if kind == "Date" {
+                    Operator::Date(order)
+                } else {
+                    Operator::Number(order)
+                })
+            }
+        }
+    }
+
+    fn is_negative(self) -> bool {
+        matches!(
+            self,
+            Operator::Text { not: true, .. }
+                | Operator::Address { not: true }
+                | Operator::Number(Order::NotEqual)
+                | Operator::Date(Order::NotEqual)
+        )
+    }
+}
+
+impl Order {
+    fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "Equals" => Order::Equal,
+            "NotEquals" => Order::NotEqual,
+            "LessThan" => Order::Less,
+            "LessThanEquals" => Order::LessOrEqual,
+            "GreaterThan" => Order::Greater,
+            "GreaterThanEquals" => Order::GreaterOrEqual,
+            _ => return None,
+        })
+    }
+
+    /// Whether what was found, compared with any of the values, is in this order.
+    fn judge<'a>(
+        self,
+        mut values: impl Iterator<Item = &'a String>,
+        compare: impl Fn(&str) -> Option<std::cmp::Ordering>,
+    ) -> bool {
+        if self == Order::NotEqual {
+            return values.all(|value| compare(value).is_none_or(|order| order.is_ne()));
+        }
+        values.any(|value| {
+            compare(value).is_some_and(|order| match self {
+                Order::Equal => order.is_eq(),
+                Order::NotEqual => order.is_ne(),
+                Order::Less => order.is_lt(),
+                Order::LessOrEqual => order.is_le(),
+                Order::Greater => order.is_gt(),
+                Order::GreaterOrEqual => order.is_ge(),
+            })
+        })
+    }
+}
+
+/// A date of ISO 8601, or seconds since 1970.
+fn seconds(text: &str) -> Option<i64> {
+    if let Ok(seconds) = text.parse() {
+        return Some(seconds);
+    }
+    let parse =
+        |text: &str| s3s::dto::Timestamp::parse(s3s::dto::TimestampFormat::DateTime, text).ok();
+    let whole = parse(text).or_else(|| parse(&format!("{text}T00:00:00Z")))?;
+    Some(crate::lock::millis(&whole) / 1000)
+}
+
+/// An address, or a range of them.
+struct Network {
+    base: u128,
+    bits: u32,
+    v4: bool,
+}
+
+impl Network {
+    fn parse(text: &str) -> Option<Self> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits.parse::<u32>().ok()?)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().ok()?;
+        let (base, width) = number(address);
+        let bits = bits.unwrap_or(width);
+        (bits <= width).then(|| Self {
+            base,
+            bits,
+            v4: address.is_ipv4(),
+        })
+    }
+
+    fn has(&self, address: IpAddr) -> bool {
+        let (value, width) = number(address);
+        let shift = width - self.bits.min(width);
+        address.is_ipv4() == self.v4
+            && value.checked_shr(shift).unwrap_or(0) == self.base.checked_shr(shift).unwrap_or(0)
+    }
+}
+
+fn number(address: IpAddr) -> (u128, u32) {
+    match address {
+        IpAddr::V4(address) => (u128::from(u32::from(address)), 32),
+        IpAddr::V6(address) => (u128::from(address), 128),
+    }
+}
+
+/// The action that an operation is in policies; most have their own name.
+pub fn action(operation: &str, of_version: bool) -> String {
+    let versioned = |plain: &str, versioned: &str| {
+        if of_version {
+            versioned.to_owned()
+        } else {
+            plain.to_owned()
+        }
+    };
+    let name = match operation {
+        "ListObjects" | "ListObjectsV2" | "HeadBucket" => "ListBucket".to_owned(),
+        "ListObjectVersions" => "ListBucketVersions".into(),
+        "ListMultipartUploads" => "ListBucketMultipartUploads".into(),
+        "ListParts" => "ListMultipartUploadParts".into(),
+        "GetObject" | "HeadObject" | "GetObjectAttributes" => {
+            versioned("GetObject", "GetObjectVersion")
+        }
+        "PutObject"
+        | "PostObject"
+        | "CopyObject"
+        | "CreateMultipartUpload"
+        | "UploadPart"
+        | "UploadPartCopy"
+        | "CompleteMultipartUpload" => "PutObject".into(),
+        "DeleteObject" | "DeleteObjects" => versioned("DeleteObject", "DeleteObjectVersion"),
+        "GetObjectTagging" => versioned("GetObjectTagging", "GetObjectVersionTagging"),
+        "PutObjectTagging" => versioned("PutObjectTagging", "PutObjectVersionTagging"),
+        "DeleteObjectTagging" => versioned("DeleteObjectTagging", "DeleteObjectVersionTagging"),
+        "GetObjectAcl" => versioned("GetObjectAcl", "GetObjectVersionAcl"),
+        "PutObjectAcl" => versioned("PutObjectAcl", "PutObjectVersionAcl"),
+        "GetBucketCors" => "GetBucketCORS".into(),
+        "PutBucketCors" | "DeleteBucketCors" => "PutBucketCORS".into(),
+        "GetBucketLifecycleConfiguration" => "GetLifecycleConfiguration".into(),
+        "PutBucketLifecycleConfiguration" | "DeleteBucketLifecycle" => {
+            "PutLifecycleConfiguration".into()
+        }
+        "GetBucketEncryption" => "GetEncryptionConfiguration".into(),
+        "GetBucketReplication" => "GetReplicationConfiguration".into(),
+        "GetBucketAccelerateConfiguration" => "GetAccelerateConfiguration".into(),
+        "GetBucketNotificationConfiguration" => "GetBucketNotification".into(),
+        "GetObjectLockConfiguration" => "GetBucketObjectLockConfiguration".into(),
+        "PutObjectLockConfiguration" => "PutBucketObjectLockConfiguration".into(),
+        "GetPublicAccessBlock" => "GetBucketPublicAccessBlock".into(),
+        "PutPublicAccessBlock" | "DeletePublicAccessBlock" => "PutBucketPublicAccessBlock".into(),
+        "DeleteBucketTagging" => "PutBucketTagging".into(),
+        other => other.to_owned(),
+    };
+    format!("s3:{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn policy(statement: Value) -> Policy {
+        let text = json!({ "Version": "2012-10-17", "Statement": [statement] }).to_string();
+        Policy::parse(&text, "b").unwrap()
+    }
+
+    fn ask(
+        policy: &Policy,
+        account: Option<&str>,
+        action: &str,
+        key: &str,
+        context: &[(&str, &str)],
+    ) -> Answer {
+        let context = context
+            .iter()
+            .map(|(key, value)| (key.to_string(), vec![value.to_string()]))
+            .collect();
+        let resource = format!("arn:aws:s3:::b/{key}");
+        policy.answer(&Question {
+            account,
+            action,
+            resource: &resource,
+            context: &context,
+        })
+    }
+
+    #[test]
+    fn who_what_and_where() {
+        let open = policy(json!({
+            "Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::b/pub/*"
+        }));
+        assert!(open.is_public());
+        assert_eq!(
+            ask(&open, None, "s3:GetObject", "pub/x", &[]),
+            Answer::Allow
+        );
+        assert_eq!(ask(&open, None, "s3:GetObject", "x", &[]), Answer::Nothing);
+        assert_eq!(
+            ask(&open, None, "s3:PutObject", "pub/x", &[]),
+            Answer::Nothing
+        );
+        let friend = policy(json!({
+            "Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::123456789012:root"},
+            "Action": ["s3:get*", "s3:Put?bject"], "Resource": "arn:aws:s3:::b/*"
+        }));
+        assert!(!friend.is_public());
+        assert_eq!(
+            ask(&friend, Some("123456789012"), "s3:GetObject", "k", &[]),
+            Answer::Allow
+        );
+        assert_eq!(
+            ask(&friend, Some("123456789012"), "s3:PutObject", "k", &[]),
+            Answer::Allow
+        );
+        assert_eq!(
+            ask(&friend, Some("999999999999"), "s3:GetObject", "k", &[]),
+            Answer::Nothing
+        );
+        assert_eq!(
+            ask(&friend, None, "s3:GetObject", "k", &[]),
+            Answer::Nothing
+        );
+        let others = policy(json!({
+            "Effect": "Deny", "NotPrincipal": {"AWS": ["123456789012"]},
+            "NotAction": "s3:ListBucket", "Resource": "arn:aws:s3:::b/*"
+        }));
+        assert_eq!(
+            ask(&others, Some("123456789012"), "s3:GetObject", "k", &[]),
+            Answer::Nothing
+        );
+        assert_eq!(
+            ask(&others, Some("999999999999"), "s3:GetObject", "k", &[]),
+            Answer::Deny
+        );
+        assert_eq!(
+            ask(&others, Some("999999999999"), "s3:ListBucket", "k", &[]),
+            Answer::Nothing
+        );
+    }
+
+    #[test]
+    fn conditions() {
+        let holds = |operator: &str, key: &str, value: Value, found: &[(&str, &str)]| {
+            let policy = policy(json!({
+                "Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": "arn:aws:s3:::b/*",
+                "Condition": { operator: { key: value } }
+            }));
+            ask(&policy, None, "s3:GetObject", "k", found) == Answer::Allow
+        };
+        let ip = "aws:sourceip";
+        assert!(holds(
+            "IpAddress",
+            "aws:SourceIp",
+            json!("10.0.0.0/8"),
+            &[(ip, "10.1.2.3")]
+        ));
+        assert!(!holds(
+            "IpAddress",
+            "aws:SourceIp",
+            json!("10.0.0.0/8"),
+            &[(ip, "11.1.2.3")]
+        ));
+        assert!(holds(
+            "NotIpAddress",
+            "aws:SourceIp",
+            json!(["10.0.0.0/8"]),
+            &[(ip, "11.1.2.3")]
+        ));
+        assert!(holds(
+            "IpAddress",
+            "aws:SourceIp",
+            json!("0.0.0.0/0"),
+            &[(ip, "11.1.2.3")]
+        ));
+        let prefix = "s3:prefix";
+        assert!(holds(
+            "StringLike",
+            prefix,
+            json!(["a/*", "b/*"]),
+            &[(prefix, "b/x")]
+        ));
+        assert!(!holds("StringLike", prefix, json!("a/*"), &[]));
+        assert!(holds("StringLikeIfExists", prefix, json!("a/*"), &[]));
+        assert!(holds(
+            "StringNotEquals",
+            prefix,
+            json!("a"),
+            &[(prefix, "b")]
+        ));
+        assert!(!holds(
+            "StringNotEquals",
+            prefix,
+            json!(["a", "b"]),
+            &[(prefix, "b")]
+        ));
+        assert!(holds(
+            "Bool",
+            "aws:SecureTransport",
+            json!("true"),
+            &[("aws:securetransport", "true")]
+        ));
+        assert!(holds("Null", prefix, json!(true), &[]));
+        assert!(!holds("Null", prefix, json!("true"), &[(prefix, "x")]));
+        assert!(holds(
+            "NumericLessThanEquals",
+            "s3:max-keys",
+            json!(10),
+            &[("s3:max-keys", "10")]
+        ));
+        assert!(!holds(
+            "NumericLessThan",
+            "s3:max-keys",
+            json!(10),
+            &[("s3:max-keys", "10")]
+        ));
+        let now = ("aws:currenttime", "2026-11-29T08:00:00Z");
+        assert!(holds(
+            "DateGreaterThan",
+            "aws:CurrentTime",
+            json!("2026-11-28T00:00:00Z"),
+            &[now]
+        ));
+        assert!(!holds(
+            "DateLessThan",
+            "aws:CurrentTime",
+            json!("2026-11-28"),
+            &[now]
+        ));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let wrong = |statement: Value| {
+            let text = json!({ "Version": "2012-10-17", "Statement": [statement] }).to_string();
+            Policy::parse(&text, "b").unwrap_err()
+        };
+        let base = json!({"Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": "arn:aws:s3:::b/*"});
+        let with = |name: &str, value: Value| {
+            let mut statement = base.clone();
+            statement[name] = value;
+            statement
+        };
+        for (statement, message) in [
+            (
+                with("Resource", json!("arn:aws:s3:::other/*")),
+                "Policy has invalid resource",
+            ),
+            (
+                with("Resource", json!("arn:aws:s3:::bb")),
+                "Policy has invalid resource",
+            ),
+            (with("Action", json!("ec2:*")), "Policy has invalid action"),
+            (with("Effect", json!("Maybe")), "Invalid effect: Maybe"),
+            (
+                with("Principal", json!({"AWS": "someone"})),
+                "Invalid principal in policy",
+            ),
+            (with("Extra", json!(1)), "Unknown field Extra"),
+            (
+                with("Condition", json!({"Sounds": {"aws:SourceIp": "x"}})),
+                "Invalid Condition type : Sounds",
+            ),
+            (
+                with("Condition", json!({"StringEquals": {"aws:Mood": "x"}})),
+                "Policy has an invalid condition key",
+            ),
+            (
+                with("Condition", json!({"IpAddress": {"aws:SourceIp": "x"}})),
+                "Invalid IP address in Conditions",
+            ),
+        ] {
+            assert_eq!(wrong(statement), message);
+        }
+        assert!(Policy::parse("[]", "b").is_err());
+        let quiet = with(
+            "Condition",
+            json!({"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}),
+        );
+        assert!(!policy(quiet).is_public());
+    }
+
+    #[test]
+    fn wildcards() {
+        for (pattern, text, fits) in [
+            ("*", "", true),
+            ("a*c", "abbc", true),
+            ("a*c", "abb", false),
+            ("?b", "ab", true),
+            ("?b", "b", false),
+            ("*a*b*", "xaybz", true),
+            ("a**", "a", true),
+            ("", "x", false),
+        ] {
+            assert_eq!(wild(pattern, text), fits, "{pattern} {text}");
+        }
+    }
+}
