@@ -1,7 +1,7 @@
 //! The command line: what there is, and which function does it.
 
 use crate::commands::{
-    account, doctor, env, host, image, instance, join, kind, ssh, status, up, zone,
+    account, bucket, doctor, env, host, image, instance, join, kind, ssh, status, up, zone,
 };
 use crate::home::{Home, agents_address};
 use crate::{memory, node, output};
@@ -120,6 +120,9 @@ enum Command {
     /// The machines that run instances
     #[command(subcommand)]
     Host(host::Command),
+    /// What the object store (S3) holds
+    #[command(subcommand)]
+    Bucket(bucket::Command),
     /// Availability zones: the groups of hosts that users choose between
     #[command(subcommand)]
     Zone(zone::Command),
@@ -236,6 +239,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Ssh(ssh) => return Ok(ssh::ssh(&home, ssh).await),
         Command::Forward(forward) => ssh::forward(&home, format, forward).await?,
         Command::Host(command) => host::run(&home, format, command).await?,
+        Command::Bucket(command) => bucket::run(&home, format, command).await?,
         Command::Zone(command) => zone::run(&home, format, command).await?,
         Command::Capacity => zone::capacity(&home, format).await?,
         Command::Explain(ask) => zone::explain(&home, format, ask).await?,

@@ -7,7 +7,7 @@
 use crate::agents::upgrade_answer;
 use crate::config;
 use crate::controller::Controller;
-use crate::{hosts, http, moves, recovery, zones};
+use crate::{hosts, http, moves, objects, recovery, zones};
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
@@ -34,6 +34,7 @@ pub fn router(controller: Arc<Controller>) -> Router<Arc<Controller>> {
         .route("/instances/{id}/recovery", get(recovery::show))
         .route("/instances/{id}/console", get(console))
         .route("/instances/{id}/dial/{port}", get(dial))
+        .route("/buckets", get(objects::list))
         .route("/types", get(types));
     let administrators = Router::new()
         .route("/hosts", get(hosts::list).post(hosts::enroll))
@@ -49,6 +50,7 @@ pub fn router(controller: Arc<Controller>) -> Router<Arc<Controller>> {
         .route("/accounts/{name}/keys", post(rotate_keys))
         .route("/zones", get(zones::list).post(zones::create))
         .route("/zones/{name}", patch(zones::change).delete(zones::delete))
+        .route("/objects/check", post(objects::check))
         .route("/capacity", get(zones::capacity))
         .route("/explain", get(zones::explain))
         .route("/images", post(register_image))
@@ -114,6 +116,11 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// The account whose things it may see, where it may not see all.
+    pub fn only(&self) -> Option<String> {
+        (!self.admin).then(|| self.account.to_string())
+    }
+
     /// Whether it may know which hosts there are.
     pub fn is_admin(&self) -> bool {
         self.admin

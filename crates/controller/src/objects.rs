@@ -1,16 +1,24 @@
 //! S3 on the port that every service has: the object store with this cloud's access keys.
 
+use crate::admin::{self, Caller, Problem, Reply};
 use crate::controller::Controller;
 use crate::listen;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Query, Request, State};
 use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::Response;
+use axum::{Extension, Json};
+use boira_model::Wall;
 use boira_objects::{Cloud, Front, OpenError, Settings, Store};
 use boira_store::Cluster;
+use serde::Deserialize;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
+
+/// Bytes that one answer of a check is about.
+const CHECKED_BYTES: u64 = 64 << 20;
 
 struct ThisCloud(Cluster);
 
@@ -34,11 +42,14 @@ pub fn open(home: &Path, cluster: &Cluster, settings: Settings) -> Result<Front,
     Ok(Front::new(&store))
 }
 
+fn front(controller: &Controller) -> &Front {
+    let opened = controller.objects.get();
+    opened.expect("it is opened before anything is served")
+}
+
 /// Answers a request of S3.
 pub async fn serve(controller: &Controller, mut request: Request) -> Response {
-    let Some(front) = controller.objects.get() else {
-        unreachable!("it is opened before anything is served")
-    };
+    let front = front(controller);
     if let Some(uri) = with_slash(request.uri(), request.headers()) {
         *request.uri_mut() = uri;
     }
@@ -73,6 +84,65 @@ fn with_slash(uri: &Uri, headers: &HeaderMap) -> Option<Uri> {
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = Some(path.parse::<PathAndQuery>().ok()?);
     Uri::from_parts(parts).ok()
+}
+
+fn unreadable(error: impl std::fmt::Display) -> Problem {
+    Problem(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        format!("the object store: {error}"),
+    )
+}
+
+/// `GET /buckets` of Boira's own API.
+pub async fn list(
+    State(controller): State<Arc<Controller>>,
+    Extension(caller): Extension<Caller>,
+) -> Reply {
+    let buckets = front(&controller).store().usage(caller.only()).await;
+    let buckets: Vec<Value> = buckets
+        .map_err(unreadable)?
+        .into_iter()
+        .map(|bucket| {
+            json!({
+                "name": bucket.name,
+                "account": bucket.owner,
+                "created": admin::time(Wall(bucket.created_ms)),
+                "versioning": bucket.versioning,
+                "objects": bucket.objects,
+                "bytes": bucket.bytes,
+                "older_versions": bucket.older,
+                "older_bytes": bucket.older_bytes,
+                "upload_bytes": bucket.upload_bytes,
+            })
+        })
+        .collect();
+    Ok(Json(json!({ "buckets": buckets })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct From {
+    #[serde(default)]
+    after: i64,
+}
+
+/// `POST /objects/check`: a stretch of it, so that who waits sees how far it is.
+pub async fn check(State(controller): State<Arc<Controller>>, Query(from): Query<From>) -> Reply {
+    let checked = front(&controller)
+        .store()
+        .check(from.after, CHECKED_BYTES)
+        .await;
+    let checked = checked.map_err(unreadable)?;
+    let damaged = checked.damaged.into_iter().map(|damage| {
+        json!({ "content": format!("{:016x}", damage.content), "belongs_to": damage.belongs_to })
+    });
+    Ok(Json(json!({
+        "next": checked.next,
+        "contents": checked.contents,
+        "bytes": checked.bytes,
+        "total_bytes": checked.total_bytes,
+        "damaged": damaged.collect::<Vec<_>>(),
+    })))
 }
 
 #[cfg(test)]

@@ -40,6 +40,10 @@ impl Front {
         }
     }
 
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
     /// Answers a request; `request_id` is 16 characters or more, for logs and support.
     pub async fn call(&self, request: Request<Body>, request_id: &str) -> Response<Body> {
         let origin = self.across_origins(&request).await;

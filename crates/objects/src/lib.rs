@@ -11,6 +11,7 @@
 mod access;
 mod authorize;
 mod buckets;
+mod check;
 mod collect;
 mod conditions;
 mod contents;
@@ -37,6 +38,7 @@ mod tests;
 
 pub use access::Cloud;
 pub use authorize::Client;
+pub use check::{Checked, Damage, Usage};
 pub use db::{Clock, OpenError};
 pub use front::Front;
 pub use s3::SERVED;
@@ -97,6 +99,7 @@ impl Store {
             freed: Arc::new(Notify::new()),
         });
         tokio::spawn(collect::run(Arc::downgrade(&store)));
+        tokio::spawn(check::scrub(Arc::downgrade(&store)));
         Ok(store)
     }
 

@@ -1,6 +1,7 @@
 //! One file per noun or verb of the command line.
 
 pub mod account;
+pub mod bucket;
 pub mod doctor;
 pub mod env;
 pub mod host;

@@ -121,6 +121,56 @@ fn boto3_finds_s3_as_aws_documents_it() {
 }
 
 #[test]
+fn buckets_are_listed_measured_and_checked() {
+    let controller = Controller::start();
+    let script = "import boto3; s3 = boto3.client('s3'); s3.create_bucket(Bucket='check'); \
+                  s3.put_object(Bucket='check', Key='small', Body=b'x' * 1000); \
+                  s3.put_object(Bucket='check', Key='large', Body=b'x' * 1000000)";
+    run(
+        controller.client(python()).args(["-c", script]),
+        Duration::from_secs(30),
+    )
+    .ok();
+    let boira = |words: &[&str]| run(&mut controller.boira(words), Duration::from_secs(30));
+    let listed = boira(&["bucket", "ls", "--output", "json"]).json();
+    let bucket = &listed[0];
+    assert_eq!(
+        (&bucket["name"], &bucket["objects"]),
+        (&"check".into(), &2.into()),
+        "{listed}"
+    );
+    assert_eq!(bucket["bytes"], 1_001_000);
+    assert!(boira(&["bucket", "ls"]).ok().contains("check"));
+    assert!(boira(&["bucket", "du", "check"]).ok().contains("2 objects"));
+    assert!(
+        boira(&["bucket", "du", "none"])
+            .fails(1)
+            .contains("boira bucket ls")
+    );
+    assert!(
+        boira(&["bucket", "check"])
+            .ok()
+            .contains("in 2 contents were read")
+    );
+    let data = controller.folder.path().join("home/objects/data");
+    let find = run(
+        Command::new("find").arg(data).args(["-type", "f"]),
+        Duration::from_secs(30),
+    )
+    .ok();
+    let mut bytes = std::fs::read(&find).expect("the large object's file");
+    bytes[500_000] ^= 1;
+    std::fs::write(&find, bytes).expect("it can be damaged");
+    let damaged = boira(&["bucket", "check", "--output", "json"]);
+    let found: serde_json::Value = serde_json::from_str(&damaged.stdout).expect("JSON");
+    assert_eq!(
+        found["damaged"][0]["belongs_to"][0], "check/large (null)",
+        "{found}"
+    );
+    assert!(damaged.fails(1).contains("1 of them are damaged"));
+}
+
+#[test]
 fn aws_clis_sync_copy_and_presign() {
     let v2: &[&str] = match Path::new("/usr/bin/aws").exists() {
         true => &["v1", "v2"],

@@ -1,0 +1,245 @@
+//! Looks after what is there: how much each bucket holds, and whether all bytes are still what was
+//! written. A scrubber does the latter slowly all the time; who asks gets it at full speed.
+
+use crate::Store;
+use crate::contents::{BLOCK, Slice};
+use crate::error::internal;
+use rusqlite::{Connection, OptionalExtension, params};
+use s3s::S3Result;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// What the scrubber reads in a second, at most.
+const SCRUB_BYTES: u64 = 4 << 20;
+/// Between two rounds.
+const SCRUB_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// Contents that are looked up at once.
+const AT_ONCE: usize = 200;
+
+/// What a bucket holds.
+#[derive(Clone, Debug)]
+pub struct Usage {
+    pub name: String,
+    /// The account.
+    pub owner: String,
+    pub created_ms: i64,
+    /// `Enabled` or `Suspended`, or never set.
+    pub versioning: Option<&'static str>,
+    /// Current objects, and the bytes of them.
+    pub objects: u64,
+    pub bytes: u64,
+    /// Versions that aren't current, and the bytes of them.
+    pub older: u64,
+    pub older_bytes: u64,
+    /// Bytes of parts of uploads that are not completed.
+    pub upload_bytes: u64,
+}
+
+/// A content that isn't what was written, and what it belongs to.
+#[derive(Clone, Debug)]
+pub struct Damage {
+    pub content: i64,
+    /// `bucket/key (version)`, or an upload's part.
+    pub belongs_to: Vec<String>,
+}
+
+/// A stretch of a check.
+#[derive(Clone, Debug, Default)]
+pub struct Checked {
+    /// Where the next stretch begins; `None` when all is checked.
+    pub next: Option<i64>,
+    pub contents: u64,
+    pub bytes: u64,
+    /// Bytes of all contents, for who wants to know how long it takes.
+    pub total_bytes: u64,
+    pub damaged: Vec<Damage>,
+}
+
+impl Store {
+    /// What the buckets hold: all of them, or an account's.
+    pub async fn usage(self: &Arc<Self>, account: Option<String>) -> S3Result<Vec<Usage>> {
+        self.db
+            .read(move |db| {
+                let buckets = crate::rows::all_buckets(db)?;
+                let wanted = |bucket: &crate::rows::Bucket| {
+                    account
+                        .as_ref()
+                        .is_none_or(|account| bucket.owner == *account)
+                };
+                buckets
+                    .iter()
+                    .filter(|bucket| wanted(bucket))
+                    .map(|bucket| usage(db, bucket))
+                    .collect()
+            })
+            .await
+    }
+
+    /// Verifies contents with ids above `after`, about so many bytes of them.
+    pub async fn check(self: &Arc<Self>, after: i64, most_bytes: u64) -> S3Result<Checked> {
+        let _reading = self.contents.reading();
+        let (rows, total) = self
+            .db
+            .read(move |db| {
+                let mut select = db
+                    .prepare_cached(
+                        "SELECT id, size FROM contents WHERE id > ?1 AND uses > 0 ORDER BY id LIMIT ?2",
+                    )
+                    .map_err(internal)?;
+                let rows = select.query_map(params![after, AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?)));
+                let rows: Result<Vec<(i64, u64)>, _> = rows.and_then(Iterator::collect);
+                let total = "SELECT COALESCE(SUM(size), 0) FROM contents WHERE uses > 0";
+                let total: u64 = db.query_row(total, [], |row| row.get(0)).map_err(internal)?;
+                Ok((rows.map_err(internal)?, total))
+            })
+            .await?;
+        let mut checked = Checked {
+            total_bytes: total,
+            ..Checked::default()
+        };
+        let all = rows.len();
+        for (id, size) in rows {
+            if !self.is_sound(id, size).await? {
+                let found = Damage {
+                    content: id,
+                    belongs_to: self.users_of(id).await?,
+                };
+                tracing::error!(
+                    "content {id:016x} is damaged; it belongs to {}",
+                    found.belongs_to.join(", ")
+                );
+                checked.damaged.push(found);
+            }
+            checked.contents += 1;
+            checked.bytes += size;
+            checked.next = Some(id);
+            if checked.bytes >= most_bytes {
+                return Ok(checked);
+            }
+        }
+        if all < AT_ONCE {
+            checked.next = None;
+        }
+        Ok(checked)
+    }
+
+    async fn is_sound(self: &Arc<Self>, id: i64, size: u64) -> S3Result<bool> {
+        let step = 16 * BLOCK as u64;
+        let mut offset = 0;
+        while offset < size {
+            let slice = Slice {
+                content: id,
+                offset,
+                len: step.min(size - offset),
+            };
+            let contents = self.contents.clone();
+            // What it says of damage is in the log; a content that was freed meanwhile is still there.
+            if self
+                .db
+                .read(move |db| contents.read(db, slice))
+                .await
+                .is_err()
+            {
+                return Ok(false);
+            }
+            offset += slice.len;
+        }
+        Ok(true)
+    }
+
+    async fn users_of(self: &Arc<Self>, id: i64) -> S3Result<Vec<String>> {
+        self.db
+            .read(move |db| users_of(db, id).map_err(internal))
+            .await
+    }
+}
+
+fn usage(db: &Connection, bucket: &crate::rows::Bucket) -> S3Result<Usage> {
+    let sums = "SELECT COALESCE(SUM(current), 0), COALESCE(SUM(size * current), 0), COUNT(*), COALESCE(SUM(size), 0)
+                FROM versions WHERE bucket = ?1 AND marker = 0";
+    let parts =
+        "SELECT COALESCE(SUM(parts.size), 0) FROM uploads JOIN parts ON parts.upload = uploads.id
+                 WHERE uploads.bucket = ?1";
+    let count = || -> rusqlite::Result<[u64; 5]> {
+        let [objects, bytes, versions, all] =
+            db.prepare_cached(sums)?.query_row([bucket.id], |row| {
+                Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?])
+            })?;
+        let uploads = db
+            .prepare_cached(parts)?
+            .query_row([bucket.id], |row| row.get(0))?;
+        Ok([objects, bytes, versions - objects, all - bytes, uploads])
+    };
+    let [objects, bytes, older, older_bytes, upload_bytes] = count().map_err(internal)?;
+    Ok(Usage {
+        name: bucket.name.clone(),
+        owner: bucket.owner.clone(),
+        created_ms: bucket.created_ms,
+        versioning: bucket.config.versioning.map(|it| match it {
+            crate::rows::Versioning::Enabled => "Enabled",
+            crate::rows::Versioning::Suspended => "Suspended",
+        }),
+        objects,
+        bytes,
+        older,
+        older_bytes,
+        upload_bytes,
+    })
+}
+
+fn users_of(db: &Connection, id: i64) -> rusqlite::Result<Vec<String>> {
+    let named = format!("%[{id},%");
+    let mut found = Vec::new();
+    let mut versions = db.prepare(
+        "SELECT buckets.name, versions.key, versions.id FROM versions
+         JOIN buckets ON buckets.id = versions.bucket WHERE slices LIKE ?1",
+    )?;
+    let mut rows = versions.query([&named])?;
+    while let Some(row) = rows.next()? {
+        let (bucket, key, version): (String, Vec<u8>, String) =
+            (row.get(0)?, row.get(1)?, row.get(2)?);
+        found.push(format!(
+            "{bucket}/{} ({version})",
+            String::from_utf8_lossy(&key)
+        ));
+    }
+    let part = db
+        .query_row(
+            "SELECT upload || ', part ' || number FROM parts WHERE slices LIKE ?1",
+            [&named],
+            |row| row.get(0),
+        )
+        .optional()?;
+    found.extend(part);
+    Ok(found)
+}
+
+/// Reads everything through again and again, slowly.
+pub async fn scrub(store: Weak<Store>) {
+    let mut after = 0;
+    loop {
+        let Some(here) = store.upgrade() else {
+            return;
+        };
+        let pause = match here.check(after, SCRUB_BYTES).await {
+            Ok(Checked {
+                next: Some(next),
+                bytes,
+                ..
+            }) => {
+                after = next;
+                Duration::from_secs_f64(bytes as f64 / SCRUB_BYTES as f64)
+            }
+            Ok(_) => {
+                after = 0;
+                SCRUB_EVERY
+            }
+            Err(error) => {
+                tracing::error!("scrubbing objects: {error}");
+                Duration::from_secs(60)
+            }
+        };
+        drop(here);
+        tokio::time::sleep(pause).await;
+    }
+}
