@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use boira_api::ApiError;
 use boira_api::auth::{self, AuthError, Claim, Demands, RequestHead};
@@ -19,9 +19,13 @@ use boira_api::{decode, form, shapes};
 use boira_core::State as Rows;
 use boira_model::AccountId;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body as _, Frame, SizeHint};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// AWS's clients show this one; the body repeats it.
@@ -44,13 +48,71 @@ type Parameters<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
 /// Requests of AWS's clients.
 async fn aws(State(controller): State<Arc<Controller>>, request: Request) -> Response {
     let request_id = request_id();
+    let taken = Taken::default();
+    let version = request.version();
+    let request = request.map(|body| taken.watch(body));
     let mut response = match answer(&controller, request, &request_id).await {
         Answered::Here(response) => response,
-        Answered::Objects(request) => return objects::serve(&controller, request).await,
+        Answered::Objects(request) => {
+            let response = objects::serve(&controller, request).await;
+            return taken.or_close(version, response);
+        }
     };
     let value = HeaderValue::from_str(&request_id).expect("hexadecimal digits and dashes");
     response.headers_mut().insert(REQUEST_ID, value);
-    response
+    taken.or_close(version, response)
+}
+
+/// Whether a request's body was taken to its end.
+///
+/// A client that waits for `100 Continue` and is refused doesn't send its body (RFC 9110, 10.1.1); what
+/// it sends next must not be taken for it, so that connection ends.
+#[derive(Clone, Default)]
+struct Taken(Arc<AtomicBool>);
+
+impl Taken {
+    fn watch(&self, body: Body) -> Body {
+        self.0.store(body.is_end_stream(), Ordering::Relaxed);
+        let taken = self.0.clone();
+        Body::new(Watched { body, taken })
+    }
+
+    fn or_close(&self, version: Version, mut response: Response) -> Response {
+        if !self.0.load(Ordering::Relaxed) && version <= Version::HTTP_11 {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        response
+    }
+}
+
+struct Watched {
+    body: Body,
+    taken: Arc<AtomicBool>,
+}
+
+impl hyper::body::Body for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.taken.store(true, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// What became of a request.

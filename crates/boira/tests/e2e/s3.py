@@ -868,6 +868,27 @@ def policies(bucket):
         S3.get_bucket_policy(Bucket=bucket)
 
 
+def refused_bodies(bucket):
+    """A body that was announced and never sent is not taken for the next request."""
+    import http.client
+    connection = http.client.HTTPConnection(ENDPOINT.removeprefix("http://"))
+    connection.putrequest("PUT", f"/{bucket}/k")
+    connection.putheader("Content-Length", "1")
+    connection.putheader("Expect", "100-continue")
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert answer.status == 403 and answer.headers["Connection"] == "close", answer.headers
+    connection.close()
+    # One whose body is taken goes on.
+    url = S3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "k"})
+    path = url.removeprefix(ENDPOINT)
+    for _ in range(2):
+        connection.request("PUT", path, body=b"x")
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 200 and "Connection" not in answer.headers, answer.headers
+
+
 def hosts(bucket):
     """Buckets as names of hosts, below the domain of the setting s3_domain."""
     domain = os.environ.get("S3_DOMAIN")
@@ -900,7 +921,8 @@ def empty_and_delete(bucket):
 
 CHAPTERS = [buckets, plain_answers, objects, ranges, conditions, listing, copying, checksums, multipart,
             transfers, versions, deleting, tagging, presigned, posting, strangers, locks,
-            origins, lifecycle, policies, hosts]
+            origins, lifecycle, policies,
+            refused_bodies, hosts]
 
 failed = []
 for chapter in CHAPTERS:
