@@ -5,6 +5,7 @@ mod describe;
 mod durable;
 mod guests;
 mod idle;
+mod objects;
 mod placing;
 mod resident;
 
@@ -19,7 +20,7 @@ pub struct Arguments {
     /// One round of tiny sizes: tries the bench, says nothing about Boira
     #[arg(long)]
     quick: bool,
-    /// Only these: guests, durable, placing, describe, across, resident
+    /// Only these: guests, durable, placing, describe, across, objects, resident
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     #[arg(long, default_value_t = 5)]
@@ -45,12 +46,13 @@ impl Extent {
 
 type Take = fn(Extent) -> Result<Vec<Figure>>;
 
-const SECTIONS: [(&str, &str, Take); 6] = [
+const SECTIONS: [(&str, &str, Take); 7] = [
     ("guests", "From a request to a guest", guests::take),
     ("durable", "Durable launches", durable::take),
     ("placing", "From pending to running", placing::take),
     ("describe", "Answers about what there is", describe::take),
     ("across", "Across hosts", across::take),
+    ("objects", "Objects", objects::take),
     ("resident", "Memory, start and idleness", resident::take),
 ];
 

@@ -1,0 +1,394 @@
+//! Objects in and out, beside nginx: its static files, and its WebDAV PUT with a shim that syncs the
+//! file before it gets its name, as an acknowledged object is.
+
+use super::Extent;
+use crate::client::Login;
+use crate::cloud::{Cloud, Shape, free_address};
+use crate::figure::{Figure, Series, Target};
+use crate::machine;
+use crate::process::Tied;
+use anyhow::{Context, Result, ensure};
+use boira_api::auth::RequestHead;
+use boira_api::sigv4;
+use sha2::{Digest, Sha256};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Barrier;
+use std::time::{Duration, Instant, SystemTime};
+
+const SMALL: usize = 4 << 10;
+const CLIENTS: u32 = 8;
+const LISTED: usize = 1000;
+
+/// Syncs what nginx's WebDAV module is about to give its name, and the folder after that.
+const SHIM: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+static void sync_path(const char *path) {
+    int fd = open(path, O_RDONLY);
+    if (fd >= 0) { fsync(fd); close(fd); }
+}
+int rename(const char *from, const char *to) {
+    int (*real)(const char *, const char *) = dlsym(RTLD_NEXT, "rename");
+    char folder[4096];
+    sync_path(from);
+    int outcome = real(from, to);
+    strncpy(folder, to, sizeof folder - 1);
+    sync_path(dirname(folder));
+    return outcome;
+}
+"#;
+
+pub fn take(extent: Extent) -> Result<Vec<Figure>> {
+    let cloud = Cloud::start(Shape::huge(1).may_be_silent())?;
+    let nginx = match Nginx::start(cloud.home()) {
+        Ok(nginx) => nginx,
+        Err(error) => {
+            return Ok(vec![Figure::missing(
+                "Objects beside nginx",
+                format!("{error:#}"),
+            )]);
+        }
+    };
+    let boira = Side::Boira(cloud.admin.clone());
+    let beside = Side::Nginx(nginx.address);
+    exchange_one(&boira, "PUT", "/bench", b"")?;
+    let large = vec![7; extent.size(256, 8) as usize * (1 << 20)];
+    let mut figures = Figures::new();
+    for round in 0..extent.rounds {
+        figures
+            .fdatasync
+            .push(machine::fdatasync_per_s(cloud.home())?);
+        for (side, which) in [(&boira, 0), (&beside, 1)] {
+            let count = extent.size(1000, 20);
+            figures.put_small[which].push(many(side, "PUT", round, count, &[7; SMALL])?);
+            figures.get_small[which].push(many(side, "GET", round, count * 2, b"")?);
+            let mb = large.len() as f64 / 1e6;
+            figures.put_large[which].push(mb / exchange_one(side, "PUT", "/bench/large", &large)?);
+            figures.get_large[which].push(mb / exchange_one(side, "GET", "/bench/large", b"")?);
+        }
+    }
+    fill(&boira, extent.size(100_000, 2000))?;
+    let mut listing = Vec::new();
+    for _ in 0..extent.rounds * 10 {
+        let path = format!("/bench?list-type=2&max-keys={LISTED}&prefix=many%2F0");
+        listing.push(exchange_one(&boira, "GET", &path, b"")? * 1e3);
+    }
+    Ok(figures.done(listing, extent))
+}
+
+struct Figures {
+    put_small: [Vec<f64>; 2],
+    get_small: [Vec<f64>; 2],
+    put_large: [Vec<f64>; 2],
+    get_large: [Vec<f64>; 2],
+    fdatasync: Vec<f64>,
+}
+
+impl Figures {
+    fn new() -> Self {
+        Self {
+            put_small: Default::default(),
+            get_small: Default::default(),
+            put_large: Default::default(),
+            get_large: Default::default(),
+            fdatasync: Vec::new(),
+        }
+    }
+
+    fn done(self, listing: Vec<f64>, extent: Extent) -> Vec<Figure> {
+        let beside =
+            |title: &str, unit, [here, there]: [Vec<f64>; 2], ratio: f64, reference: &str| {
+                let there = Series(there);
+                let target = Target::AtLeast((there.median() * ratio).round());
+                let mut figure = Figure::new(title, unit, target);
+                figure.series = Series(here);
+                figure.reference = Some((reference.to_owned(), there));
+                figure
+            };
+        let mut put = beside(
+            "PUT of 4 KiB, 8 connections",
+            "per s",
+            self.put_small,
+            0.7,
+            "nginx, WebDAV, synced before the answer",
+        );
+        put.note(format!(
+            "fdatasync of 4 KiB in the same folder: {:.0} per s.",
+            Series(self.fdatasync).median()
+        ));
+        let mut list = Figure::new(
+            format!(
+                "A page of {LISTED} keys out of {}",
+                extent.size(100_000, 2000)
+            ),
+            "ms",
+            Target::AtMost(10.0),
+        );
+        list.series = Series(listing);
+        vec![
+            put,
+            beside(
+                "GET of 4 KiB, 8 connections",
+                "per s",
+                self.get_small,
+                0.4,
+                "nginx, static files",
+            ),
+            beside(
+                "PUT of 256 MiB",
+                "MB/s",
+                self.put_large,
+                0.8,
+                "nginx, WebDAV, synced before the answer",
+            ),
+            beside(
+                "GET of 256 MiB, checksums verified",
+                "MB/s",
+                self.get_large,
+                0.9,
+                "nginx, static file, sendfile",
+            ),
+            list,
+        ]
+    }
+}
+
+enum Side {
+    Boira(Login),
+    Nginx(SocketAddr),
+}
+
+impl Side {
+    fn address(&self) -> SocketAddr {
+        match self {
+            Side::Boira(login) => login.address,
+            Side::Nginx(address) => *address,
+        }
+    }
+
+    /// A request's head. Boira's is signed, its body's hash included, as clients do without TLS.
+    fn head(&self, method: &str, path: &str, hash: &[u8; 32], len: usize) -> Vec<u8> {
+        let host = self.address().to_string();
+        let mut head =
+            format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len}\r\n");
+        if let Side::Boira(login) = self {
+            let now = SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default();
+            let hex = hex::encode(hash);
+            let (plain, query) = path.split_once('?').unwrap_or((path, ""));
+            let signed = RequestHead {
+                method,
+                path: plain,
+                query,
+                headers: &[
+                    ("host", host.as_bytes()),
+                    ("x-amz-content-sha256", hex.as_bytes()),
+                ],
+                parameters: &[],
+            };
+            let credentials = sigv4::Credentials {
+                access_key: &login.access_key,
+                secret: &login.secret,
+            };
+            let signature = sigv4::sign(
+                credentials,
+                &login.region,
+                "s3",
+                &signed,
+                hash,
+                now.as_millis() as i64,
+            );
+            head.push_str(&format!("x-amz-content-sha256: {hex}\r\n"));
+            for (name, value) in signature {
+                head.push_str(&format!("{name}: {value}\r\n"));
+            }
+        }
+        head.push_str("\r\n");
+        head.into_bytes()
+    }
+}
+
+/// A connection that is kept.
+struct Line(BufReader<TcpStream>);
+
+impl Line {
+    fn open(address: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect(address).context("connect")?;
+        stream.set_nodelay(true)?;
+        Ok(Self(BufReader::with_capacity(256 << 10, stream)))
+    }
+
+    fn exchange(&mut self, head: &[u8], body: &[u8]) -> Result<()> {
+        self.0
+            .get_mut()
+            .write_all(&[head, &body[..body.len().min(SMALL)]].concat())?;
+        self.0.get_mut().write_all(&body[body.len().min(SMALL)..])?;
+        let mut line = String::new();
+        self.0.read_line(&mut line)?;
+        let status = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        let mut left = 0;
+        loop {
+            line.clear();
+            ensure!(
+                self.0.read_line(&mut line)? > 0,
+                "the server closed the connection"
+            );
+            if line == "\r\n" {
+                break;
+            }
+            if let Some((name, value)) = line.split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                left = value.trim().parse::<u64>()?;
+            }
+        }
+        let mut text = Vec::new();
+        let wrong = !status.starts_with('2');
+        let mut rest = (&mut self.0).take(left);
+        match wrong {
+            true => rest.read_to_end(&mut text).map(drop)?,
+            // Looked at, not kept.
+            false => std::io::copy(&mut rest, &mut std::io::sink()).map(drop)?,
+        }
+        ensure!(!wrong, "{status}: {}", String::from_utf8_lossy(&text));
+        Ok(())
+    }
+}
+
+/// One request on a connection of its own, in seconds.
+fn exchange_one(side: &Side, method: &str, path: &str, body: &[u8]) -> Result<f64> {
+    let hash: [u8; 32] = Sha256::digest(body).into();
+    let mut line = Line::open(side.address())?;
+    let head = side.head(method, path, &hash, body.len());
+    let begun = Instant::now();
+    line.exchange(&head, body)
+        .with_context(|| format!("{method} {path}"))?;
+    Ok(begun.elapsed().as_secs_f64())
+}
+
+/// So many requests on each of the connections; answers how many a second there were. What is signed is
+/// signed before.
+fn many(side: &Side, method: &str, round: usize, count: u32, body: &[u8]) -> Result<f64> {
+    let hash: [u8; 32] = Sha256::digest(body).into();
+    let ready = Barrier::new(CLIENTS as usize + 1);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                let ready = &ready;
+                scope.spawn(move || -> Result<()> {
+                    let heads: Vec<Vec<u8>> = (0..count)
+                        .map(|n| {
+                            let path = format!("/bench/s{round}-{client}-{}", n % 1000);
+                            side.head(method, &path, &hash, body.len())
+                        })
+                        .collect();
+                    let line = Line::open(side.address());
+                    ready.wait();
+                    let mut line = line?;
+                    heads.iter().try_for_each(|head| line.exchange(head, body))
+                })
+            })
+            .collect();
+        ready.wait();
+        let begun = Instant::now();
+        for client in clients {
+            client
+                .join()
+                .map_err(|_| anyhow::anyhow!("a client panicked"))??;
+        }
+        Ok(f64::from(CLIENTS * count) / begun.elapsed().as_secs_f64())
+    })
+}
+
+/// Many small objects, for listings.
+fn fill(side: &Side, count: u32) -> Result<()> {
+    let hash: [u8; 32] = Sha256::digest(b"x").into();
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                scope.spawn(move || -> Result<()> {
+                    let mut line = Line::open(side.address())?;
+                    for n in (client..count).step_by(CLIENTS as usize) {
+                        let path = format!("/bench/many/{n:07}");
+                        line.exchange(&side.head("PUT", &path, &hash, 1), b"x")?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        for client in clients {
+            client
+                .join()
+                .map_err(|_| anyhow::anyhow!("a client panicked"))??;
+        }
+        Ok(())
+    })
+}
+
+struct Nginx {
+    _process: Tied,
+    address: SocketAddr,
+}
+
+impl Nginx {
+    /// With a worker per core, as its packages come, and files beside Boira's.
+    fn start(folder: &Path) -> Result<Self> {
+        let folder = folder.join("nginx");
+        for name in ["files/bench", "temporary"] {
+            std::fs::create_dir_all(folder.join(name))?;
+        }
+        let address = free_address()?;
+        let shim = folder.join("shim.c");
+        std::fs::write(&shim, SHIM)?;
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O2", "-o"])
+            .arg(folder.join("shim.so"))
+            .arg(&shim)
+            .arg("-ldl")
+            .status()
+            .context("build the shim that syncs; apt-get install gcc")?;
+        ensure!(built.success(), "cc failed");
+        let root = folder.display();
+        let config = format!(
+            "daemon off; user root; worker_processes auto; pid {root}/pid; error_log {root}/error.log;\n\
+             events {{ worker_connections 1024; }}\n\
+             http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;\n\
+             client_max_body_size 1g; client_body_temp_path {root}/temporary;\n\
+             server {{ listen {address}; root {root}/files; dav_methods PUT; create_full_put_path on; }} }}\n"
+        );
+        let path = folder.join("nginx.conf");
+        std::fs::write(&path, config)?;
+        let process = Tied::spawn(
+            Command::new("nginx")
+                .arg("-c")
+                .arg(&path)
+                .arg("-e")
+                .arg(folder.join("error.log"))
+                .env("LD_PRELOAD", folder.join("shim.so"))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null()),
+        )
+        .context("start the reference; apt-get install nginx-light")?;
+        let begun = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            ensure!(
+                begun.elapsed() < Duration::from_secs(10),
+                "nginx doesn't answer"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(Self {
+            _process: process,
+            address,
+        })
+    }
+}
