@@ -5,6 +5,7 @@
 //! A file without a row is removed by the next start. Every block of [`BLOCK`] bytes has a CRC32C,
 //! which is compared at every read: what is damaged is an error, never an answer.
 
+use crate::buffers::Buffers;
 use crate::error::{full, internal};
 use crate::sum::crc32c;
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -73,6 +74,7 @@ pub fn cut(slices: &[Slice], start: u64, len: u64) -> Vec<Slice> {
 
 pub struct Contents {
     data: PathBuf,
+    pub buffers: Buffers,
     next: AtomicI64,
     /// The newest entry of `freed` that is committed.
     freed: AtomicI64,
@@ -154,6 +156,7 @@ impl Contents {
         File::open(dir)?.sync_all()?;
         Ok(Arc::new(Self {
             data,
+            buffers: Buffers::default(),
             next: AtomicI64::new(1),
             freed: AtomicI64::new(0),
             readers: Mutex::default(),
@@ -329,12 +332,13 @@ impl Contents {
             .div_ceil(block)
             .saturating_mul(block)
             .min(size);
-        let mut bytes = vec![0; (end - start) as usize];
-        file.read_exact_at(&mut bytes, start)
+        let bytes = self
+            .buffers
+            .read(file, start, (end - start) as usize)
             .map_err(|error| damaged(slice.content, &error.to_string()))?;
-        self.verify(slice.content, first as usize, &bytes, sums)?;
+        self.verify(slice.content, first as usize, bytes.as_ref(), sums)?;
         let from = (slice.offset - start) as usize;
-        Ok(Bytes::from(bytes).slice(from..from + slice.len as usize))
+        Ok(bytes.freeze().slice(from..from + slice.len as usize))
     }
 
     fn verify(&self, id: i64, first: usize, bytes: &[u8], sums: &[u8]) -> S3Result<()> {

@@ -262,9 +262,10 @@ impl Db {
                 None => db.reader().map_err(internal)?,
             };
             // All that is read belongs to one moment.
-            connection.execute_batch("BEGIN").map_err(internal)?;
+            let run = |sql| connection.prepare_cached(sql)?.execute([]);
+            run("BEGIN").map_err(internal)?;
             let found = look(&connection);
-            connection.execute_batch("COMMIT").map_err(internal)?;
+            run("COMMIT").map_err(internal)?;
             db.idle
                 .lock()
                 .expect("no holder of this lock panics")

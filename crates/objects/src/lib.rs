@@ -11,6 +11,7 @@
 mod access;
 mod authorize;
 mod buckets;
+mod buffers;
 mod check;
 mod collect;
 mod conditions;

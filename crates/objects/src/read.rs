@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
 /// Bytes that are read at once.
-const PIECE: u64 = 4 * BLOCK as u64;
+const PIECE: u64 = 2 * BLOCK as u64;
 /// How long a reader may take nothing of what waits for it.
 const STALLED: std::time::Duration = std::time::Duration::from_secs(120);
 

@@ -6,7 +6,7 @@ use crate::error::{custom, full, internal};
 use crate::sum::{Algorithm, Digester, Sum};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use http::HeaderMap;
 use md5::{Digest, Md5};
@@ -198,11 +198,11 @@ pub async fn receive(
         return Err(too_large());
     }
     contents.has_room(len)?;
-    let mut pending = BytesMut::new();
     let mut body = body;
-    let mut stage = Stage::Idle(Box::new(Intake::new(algorithm, said.algorithm())));
+    let mut pending = contents.buffers.take(BLOCK);
+    let mut stage = Stage::Idle(Intake::new(algorithm, said.algorithm()));
     let mut size = 0;
-    while let Some(piece) = next(&mut body).await? {
+    while let Some(mut piece) = next(&mut body).await? {
         size += piece.len() as u64;
         if size > len {
             return Err(s3_error!(
@@ -210,18 +210,20 @@ pub async fn receive(
                 "The request body has more bytes than its Content-Length says."
             ));
         }
-        pending.extend_from_slice(&piece);
-        while pending.len() >= BLOCK {
-            let block = pending.split_to(BLOCK).freeze();
-            let (intake, contents) = (stage.idle().await?, contents.clone());
-            let work = move || intake.block(&contents, &block);
-            stage = Stage::Busy(tokio::task::spawn_blocking(work));
+        while !piece.is_empty() {
+            let room = BLOCK - pending.len();
+            pending.extend(&piece.split_to(room.min(piece.len())));
+            if pending.len() == BLOCK {
+                let block = std::mem::replace(&mut pending, contents.buffers.take(BLOCK)).freeze();
+                stage = stage.idle().await?.begin(contents, block);
+            }
         }
     }
     let intake = stage.idle().await?;
     let last = pending.freeze();
-    let finished = match intake.writing.is_none() && last.len() <= INLINE {
-        true => intake.small(contents, last),
+    let finished = match intake.rest.writing.is_none() && last.len() <= INLINE {
+        // A copy of its own: what it lies in is far larger, and waited for.
+        true => intake.small(contents, Bytes::copy_from_slice(&last)),
         false => {
             let contents = contents.clone();
             tokio::task::spawn_blocking(move || intake.finish(&contents, &last))
@@ -294,22 +296,30 @@ fn broken(error: s3s::StdError) -> S3Error {
 
 /// While one block is hashed and written, the next one comes in.
 enum Stage {
-    Idle(Box<Intake>),
-    Busy(JoinHandle<S3Result<Box<Intake>>>),
+    Idle(Intake),
+    Busy(JoinHandle<Box<Md5>>, JoinHandle<S3Result<Box<Rest>>>),
 }
 
 impl Stage {
-    async fn idle(self) -> S3Result<Box<Intake>> {
+    async fn idle(self) -> S3Result<Intake> {
         match self {
             Stage::Idle(intake) => Ok(intake),
-            Stage::Busy(work) => work.await.map_err(internal)?,
+            Stage::Busy(md5, rest) => Ok(Intake {
+                md5: md5.await.map_err(internal)?,
+                rest: rest.await.map_err(internal)??,
+            }),
         }
     }
 }
 
-/// Digests so far, and the file, once there is one.
+/// What was done with the blocks so far. MD5 takes as long as all the rest, and is done beside it.
 struct Intake {
-    md5: Md5,
+    md5: Box<Md5>,
+    rest: Box<Rest>,
+}
+
+/// Checksums, and the file, once there is one.
+struct Rest {
     sum: (Algorithm, Digester),
     check: Option<(Algorithm, Digester)>,
     writing: Option<Writing>,
@@ -322,47 +332,64 @@ struct Digested {
     check: Option<Sum>,
 }
 
-impl Intake {
-    fn new(kept: Algorithm, sent: Option<Algorithm>) -> Self {
-        let digester = |algorithm| (algorithm, Digester::new(algorithm));
-        Self {
-            md5: Md5::new(),
-            sum: digester(kept),
-            check: sent.filter(|sent| *sent != kept).map(digester),
-            writing: None,
-        }
-    }
-
+impl Rest {
     fn digest(&mut self, bytes: &[u8]) {
-        self.md5.update(bytes);
         self.sum.1.update(bytes);
         if let Some((_, check)) = &mut self.check {
             check.update(bytes);
         }
     }
 
-    fn block(mut self: Box<Self>, contents: &Contents, block: &[u8]) -> S3Result<Box<Self>> {
+    fn block(&mut self, contents: &Contents, block: &[u8]) -> S3Result<()> {
         self.digest(block);
-        let mut writing = match self.writing.take() {
+        let writing = match &mut self.writing {
             Some(writing) => writing,
-            None => contents.create().map_err(io_error)?,
+            None => self.writing.insert(contents.create().map_err(io_error)?),
         };
-        writing.block(block).map_err(io_error)?;
-        self.writing = Some(writing);
-        Ok(self)
+        writing.block(block).map_err(io_error)
+    }
+}
+
+impl Intake {
+    fn new(kept: Algorithm, sent: Option<Algorithm>) -> Self {
+        let digester = |algorithm| (algorithm, Digester::new(algorithm));
+        Self {
+            md5: Box::default(),
+            rest: Box::new(Rest {
+                sum: digester(kept),
+                check: sent.filter(|sent| *sent != kept).map(digester),
+                writing: None,
+            }),
+        }
+    }
+
+    fn begin(self, contents: &Arc<Contents>, block: Bytes) -> Stage {
+        let (mut md5, mut rest) = (self.md5, self.rest);
+        let (contents, same) = (contents.clone(), block.clone());
+        let md5 = tokio::task::spawn_blocking(move || {
+            md5.update(&same);
+            md5
+        });
+        let rest = tokio::task::spawn_blocking(move || {
+            rest.block(&contents, &block)?;
+            Ok(rest)
+        });
+        Stage::Busy(md5, rest)
     }
 
     fn small(mut self, contents: &Contents, bytes: Bytes) -> S3Result<Digested> {
-        self.digest(&bytes);
+        self.md5.update(&bytes);
+        self.rest.digest(&bytes);
         let new = (!bytes.is_empty()).then(|| contents.inline(bytes));
         self.digested(new)
     }
 
-    fn finish(mut self: Box<Self>, contents: &Contents, last: &[u8]) -> S3Result<Digested> {
+    fn finish(mut self, contents: &Contents, last: &[u8]) -> S3Result<Digested> {
         if !last.is_empty() {
-            self = self.block(contents, last)?;
+            self.md5.update(last);
+            self.rest.block(contents, last)?;
         }
-        let new = match self.writing.take() {
+        let new = match self.rest.writing.take() {
             Some(writing) => Some(writing.finish().map_err(io_error)?),
             None => None,
         };
@@ -376,8 +403,8 @@ impl Intake {
         Ok(Digested {
             new,
             md5: self.md5.finalize().to_vec(),
-            sum: sum(self.sum),
-            check: self.check.map(sum),
+            sum: sum(self.rest.sum),
+            check: self.rest.check.map(sum),
         })
     }
 }
