@@ -7,7 +7,7 @@ HOST_PACKAGES="qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils ip:iproute
 # What building, and a controller with its images, needs.
 RUN_PACKAGES="gcc:gcc libc.so:libc6-dev $HOST_PACKAGES ssh:openssh-client mke2fs:e2fsprogs dpkg-deb:dpkg apt-get:apt mmdebstrap:mmdebstrap sfdisk:fdisk gpgv:gpgv cpio:cpio debian-keyring:debian-archive-keyring"
 # What the tests need beyond that.
-TEST_PACKAGES="python3:python3 python3-venv:python3-venv busybox:busybox-static socat:socat ping:iputils-ping arping:iputils-arping curl:curl ps:procps git:git openssl:openssl qemu-x86_64:qemu-user"
+TEST_PACKAGES="python3:python3 strace:strace python3-venv:python3-venv busybox:busybox-static socat:socat ping:iputils-ping arping:iputils-arping curl:curl ps:procps git:git openssl:openssl qemu-x86_64:qemu-user"
 
 # The oldest Rust that builds Boira.
 RUST_MINOR=95

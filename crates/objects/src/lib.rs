@@ -35,6 +35,8 @@ mod sum;
 mod upload;
 
 #[cfg(test)]
+mod power_cut;
+#[cfg(test)]
 mod tests;
 
 pub use access::Cloud;

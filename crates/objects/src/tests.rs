@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
-const BUCKET: &str = "bucket";
+pub const BUCKET: &str = "bucket";
 
 struct NoKeys;
 
@@ -27,7 +27,7 @@ impl Cloud for NoKeys {
     }
 }
 
-fn request<T>(input: T) -> S3Request<T> {
+pub fn request<T>(input: T) -> S3Request<T> {
     S3Request {
         input,
         method: Method::GET,
@@ -42,15 +42,37 @@ fn request<T>(input: T) -> S3Request<T> {
 }
 
 /// A store with one bucket, and a clock that the test turns.
-struct Here {
-    folder: tempfile::TempDir,
-    store: Arc<Store>,
+pub struct Here {
+    folder: Folder,
+    pub store: Arc<Store>,
     now: Arc<AtomicI64>,
+}
+
+/// Where a store is: a folder of the test's, or one that outlives it.
+enum Folder {
+    Own(tempfile::TempDir),
+    Given(PathBuf),
+}
+
+impl Folder {
+    fn path(&self) -> &Path {
+        match self {
+            Folder::Own(folder) => folder.path(),
+            Folder::Given(path) => path,
+        }
+    }
 }
 
 impl Here {
     async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::at(Folder::Own(tempfile::tempdir().unwrap())).await
+    }
+
+    pub async fn in_folder(folder: &Path) -> Self {
+        Self::at(Folder::Given(folder.to_owned())).await
+    }
+
+    async fn at(folder: Folder) -> Self {
         let now = Arc::new(AtomicI64::new(20_000 * DAY_MS));
         let here = Self {
             store: open(folder.path(), &now),
@@ -76,7 +98,7 @@ impl Here {
         here
     }
 
-    async fn put(&self, key: &str, bytes: &[u8]) {
+    pub async fn put(&self, key: &str, bytes: &[u8]) {
         let body = crate::read::whole(Bytes::copy_from_slice(bytes));
         let input = PutObjectInput {
             bucket: BUCKET.into(),
@@ -96,7 +118,7 @@ impl Here {
         Ok(self.store.get_object(request(input)).await?.body.unwrap())
     }
 
-    async fn read(&self, key: &str) -> Result<Vec<u8>, String> {
+    pub async fn read(&self, key: &str) -> Result<Vec<u8>, String> {
         let mut body = self
             .get(key)
             .await
@@ -108,13 +130,67 @@ impl Here {
         Ok(bytes)
     }
 
-    async fn delete(&self, key: &str) {
+    pub async fn delete(&self, key: &str) {
         let input = DeleteObjectInput {
             bucket: BUCKET.into(),
             key: key.into(),
             ..Default::default()
         };
         self.store.delete_object(request(input)).await.unwrap();
+    }
+
+    pub async fn put_in_parts(&self, key: &str, bytes: &[u8], part: usize) {
+        let input = CreateMultipartUploadInput {
+            bucket: BUCKET.into(),
+            key: key.into(),
+            ..Default::default()
+        };
+        let upload = self
+            .store
+            .create_multipart_upload(request(input))
+            .await
+            .unwrap();
+        let upload = upload.upload_id.unwrap();
+        let mut parts = Vec::new();
+        for (number, piece) in (1..).zip(bytes.chunks(part)) {
+            let input = UploadPartInput::builder()
+                .bucket(BUCKET.into())
+                .key(key.into())
+                .upload_id(upload.clone())
+                .part_number(number)
+                .body(Some(crate::read::whole(Bytes::copy_from_slice(piece))))
+                .build()
+                .unwrap();
+            let e_tag = self.store.upload_part(request(input)).await.unwrap().e_tag;
+            parts.push(CompletedPart {
+                e_tag,
+                part_number: Some(number),
+                ..Default::default()
+            });
+        }
+        let input = CompleteMultipartUploadInput::builder()
+            .bucket(BUCKET.into())
+            .key(key.into())
+            .upload_id(upload)
+            .multipart_upload(Some(CompletedMultipartUpload { parts: Some(parts) }))
+            .build()
+            .unwrap();
+        self.store
+            .complete_multipart_upload(request(input))
+            .await
+            .unwrap();
+    }
+
+    /// The contents that rows say are files.
+    pub async fn contents_in_files(&self) -> std::collections::BTreeSet<i64> {
+        let look = |db: &rusqlite::Connection| {
+            let mut select = db
+                .prepare("SELECT id FROM contents WHERE bytes IS NULL")
+                .unwrap();
+            let rows = select.query_map([], |row| row.get(0)).unwrap();
+            Ok(rows.map(Result::unwrap).collect())
+        };
+        self.store.db.read(look).await.unwrap()
     }
 
     async fn versions(&self) -> (usize, usize) {
@@ -151,7 +227,7 @@ impl Here {
         self.store.run_lifecycle().await.unwrap();
     }
 
-    fn files(&self) -> Vec<PathBuf> {
+    pub fn files(&self) -> Vec<PathBuf> {
         let folders = std::fs::read_dir(self.folder.path().join("data")).unwrap();
         let files = folders.flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap());
         files.map(|file| file.unwrap().path()).collect()
@@ -175,7 +251,7 @@ fn open(folder: &Path, now: &Arc<AtomicI64>) -> Arc<Store> {
     Store::open(folder, settings, Arc::new(NoKeys), clock).unwrap()
 }
 
-fn bytes(len: usize) -> Vec<u8> {
+pub fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|n| (n * 31 % 253) as u8).collect()
 }
 
