@@ -2,7 +2,7 @@
 
 use crate::admin::{self, Caller, Problem, Reply};
 use crate::controller::Controller;
-use crate::listen;
+use crate::{elsewhere, listen};
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::http::uri::PathAndQuery;
@@ -50,6 +50,9 @@ fn front(controller: &Controller) -> &Front {
 /// Answers a request of S3.
 pub async fn serve(controller: &Controller, mut request: Request) -> Response {
     let front = front(controller);
+    if request.uri().path().starts_with("/services/") {
+        return elsewhere::walrus(request.uri().path());
+    }
     if let Some(uri) = with_slash(request.uri(), request.headers()) {
         *request.uri_mut() = uri;
     }

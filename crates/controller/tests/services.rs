@@ -105,6 +105,12 @@ async fn a_request_is_answered_by_the_service_that_it_is_for() {
             [" 404 ", "<Code>NoSuchBucket</Code>"],
         ),
         (
+            "GET /services/Walrus/bucket",
+            String::new(),
+            "",
+            [" 501 ", "as `boira env` prints it"],
+        ),
+        (
             "POST /bucket/key?uploads",
             signed_for("s3"),
             "",

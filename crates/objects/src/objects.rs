@@ -645,6 +645,7 @@ impl Store {
         let from_account = source_account(&request.extensions)?;
         let account = account(&request.extensions)?;
         checked_key(&request.input.key)?;
+        let (matches, none_matches) = destination_conditions(&request.headers)?;
         let replaced = directive(
             request
                 .input
@@ -748,6 +749,14 @@ impl Store {
                     ));
                 }
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
+                if matches.is_some() || none_matches.is_some() {
+                    let current = rows::current(tx.connection, bucket.id, &input.key)?;
+                    conditions::allow_write(
+                        matches.as_ref(),
+                        none_matches.as_ref(),
+                        current.as_ref(),
+                    )?;
+                }
                 wish.apply(&bucket, &mut about, tx.now_ms)?;
                 tx.share(&version.slices)?;
                 let put = Put {
@@ -1095,6 +1104,19 @@ fn object_parts(about: &About, marker: Option<i32>, most: usize) -> GetObjectAtt
         parts: composite.then(|| parts.collect()),
         total_parts_count: Some(about.parts.len() as i32),
     }
+}
+
+/// `If-Match` and `If-None-Match` of a copy are about what it would replace; s3s doesn't read them.
+fn destination_conditions(
+    headers: &http::HeaderMap,
+) -> S3Result<(Option<ETagCondition>, Option<ETagCondition>)> {
+    let read = |name: &str| match headers.get(name) {
+        None => Ok(None),
+        Some(value) => ETagCondition::parse_http_header(value.as_bytes())
+            .map(Some)
+            .map_err(|_| s3_error!(InvalidArgument, "Invalid ETag in a condition")),
+    };
+    Ok((read("if-match")?, read("if-none-match")?))
 }
 
 fn directive(value: Option<&str>) -> S3Result<bool> {

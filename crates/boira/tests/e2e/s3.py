@@ -332,6 +332,9 @@ def copying(bucket):
         S3.copy_object(Bucket=bucket, Key="d3", CopySource={"Bucket": bucket, "Key": "none"})
     with refused("NoSuchBucket", 404):
         S3.copy_object(Bucket=bucket, Key="d3", CopySource={"Bucket": bucket + "-none", "Key": "x"})
+    with refused("PreconditionFailed", 412):
+        S3.copy_object(Bucket=bucket, Key="d2", CopySource=source, IfNoneMatch="*")
+    S3.copy_object(Bucket=bucket, Key="d2", CopySource=source, IfMatch=tag)
     summed = S3.copy_object(Bucket=bucket, Key="d4", CopySource=source, ChecksumAlgorithm="SHA256")
     wanted = base64.b64encode(hashlib.sha256(data).digest()).decode()
     assert summed["CopyObjectResult"]["ChecksumSHA256"] == wanted
