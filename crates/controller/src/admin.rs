@@ -459,6 +459,7 @@ async fn remove_account(
     State(controller): State<Arc<Controller>>,
     Path(name): Path<String>,
 ) -> Reply {
+    objects::nothing_left(&controller, &name).await?;
     let account = controller
         .cluster
         .decide(move |draft| account::remove(draft, &name))

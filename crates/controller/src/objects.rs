@@ -96,6 +96,37 @@ fn unreadable(error: impl std::fmt::Display) -> Problem {
     )
 }
 
+/// Whether an account, by its name, has no bucket: nobody could get at one when it is gone.
+pub async fn nothing_left(controller: &Controller, name: &str) -> Result<(), Problem> {
+    let id = {
+        let snapshot = controller.cluster.snapshot();
+        let mut accounts = snapshot.state.accounts.values();
+        accounts
+            .find(|account| account.name == name)
+            .map(|account| account.id.to_string())
+    };
+    let Some(id) = id else {
+        // What isn't there is refused in the words for that.
+        return Ok(());
+    };
+    let buckets = front(controller)
+        .store()
+        .usage(Some(id))
+        .await
+        .map_err(unreadable)?;
+    let names: Vec<String> = buckets.into_iter().map(|bucket| bucket.name).collect();
+    match names.is_empty() {
+        true => Ok(()),
+        false => Err(Problem(
+            StatusCode::CONFLICT,
+            format!(
+                "account {name} still has buckets: {}; empty and delete them first, with its keys",
+                names.join(", ")
+            ),
+        )),
+    }
+}
+
 /// `GET /buckets` of Boira's own API.
 pub async fn list(
     State(controller): State<Arc<Controller>>,
@@ -133,7 +164,7 @@ pub struct From {
 pub async fn check(State(controller): State<Arc<Controller>>, Query(from): Query<From>) -> Reply {
     let checked = front(&controller)
         .store()
-        .check(from.after, CHECKED_BYTES)
+        .check(from.after, CHECKED_BYTES, None)
         .await;
     let checked = checked.map_err(unreadable)?;
     let damaged = checked.damaged.into_iter().map(|damage| {

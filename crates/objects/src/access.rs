@@ -94,19 +94,18 @@ impl S3Access for Gate {
         };
         let query = cx.uri().query().unwrap_or_default();
         check_scope(cx.headers(), query, &self.0.settings.region)?;
-        check_date(cx.headers(), (self.0.clock)())?;
+        check_date(cx.headers(), query, (self.0.clock)())?;
+        check_query(query, account.is_some())?;
+        if cx.headers().contains_key("x-amz-security-token") {
+            return Err(s3_error!(
+                InvalidToken,
+                "The provided token is malformed or otherwise invalid."
+            ));
+        }
         let acting = authorize::acting(&self.0, cx, account.clone()).await?;
         check_headers(cx.headers(), cx.s3_op().name(), &acting)?;
-        let headers = cx.headers();
-        if headers.contains_key("x-amz-copy-source") {
-            let headers = headers.clone();
-            let source = authorize::acting_for_source(
-                &self.0,
-                &headers,
-                account.as_deref(),
-                cx.extensions_mut(),
-            )?;
-            check_source(&headers, &source)?;
+        if let Some(source) = authorize::acting_for_source(&self.0, cx, account).await? {
+            check_source(cx.headers(), &source)?;
             cx.extensions_mut().insert(Source(source));
         }
         cx.extensions_mut().insert(Account(acting));
@@ -119,6 +118,84 @@ fn check_source(headers: &HeaderMap, owner: &str) -> S3Result<()> {
         Some(expected) if expected.as_bytes() != owner.as_bytes() => Err(denied()),
         _ => Ok(()),
     }
+}
+
+/// Presigned URLs that are worth more than what was signed, or longer than AWS lets them be.
+fn check_query(query: &str, signed: bool) -> S3Result<()> {
+    let named = |name: &str| {
+        query
+            .split('&')
+            .any(|pair| pair.split('=').next() == Some(name))
+    };
+    let value = |name: &str| {
+        let pair = |pair: &str| {
+            pair.split_once('=')
+                .filter(|(found, _)| *found == name)
+                .map(|(_, it)| it.to_owned())
+        };
+        query.split('&').find_map(pair)
+    };
+    if !signed && query.split('&').any(|pair| pair.starts_with("response-")) {
+        return Err(s3_error!(
+            InvalidRequest,
+            "Request specific response headers cannot be used for anonymous GET requests."
+        ));
+    }
+    if named("X-Amz-Security-Token") {
+        return Err(s3_error!(
+            InvalidToken,
+            "The provided token is malformed or otherwise invalid."
+        ));
+    }
+    let expires = value("X-Amz-Expires").and_then(|seconds| seconds.parse::<u64>().ok());
+    if expires.is_some_and(|seconds| seconds > WEEK_S) {
+        return Err(s3_error!(
+            AuthorizationQueryParametersError,
+            "X-Amz-Expires must be less than a week (in seconds); that is, the given X-Amz-Expires must be less than 604800 seconds"
+        ));
+    }
+    // What version 2 doesn't sign could be appended by who was given the URL.
+    if named("AWSAccessKeyId") && UNSIGNED_BY_V2.iter().any(|name| named(name)) {
+        return Err(s3_error!(
+            AccessDenied,
+            "Signature version 2 does not cover this subresource: presign with version 4."
+        ));
+    }
+    Ok(())
+}
+
+const WEEK_S: u64 = 7 * 24 * 3600;
+const UNSIGNED_BY_V2: [&str; 8] = [
+    "attributes",
+    "encryption",
+    "intelligent-tiering",
+    "legal-hold",
+    "ownershipControls",
+    "policyStatus",
+    "publicAccessBlock",
+    "retention",
+];
+
+/// A header that version 4 had to sign, and that isn't among those that were (AWS, "Create a signed
+/// request": `host` and every `x-amz-*`). Or who is given a presigned URL could ask for more.
+pub fn unsigned_header(headers: &HeaderMap, query: &str) -> Option<String> {
+    let in_header = headers
+        .get(http::header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .filter(|value| value.starts_with("AWS4-"))
+        .and_then(|value| value.split_once("SignedHeaders="))
+        .map(|(_, rest)| rest.split([',', ' ']).next().unwrap_or_default().to_owned());
+    let in_query = || {
+        let pair = query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix("X-Amz-SignedHeaders="));
+        pair.and_then(crate::objects::decoded)
+    };
+    let signed = in_header.or_else(in_query)?;
+    let is_signed = |name: &str| signed.split(';').any(|one| one.eq_ignore_ascii_case(name));
+    let must = |name: &&str| name.starts_with("x-amz-") && *name != "x-amz-content-sha256";
+    let mut names = headers.keys().map(http::HeaderName::as_str).filter(must);
+    names.find(|name| !is_signed(name)).map(ToOwned::to_owned)
 }
 
 /// The region and the service of a version 4 signature, which s3s takes as they are.
@@ -178,9 +255,34 @@ fn check_scope(headers: &HeaderMap, query: &str, region: &str) -> S3Result<()> {
     Ok(())
 }
 
-/// The date of a version 2 signature in the header, which s3s takes as it is.
-fn check_date(headers: &HeaderMap, now_ms: i64) -> S3Result<()> {
+/// The date of a signature: of version 2 s3s takes any, and of version 4 it is told to, because a
+/// form's date may be as old as its policy allows.
+fn check_date(headers: &HeaderMap, query: &str, now_ms: i64) -> S3Result<()> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let off = |ms: i64| Timestamp::from(time(now_ms + ms));
+    let skewed = || {
+        s3_error!(
+            RequestTimeTooSkewed,
+            "The difference between the request time and the current time is too large."
+        )
+    };
+    if text("authorization").is_some_and(|value| value.starts_with("AWS4-")) {
+        let said = text("x-amz-date").and_then(basic_date).ok_or_else(skewed)?;
+        return match said > off(-SKEW_MS) && said < off(SKEW_MS) {
+            true => Ok(()),
+            false => Err(skewed()),
+        };
+    }
+    let presigned = query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("X-Amz-Date="));
+    if let Some(date) = presigned {
+        // How old it may be, it says itself.
+        return match basic_date(date).is_some_and(|said| said < off(SKEW_MS)) {
+            true => Ok(()),
+            false => Err(s3_error!(AccessDenied, "Request is not valid yet")),
+        };
+    }
     if !text("authorization").is_some_and(|value| value.starts_with("AWS ")) {
         return Ok(());
     }
@@ -199,14 +301,27 @@ fn check_date(headers: &HeaderMap, now_ms: i64) -> S3Result<()> {
             "AWS authentication requires a valid Date or x-amz-date header"
         )
     })?;
-    let off = |ms: i64| Timestamp::from(time(now_ms + ms));
     match said > off(-SKEW_MS) && said < off(SKEW_MS) {
         true => Ok(()),
-        false => Err(s3_error!(
-            RequestTimeTooSkewed,
-            "The difference between the request time and the current time is too large."
-        )),
+        false => Err(skewed()),
     }
+}
+
+/// `20261129T080000Z`.
+fn basic_date(text: &str) -> Option<Timestamp> {
+    if text.len() != 16 || !text.is_ascii() {
+        return None;
+    }
+    let spelt = format!(
+        "{}-{}-{}T{}:{}:{}Z",
+        &text[..4],
+        &text[4..6],
+        &text[6..8],
+        &text[9..11],
+        &text[11..13],
+        &text[13..15]
+    );
+    Timestamp::parse(TimestampFormat::DateTime, &spelt).ok()
 }
 
 /// No option is ignored: what a header asks for is there, or is refused.
@@ -273,7 +388,7 @@ mod tests {
         let dated = |date: &str| {
             let mut headers = of("AWS AK:signature");
             headers.insert("date", date.parse().unwrap());
-            check_date(&headers, now_ms).map_err(|error| error.code().as_str().to_owned())
+            check_date(&headers, "", now_ms).map_err(|error| error.code().as_str().to_owned())
         };
         assert_eq!(dated("Sun, 29 Nov 2026 08:10:00 GMT"), Ok(()));
         assert_eq!(dated("Sun, 29 Nov 2026 07:50:00 +0000"), Ok(()));
@@ -282,8 +397,52 @@ mod tests {
             Err("RequestTimeTooSkewed".into())
         );
         assert_eq!(dated("yesterday"), Err("AccessDenied".into()));
-        assert!(check_date(&of("AWS AK:signature"), now_ms).is_err());
-        assert!(check_date(&of("AWS4-HMAC-SHA256 x"), now_ms).is_ok());
+        assert!(check_date(&of("AWS AK:signature"), "", now_ms).is_err());
+        let mut v4 = of("AWS4-HMAC-SHA256 x");
+        v4.insert("x-amz-date", "20261129T081000Z".parse().unwrap());
+        assert!(check_date(&v4, "", now_ms).is_ok());
+        assert!(check_date(&v4, "", now_ms + 2 * SKEW_MS).is_err());
+        assert!(check_date(&HeaderMap::new(), "X-Amz-Date=20261129T070000Z", now_ms).is_ok());
+        assert!(check_date(&HeaderMap::new(), "X-Amz-Date=20261129T090000Z", now_ms).is_err());
+        assert!(check_date(&of("AWS4-HMAC-SHA256 x"), "", now_ms).is_err());
+    }
+
+    #[test]
+    fn every_option_is_signed() {
+        let query = "X-Amz-SignedHeaders=host%3Bx-amz-meta-a";
+        let mut headers = HeaderMap::new();
+        headers.insert("x-amz-meta-a", "1".parse().unwrap());
+        assert_eq!(unsigned_header(&headers, query), None);
+        headers.insert("x-amz-copy-source", "b/k".parse().unwrap());
+        assert_eq!(
+            unsigned_header(&headers, query).as_deref(),
+            Some("x-amz-copy-source")
+        );
+        assert_eq!(
+            unsigned_header(&headers, ""),
+            None,
+            "nothing is signed by version 4"
+        );
+        headers.insert(
+            "authorization",
+            "AWS4-HMAC-SHA256 Credential=x, SignedHeaders=host;x-amz-copy-source, Signature=0"
+                .parse()
+                .unwrap(),
+        );
+        assert_eq!(
+            unsigned_header(&headers, "").as_deref(),
+            Some("x-amz-meta-a")
+        );
+    }
+
+    #[test]
+    fn presigned_urls_have_limits() {
+        assert!(check_query("X-Amz-Expires=604800", true).is_ok());
+        assert!(check_query("X-Amz-Expires=604801", true).is_err());
+        assert!(check_query("response-content-type=a", true).is_ok());
+        assert!(check_query("response-content-type=a", false).is_err());
+        assert!(check_query("AWSAccessKeyId=AK&retention", true).is_err());
+        assert!(check_query("retention&X-Amz-Date=x", true).is_ok());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! there only the owner gets in, as the operations themselves find.
 
 use crate::Store;
-use crate::access::denied;
+use crate::access::{denied, no_acls, unavailable};
 use crate::conditions::time;
 use crate::error::custom;
 use crate::objects::{decoded, source, tags_of_header};
@@ -81,8 +81,9 @@ impl Governed {
     fn allows(&self, account: Option<&str>, answer: Answer, about_policy: bool) -> bool {
         let is_owner = account == Some(&self.owner);
         match answer {
-            // Or an owner could lock himself out for good.
-            Answer::Deny => is_owner && about_policy,
+            // The policy is its owner's alone, who must not be able to lock himself out for good.
+            _ if about_policy => is_owner,
+            Answer::Deny => false,
             Answer::Allow => is_owner || !self.restricted,
             Answer::Nothing => is_owner,
         }
@@ -117,6 +118,18 @@ pub struct Judge {
 }
 
 impl Judge {
+    /// Whether it may know which objects there are.
+    pub fn may_list(&self) -> bool {
+        let question = Question {
+            account: self.account.as_deref(),
+            action: "s3:ListBucket",
+            resource: &format!("arn:aws:s3:::{}", self.bucket),
+            context: &self.context,
+        };
+        let answer = self.governed.policy.answer(&question);
+        self.governed.allows(self.account.as_deref(), answer, false)
+    }
+
     pub fn may(&self, action: &str, key: &str) -> bool {
         let resource = format!("arn:aws:s3:::{}/{key}", self.bucket);
         let question = Question {
@@ -146,6 +159,9 @@ pub async fn acting(
         return account.ok_or_else(denied);
     }
     let Some(governed) = store.policies.of(&bucket) else {
+        if operation == "PostObject" {
+            cx.extensions_mut().insert(OfForm { judge: None });
+        }
         return match account {
             Some(account) => Ok(account),
             None => Err(store.stranger(bucket).await),
@@ -156,18 +172,16 @@ pub async fn acting(
         .iter()
         .find(|(name, _)| name == "versionId")
         .map(|(_, value)| value.clone());
-    let mut context = context(cx, &query, account.as_deref(), (store.clock)());
-    if let Some(key) = &key {
-        let tags = store
-            .tags_of(bucket.clone(), key.clone(), id.clone())
-            .await?;
-        for (name, value) in tags {
-            context.insert(
-                format!("s3:existingobjecttag/{}", name.to_lowercase()),
-                vec![value],
-            );
-        }
-    }
+    let context = context_of(
+        store,
+        cx,
+        &query,
+        account.as_deref(),
+        &bucket,
+        key.as_deref(),
+        id.clone(),
+    )
+    .await?;
     let judge = Judge {
         governed,
         account,
@@ -177,6 +191,11 @@ pub async fn acting(
     // Their keys are in the body: each is judged when it is read.
     let later = ["DeleteObjects", "PostObject"].contains(&operation.as_str());
     cx.extensions_mut().insert(judge.clone());
+    if operation == "PostObject" {
+        cx.extensions_mut().insert(OfForm {
+            judge: Some(judge.clone()),
+        });
+    }
     let governed = &judge.governed;
     if later && (judge.account.as_ref() == Some(&governed.owner) || !governed.restricted) {
         return Ok(governed.owner.clone());
@@ -194,39 +213,140 @@ pub async fn acting(
     };
     let answer = governed.policy.answer(&question);
     let about_policy = operation.ends_with("BucketPolicy");
-    match governed.allows(judge.account.as_deref(), answer, about_policy) {
+    let allowed = governed.allows(judge.account.as_deref(), answer, about_policy);
+    let besides = besides(cx.headers());
+    let key = key.as_deref().unwrap_or_default();
+    match allowed && besides.into_iter().all(|action| judge.may(action, key)) {
         true => Ok(governed.owner.clone()),
         false => Err(denied()),
     }
 }
 
-/// For whom the source of a copy is read.
-pub fn acting_for_source(
+/// Actions that a request's headers ask for besides its own.
+fn besides(headers: &HeaderMap) -> Vec<&'static str> {
+    let asks = [
+        (
+            "x-amz-bypass-governance-retention",
+            "s3:BypassGovernanceRetention",
+        ),
+        ("x-amz-object-lock-mode", "s3:PutObjectRetention"),
+        (
+            "x-amz-object-lock-retain-until-date",
+            "s3:PutObjectRetention",
+        ),
+        ("x-amz-object-lock-legal-hold", "s3:PutObjectLegalHold"),
+        ("x-amz-tagging", "s3:PutObjectTagging"),
+    ];
+    let asked = asks
+        .iter()
+        .filter(|(header, _)| headers.contains_key(*header));
+    asked.map(|(_, action)| *action).collect()
+}
+
+/// A browser's form, whose fields nobody has looked at yet.
+#[derive(Clone)]
+pub struct OfForm {
+    judge: Option<Judge>,
+}
+
+impl OfForm {
+    /// What the headers of other requests are judged by.
+    pub fn judge(&self, input: &PutObjectInput) -> S3Result<()> {
+        if input.server_side_encryption.is_some() || input.sse_customer_algorithm.is_some() {
+            return Err(unavailable(
+                "Objects can't be encrypted by this object store yet",
+            ));
+        }
+        let acl = input.acl.as_ref().map(|acl| acl.as_str());
+        if !matches!(acl, None | Some("private" | "bucket-owner-full-control"))
+            || input.grant_read.is_some()
+            || input.grant_full_control.is_some()
+        {
+            return Err(no_acls());
+        }
+        let Some(judge) = &self.judge else {
+            return Ok(());
+        };
+        let lock =
+            input.object_lock_mode.is_some() || input.object_lock_retain_until_date.is_some();
+        let asks = [
+            (true, "s3:PutObject"),
+            (lock, "s3:PutObjectRetention"),
+            (
+                input.object_lock_legal_hold_status.is_some(),
+                "s3:PutObjectLegalHold",
+            ),
+            (input.tagging.is_some(), "s3:PutObjectTagging"),
+        ];
+        match asks
+            .iter()
+            .all(|(asked, action)| !asked || judge.may(action, &input.key))
+        {
+            true => Ok(()),
+            false => Err(denied()),
+        }
+    }
+}
+
+async fn context_of(
     store: &Arc<Store>,
-    headers: &HeaderMap,
+    cx: &mut S3AccessContext<'_>,
+    query: &[(String, String)],
     account: Option<&str>,
-    extensions: &http::Extensions,
-) -> S3Result<String> {
-    let header = headers
-        .get("x-amz-copy-source")
-        .and_then(|value| value.to_str().ok());
-    let own = || account.map(ToOwned::to_owned).ok_or_else(denied);
-    let Some(Ok(from)) = header.map(CopySource::parse) else {
-        return own();
+    bucket: &str,
+    key: Option<&str>,
+    id: Option<String>,
+) -> S3Result<BTreeMap<String, Vec<String>>> {
+    let mut context = context(cx, query, account, (store.clock)());
+    if let Some(key) = key {
+        let tags = store.tags_of(bucket.to_owned(), key.to_owned(), id).await?;
+        for (name, value) in tags {
+            context.insert(
+                format!("s3:existingobjecttag/{}", name.to_lowercase()),
+                vec![value],
+            );
+        }
+    }
+    Ok(context)
+}
+
+/// For whom the source of a copy is read: `None` where nothing is copied.
+pub async fn acting_for_source(
+    store: &Arc<Store>,
+    cx: &mut S3AccessContext<'_>,
+    account: Option<String>,
+) -> S3Result<Option<String>> {
+    let header = cx.headers().get("x-amz-copy-source");
+    let Some(header) = header.and_then(|value| value.to_str().ok()) else {
+        return Ok(None);
+    };
+    let Ok(from) = CopySource::parse(header) else {
+        return Ok(account);
     };
     let (bucket, key, id) = source(&from)?;
     let Some(governed) = store.policies.of(&bucket) else {
-        return own();
+        return account.ok_or_else(denied).map(Some);
     };
-    let context = extensions.get::<Judge>().map(|judge| judge.context.clone());
+    let action = policy::action("GetObject", id.is_some());
+    let query = query(cx.uri().query().unwrap_or_default());
+    let context = context_of(
+        store,
+        cx,
+        &query,
+        account.as_deref(),
+        &bucket,
+        Some(&key),
+        id,
+    )
+    .await?;
     let judge = Judge {
-        account: account.map(ToOwned::to_owned),
-        context: context.unwrap_or_default(),
-        bucket,
         governed,
+        account,
+        context: Arc::new(context),
+        bucket,
     };
-    match judge.may(&policy::action("GetObject", id.is_some()), &key) {
-        true => Ok(judge.governed.owner.clone()),
+    match judge.may(&action, &key) {
+        true => Ok(Some(judge.governed.owner.clone())),
         false => Err(denied()),
     }
 }

@@ -422,7 +422,15 @@ impl Store {
     ) -> S3Result<PutPublicAccessBlockOutput> {
         let account = account(&request.extensions)?;
         let input = request.input;
-        let wanted = input.public_access_block_configuration;
+        let mut wanted = input.public_access_block_configuration;
+        for setting in [
+            &mut wanted.block_public_acls,
+            &mut wanted.block_public_policy,
+            &mut wanted.ignore_public_acls,
+            &mut wanted.restrict_public_buckets,
+        ] {
+            setting.get_or_insert(false);
+        }
         self.set(account, input.bucket.clone(), move |config| {
             config.public_access = Some(wanted);
             config.public_access_removed = false;

@@ -2,7 +2,7 @@
 //! written. A scrubber does the latter slowly all the time; who asks gets it at full speed.
 
 use crate::Store;
-use crate::contents::{BLOCK, Slice};
+use crate::contents::{BLOCK, Slice, is_damage};
 use crate::error::internal;
 use rusqlite::{Connection, OptionalExtension, params};
 use s3s::S3Result;
@@ -75,8 +75,14 @@ impl Store {
             .await
     }
 
-    /// Verifies contents with ids above `after`, about so many bytes of them.
-    pub async fn check(self: &Arc<Self>, after: i64, most_bytes: u64) -> S3Result<Checked> {
+    /// Verifies contents with ids above `after`, about so many bytes of them; `rate` is how many bytes a
+    /// second are read at most.
+    pub async fn check(
+        self: &Arc<Self>,
+        after: i64,
+        most_bytes: u64,
+        rate: Option<u64>,
+    ) -> S3Result<Checked> {
         let _reading = self.contents.reading();
         let (rows, total) = self
             .db
@@ -99,7 +105,7 @@ impl Store {
         };
         let all = rows.len();
         for (id, size) in rows {
-            if !self.is_sound(id, size).await? {
+            if !self.is_sound(id, size, rate).await? {
                 let found = Damage {
                     content: id,
                     belongs_to: self.users_of(id).await?,
@@ -123,24 +129,24 @@ impl Store {
         Ok(checked)
     }
 
-    async fn is_sound(self: &Arc<Self>, id: i64, size: u64) -> S3Result<bool> {
-        let step = 16 * BLOCK as u64;
+    async fn is_sound(self: &Arc<Self>, id: i64, size: u64, rate: Option<u64>) -> S3Result<bool> {
+        let step = 4 * BLOCK as u64;
         let mut offset = 0;
         while offset < size {
+            if let Some(rate) = rate {
+                let pause = step.min(size) as f64 / rate as f64;
+                tokio::time::sleep(Duration::from_secs_f64(pause)).await;
+            }
             let slice = Slice {
                 content: id,
                 offset,
                 len: step.min(size - offset),
             };
             let contents = self.contents.clone();
-            // What it says of damage is in the log; a content that was freed meanwhile is still there.
-            if self
-                .db
-                .read(move |db| contents.read(db, slice))
-                .await
-                .is_err()
-            {
-                return Ok(false);
+            match self.db.read(move |db| contents.read(db, slice)).await {
+                Ok(_) => {}
+                Err(error) if is_damage(&error) => return Ok(false),
+                Err(error) => return Err(error),
             }
             offset += slice.len;
         }
@@ -221,14 +227,12 @@ pub async fn scrub(store: Weak<Store>) {
         let Some(here) = store.upgrade() else {
             return;
         };
-        let pause = match here.check(after, SCRUB_BYTES).await {
+        let pause = match here.check(after, 16 * SCRUB_BYTES, Some(SCRUB_BYTES)).await {
             Ok(Checked {
-                next: Some(next),
-                bytes,
-                ..
+                next: Some(next), ..
             }) => {
                 after = next;
-                Duration::from_secs_f64(bytes as f64 / SCRUB_BYTES as f64)
+                Duration::ZERO
             }
             Ok(_) => {
                 after = 0;

@@ -34,6 +34,9 @@ pub async fn run(store: Weak<Store>) {
         }
         if looked.is_none_or(|looked| looked.elapsed() >= LIFECYCLE) {
             looked = Some(Instant::now());
+            if let Err(error) = here.forget_done().await {
+                tracing::error!("forgetting completed uploads: {error}");
+            }
             if let Err(error) = here.run_lifecycle().await {
                 tracing::error!("lifecycle rules: {error}");
             }
@@ -94,23 +97,38 @@ impl Store {
                 })
                 .await?;
         }
-        self.tidy().await
+        self.shrink().await
     }
 
-    async fn tidy(&self) -> S3Result<()> {
+    /// Gives pages back to the file system.
+    async fn shrink(&self) -> S3Result<()> {
         self.db
             .write(|tx| {
-                let tidy = || -> rusqlite::Result<()> {
-                    tx.connection
-                        .prepare_cached("DELETE FROM uploads WHERE done IS NOT NULL AND json_extract(done, '$.at_ms') < ?1")?
-                        .execute([tx.now_ms - DONE_KEPT_MS])?;
-                    let mut shrink =
-                        tx.connection.prepare(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
+                let shrink = || -> rusqlite::Result<()> {
+                    let mut shrink = tx
+                        .connection
+                        .prepare(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
                     let mut pages = shrink.query([])?;
                     while pages.next()?.is_some() {}
                     Ok(())
                 };
-                tidy().map_err(internal)
+                shrink().map_err(internal)
+            })
+            .await
+    }
+
+    /// Forgets uploads that were completed long ago.
+    async fn forget_done(&self) -> S3Result<()> {
+        self.db
+            .write(|tx| {
+                tx.connection
+                    .prepare_cached(
+                        "DELETE FROM uploads
+                         WHERE done IS NOT NULL AND json_extract(done, '$.at_ms') < ?1",
+                    )
+                    .and_then(|mut delete| delete.execute([tx.now_ms - DONE_KEPT_MS]))
+                    .map_err(internal)?;
+                Ok(())
             })
             .await
     }

@@ -28,8 +28,12 @@ fn is(condition: &ETagCondition, etag: &str) -> bool {
             .is_some_and(|wanted| wanted.value() == etag)
 }
 
+/// The last second of the year 9999, beyond which dates have no spelling.
+const LATEST_MS: i64 = 253_402_300_799_000;
+
+/// A time by its milliseconds since 1970.
 pub fn time(ms: i64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_millis(ms.max(0) as u64)
+    SystemTime::UNIX_EPOCH + Duration::from_millis(ms.clamp(0, LATEST_MS) as u64)
 }
 
 impl Conditions {

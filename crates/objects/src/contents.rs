@@ -10,7 +10,7 @@ use crate::error::{full, internal};
 use crate::sum::crc32c;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension};
-use s3s::{S3Result, s3_error};
+use s3s::S3Result;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, OpenOptions};
@@ -18,7 +18,7 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Bytes that one checksum covers, and that are read at once.
@@ -79,6 +79,8 @@ pub struct Contents {
     data: PathBuf,
     pub buffers: Buffers,
     next: AtomicI64,
+    /// Bytes of uploads that are under way.
+    promised: AtomicU64,
     /// The newest entry of `freed` that is committed.
     freed: AtomicI64,
     /// For each of them that a reader began with, how many such readers there are.
@@ -104,6 +106,20 @@ impl Drop for Reading {
                 readers.remove(&self.since);
             }
         }
+    }
+}
+
+/// Room that an upload was promised.
+pub struct Room {
+    contents: Arc<Contents>,
+    bytes: u64,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.contents
+            .promised
+            .fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -160,6 +176,7 @@ impl Contents {
         Ok(Arc::new(Self {
             data,
             buffers: Buffers::default(),
+            promised: AtomicU64::new(0),
             next: AtomicI64::new(1),
             freed: AtomicI64::new(0),
             readers: Mutex::default(),
@@ -239,8 +256,31 @@ impl Contents {
         })
     }
 
-    /// Whether that many bytes have room.
-    pub fn has_room(&self, bytes: u64) -> S3Result<()> {
+    /// Whether there are any files.
+    pub fn has_files(&self) -> io::Result<bool> {
+        for low in 0..=u8::MAX {
+            if fs::read_dir(self.data.join(format!("{low:02x}")))?
+                .next()
+                .is_some()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Room for that many bytes, kept until the answer is dropped.
+    pub fn room(self: &Arc<Self>, bytes: u64) -> S3Result<Room> {
+        let promised = self.promised.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let room = Room {
+            contents: self.clone(),
+            bytes,
+        };
+        self.has_room(promised)?;
+        Ok(room)
+    }
+
+    fn has_room(&self, bytes: u64) -> S3Result<()> {
         let disk = nix::sys::statvfs::statvfs(&self.data).map_err(internal)?;
         let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
         match free >= bytes.saturating_add(RESERVE) {
@@ -365,12 +405,16 @@ pub struct Opened {
     pub sums: Vec<u8>,
 }
 
+const DAMAGED: &str = "The object is damaged on the disk. Tell the administrator.";
+
 fn damaged(id: i64, why: &str) -> s3s::S3Error {
     tracing::error!("content {id:016x} is damaged: {why}");
-    s3_error!(
-        InternalError,
-        "The object is damaged on the disk. Tell the administrator."
-    )
+    s3s::S3Error::with_message(s3s::S3ErrorCode::InternalError, DAMAGED)
+}
+
+/// Whether that was the reason, and not that nothing could be read just now.
+pub fn is_damage(error: &s3s::S3Error) -> bool {
+    error.message() == Some(DAMAGED)
 }
 
 /// A content that is being written, in blocks of [`BLOCK`] bytes but for the last.

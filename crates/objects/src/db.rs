@@ -13,6 +13,7 @@ use s3s::{S3Error, S3Result};
 use std::cell::{Cell, RefCell};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -62,6 +63,7 @@ const SCHEMA: &str = "
         done TEXT, -- what completing it answered
         PRIMARY KEY (bucket, key, id)
     ) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS done_uploads ON uploads (done) WHERE done IS NOT NULL;
     CREATE TABLE IF NOT EXISTS parts (
         upload TEXT NOT NULL,
         number INTEGER NOT NULL,
@@ -75,7 +77,7 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS contents (
         id INTEGER PRIMARY KEY,
         size INTEGER NOT NULL,
-        uses INTEGER NOT NULL,
+        uses INTEGER NOT NULL CHECK (uses >= 0),
         sums BLOB NOT NULL, -- CRC32C of every block, little-endian
         bytes BLOB          -- of small ones; others are files
     );
@@ -99,6 +101,21 @@ impl Tx<'_> {
     pub fn next_seq(&self) -> i64 {
         self.seq.set(self.seq.get() + 1);
         self.seq.get()
+    }
+
+    /// Does something that may fail and leave no trace, within a request that goes on.
+    pub fn apart<T>(&self, act: impl FnOnce() -> S3Result<T>) -> S3Result<T> {
+        let run = |sql| self.connection.execute_batch(sql).map_err(internal);
+        let (kept, freed) = (self.kept.borrow().len(), self.freed.get());
+        run("SAVEPOINT apart")?;
+        let outcome = act();
+        if outcome.is_err() {
+            run("ROLLBACK TO apart")?;
+            self.kept.borrow_mut().truncate(kept);
+            self.freed.set(freed);
+        }
+        run("RELEASE apart")?;
+        outcome
     }
 
     /// Makes a content's row, with one use. Its file stays if, and only if, this is committed.
@@ -164,6 +181,10 @@ type Reply = Box<dyn FnOnce(Result<(), S3Error>) + Send>;
 pub enum OpenError {
     #[error("the object store was written by a newer Boira (format {0}, this one knows {FORMAT})")]
     TooNew(i64),
+    #[error(
+        "{0} is missing or empty, and there are objects beside it: restore it from a backup, or move the folder data/ away to begin anew"
+    )]
+    Lost(PathBuf),
     #[error("the object store's database: {0}")]
     Database(#[from] rusqlite::Error),
     #[error("the object store's files: {0}")]
@@ -174,7 +195,7 @@ pub struct Db {
     path: PathBuf,
     jobs: Mutex<mpsc::Sender<Job>>,
     idle: Mutex<Vec<Connection>>,
-    reading: Semaphore,
+    reading: Arc<Semaphore>,
 }
 
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -205,6 +226,9 @@ impl Db {
                 return Err(OpenError::TooNew(found));
             }
         }
+        if !connection.table_exists(None, "meta")? && contents.has_files()? {
+            return Err(OpenError::Lost(path.to_owned()));
+        }
         connection.execute_batch(SCHEMA)?;
         connection.execute(
             "INSERT INTO meta (one, format, seq) VALUES (1, ?1, 0) ON CONFLICT DO NOTHING",
@@ -220,7 +244,7 @@ impl Db {
             path: path.to_owned(),
             jobs: Mutex::new(jobs),
             idle: Mutex::default(),
-            reading: Semaphore::new(READERS),
+            reading: Arc::new(Semaphore::new(READERS)),
         }))
     }
 
@@ -253,9 +277,11 @@ impl Db {
         self: &Arc<Self>,
         look: impl FnOnce(&Connection) -> S3Result<T> + Send + 'static,
     ) -> S3Result<T> {
-        let _one = self.reading.acquire().await.expect("it is never closed");
+        let place = self.reading.clone().acquire_owned().await;
         let db = self.clone();
         tokio::task::spawn_blocking(move || {
+            // Held for as long as it is read, also when nobody waits for it any more.
+            let _place = place.expect("it is never closed");
             let idle = db.idle.lock().expect("no holder of this lock panics").pop();
             let connection = match idle {
                 Some(connection) => connection,
@@ -376,8 +402,23 @@ impl Writer {
                 drop(job);
                 continue;
             }
-            let (fine, reply) = job(&tx);
-            replies.push(reply);
+            // A bug in one request must not end all writing; who asked hears that nothing was written.
+            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| job(&tx)));
+            let fine = match outcome {
+                Ok((fine, reply)) => {
+                    replies.push(reply);
+                    fine
+                }
+                Err(_) => false,
+            };
+            // After some errors SQLite gives up the whole transaction by itself.
+            if self.connection.is_autocommit() {
+                done = Err(rusqlite::Error::SqliteFailure(
+                    rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL),
+                    None,
+                ));
+                continue;
+            }
             if !fine {
                 done = self.connection.execute_batch("ROLLBACK TO request");
                 kept.borrow_mut().truncate(before.0);
@@ -388,9 +429,11 @@ impl Writer {
             }
         }
         let committed = done.and_then(|()| {
-            self.connection
-                .prepare_cached("UPDATE meta SET seq = ?1")?
-                .execute([self.seq.get()])?;
+            if self.seq.get() != seq {
+                self.connection
+                    .prepare_cached("UPDATE meta SET seq = ?1")?
+                    .execute([self.seq.get()])?;
+            }
             self.connection
                 .execute_batch("COMMIT")
                 .inspect_err(|error| {

@@ -5,6 +5,12 @@ use rusqlite::ErrorCode;
 use s3s::{S3Error, S3ErrorCode, s3_error};
 use std::borrow::Cow;
 
+/// Whether an error is the store's and not the request's.
+pub fn is_ours(error: &S3Error) -> bool {
+    let code = error.code().as_str();
+    ["InternalError", "InsufficientStorage", "ServiceUnavailable"].contains(&code)
+}
+
 /// The writer has stopped.
 pub fn gone() -> S3Error {
     s3_error!(

@@ -2,21 +2,31 @@
 //! id, every error the resource it is about, and `/services/Walrus` is cut off before the path is read.
 
 use crate::Store;
-use crate::access::{Gate, SKEW_MS};
+use crate::access::{Gate, unsigned_header};
 use crate::cors::{self, Asked};
 use crate::error::custom;
 use crate::form::FormName;
+use crate::objects::decoded;
 use crate::s3::Api;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::host::{S3Host, VirtualHost};
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{Body, S3Result};
+use s3s::{Body, HttpError, S3Result, s3_error};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
 
+const FORM: &[u8] = b"multipart/form-data";
+/// Forms at once: each is held in memory before its signature is known.
+const FORMS: usize = 8;
+/// How long a form may take.
+const FORM_TAKES: Duration = Duration::from_secs(300);
+/// Dates in signatures are judged in `access`, but for how old one may be at most: a form's a week.
+const SKEW_S: u32 = 8 * 24 * 3600;
 /// The largest file of a browser's form; s3s holds it in memory.
 const FORM_BYTES: u64 = 64 << 20;
 
@@ -25,6 +35,7 @@ const FORM_BYTES: u64 = 64 << 20;
 pub struct Front {
     service: S3Service,
     store: Arc<Store>,
+    forms: Arc<Semaphore>,
 }
 
 impl Front {
@@ -37,6 +48,7 @@ impl Front {
         Self {
             service: builder.build(),
             store: store.clone(),
+            forms: Arc::new(Semaphore::new(FORMS)),
         }
     }
 
@@ -107,12 +119,41 @@ impl Front {
         Some(cors::allowed(&rules, &asked).ok_or(none))
     }
 
+    /// A form, if there is room for one.
+    async fn call_form(&self, request: Request<Body>) -> Option<Result<Response<Body>, HttpError>> {
+        let _place = self.forms.try_acquire().ok()?;
+        tokio::time::timeout(FORM_TAKES, self.service.call(request))
+            .await
+            .ok()
+    }
+
     async fn answer(&self, request: Request<Body>, request_id: &str) -> Response<Body> {
         let head = request.method() == Method::HEAD;
         let resource = request.uri().path().to_owned();
         let attributes = asks_for(request.uri(), "attributes");
         let (request, form) = watched(request);
-        let mut response = match self.service.call(request).await {
+        let query = request.uri().query().unwrap_or_default();
+        if let Some(name) = unsigned_header(request.headers(), query) {
+            tracing::debug!("{name} is not signed");
+            let refused = s3_error!(
+                AccessDenied,
+                "There were headers present in the request which were not signed"
+            );
+            let response = refused.to_http_response().unwrap_or_default();
+            return completed(response, &resource, request_id, head).await;
+        }
+        let request = lifted(request);
+        let answered = match &form {
+            None => self.service.call(request).await,
+            Some(_) => match self.call_form(request).await {
+                Some(answered) => answered,
+                None => {
+                    let busy = s3_error!(SlowDown, "Please reduce your request rate.");
+                    Ok(busy.to_http_response().unwrap_or_default())
+                }
+            },
+        };
+        let mut response = match answered {
             Ok(response) => response,
             Err(error) => {
                 tracing::error!("S3: {error:?}");
@@ -171,10 +212,36 @@ fn asks_for(uri: &Uri, what: &str) -> bool {
         .any(|pair| pair.split('=').next() == Some(what))
 }
 
+/// Options in a presigned URL count as headers (AWS, "Authenticating Requests: Using Query Parameters");
+/// s3s looks for them among the headers only. Those of a checksum were computed without the body.
+fn lifted(mut request: Request<Body>) -> Request<Body> {
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    if !query.contains("X-Amz-Signature=") {
+        return request;
+    }
+    for pair in query.split('&') {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let option = name.starts_with("x-amz-")
+            && !name.contains("checksum")
+            && name != "x-amz-content-sha256";
+        let header = option
+            .then(|| HeaderName::from_bytes(name.as_bytes()).ok())
+            .flatten();
+        let value = decoded(value).and_then(|value| HeaderValue::from_str(&value).ok());
+        if let (Some(header), Some(value)) = (header, value) {
+            request.headers_mut().entry(header).or_insert(value);
+        }
+    }
+    request
+}
+
 /// Looks at a form as it comes in.
 fn watched(mut request: Request<Body>) -> (Request<Body>, Option<FormName>) {
     let kind = request.headers().get(CONTENT_TYPE);
-    let form = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"multipart/form-data"));
+    let form = kind.is_some_and(|kind| {
+        let start = kind.as_bytes().get(..FORM.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(FORM))
+    });
     if request.method() != Method::POST || !form {
         return (request, None);
     }
@@ -232,7 +299,7 @@ fn unquoted(text: String) -> String {
 fn config() -> S3Config {
     let mut config = S3Config::default();
     config.post_object_max_file_size = FORM_BYTES;
-    config.presigned_url_max_skew_time_secs = (SKEW_MS / 1000) as u32;
+    config.presigned_url_max_skew_time_secs = SKEW_S;
     config
 }
 

@@ -87,6 +87,9 @@ impl Store {
     ) -> Result<Arc<Self>, OpenError> {
         let mut folder = std::fs::DirBuilder::new();
         folder.recursive(true).mode(0o700).create(dir)?;
+        if let Some(parent) = dir.parent().filter(|parent| parent.is_dir()) {
+            std::fs::File::open(parent)?.sync_all()?;
+        }
         let contents = Contents::open(dir)?;
         let db = Db::open(&dir.join("objects.db"), contents.clone(), clock.clone())?;
         let policies = Policies::default();

@@ -218,6 +218,14 @@ fn judged(lock: &ObjectLockConfiguration) -> S3Result<()> {
         (Some(period), None) | (None, Some(period)) => period,
         _ => return Err(malformed()),
     };
+    let most = if default.days.is_some() { 36_500 } else { 100 };
+    if period > most {
+        return Err(custom(
+            "InvalidRetentionPeriod",
+            StatusCode::BAD_REQUEST,
+            "Default retention period is too large: 36500 days or 100 years at most.",
+        ));
+    }
     if period <= 0 {
         return Err(custom(
             "InvalidRetentionPeriod",

@@ -2,11 +2,11 @@
 
 use crate::Store;
 use crate::access::{account, denied, source_account};
-use crate::authorize::Judge;
+use crate::authorize::{Judge, OfForm};
 use crate::conditions::{self, Conditions, time};
 use crate::contents::{Reading, Slice, cut};
 use crate::db::Tx;
-use crate::error::custom;
+use crate::error::{custom, is_ours};
 use crate::form::FormName;
 use crate::lifecycle;
 use crate::lock::{self, Wish};
@@ -18,7 +18,7 @@ use crate::upload::{self, Said};
 use bytes::Bytes;
 use http::StatusCode;
 use s3s::dto::*;
-use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
+use s3s::{S3Error, S3Request, S3Result, s3_error};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -409,10 +409,9 @@ impl Store {
         let account = account(&request.extensions)?;
         if let Some(form) = request.extensions.get::<FormName>() {
             request.input.key = form.filled_in(&request.input.key);
-            let judge = request.extensions.get::<Judge>();
-            if judge.is_some_and(|judge| !judge.may("s3:PutObject", &request.input.key)) {
-                return Err(denied());
-            }
+        }
+        if let Some(form) = request.extensions.get::<OfForm>() {
+            form.judge(&request.input)?;
         }
         checked_key(&request.input.key)?;
         let said = Said::of(&request, request.input.body.as_ref())?;
@@ -818,6 +817,7 @@ impl Store {
         let account = account(&request.extensions)?;
         let input = request.input;
         let bypass = input.bypass_governance_retention == Some(true);
+        let must_exist = input.if_match.as_ref().is_some_and(ETagCondition::is_any);
         let wanted = ObjectIdentifier {
             key: input.key,
             version_id: input.version_id,
@@ -831,7 +831,7 @@ impl Store {
             .db
             .write(move |tx| {
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
-                delete(tx, &bucket, &wanted, bypass)
+                delete(tx, &bucket, &wanted, bypass, must_exist)
             })
             .await?;
         self.after_write();
@@ -872,15 +872,13 @@ impl Store {
                         outcomes.push((one, Err(denied())));
                         continue;
                     }
-                    let outcome = delete(tx, &bucket, &one, bypass);
-                    // Each has its own fate, but for what leaves open how far it came.
-                    if let Err(error) = &outcome
-                        && *error.code() == S3ErrorCode::InternalError
-                    {
-                        return Err(s3_error!(
-                            InternalError,
-                            "We encountered an internal error. Please try again."
-                        ));
+                    let may_bypass =
+                        |judge: &Judge| judge.may("s3:BypassGovernanceRetention", &one.key);
+                    let bypass = bypass && judge.as_ref().is_none_or(may_bypass);
+                    let outcome = tx.apart(|| delete(tx, &bucket, &one, bypass, false));
+                    // Each has its own fate, but for what is wrong with the store itself.
+                    if outcome.as_ref().is_err_and(is_ours) {
+                        return Err(outcome.err().unwrap_or_else(denied));
                     }
                     outcomes.push((one, outcome));
                 }
@@ -1152,10 +1150,13 @@ fn delete(
     bucket: &Bucket,
     wanted: &ObjectIdentifier,
     bypass: bool,
+    must_exist: bool,
 ) -> S3Result<DeletedObject> {
     let key = &wanted.key;
-    let conditional =
-        wanted.e_tag.is_some() || wanted.size.is_some() || wanted.last_modified_time.is_some();
+    let conditional = must_exist
+        || wanted.e_tag.is_some()
+        || wanted.size.is_some()
+        || wanted.last_modified_time.is_some();
     let target = match &wanted.version_id {
         None => rows::current(tx.connection, bucket.id, key)?,
         Some(id) => rows::version(tx.connection, bucket.id, key, id)?,

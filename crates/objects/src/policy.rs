@@ -439,11 +439,17 @@ impl Condition {
             "aws:sourceaccount",
             "aws:userid",
         ];
-        let everything = |value: &String| ["*", "0.0.0.0/0", "::/0"].contains(&value.as_str());
+        let few = |value: &String| match self.operator {
+            Operator::Text { not: false, .. } => !value.contains(['*', '?']),
+            // AWS's own limits of what counts as a range and not as the world.
+            Operator::Address { not: false } => Network::parse(value)
+                .is_some_and(|network| network.bits >= if network.v4 { 8 } else { 32 }),
+            _ => false,
+        };
         keys.contains(&self.key.as_str())
-            && !self.operator.is_negative()
             && !self.if_exists
-            && !self.values.iter().any(everything)
+            && !self.all
+            && self.values.iter().all(few)
     }
 }
 

@@ -392,12 +392,16 @@ impl Bucket {
     }
 
     fn forget(&self, tx: &Tx<'_>, version: &Version) -> S3Result<()> {
-        tx.release(&version.slices)?;
-        tx.connection
+        let gone = tx
+            .connection
             .prepare_cached("DELETE FROM versions WHERE bucket = ?1 AND key = ?2 AND age = ?3")
             .and_then(|mut delete| delete.execute(params![self.id, version.key, version.age]))
             .map_err(internal)?;
-        Ok(())
+        // What was read before may be gone already, and then its bytes are let go of already.
+        match gone {
+            0 => Ok(()),
+            _ => tx.release(&version.slices),
+        }
     }
 
     /// Changes what an object is besides its bytes.

@@ -1,11 +1,23 @@
 //! The operations of S3 that are served: one line each. s3s answers `NotImplemented` for the others.
 
 use crate::Store;
+use crate::access::denied;
+use crate::authorize::Judge;
+use crate::error::internal;
 use s3s::dto::*;
-use s3s::{S3, S3Request, S3Response, S3Result};
+use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 use std::sync::Arc;
 
 pub struct Api(pub Arc<Store>);
+
+/// Who may not list a bucket doesn't hear what isn't in it (AWS, GetObject).
+fn told(error: S3Error, judge: Option<&Judge>) -> S3Error {
+    let absent = *error.code() == S3ErrorCode::NoSuchKey;
+    match judge {
+        Some(judge) if absent && !judge.may_list() => denied(),
+        _ => error,
+    }
+}
 
 macro_rules! served {
     ($($operation:ident $name:ident($input:ident) -> $output:ident;)*) => {
@@ -15,7 +27,12 @@ macro_rules! served {
         #[async_trait::async_trait]
         impl S3 for Api {
             $(async fn $name(&self, request: S3Request<$input>) -> S3Result<S3Response<$output>> {
-                self.0.$name(request).await.map(S3Response::new)
+                // In a task of its own: what was begun is finished, also when its client is gone.
+                let store = self.0.clone();
+                let judge = request.extensions.get::<Judge>().cloned();
+                let task = tokio::spawn(async move { store.$name(request).await });
+                let outcome = task.await.map_err(internal)?;
+                outcome.map(S3Response::new).map_err(|error| told(error, judge.as_ref()))
             })*
         }
     };

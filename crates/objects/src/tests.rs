@@ -428,6 +428,107 @@ async fn versions_are_hidden_then_removed_then_their_markers() {
     );
 }
 
+/// Hiding the null version lets go of it: the rule must not do that once more.
+#[tokio::test]
+async fn a_rule_lets_go_of_a_suspended_version_once() {
+    let here = Here::new().await;
+    let content = bytes(200_000);
+    here.put("k", &content).await;
+    let input = CopyObjectInput::builder()
+        .bucket(BUCKET.into())
+        .key("copy/k".into())
+        .copy_source(CopySource::parse("bucket/k").unwrap())
+        .build()
+        .unwrap();
+    here.store.copy_object(request(input)).await.unwrap();
+    for versioning in [
+        crate::rows::Versioning::Enabled,
+        crate::rows::Versioning::Suspended,
+    ] {
+        here.store
+            .set("account".into(), BUCKET.into(), move |config| {
+                config.versioning = Some(versioning);
+            })
+            .await
+            .unwrap();
+        if versioning == crate::rows::Versioning::Enabled {
+            here.put("k", b"newer").await;
+        }
+    }
+    let noncurrent = NoncurrentVersionExpiration {
+        noncurrent_days: Some(1),
+        ..Default::default()
+    };
+    here.rules(vec![LifecycleRule {
+        filter: Some(LifecycleRuleFilter {
+            prefix: Some("k".into()),
+            ..Default::default()
+        }),
+        noncurrent_version_expiration: Some(noncurrent),
+        ..expire_after(1)
+    }])
+    .await;
+    here.after(3).await;
+    here.store.collect().await.unwrap();
+    assert_eq!(here.read("k").await.unwrap_err(), "NoSuchKey");
+    assert!(here.read("copy/k").await.unwrap() == content);
+}
+
+#[tokio::test]
+async fn rules_without_end_stop_nothing() {
+    let here = Here::new().await;
+    here.rules(vec![expire_after(i32::MAX)]).await;
+    here.put("k", b"x").await;
+    assert_eq!(here.read("k").await.unwrap(), b"x");
+}
+
+/// A bug in one request must not end all writing.
+#[tokio::test]
+async fn a_request_that_panics_changes_nothing_and_the_next_ones_go_on() {
+    let here = Here::new().await;
+    let panicked = here
+        .store
+        .db
+        .write(|tx| -> S3Result<()> {
+            tx.connection.execute("DELETE FROM buckets", []).unwrap();
+            panic!("a bug")
+        })
+        .await;
+    assert_eq!(panicked.unwrap_err().code().as_str(), "ServiceUnavailable");
+    here.put("k", b"x").await;
+    assert_eq!(here.read("k").await.unwrap(), b"x");
+}
+
+#[tokio::test]
+async fn files_without_their_database_are_not_thrown_away() {
+    let here = Here::new().await;
+    here.put("k", &bytes(200_000)).await;
+    let path = here.folder.path().to_owned();
+    drop(here.store);
+    // Its writer may still be at work.
+    for name in ["objects.db", "objects.db-wal", "objects.db-shm"] {
+        let _ = std::fs::remove_file(path.join(name));
+    }
+    let settings = Settings {
+        region: "us-east-1".into(),
+        endpoint: "http://here".into(),
+    };
+    let refused = Store::open(&path, settings, Arc::new(NoKeys), Arc::new(|| 0))
+        .err()
+        .unwrap();
+    assert!(
+        refused.to_string().contains("restore it from a backup"),
+        "{refused}"
+    );
+    let files = std::fs::read_dir(path.join("data")).unwrap();
+    assert!(
+        files
+            .flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap())
+            .count()
+            == 1
+    );
+}
+
 #[tokio::test]
 async fn locked_versions_outlive_rules_and_old_uploads_dont() {
     let here = Here::versioned().await;

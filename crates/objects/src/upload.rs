@@ -197,7 +197,7 @@ pub async fn receive(
     if len > MOST {
         return Err(too_large());
     }
-    contents.has_room(len)?;
+    let _room = contents.room(len)?;
     let mut body = body;
     let mut pending = contents.buffers.take(BLOCK);
     let mut stage = Stage::Idle(Intake::new(algorithm, said.algorithm()));

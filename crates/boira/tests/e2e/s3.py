@@ -614,6 +614,19 @@ def presigned(bucket):
         time.sleep(2.1)
         status, _, text = raw("GET", late)
         assert status == 403 and b"AccessDenied" in text and b"expired" in text, text
+    # What was not signed doesn't count: neither headers nor what version 2 doesn't cover.
+    signer = client(signature_version="s3v4")
+    url = signer.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "k"})
+    for header in ["x-amz-copy-source", "x-amz-tagging", "x-amz-meta-a"]:
+        status, _, text = raw("PUT", url, b"x", {header: f"{bucket}/k", "Content-Type": ""})
+        assert status == 403 and b"not signed" in text, (header, status, text)
+    options = {"Metadata": {"a": "b"}, "StorageClass": "STANDARD_IA"}
+    url = signer.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "k", **options})
+    signed = {"x-amz-meta-a": "b", "x-amz-storage-class": "STANDARD_IA"}
+    status, _, text = raw("PUT", url, b"x", {**signed, "Content-Type": ""})
+    assert status == 200, text
+    head = S3.head_object(Bucket=bucket, Key="k")
+    assert head["Metadata"] == {"a": "b"} and head["StorageClass"] == "STANDARD_IA", head
     elsewhere = client(signature_version="s3v4", region_name="eu-west-1")
     url = elsewhere.generate_presigned_url("list_buckets")
     status, _, text = raw("GET", url)
@@ -861,6 +874,38 @@ def policies(bucket):
             other.delete_object(Bucket=bucket, Key="theirs")
         with refused("AccessDenied", 403):
             other.get_bucket_policy(Bucket=bucket)
+        # Who may put objects may not lock them, nor tag them.
+        now = datetime.datetime.now(datetime.timezone.utc)
+        with refused("AccessDenied", 403):
+            other.put_object(Bucket=bucket, Key="t", Body=b"x", Tagging="a=b")
+        with refused("AccessDenied", 403):
+            other.put_object(Bucket=bucket, Key="t", Body=b"x", ObjectLockMode="COMPLIANCE",
+                             ObjectLockRetainUntilDate=now + datetime.timedelta(days=1))
+        # What isn't there is said only to those who may list.
+        put(statement("Allow", friend, "s3:GetObject"))
+        with refused("AccessDenied", 403):
+            other.get_object(Bucket=bucket, Key="none")
+        # The policy is its owner's alone.
+        put(statement("Allow", friend, "s3:*"), statement("Allow", friend, "s3:*", ""))
+        with refused("AccessDenied", 403):
+            other.put_bucket_policy(Bucket=bucket, Policy="{}")
+        # A source is judged by its own tags, not by those of what it replaces.
+        other.create_bucket(Bucket=mine)
+        other.put_bucket_policy(Bucket=mine, Policy=json.dumps({"Statement": [
+            {"Effect": "Allow", "Principal": friend, "Action": "s3:*", "Resource": f"arn:aws:s3:::{mine}/*"}]}))
+        other.put_object(Bucket=mine, Key="c", Body=b"x", Tagging="secret=no")
+        put(statement("Allow", friend, "s3:GetObject", StringEquals={"s3:ExistingObjectTag/secret": "no"}))
+        with refused("AccessDenied", 403):
+            other.copy_object(Bucket=mine, Key="c", CopySource={"Bucket": bucket, "Key": "own"})
+        other.copy_object(Bucket=mine, Key="c", CopySource={"Bucket": bucket, "Key": "pub/a"})
+        other.delete_object(Bucket=mine, Key="c")
+        other.delete_bucket(Bucket=mine)
+        # A form without a key, however its type is spelt, is judged by its key.
+        for kind in ["multipart/form-data", "Multipart/Form-Data"]:
+            form = (b'--b\r\nContent-Disposition: form-data; name="key"\r\n\r\nsneaked\r\n--b\r\n'
+                    b'Content-Disposition: form-data; name="file"; filename="f"\r\n\r\nx\r\n--b--\r\n')
+            status, _, text = raw("POST", f"/{bucket}", form, {"Content-Type": f"{kind}; boundary=b"})
+            assert status == 403, (kind, status, text)
     for wrong in ["no json", "{}", '{"Version": "1999-01-01", "Statement": []}']:
         with refused("MalformedPolicy", 400):
             S3.put_bucket_policy(Bucket=bucket, Policy=wrong)

@@ -152,6 +152,30 @@ fn buckets_are_listed_measured_and_checked() {
             .ok()
             .contains("in 2 contents were read")
     );
+    let other = boira(&["account", "create", "other", "--output", "json"]).json();
+    let script = "import boto3, sys; s3 = boto3.client('s3', aws_access_key_id=sys.argv[1], \
+                  aws_secret_access_key=sys.argv[2]); getattr(s3, sys.argv[3])(Bucket='theirs')";
+    let act = |what: &str| {
+        let mut command = controller.client(python());
+        for name in ["access_key_id", "secret_access_key"] {
+            command.args(
+                (name == "access_key_id")
+                    .then_some(["-c", script])
+                    .into_iter()
+                    .flatten(),
+            );
+            command.arg(other[name].as_str().expect("a key"));
+        }
+        run(command.arg(what), Duration::from_secs(30)).ok();
+    };
+    act("create_bucket");
+    assert!(
+        boira(&["account", "rm", "other"])
+            .fails(1)
+            .contains("still has buckets: theirs")
+    );
+    act("delete_bucket");
+    boira(&["account", "rm", "other"]).ok();
     let data = controller.folder.path().join("home/objects/data");
     let find = run(
         Command::new("find").arg(data).args(["-type", "f"]),
