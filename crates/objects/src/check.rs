@@ -83,7 +83,6 @@ impl Store {
         most_bytes: u64,
         rate: Option<u64>,
     ) -> S3Result<Checked> {
-        let _reading = self.contents.reading();
         let (rows, total) = self
             .db
             .read(move |db| {
@@ -143,8 +142,18 @@ impl Store {
                 len: step.min(size - offset),
             };
             let contents = self.contents.clone();
-            match self.db.read(move |db| contents.read(db, slice)).await {
-                Ok(_) => {}
+            // For one piece only: the collector waits for who reads.
+            let reading = self.contents.reading();
+            let look = move |db: &Connection| {
+                let _reading = reading;
+                match is_used(db, id)? {
+                    true => contents.read(db, slice).map(|_| true),
+                    false => Ok(false),
+                }
+            };
+            match self.db.read(look).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(true),
                 Err(error) if is_damage(&error) => return Ok(false),
                 Err(error) => return Err(error),
             }
@@ -158,6 +167,15 @@ impl Store {
             .read(move |db| users_of(db, id).map_err(internal))
             .await
     }
+}
+
+/// Whether anything needs a content still.
+fn is_used(db: &Connection, id: i64) -> S3Result<bool> {
+    let uses: Option<i64> = db
+        .prepare_cached("SELECT uses FROM contents WHERE id = ?1")
+        .and_then(|mut select| select.query_row([id], |row| row.get(0)).optional())
+        .map_err(internal)?;
+    Ok(uses.is_some_and(|uses| uses > 0))
 }
 
 fn usage(db: &Connection, bucket: &crate::rows::Bucket) -> S3Result<Usage> {

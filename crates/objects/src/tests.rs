@@ -368,6 +368,25 @@ async fn what_is_being_read_is_collected_when_it_has_been() {
     panic!("the file is still there");
 }
 
+/// A slow check must not keep the collector waiting.
+#[tokio::test]
+async fn what_is_checked_slowly_can_be_collected() {
+    let here = Here::new().await;
+    for n in 0..3 {
+        here.put(&format!("k{n}"), &bytes(2 << 20)).await;
+    }
+    let store = here.store.clone();
+    let slow = tokio::spawn(async move { store.check(0, u64::MAX, Some(1 << 20)).await });
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    for n in 0..3 {
+        here.delete(&format!("k{n}")).await;
+    }
+    here.store.collect().await.unwrap();
+    assert_eq!(here.files().len(), 0);
+    assert!(!slow.is_finished());
+    assert!(slow.await.unwrap().unwrap().damaged.is_empty());
+}
+
 #[tokio::test]
 async fn lifecycle_rules_are_carried_out() {
     let here = Here::new().await;
