@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  EC2, STS, Boira's own API ──► http ──► ec2/ sts admin ──► Cluster (writer, snapshots)
+//!  S3                        ──► http ──► objects ──► boira-objects (its own writer and files)
 //!  agents, mutual TLS        ──► agents ──► links (who waits, which streams) ──┘
 //! ```
 

@@ -189,7 +189,7 @@ pub fn unsigned_header(headers: &HeaderMap, query: &str) -> Option<String> {
         let pair = query
             .split('&')
             .find_map(|pair| pair.strip_prefix("X-Amz-SignedHeaders="));
-        pair.and_then(crate::objects::decoded)
+        pair.and_then(crate::tagging::decoded)
     };
     let signed = in_header.or_else(in_query)?;
     let is_signed = |name: &str| signed.split(';').any(|one| one.eq_ignore_ascii_case(name));

@@ -6,10 +6,11 @@
 use crate::Store;
 use crate::access::{denied, no_acls, unavailable};
 use crate::conditions::time;
+use crate::copying::source;
 use crate::error::custom;
-use crate::objects::{decoded, source, tags_of_header};
 use crate::policy::{self, Answer, Policy, Question};
 use crate::rows::{self, Bucket};
+use crate::tagging::{decoded, tags_of_header};
 use http::{HeaderMap, StatusCode};
 use s3s::access::S3AccessContext;
 use s3s::dto::*;

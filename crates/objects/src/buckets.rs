@@ -3,10 +3,11 @@
 use crate::Store;
 use crate::access::{account, no_acls, owner};
 use crate::authorize::blocked;
+use crate::describe::stamp;
 use crate::error::{custom, internal};
 use crate::multipart;
-use crate::objects::{judged_set, stamp, tag_set};
 use crate::rows::{self, Bucket as Row, Config, Upload, Versioning, json};
+use crate::tagging::{judged_set, tag_set};
 use http::StatusCode;
 use rusqlite::params;
 use s3s::dto::*;

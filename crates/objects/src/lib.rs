@@ -5,7 +5,8 @@
 //!                data/XX/ID     the bytes of others, a file per object or part
 //! ```
 //!
-//! `s3` names the operations; `objects`, `multipart`, `listing` and `buckets` are what they do;
+//! `s3` names the operations; `objects`, `copying`, `deleting`, `tagging`, `multipart`, `listing`,
+//! `buckets`, `lock`, `lifecycle` and `cors` are what they do; `access` and `authorize` let them in;
 //! `conditions`, `list` and `sum` decide without a store; `contents` and `db` are the disk.
 
 mod access;
@@ -16,8 +17,11 @@ mod check;
 mod collect;
 mod conditions;
 mod contents;
+mod copying;
 mod cors;
 mod db;
+mod deleting;
+mod describe;
 mod error;
 mod form;
 mod front;
@@ -32,6 +36,7 @@ mod read;
 mod rows;
 mod s3;
 mod sum;
+mod tagging;
 mod upload;
 
 #[cfg(test)]

@@ -128,7 +128,7 @@ pub fn expiration(bucket: &Bucket, version: &Version) -> Option<String> {
         .filter_map(|rule| Some((expires_ms(rule, version.modified_ms)?, rule)))
         .min_by_key(|(at, _)| *at)?;
     let mut date = Vec::new();
-    crate::objects::stamp(soonest.0)
+    crate::describe::stamp(soonest.0)
         .format(TimestampFormat::HttpDate, &mut date)
         .ok()?;
     let id = soonest.1.id.as_deref().unwrap_or_default();

@@ -2,9 +2,10 @@
 
 use crate::Store;
 use crate::access::{self, account};
+use crate::describe::{covers, etag, stamp};
 use crate::error::internal;
 use crate::list::{Lister, Step, Wanted};
-use crate::objects::{covers, etag, page, stamp};
+use crate::objects::page;
 use crate::rows::{self, Version};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -3,8 +3,8 @@
 
 use crate::Store;
 use crate::access::account;
+use crate::describe::stamp;
 use crate::error::custom;
-use crate::objects::stamp;
 use crate::rows::{self, About, Bucket, Version, Versioning};
 use http::StatusCode;
 use s3s::dto::*;

@@ -1,0 +1,166 @@
+//! Tags of objects, and what a tag may be (AWS, "Categorizing your storage using tags").
+
+use crate::Store;
+use crate::access::account;
+use crate::conditions::Conditions;
+use crate::error::custom;
+use crate::objects::readable;
+use crate::rows::{self, About};
+use http::StatusCode;
+use s3s::dto::*;
+use s3s::{S3Request, S3Result, s3_error};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+impl Store {
+    pub async fn get_object_tagging(
+        self: &Arc<Self>,
+        request: S3Request<GetObjectTaggingInput>,
+    ) -> S3Result<GetObjectTaggingOutput> {
+        let account = account(&request.extensions)?;
+        let input = request.input;
+        let found = self
+            .find(
+                account,
+                input.bucket,
+                input.key,
+                input.version_id,
+                Conditions::default(),
+                false,
+            )
+            .await?;
+        Ok(GetObjectTaggingOutput {
+            tag_set: tag_set(&found.version.about.tags),
+            version_id: found.told,
+        })
+    }
+
+    pub async fn put_object_tagging(
+        self: &Arc<Self>,
+        request: S3Request<PutObjectTaggingInput>,
+    ) -> S3Result<PutObjectTaggingOutput> {
+        let account = account(&request.extensions)?;
+        let input = request.input;
+        let tags = judged_set(input.tagging.tag_set, 10)?;
+        let version_id = self
+            .tag(account, input.bucket, input.key, input.version_id, tags)
+            .await?;
+        Ok(PutObjectTaggingOutput { version_id })
+    }
+
+    pub async fn delete_object_tagging(
+        self: &Arc<Self>,
+        request: S3Request<DeleteObjectTaggingInput>,
+    ) -> S3Result<DeleteObjectTaggingOutput> {
+        let account = account(&request.extensions)?;
+        let input = request.input;
+        let tags = BTreeMap::new();
+        let version_id = self
+            .tag(account, input.bucket, input.key, input.version_id, tags)
+            .await?;
+        Ok(DeleteObjectTaggingOutput { version_id })
+    }
+
+    async fn tag(
+        &self,
+        account: String,
+        name: String,
+        key: String,
+        id: Option<String>,
+        tags: BTreeMap<String, String>,
+    ) -> S3Result<Option<String>> {
+        self.db
+            .write(move |tx| {
+                let bucket = rows::bucket(tx.connection, &name, &account)?;
+                let version = rows::named(tx.connection, bucket.id, &key, id.as_deref())?;
+                let told = bucket.told(&version.id);
+                readable(&version, id.is_some(), told.as_ref())?;
+                let about = About {
+                    tags,
+                    ..version.about.clone()
+                };
+                bucket.describe(tx, &version, &about)?;
+                Ok(told)
+            })
+            .await
+    }
+}
+
+pub fn tags_of_header(text: Option<&str>) -> S3Result<BTreeMap<String, String>> {
+    let Some(text) = text else {
+        return Ok(BTreeMap::new());
+    };
+    let wrong = || {
+        s3_error!(
+            InvalidArgument,
+            "The header 'x-amz-tagging' shall be encoded as UTF-8 then URLEncoded URL query parameters without tag name duplicates."
+        )
+    };
+    let mut tags = Vec::new();
+    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        tags.push((
+            decoded(name).ok_or_else(wrong)?,
+            decoded(value).ok_or_else(wrong)?,
+        ));
+    }
+    judged(tags, 10)
+}
+
+pub fn decoded(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digits = [bytes.next()?, bytes.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(out).ok()
+}
+
+/// Tags within AWS's limits ("Categorizing your storage using tags"): `most` of them.
+pub fn judged(tags: Vec<(String, String)>, most: usize) -> S3Result<BTreeMap<String, String>> {
+    let invalid = |message: &'static str| s3_error!(InvalidTag, "{message}");
+    if tags.len() > most {
+        let message = format!("Object tags cannot be greater than {most}");
+        return Err(custom("BadRequest", StatusCode::BAD_REQUEST, message));
+    }
+    let allowed = |text: &str| {
+        text.chars()
+            .all(|c| c.is_alphanumeric() || c.is_whitespace() || "_.:/=+-@".contains(c))
+    };
+    let mut found = BTreeMap::new();
+    for (name, value) in tags {
+        if name.is_empty() || name.chars().count() > 128 || !allowed(&name) {
+            return Err(invalid("The TagKey you have provided is invalid"));
+        }
+        if value.chars().count() > 256 || !allowed(&value) {
+            return Err(invalid("The TagValue you have provided is invalid"));
+        }
+        if name.starts_with("aws:") {
+            return Err(invalid("System tags cannot be added/updated by requester"));
+        }
+        if found.insert(name, value).is_some() {
+            return Err(invalid("Cannot provide multiple Tags with the same key"));
+        }
+    }
+    Ok(found)
+}
+
+pub fn judged_set(set: TagSet, most: usize) -> S3Result<BTreeMap<String, String>> {
+    let pair = |tag: Tag| (tag.key.unwrap_or_default(), tag.value.unwrap_or_default());
+    judged(set.into_iter().map(pair).collect(), most)
+}
+
+pub fn tag_set(tags: &BTreeMap<String, String>) -> TagSet {
+    let tag = |(key, value): (&String, &String)| Tag {
+        key: Some(key.clone()),
+        value: Some(value.clone()),
+    };
+    tags.iter().map(tag).collect()
+}
