@@ -3,10 +3,11 @@
 use crate::access::{account, source_account};
 use crate::conditions::{self, Conditions};
 use crate::contents::{Reading, Slice};
+use crate::db::Tx;
 use crate::describe::{described, etag, stamp, with_sums};
 use crate::lock::Wish;
 use crate::objects::checked_key;
-use crate::rows::{self, Put};
+use crate::rows::{self, Bucket, Put, Version};
 use crate::sum::{Algorithm, Covers, Sum};
 use crate::{Store, read, upload};
 use s3s::dto::*;
@@ -115,15 +116,7 @@ impl Store {
             .db
             .write(move |tx| {
                 let from = rows::bucket(tx.connection, &from_bucket.name, &from_account)?;
-                // What was looked at may be gone by now: its bytes would be, too.
-                let key = String::from_utf8_lossy(&version.key).into_owned();
-                let still = rows::version(tx.connection, from.id, &key, &version.id)?;
-                if still.is_none_or(|still| still.age != version.age) {
-                    return Err(s3_error!(
-                        OperationAborted,
-                        "The source changed while it was copied. Try again."
-                    ));
-                }
+                unchanged(tx, &from, &version)?;
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
                 if matches.is_some() || none_matches.is_some() {
                     let current = rows::current(tx.connection, bucket.id, &input.key)?;
@@ -224,6 +217,19 @@ pub fn source(source: &CopySource) -> S3Result<(String, String, Option<String>)>
         _ => Err(s3_error!(
             NotImplemented,
             "There are no access points here."
+        )),
+    }
+}
+
+/// What was looked at may be gone by now: its bytes would be, too.
+pub fn unchanged(tx: &Tx<'_>, from: &Bucket, version: &Version) -> S3Result<()> {
+    let key = String::from_utf8_lossy(&version.key);
+    let still = rows::version(tx.connection, from.id, &key, &version.id)?;
+    match still.is_some_and(|still| still.age == version.age) {
+        true => Ok(()),
+        false => Err(s3_error!(
+            OperationAborted,
+            "The source changed while it was copied. Try again."
         )),
     }
 }

@@ -7,6 +7,7 @@ use crate::error::internal;
 use crate::list::{Lister, Step, Wanted};
 use crate::objects::page;
 use crate::rows::{self, Version};
+use crate::sum::Sum;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rusqlite::{Connection, params};
@@ -47,6 +48,22 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// The common prefixes of a page, spelt as the client wants names.
+pub fn common_prefixes(lister: &Lister, show: impl Fn(String) -> String) -> Vec<CommonPrefix> {
+    let prefixes = lister.common_prefixes.iter();
+    let prefix = |prefix: &Vec<u8>| CommonPrefix {
+        prefix: Some(show(text(prefix))),
+    };
+    prefixes.map(prefix).collect()
+}
+
+/// The algorithm of a version's checksum, and what it covers.
+fn checksum(version: &Version) -> (Option<Vec<ChecksumAlgorithm>>, Option<ChecksumType>) {
+    let sum = version.about.sum.as_ref();
+    let name = |sum: &Sum| vec![ChecksumAlgorithm::from(sum.algorithm.name().to_owned())];
+    (sum.map(name), sum.map(|sum| covers(sum.covers)))
+}
+
 /// A page of objects.
 struct Objects {
     contents: Vec<Object>,
@@ -75,28 +92,24 @@ impl Store {
             })
             .await?;
         let owner = owner.then(|| access::owner(&account));
-        let contents = versions.into_iter().map(|version| Object {
-            checksum_algorithm: version
-                .about
-                .sum
-                .as_ref()
-                .map(|sum| vec![ChecksumAlgorithm::from(sum.algorithm.name().to_owned())]),
-            checksum_type: version.about.sum.as_ref().map(|sum| covers(sum.covers)),
-            e_tag: Some(etag(&version.etag)),
-            key: Some(show(text(&version.key))),
-            last_modified: Some(stamp(version.modified_ms)),
-            owner: owner.clone(),
-            size: Some(version.size as i64),
-            storage_class: Some(ObjectStorageClass::from(class(&version))),
-            ..Default::default()
+        let contents = versions.into_iter().map(|version| {
+            let (checksum_algorithm, checksum_type) = checksum(&version);
+            Object {
+                checksum_algorithm,
+                checksum_type,
+                e_tag: Some(etag(&version.etag)),
+                key: Some(show(text(&version.key))),
+                last_modified: Some(stamp(version.modified_ms)),
+                owner: owner.clone(),
+                size: Some(version.size as i64),
+                storage_class: Some(ObjectStorageClass::from(class(&version))),
+                ..Default::default()
+            }
         });
-        let prefixes = lister.common_prefixes.iter();
-        let prefixes = prefixes.map(|prefix| CommonPrefix {
-            prefix: Some(show(text(prefix))),
-        });
+        let prefixes = common_prefixes(&lister, show);
         Ok(Objects {
             contents: contents.collect(),
-            prefixes: prefixes.collect(),
+            prefixes,
             truncated: lister.truncated,
             last: lister.last().map(text),
         })
@@ -231,13 +244,10 @@ impl Store {
                 });
                 continue;
             }
+            let (checksum_algorithm, checksum_type) = checksum(&version);
             shown.push(ObjectVersion {
-                checksum_algorithm: version
-                    .about
-                    .sum
-                    .as_ref()
-                    .map(|sum| vec![ChecksumAlgorithm::from(sum.algorithm.name().to_owned())]),
-                checksum_type: version.about.sum.as_ref().map(|sum| covers(sum.covers)),
+                checksum_algorithm,
+                checksum_type,
                 e_tag: Some(etag(&version.etag)),
                 is_latest: Some(version.current),
                 key: Some(show(text(&version.key))),
@@ -249,14 +259,11 @@ impl Store {
                 ..Default::default()
             });
         }
-        let prefixes = lister.common_prefixes.iter();
-        let prefixes = prefixes.map(|prefix| CommonPrefix {
-            prefix: Some(show(text(prefix))),
-        });
+        let prefixes = common_prefixes(&lister, show);
         let truncated = lister.truncated;
         let next = lister.last().map(text).filter(|_| truncated);
         Ok(ListObjectVersionsOutput {
-            common_prefixes: Some(prefixes.collect()),
+            common_prefixes: Some(prefixes),
             delete_markers: Some(markers),
             delimiter: input
                 .delimiter

@@ -4,11 +4,11 @@
 use crate::access::account;
 use crate::conditions::{self, Conditions};
 use crate::contents::{Slice, cut};
-use crate::copying::source;
+use crate::copying::{source, unchanged};
 use crate::describe::{covers, described, etag, stamp, with_sums};
 use crate::error::internal;
 use crate::list::{Lister, Step, Wanted};
-use crate::listing::{encoded, wants_url};
+use crate::listing::{common_prefixes, encoded, wants_url};
 use crate::lock::Wish;
 use crate::objects::{checked_key, page};
 use crate::rows::{self, About, Asked, Done, Part, PartOf, Put, Upload, json};
@@ -197,14 +197,7 @@ impl Store {
         let modified_ms = self
             .db
             .write(move |tx| {
-                let key = String::from_utf8_lossy(&version.key).into_owned();
-                let still = rows::version(tx.connection, from.id, &key, &version.id)?;
-                if still.is_none_or(|still| still.age != version.age) {
-                    return Err(s3_error!(
-                        OperationAborted,
-                        "The source changed while it was copied. Try again."
-                    ));
-                }
+                unchanged(tx, &from, &version)?;
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
                 rows::open_upload(tx.connection, bucket.id, &input.key, &input.upload_id)?;
                 tx.share(&slices)?;
@@ -472,10 +465,7 @@ impl Store {
             .last()
             .map(|key| String::from_utf8_lossy(key).into_owned());
         let truncated = lister.truncated;
-        let prefixes = lister.common_prefixes.iter();
-        let prefixes = prefixes.map(|prefix| CommonPrefix {
-            prefix: Some(show(String::from_utf8_lossy(prefix).into_owned())),
-        });
+        let prefixes = common_prefixes(&lister, show);
         let shown = uploads.into_iter().map(|upload| {
             let asked = asked_of(&upload);
             MultipartUpload {
@@ -492,7 +482,7 @@ impl Store {
         let shown: Vec<MultipartUpload> = shown.collect();
         Ok(ListMultipartUploadsOutput {
             bucket: Some(input.bucket),
-            common_prefixes: Some(prefixes.collect()),
+            common_prefixes: Some(prefixes),
             delimiter: input.delimiter.map(show),
             encoding_type: input.encoding_type,
             is_truncated: Some(truncated),
