@@ -165,8 +165,7 @@ async fn http(
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
-        .max_buf_size(64 << 10)
-        .pipeline_flush(true);
+        .max_buf_size(64 << 10);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -29,6 +29,22 @@ impl Cloud for ThisCloud {
         Some((key.owner.to_string(), key.secret.clone()))
     }
 
+    fn account_of(&self, canonical: &str) -> Option<String> {
+        let snapshot = self.0.snapshot();
+        let mut accounts = snapshot.state.accounts.values();
+        let named = |id: &String| boira_objects::canonical(id) == canonical;
+        accounts.find_map(|account| Some(account.id.to_string()).filter(named))
+    }
+
+    fn acls(&self, walrus: bool) -> bool {
+        let snapshot = self.0.snapshot();
+        let settings = &snapshot.state.settings;
+        match walrus {
+            true => settings.s3_walrus_acls,
+            false => settings.s3_acls,
+        }
+    }
+
     fn domain(&self) -> Option<String> {
         self.0.snapshot().state.settings.s3_domain.clone()
     }

@@ -12,6 +12,10 @@ pub struct Settings {
     pub region: String,
     /// The domain below which every bucket of S3 has a name: `BUCKET.s3.example.org`.
     pub s3_domain: Option<String>,
+    /// Whether new buckets have ACLs and no public access block, as AWS's had before April 2023.
+    pub s3_acls: bool,
+    /// The same for buckets that are made through `/services/Walrus`.
+    pub s3_walrus_acls: bool,
     /// Virtual CPUs given out per CPU of a host.
     pub cpu_overcommit: f64,
     /// Guest memory given out per byte of a host's memory.
@@ -51,6 +55,8 @@ impl Default for Settings {
         Self {
             region: "us-east-1".into(),
             s3_domain: None,
+            s3_acls: false,
+            s3_walrus_acls: true,
             cpu_overcommit: 4.0,
             memory_overcommit: 1.0,
             private_address_as_public: false,

@@ -1,15 +1,18 @@
-//! Who may do what: a bucket is its account's, and a policy lets others in or keeps anybody out.
+//! Who may do what: a bucket is its account's; a policy lets others in or keeps anybody out, and ACLs,
+//! where they are on, let others in.
 //!
-//! Buckets with a policy are few and are held in memory, so that requests for others cost no lookup:
-//! there only the owner gets in, as the operations themselves find.
+//! Buckets with a policy or ACLs are held in memory, so that requests for others cost no lookup: there
+//! only the owner gets in, as the operations themselves find.
 
 use crate::Store;
-use crate::access::{denied, no_acls, unavailable};
+use crate::access::{canonical, denied, unavailable};
+use crate::acl::{self, Acl, Level, Permission};
 use crate::conditions::time;
 use crate::copying::source;
 use crate::error::custom;
+use crate::ownership;
 use crate::policy::{self, Answer, Policy, Question};
-use crate::rows::{self, Bucket};
+use crate::rows::{self, Bucket, Ownership};
 use crate::tagging::{decoded, tags_of_header};
 use http::{HeaderMap, StatusCode};
 use s3s::access::S3AccessContext;
@@ -28,15 +31,19 @@ pub struct Client {
     pub tls: bool,
 }
 
-/// A bucket with a policy.
+/// A bucket with a policy or with ACLs.
 pub struct Governed {
     owner: String,
-    policy: Policy,
+    policy: Option<Policy>,
     /// A public policy counts for the owner only.
     restricted: bool,
+    /// Where ACLs are on.
+    acl: Option<Acl>,
+    /// Whether grants to groups count.
+    public_acls: bool,
 }
 
-/// Buckets with policies, by their names.
+/// Buckets with policies or ACLs, by their names.
 #[derive(Default)]
 pub struct Policies(RwLock<BTreeMap<String, Arc<Governed>>>);
 
@@ -67,27 +74,24 @@ impl Policies {
 
 impl Governed {
     fn of(bucket: &Bucket) -> Option<Self> {
-        let text = bucket.config.policy.as_ref()?;
-        let policy = Policy::parse(text, &bucket.name)
-            .inspect_err(|error| tracing::error!("the policy of {}: {error}", bucket.name))
-            .ok()?;
-        let restrict = blocked(bucket).restrict_public_buckets == Some(true);
+        let acls = bucket.config.ownership != Ownership::BucketOwnerEnforced;
+        let policy = bucket.config.policy.as_ref().and_then(|text| {
+            Policy::parse(text, &bucket.name)
+                .inspect_err(|error| tracing::error!("the policy of {}: {error}", bucket.name))
+                .ok()
+        });
+        if policy.is_none() && !acls {
+            return None;
+        }
+        let block = blocked(bucket);
+        let public = policy.as_ref().is_some_and(Policy::is_public);
         Some(Self {
             owner: bucket.owner.clone(),
-            restricted: restrict && policy.is_public(),
+            restricted: public && block.restrict_public_buckets == Some(true),
             policy,
+            acl: acls.then(|| ownership::of_bucket(bucket)),
+            public_acls: block.ignore_public_acls != Some(true),
         })
-    }
-
-    fn allows(&self, account: Option<&str>, answer: Answer, about_policy: bool) -> bool {
-        let is_owner = account == Some(&self.owner);
-        match answer {
-            // The policy is its owner's alone, who must not be able to lock himself out for good.
-            _ if about_policy => is_owner,
-            Answer::Deny => false,
-            Answer::Allow => is_owner || !self.restricted,
-            Answer::Nothing => is_owner,
-        }
     }
 }
 
@@ -109,40 +113,106 @@ pub fn blocked(bucket: &Bucket) -> PublicAccessBlockConfiguration {
     }
 }
 
-/// Judges what a request names in its body.
+/// An object as a request finds it.
+#[derive(Default)]
+struct Object {
+    tags: BTreeMap<String, String>,
+    /// The canonical user id of its owner, and its list, where there is one.
+    owned: Option<(String, Acl)>,
+}
+
+/// Judges what a request asks, and what it names in its body.
 #[derive(Clone)]
 pub struct Judge {
     governed: Arc<Governed>,
     account: Option<String>,
     context: Arc<BTreeMap<String, Vec<String>>>,
     bucket: String,
+    object: Arc<Object>,
 }
 
 impl Judge {
+    fn is_owner(&self) -> bool {
+        self.account.as_ref() == Some(&self.governed.owner)
+    }
+
     /// Whether it may know which objects there are.
     pub fn may_list(&self) -> bool {
-        let question = Question {
-            account: self.account.as_deref(),
-            action: "s3:ListBucket",
-            resource: &format!("arn:aws:s3:::{}", self.bucket),
-            context: &self.context,
-        };
-        let answer = self.governed.policy.answer(&question);
-        self.governed.allows(self.account.as_deref(), answer, false)
+        self.allows("s3:ListBucket", None)
     }
 
     pub fn may(&self, action: &str, key: &str) -> bool {
-        let resource = format!("arn:aws:s3:::{}/{key}", self.bucket);
-        let question = Question {
+        self.allows(action, Some(key))
+    }
+
+    fn allows(&self, action: &str, key: Option<&str>) -> bool {
+        // The policy is its owner's alone, who must not be able to lock himself out for good.
+        if action.ends_with("BucketPolicy") {
+            return self.is_owner();
+        }
+        match self.by_policy(action, key) {
+            Answer::Deny => false,
+            Answer::Allow => self.is_owner() || !self.governed.restricted || self.by_acl(action),
+            Answer::Nothing => self.by_acl(action),
+        }
+    }
+
+    fn by_policy(&self, action: &str, key: Option<&str>) -> Answer {
+        let Some(policy) = &self.governed.policy else {
+            return Answer::Nothing;
+        };
+        let resource = match key {
+            Some(key) => format!("arn:aws:s3:::{}/{key}", self.bucket),
+            None => format!("arn:aws:s3:::{}", self.bucket),
+        };
+        let answer = policy.answer(&Question {
             account: self.account.as_deref(),
             action,
             resource: &resource,
             context: &self.context,
+        });
+        let of_another = matches!(acl::level(action), Level::Object(_)) && self.is_of_another();
+        match answer {
+            // The bucket's owner can't give away what isn't his.
+            Answer::Allow if of_another => Answer::Nothing,
+            answer => answer,
+        }
+    }
+
+    /// Whether the object that it is about is another's than the bucket's owner's.
+    fn is_of_another(&self) -> bool {
+        let owned = self.object.owned.as_ref();
+        owned.is_some_and(|(owner, _)| *owner != canonical(&self.governed.owner))
+    }
+
+    /// What the lists grant; of what no list is about, everything to the owners. They may always read
+    /// and write the list itself, and the bucket's may always delete.
+    fn by_acl(&self, action: &str) -> bool {
+        let (account, public) = (self.account.as_deref(), self.governed.public_acls);
+        let Some(list) = &self.governed.acl else {
+            return self.is_owner();
         };
-        let answer = self.governed.policy.answer(&question);
-        self.governed.allows(self.account.as_deref(), answer, false)
+        let is_own = |owner: &String| account.map(canonical).as_ref() == Some(owner);
+        let about_list = |wanted| [Permission::ReadAcp, Permission::WriteAcp].contains(&wanted);
+        match (acl::level(action), &self.object.owned) {
+            (Level::Bucket(wanted), _) => {
+                let always = about_list(wanted) || DELETING.contains(&action);
+                (self.is_owner() && always) || list.allows(account, wanted, public)
+            }
+            // Of what isn't there, who may list hears so.
+            (Level::Object(_), None) => self.is_owner() || self.may_list(),
+            (Level::Object(wanted), Some((owner, list))) => {
+                (is_own(owner) && about_list(wanted)) || list.allows(account, wanted, public)
+            }
+            (Level::Neither, owned) => {
+                self.is_owner() || owned.as_ref().is_some_and(|(owner, _)| is_own(owner))
+            }
+        }
     }
 }
+
+/// What a bucket's owner may do to everybody's objects in it.
+const DELETING: [&str; 2] = ["s3:DeleteObject", "s3:AbortMultipartUpload"];
 
 /// Finds out for whom a request acts: its account, or the owner of a bucket whose policy allows it.
 pub async fn acting(
@@ -173,21 +243,16 @@ pub async fn acting(
         .iter()
         .find(|(name, _)| name == "versionId")
         .map(|(_, value)| value.clone());
-    let context = context_of(
-        store,
-        cx,
-        &query,
-        account.as_deref(),
-        &bucket,
-        key.as_deref(),
-        id.clone(),
-    )
-    .await?;
+    let action = policy::action(&operation, id.is_some());
+    let object = store
+        .looked_at(&governed, &action, &bucket, key.as_deref(), id)
+        .await?;
     let judge = Judge {
+        context: Arc::new(context_of(store, cx, &query, account.as_deref(), &object)),
         governed,
         account,
-        context: Arc::new(context),
         bucket,
+        object: Arc::new(object),
     };
     // Their keys are in the body: each is judged when it is read.
     let later = ["DeleteObjects", "PostObject"].contains(&operation.as_str());
@@ -198,26 +263,13 @@ pub async fn acting(
         });
     }
     let governed = &judge.governed;
-    if later && (judge.account.as_ref() == Some(&governed.owner) || !governed.restricted) {
+    if later && (judge.is_owner() || !governed.restricted) {
         return Ok(governed.owner.clone());
     }
-    let resource = match &key {
-        Some(key) => format!("arn:aws:s3:::{}/{key}", judge.bucket),
-        None => format!("arn:aws:s3:::{}", judge.bucket),
-    };
-    let action = policy::action(&operation, id.is_some());
-    let question = Question {
-        account: judge.account.as_deref(),
-        action: &action,
-        resource: &resource,
-        context: &judge.context,
-    };
-    let answer = governed.policy.answer(&question);
-    let about_policy = operation.ends_with("BucketPolicy");
-    let allowed = governed.allows(judge.account.as_deref(), answer, about_policy);
     let besides = besides(cx.headers());
-    let key = key.as_deref().unwrap_or_default();
-    match allowed && besides.into_iter().all(|action| judge.may(action, key)) {
+    let name = key.as_deref().unwrap_or_default();
+    let allowed = judge.allows(&action, key.as_deref());
+    match allowed && besides.into_iter().all(|action| judge.may(action, name)) {
         true => Ok(governed.owner.clone()),
         false => Err(denied()),
     }
@@ -258,12 +310,12 @@ impl OfForm {
                 "Objects can't be encrypted by this object store yet",
             ));
         }
-        let acl = input.acl.as_ref().map(|acl| acl.as_str());
-        if !matches!(acl, None | Some("private" | "bucket-owner-full-control"))
-            || input.grant_read.is_some()
+        if input.grant_read.is_some()
             || input.grant_full_control.is_some()
+            || input.grant_read_acp.is_some()
+            || input.grant_write_acp.is_some()
         {
-            return Err(no_acls());
+            return Err(unavailable("Of ACLs, a form can only have the field acl"));
         }
         let Some(judge) = &self.judge else {
             return Ok(());
@@ -289,26 +341,19 @@ impl OfForm {
     }
 }
 
-async fn context_of(
-    store: &Arc<Store>,
+fn context_of(
+    store: &Store,
     cx: &mut S3AccessContext<'_>,
     query: &[(String, String)],
     account: Option<&str>,
-    bucket: &str,
-    key: Option<&str>,
-    id: Option<String>,
-) -> S3Result<BTreeMap<String, Vec<String>>> {
+    object: &Object,
+) -> BTreeMap<String, Vec<String>> {
     let mut context = context(cx, query, account, (store.clock)());
-    if let Some(key) = key {
-        let tags = store.tags_of(bucket.to_owned(), key.to_owned(), id).await?;
-        for (name, value) in tags {
-            context.insert(
-                format!("s3:existingobjecttag/{}", name.to_lowercase()),
-                vec![value],
-            );
-        }
+    for (name, value) in &object.tags {
+        let name = format!("s3:existingobjecttag/{}", name.to_lowercase());
+        context.insert(name, vec![value.clone()]);
     }
-    Ok(context)
+    context
 }
 
 /// For whom the source of a copy is read: `None` where nothing is copied.
@@ -330,21 +375,15 @@ pub async fn acting_for_source(
     };
     let action = policy::action("GetObject", id.is_some());
     let query = query(cx.uri().query().unwrap_or_default());
-    let context = context_of(
-        store,
-        cx,
-        &query,
-        account.as_deref(),
-        &bucket,
-        Some(&key),
-        id,
-    )
-    .await?;
+    let object = store
+        .looked_at(&governed, &action, &bucket, Some(&key), id)
+        .await?;
     let judge = Judge {
+        context: Arc::new(context_of(store, cx, &query, account.as_deref(), &object)),
         governed,
         account,
-        context: Arc::new(context),
         bucket,
+        object: Arc::new(object),
     };
     match judge.may(&action, &key) {
         true => Ok(Some(judge.governed.owner.clone())),
@@ -412,6 +451,11 @@ fn context(
     }
     for name in [
         "x-amz-acl",
+        "x-amz-grant-full-control",
+        "x-amz-grant-read",
+        "x-amz-grant-read-acp",
+        "x-amz-grant-write",
+        "x-amz-grant-write-acp",
         "x-amz-content-sha256",
         "x-amz-copy-source",
         "x-amz-metadata-directive",
@@ -466,24 +510,36 @@ impl Store {
         }
     }
 
-    async fn tags_of(
+    /// The object that a request is about, as far as its judgement needs it.
+    async fn looked_at(
         self: &Arc<Self>,
-        bucket: String,
-        key: String,
+        governed: &Governed,
+        action: &str,
+        bucket: &str,
+        key: Option<&str>,
         id: Option<String>,
-    ) -> S3Result<BTreeMap<String, String>> {
+    ) -> S3Result<Object> {
+        let by_list = !matches!(acl::level(action), Level::Bucket(_));
+        let (Some(key), true) = (key, governed.policy.is_some() || by_list) else {
+            return Ok(Object::default());
+        };
+        let (bucket, key) = (bucket.to_owned(), key.to_owned());
         self.db
             .read(move |db| {
                 let Some(bucket) = rows::find_bucket(db, &bucket)? else {
-                    return Ok(BTreeMap::new());
+                    return Ok(Object::default());
                 };
                 let version = match id {
                     Some(id) => rows::version(db, bucket.id, &key, &id)?,
                     None => rows::current(db, bucket.id, &key)?,
                 };
-                Ok(version
-                    .map(|version| version.about.tags)
-                    .unwrap_or_default())
+                let Some(version) = version.filter(|version| !version.marker) else {
+                    return Ok(Object::default());
+                };
+                Ok(Object {
+                    owned: Some(ownership::of_object(&bucket, &version.about)),
+                    tags: version.about.tags,
+                })
             })
             .await
     }

@@ -1,12 +1,13 @@
 //! Buckets and their settings. A setting that was never made answers as AWS does for a plain bucket.
 
 use crate::Store;
-use crate::access::{account, no_acls, owner};
+use crate::access::{account, canonical, owner};
+use crate::acl::{self, Acl};
 use crate::authorize::blocked;
 use crate::describe::stamp;
 use crate::error::{custom, internal};
 use crate::multipart;
-use crate::rows::{self, Bucket as Row, Config, Upload, Versioning, json};
+use crate::rows::{self, Bucket as Row, Config, Ownership, Upload, Versioning, json};
 use crate::tagging::{judged_set, tag_set};
 use http::StatusCode;
 use rusqlite::params;
@@ -48,10 +49,17 @@ impl Store {
                 "There are no directory buckets here."
             ));
         }
-        if let Some(ownership) = &input.object_ownership {
-            enforced(ownership)?;
-        }
-        let mut config = Config::default();
+        let acls = self.cloud.acls(false);
+        let mut config = Config {
+            ownership: match &input.object_ownership {
+                Some(said) => Ownership::named(said.as_str()).ok_or_else(invalid_ownership)?,
+                None if acls => Ownership::ObjectWriter,
+                None => Ownership::BucketOwnerEnforced,
+            },
+            public_access_removed: acls,
+            ..Config::default()
+        };
+        let wish = acl::Wish::of(&request.headers, |id| self.knows(id))?;
         if input.object_lock_enabled_for_bucket == Some(true) {
             config.versioning = Some(Versioning::Enabled);
             config.lock = Some(ObjectLockConfiguration {
@@ -63,12 +71,17 @@ impl Store {
         }
         let lenient = self.settings.region == "us-east-1";
         let location = format!("/{name}");
+        let made = name.clone();
         self.db
             .write(move |tx| {
                 match rows::find_bucket(tx.connection, &name)? {
                     None => {}
                     // For old clients' sake there, and there only.
-                    Some(bucket) if bucket.owner == account && lenient => return Ok(()),
+                    Some(bucket) if bucket.owner == account && lenient => {
+                        let mut kept = bucket.config.clone();
+                        kept.acl = first_acl(&wish, &kept, &account)?;
+                        return bucket.configure(tx, &kept);
+                    }
                     Some(bucket) if bucket.owner == account => {
                         return Err(s3_error!(
                             BucketAlreadyOwnedByYou,
@@ -82,6 +95,7 @@ impl Store {
                         ));
                     }
                 }
+                config.acl = first_acl(&wish, &config, &account)?;
                 let have: usize = tx
                     .connection
                     .query_row("SELECT COUNT(*) FROM buckets WHERE owner = ?1", [&account], |row| row.get(0))
@@ -101,6 +115,7 @@ impl Store {
                 Ok(())
             })
             .await?;
+        self.policy_changed(&made).await?;
         Ok(CreateBucketOutput {
             location: Some(location),
         })
@@ -315,91 +330,6 @@ impl Store {
         Ok(DeleteBucketTaggingOutput::default())
     }
 
-    pub async fn get_bucket_ownership_controls(
-        self: &Arc<Self>,
-        request: S3Request<GetBucketOwnershipControlsInput>,
-    ) -> S3Result<GetBucketOwnershipControlsOutput> {
-        self.bucket_of(&request, &request.input.bucket).await?;
-        let rule = OwnershipControlsRule {
-            object_ownership: ObjectOwnership::from_static(ObjectOwnership::BUCKET_OWNER_ENFORCED),
-        };
-        Ok(GetBucketOwnershipControlsOutput {
-            ownership_controls: Some(OwnershipControls { rules: vec![rule] }),
-        })
-    }
-
-    pub async fn put_bucket_ownership_controls(
-        self: &Arc<Self>,
-        request: S3Request<PutBucketOwnershipControlsInput>,
-    ) -> S3Result<PutBucketOwnershipControlsOutput> {
-        self.bucket_of(&request, &request.input.bucket).await?;
-        match &request.input.ownership_controls.rules[..] {
-            [rule] => enforced(&rule.object_ownership)?,
-            _ => {
-                return Err(s3_error!(
-                    MalformedXML,
-                    "The XML you provided was not well-formed or did not validate against our published schema"
-                ));
-            }
-        }
-        Ok(PutBucketOwnershipControlsOutput::default())
-    }
-
-    pub async fn get_bucket_acl(
-        self: &Arc<Self>,
-        request: S3Request<GetBucketAclInput>,
-    ) -> S3Result<GetBucketAclOutput> {
-        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
-        Ok(GetBucketAclOutput {
-            grants: Some(vec![full_control(&bucket.owner)]),
-            owner: Some(owner(&bucket.owner)),
-        })
-    }
-
-    pub async fn put_bucket_acl(
-        self: &Arc<Self>,
-        request: S3Request<PutBucketAclInput>,
-    ) -> S3Result<PutBucketAclOutput> {
-        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
-        only_the_owner(request.input.access_control_policy.as_ref(), &bucket.owner)?;
-        Ok(PutBucketAclOutput::default())
-    }
-
-    pub async fn get_object_acl(
-        self: &Arc<Self>,
-        request: S3Request<GetObjectAclInput>,
-    ) -> S3Result<GetObjectAclOutput> {
-        let bucket = self
-            .object_of(
-                &request,
-                &request.input.bucket,
-                &request.input.key,
-                request.input.version_id.as_deref(),
-            )
-            .await?;
-        Ok(GetObjectAclOutput {
-            grants: Some(vec![full_control(&bucket.owner)]),
-            owner: Some(owner(&bucket.owner)),
-            ..Default::default()
-        })
-    }
-
-    pub async fn put_object_acl(
-        self: &Arc<Self>,
-        request: S3Request<PutObjectAclInput>,
-    ) -> S3Result<PutObjectAclOutput> {
-        let bucket = self
-            .object_of(
-                &request,
-                &request.input.bucket,
-                &request.input.key,
-                request.input.version_id.as_deref(),
-            )
-            .await?;
-        only_the_owner(request.input.access_control_policy.as_ref(), &bucket.owner)?;
-        Ok(PutObjectAclOutput::default())
-    }
-
     pub async fn get_public_access_block(
         self: &Arc<Self>,
         request: S3Request<GetPublicAccessBlockInput>,
@@ -456,6 +386,21 @@ impl Store {
         Ok(DeletePublicAccessBlockOutput::default())
     }
 
+    /// Logs of access are written for no bucket: they can only be switched off.
+    pub async fn put_bucket_logging(
+        self: &Arc<Self>,
+        request: S3Request<PutBucketLoggingInput>,
+    ) -> S3Result<PutBucketLoggingOutput> {
+        self.bucket_of(&request, &request.input.bucket).await?;
+        match request.input.bucket_logging_status.logging_enabled {
+            None => Ok(PutBucketLoggingOutput::default()),
+            Some(_) => Err(s3_error!(
+                NotImplemented,
+                "There are no access logs of buckets; what the server does is in the controller's log."
+            )),
+        }
+    }
+
     pub async fn get_bucket_request_payment(
         self: &Arc<Self>,
         request: S3Request<GetBucketRequestPaymentInput>,
@@ -475,31 +420,6 @@ impl Store {
         let (account, name) = (account(&request.extensions)?, name.to_owned());
         self.db
             .read(move |db| rows::bucket(db, &name, &account))
-            .await
-    }
-
-    async fn object_of<T>(
-        self: &Arc<Self>,
-        request: &S3Request<T>,
-        name: &str,
-        key: &str,
-        id: Option<&str>,
-    ) -> S3Result<Row> {
-        let (account, name, key) = (
-            account(&request.extensions)?,
-            name.to_owned(),
-            key.to_owned(),
-        );
-        let id = id.map(ToOwned::to_owned);
-        self.db
-            .read(move |db| {
-                let bucket = rows::bucket(db, &name, &account)?;
-                let version = rows::named(db, bucket.id, &key, id.as_deref())?;
-                match version.marker {
-                    true => Err(rows::no_such_key()),
-                    false => Ok(bucket),
-                }
-            })
             .await
     }
 
@@ -587,6 +507,22 @@ pub mod plain {
     }
 }
 
+fn invalid_ownership() -> S3Error {
+    s3_error!(InvalidArgument, "Invalid x-amz-object-ownership header")
+}
+
+/// The ACL that a new bucket is wished to have (AWS, CreateBucket, "Access control lists").
+fn first_acl(wish: &acl::Wish, config: &Config, account: &str) -> S3Result<Option<Acl>> {
+    let owner = canonical(account);
+    let wanted = wish.of_bucket(&owner)?;
+    let wanted = wanted.filter(|acl| *acl != Acl::private(&owner));
+    match &wanted {
+        Some(_) if config.ownership == Ownership::BucketOwnerEnforced => Err(acl::with_enforced()),
+        Some(acl) if acl.is_public() && !config.public_access_removed => Err(acl::with_block()),
+        _ => Ok(wanted),
+    }
+}
+
 fn uploads(connection: &rusqlite::Connection, bucket: i64) -> S3Result<Vec<Upload>> {
     let mut select = connection
         .prepare_cached("SELECT key, id, initiated_ms, about, done FROM uploads WHERE bucket = ?1")
@@ -617,49 +553,9 @@ fn check_location(region: &str, constraint: Option<&str>) -> S3Result<()> {
     }
 }
 
-fn enforced(ownership: &ObjectOwnership) -> S3Result<()> {
-    match ownership.as_str() {
-        ObjectOwnership::BUCKET_OWNER_ENFORCED => Ok(()),
-        _ => Err(s3_error!(
-            NotImplemented,
-            "Buckets have no ACLs yet; ObjectOwnership can only be BucketOwnerEnforced."
-        )),
-    }
-}
-
-fn full_control(account: &str) -> Grant {
-    let owner = owner(account);
-    Grant {
-        grantee: Some(Grantee {
-            display_name: owner.display_name,
-            id: owner.id,
-            email_address: None,
-            type_: Type::from_static(Type::CANONICAL_USER),
-            uri: None,
-        }),
-        permission: Some(Permission::from_static(Permission::FULL_CONTROL)),
-    }
-}
-
-/// What BucketOwnerEnforced lets be put: what is so anyway.
-fn only_the_owner(policy: Option<&AccessControlPolicy>, account: &str) -> S3Result<()> {
-    let Some(policy) = policy else {
-        return Ok(());
-    };
-    match policy.grants.as_deref() {
-        Some([grant]) if *grant == full_control(account) => Ok(()),
-        Some([grant])
-            if grant
-                .permission
-                .as_ref()
-                .is_some_and(|it| it.as_str() == Permission::FULL_CONTROL)
-                && grant
-                    .grantee
-                    .as_ref()
-                    .is_some_and(|it| it.id == owner(account).id) =>
-        {
-            Ok(())
-        }
-        _ => Err(no_acls()),
-    }
+pub fn malformed() -> S3Error {
+    s3_error!(
+        MalformedXML,
+        "The XML you provided was not well-formed or did not validate against our published schema"
+    )
 }

@@ -23,6 +23,7 @@ impl Store {
         let account = account(&request.extensions)?;
         checked_key(&request.input.key)?;
         let (matches, none_matches) = destination_conditions(&request.headers)?;
+        let access = self.acl_wish(&request.headers, &request.extensions, None)?;
         let replaced = directive(
             request
                 .input
@@ -127,6 +128,7 @@ impl Store {
                     )?;
                 }
                 wish.apply(&bucket, &mut about, tx.now_ms)?;
+                access.apply(&bucket, &mut about)?;
                 tx.share(&version.slices)?;
                 let put = Put {
                     size,
@@ -135,7 +137,7 @@ impl Store {
                     slices: version.slices.clone(),
                 };
                 let made = bucket.put(tx, &input.key, put)?;
-                Ok((made.clone(), bucket.told(&made.id)))
+                Ok((made.clone(), bucket.told_maker(&made.id)))
             })
             .await?;
         self.after_write();

@@ -2,11 +2,12 @@
 //! id, every error the resource it is about, and `/services/Walrus` is cut off before the path is read.
 
 use crate::Store;
-use crate::access::{Gate, unsigned_header};
+use crate::access::Gate;
 use crate::cors::{self, Asked};
 use crate::error::custom;
 use crate::form::FormName;
 use crate::s3::Api;
+use crate::signed;
 use crate::tagging::decoded;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -16,7 +17,7 @@ use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::host::{S3Host, VirtualHost};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, HttpError, S3Result, s3_error};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -29,6 +30,21 @@ const FORM_TAKES: Duration = Duration::from_secs(300);
 const SKEW_S: u32 = 8 * 24 * 3600;
 /// The largest file of a browser's form; s3s holds it in memory.
 const FORM_BYTES: u64 = 64 << 20;
+
+/// Headers of an answer for which s3s's type has no member.
+#[derive(Clone, Default)]
+pub struct Besides(Arc<Mutex<HeaderMap>>);
+
+impl Besides {
+    pub fn set(&self, name: &'static str, value: HeaderValue) {
+        let mut headers = self.0.lock().expect("no holder of this lock panics");
+        headers.insert(name, value);
+    }
+
+    fn take(&self) -> HeaderMap {
+        std::mem::take(&mut *self.0.lock().expect("no holder of this lock panics"))
+    }
+}
 
 /// Serves requests.
 #[derive(Clone)]
@@ -132,17 +148,13 @@ impl Front {
         let resource = request.uri().path().to_owned();
         let attributes = asks_for(request.uri(), "attributes");
         let (request, form) = watched(request);
-        let query = request.uri().query().unwrap_or_default();
-        if let Some(name) = unsigned_header(request.headers(), query) {
-            tracing::debug!("{name} is not signed");
-            let refused = s3_error!(
-                AccessDenied,
-                "There were headers present in the request which were not signed"
-            );
+        if let Err(refused) = self.acceptable(&request) {
             let response = refused.to_http_response().unwrap_or_default();
             return completed(response, &resource, request_id, head).await;
         }
-        let request = lifted(request);
+        let mut request = lifted(request);
+        let besides = Besides::default();
+        request.extensions_mut().insert(besides.clone());
         let answered = match &form {
             None => self.service.call(request).await,
             Some(_) => match self.call_form(request).await {
@@ -163,6 +175,7 @@ impl Front {
             }
         };
         let status = response.status();
+        response.headers_mut().extend(besides.take());
         if form.is_some() && status.is_client_error() {
             response = judged_by_policy(response).await;
         }
@@ -183,6 +196,27 @@ impl Front {
             response.headers_mut().remove(CONTENT_LENGTH);
         }
         response
+    }
+
+    /// What s3s would take, or refuse in words of its own.
+    fn acceptable(&self, request: &Request<Body>) -> S3Result<()> {
+        let (headers, query) = (request.headers(), request.uri().query().unwrap_or_default());
+        let host = headers.get("host").and_then(|host| host.to_str().ok());
+        let of_bucket = self.store.bucket_of_request(host, request.uri().path());
+        if of_bucket.is_none() && [Method::PUT, Method::DELETE].contains(request.method()) {
+            return Err(s3_error!(MethodNotAllowed));
+        }
+        signed::check_form(headers, query)?;
+        match signed::unsigned_header(headers, query) {
+            None => Ok(()),
+            Some(name) => {
+                tracing::debug!("{name} is not signed");
+                Err(s3_error!(
+                    AccessDenied,
+                    "There were headers present in the request which were not signed"
+                ))
+            }
+        }
     }
 }
 
@@ -215,6 +249,9 @@ fn asks_for(uri: &Uri, what: &str) -> bool {
 /// Options in a presigned URL count as headers (AWS, "Authenticating Requests: Using Query Parameters");
 /// s3s looks for them among the headers only. Those of a checksum were computed without the body.
 fn lifted(mut request: Request<Body>) -> Request<Body> {
+    if let Some(date) = signed::date_header(request.headers()) {
+        request.headers_mut().insert("x-amz-date", date);
+    }
     let query = request.uri().query().unwrap_or_default().to_owned();
     if !query.contains("X-Amz-Signature=") {
         return request;

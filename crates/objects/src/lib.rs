@@ -6,10 +6,11 @@
 //! ```
 //!
 //! `s3` names the operations; `objects`, `copying`, `deleting`, `tagging`, `multipart`, `listing`,
-//! `buckets`, `lock`, `lifecycle` and `cors` are what they do; `access` and `authorize` let them in;
-//! `conditions`, `list` and `sum` decide without a store; `contents` and `db` are the disk.
+//! `buckets`, `ownership`, `lock`, `lifecycle` and `cors` are what they do; `signed`, `access` and `authorize` let them in;
+//! `acl`, `policy`, `conditions`, `list` and `sum` decide without a store; `contents` and `db` are the disk.
 
 mod access;
+mod acl;
 mod authorize;
 mod buckets;
 mod buffers;
@@ -31,10 +32,12 @@ mod listing;
 mod lock;
 mod multipart;
 mod objects;
+mod ownership;
 mod policy;
 mod read;
 mod rows;
 mod s3;
+mod signed;
 mod sum;
 mod tagging;
 mod upload;
@@ -44,7 +47,7 @@ mod power_cut;
 #[cfg(test)]
 mod tests;
 
-pub use access::Cloud;
+pub use access::{Cloud, canonical};
 pub use authorize::Client;
 pub use check::{Checked, Damage, Usage};
 pub use db::{Clock, OpenError};

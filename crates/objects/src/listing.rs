@@ -91,7 +91,6 @@ impl Store {
                 current(db, bucket.id, wanted)
             })
             .await?;
-        let owner = owner.then(|| access::owner(&account));
         let contents = versions.into_iter().map(|version| {
             let (checksum_algorithm, checksum_type) = checksum(&version);
             Object {
@@ -100,7 +99,7 @@ impl Store {
                 e_tag: Some(etag(&version.etag)),
                 key: Some(show(text(&version.key))),
                 last_modified: Some(stamp(version.modified_ms)),
-                owner: owner.clone(),
+                owner: owner.then(|| self.owner_of(&account, &version.about)),
                 size: Some(version.size as i64),
                 storage_class: Some(ObjectStorageClass::from(class(&version))),
                 ..Default::default()
@@ -252,7 +251,7 @@ impl Store {
                 is_latest: Some(version.current),
                 key: Some(show(text(&version.key))),
                 last_modified: Some(stamp(version.modified_ms)),
-                owner: Some(access::owner(&account)),
+                owner: Some(self.owner_of(&account, &version.about)),
                 size: Some(version.size as i64),
                 storage_class: Some(ObjectVersionStorageClass::from(class(&version))),
                 version_id: Some(version.id),

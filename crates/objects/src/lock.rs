@@ -176,11 +176,9 @@ fn changeable(
     };
     let longer =
         after.is_some_and(|after| after.until_ms >= before.until_ms && after.mode == before.mode);
-    let stricter = after
-        .is_some_and(|after| after.until_ms >= before.until_ms && after.mode == Mode::Compliance);
     match before.mode {
         _ if longer => Ok(()),
-        Mode::Governance if bypass || stricter => Ok(()),
+        Mode::Governance if bypass => Ok(()),
         Mode::Governance | Mode::Compliance => Err(protected()),
     }
 }
@@ -433,7 +431,8 @@ mod tests {
             (held(soft, 50), held(soft, 40), false, false),
             (held(soft, 50), held(soft, 40), true, true),
             (held(soft, 50), None, true, true),
-            (held(soft, 50), held(hard, 60), false, true),
+            (held(soft, 50), held(hard, 60), false, false),
+            (held(soft, 50), held(hard, 60), true, true),
             (held(hard, 50), held(hard, 60), false, true),
             (held(hard, 50), held(hard, 40), true, false),
             (held(hard, 50), held(soft, 60), true, false),

@@ -11,7 +11,7 @@ use crate::list::{Lister, Step, Wanted};
 use crate::listing::{common_prefixes, encoded, wants_url};
 use crate::lock::Wish;
 use crate::objects::{checked_key, page};
-use crate::rows::{self, About, Asked, Done, Part, PartOf, Put, Upload, json};
+use crate::rows::{self, About, Asked, Done, Part, PartOf, Put, Upload, Versioning, json};
 use crate::sum::{Algorithm, Covers, Sum};
 use crate::upload::{self, Said};
 use crate::{Store, access};
@@ -34,6 +34,7 @@ impl Store {
     ) -> S3Result<CreateMultipartUploadOutput> {
         let account = account(&request.extensions)?;
         checked_key(&request.input.key)?;
+        let access = self.acl_wish(&request.headers, &request.extensions, None)?;
         let mut about = described!(request.input).about()?;
         let input = request.input;
         let asked = asked(
@@ -53,6 +54,7 @@ impl Store {
             .write(move |tx| {
                 let bucket = rows::bucket(tx.connection, &name, &account)?;
                 wish.apply(&bucket, &mut about, tx.now_ms)?;
+                access.apply(&bucket, &mut about)?;
                 // Ids of one key are in the order in which the uploads began.
                 let id = format!(
                     "{:012x}{}",
@@ -275,6 +277,7 @@ impl Store {
             .db
             .write(move |tx| {
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
+                let enabled = bucket.config.versioning == Some(Versioning::Enabled);
                 let upload =
                     rows::find_upload(tx.connection, bucket.id, &input.key, &input.upload_id)?;
                 let names = json(
@@ -286,7 +289,7 @@ impl Store {
                 if let Some(done) = upload.done {
                     // Asked again, as clients do when the answer was lost.
                     return match done.parts == names {
-                        true => Ok((done, bucket.config.versioning.is_some())),
+                        true => Ok((done, enabled)),
                         false => rows::open_upload(
                             tx.connection,
                             bucket.id,
@@ -330,7 +333,7 @@ impl Store {
                         ])
                     })
                     .map_err(internal)?;
-                Ok((done, bucket.config.versioning.is_some()))
+                Ok((done, enabled))
             })
             .await?;
         self.after_write();
@@ -398,6 +401,7 @@ impl Store {
         parts.truncate(most);
         let asked = asked_of(&upload);
         let next = parts.last().map_or(marker, |part| part.number);
+        let by = self.owner_of(&account, &upload.about);
         let shown = parts.into_iter().map(|part| {
             let mut out = s3s::dto::Part {
                 e_tag: Some(etag(&part.etag)),
@@ -418,8 +422,8 @@ impl Store {
             max_parts: Some(most as i32),
             part_number_marker: Some(marker),
             next_part_number_marker: Some(next),
-            owner: Some(access::owner(&account)),
-            initiator: Some(initiator(&account)),
+            owner: Some(by.clone()),
+            initiator: Some(initiator(by)),
             storage_class: Some(StorageClass::from(class(&upload.about))),
             checksum_algorithm: asked.explicit.then(|| algorithm(asked.algorithm)),
             checksum_type: asked.explicit.then(|| covers(asked.covers)),
@@ -468,11 +472,12 @@ impl Store {
         let prefixes = common_prefixes(&lister, show);
         let shown = uploads.into_iter().map(|upload| {
             let asked = asked_of(&upload);
+            let by = self.owner_of(&account, &upload.about);
             MultipartUpload {
                 key: Some(show(String::from_utf8_lossy(&upload.key).into_owned())),
                 initiated: Some(stamp(upload.initiated_ms)),
-                initiator: Some(initiator(&account)),
-                owner: Some(access::owner(&account)),
+                initiator: Some(initiator(by.clone())),
+                owner: Some(by),
                 storage_class: Some(StorageClass::from(class(&upload.about))),
                 checksum_algorithm: asked.explicit.then(|| algorithm(asked.algorithm)),
                 checksum_type: asked.explicit.then(|| covers(asked.covers)),
@@ -650,8 +655,7 @@ fn class(about: &About) -> String {
         .unwrap_or_else(|| StorageClass::STANDARD.to_owned())
 }
 
-fn initiator(account: &str) -> Initiator {
-    let owner = access::owner(account);
+fn initiator(owner: Owner) -> Initiator {
     Initiator {
         display_name: owner.display_name,
         id: owner.id,

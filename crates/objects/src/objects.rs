@@ -8,6 +8,7 @@ use crate::contents::{Reading, cut};
 use crate::describe::{described, etag, headers, stamp, with_sums};
 use crate::error::custom;
 use crate::form::FormName;
+use crate::front::Besides;
 use crate::lifecycle;
 use crate::lock::{self, Wish};
 use crate::read;
@@ -203,6 +204,9 @@ impl Store {
         }
         checked_key(&request.input.key)?;
         let said = Said::of(&request, request.input.body.as_ref())?;
+        let of_form = request.extensions.get::<OfForm>().is_some();
+        let canned = request.input.acl.as_ref().filter(|_| of_form);
+        let access = self.acl_wish(&request.headers, &request.extensions, canned)?;
         let mut about = described!(request.input).about()?;
         let input = request.input;
         let wish = Wish::of(
@@ -213,10 +217,11 @@ impl Store {
         // What would be refused anyway shouldn't be sent first; the writer decides once more.
         let (name, key) = (input.bucket.clone(), input.key.clone());
         let (matches, none_matches) = (input.if_match.clone(), input.if_none_match.clone());
-        let caller = account.clone();
+        let (caller, asked) = (account.clone(), access.clone());
         self.db
             .read(move |db| {
                 let bucket = rows::bucket(db, &name, &caller)?;
+                asked.apply(&bucket, &mut About::default())?;
                 if matches.is_none() && none_matches.is_none() {
                     return Ok(());
                 }
@@ -238,6 +243,7 @@ impl Store {
                     conditions::allow_write(matches, none, current.as_ref())?;
                 }
                 wish.apply(&bucket, &mut about, tx.now_ms)?;
+                access.apply(&bucket, &mut about)?;
                 let slices = received.slices();
                 if let Some(new) = received.new {
                     tx.keep(new)?;
@@ -249,7 +255,7 @@ impl Store {
                     slices,
                 };
                 let version = bucket.put(tx, &input.key, put)?;
-                let told = bucket.told(&version.id);
+                let told = bucket.told_maker(&version.id);
                 let expiration = lifecycle::expiration(&bucket, &version);
                 Ok((version, told, expiration))
             })
@@ -353,6 +359,10 @@ impl Store {
             .find(account, bucket, key, id, conditions, false)
             .await?;
         let window = Window::of(&found.version, input.range, input.part_number)?;
+        let tags = found.version.about.tags.len();
+        if let Some(besides) = request.extensions.get::<Besides>().filter(|_| tags > 0) {
+            besides.set("x-amz-tagging-count", tags.into());
+        }
         let sums = input.checksum_mode.is_some();
         Ok(shown!(
             HeadObjectOutput,

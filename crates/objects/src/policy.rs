@@ -160,11 +160,12 @@ impl Statement {
             return Err("Policy has invalid action".into());
         }
         let resources = Patterns::take(&mut fields, "Resource")?;
-        let own = format!("arn:aws:s3:::{bucket}");
+        // One may be about more buckets than its own.
         let is_own = |resource: &String| {
-            resource
-                .strip_prefix(&own)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '*']))
+            resource.strip_prefix("arn:aws:s3:::").is_some_and(|rest| {
+                let name = rest.split('/').next().unwrap_or_default();
+                wild(name, bucket)
+            })
         };
         if !resources.patterns.iter().all(is_own) {
             return Err("Policy has invalid resource".into());

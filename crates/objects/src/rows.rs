@@ -1,5 +1,6 @@
 //! What the tables hold, and the questions that every operation asks of them.
 
+use crate::acl::Acl;
 use crate::contents::Slice;
 use crate::db::Tx;
 use crate::error::internal;
@@ -44,6 +45,41 @@ pub struct Config {
     pub public_access: Option<s3s::dto::PublicAccessBlockConfiguration>,
     #[serde(skip_serializing_if = "is_default")]
     pub public_access_removed: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    pub ownership: Ownership,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acl: Option<Acl>,
+}
+
+/// Whose an object is that another account puts, and whether ACLs count at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ownership {
+    #[default]
+    BucketOwnerEnforced,
+    BucketOwnerPreferred,
+    ObjectWriter,
+    /// The controls were deleted, which leaves what was before there were any: the writer's.
+    Removed,
+}
+
+impl Ownership {
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [
+            Self::BucketOwnerEnforced,
+            Self::BucketOwnerPreferred,
+            Self::ObjectWriter,
+        ];
+        all.into_iter().find(|one| one.name() == Some(name))
+    }
+
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::BucketOwnerEnforced => Some("BucketOwnerEnforced"),
+            Self::BucketOwnerPreferred => Some("BucketOwnerPreferred"),
+            Self::ObjectWriter => Some("ObjectWriter"),
+            Self::Removed => None,
+        }
+    }
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -76,6 +112,12 @@ pub struct About {
     /// Whether it is under legal hold.
     #[serde(rename = "o", skip_serializing_if = "is_default")]
     pub hold: bool,
+    /// The canonical user id of its owner, where that isn't the bucket's.
+    #[serde(rename = "w", skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Where it isn't the plain one: everything for the owner, nothing for others.
+    #[serde(rename = "a", skip_serializing_if = "Option::is_none")]
+    pub acl: Option<Acl>,
     #[serde(rename = "s", skip_serializing_if = "Option::is_none")]
     pub sum: Option<Sum>,
     #[serde(rename = "p", skip_serializing_if = "Vec::is_empty")]
@@ -423,6 +465,12 @@ impl Bucket {
             .and_then(|mut update| update.execute(params![self.id, json(config)]))
             .map_err(internal)?;
         Ok(())
+    }
+
+    /// What a client is told of a version that it has made: nothing while versioning is suspended.
+    pub fn told_maker(&self, id: &str) -> Option<String> {
+        let enabled = self.config.versioning == Some(Versioning::Enabled);
+        enabled.then(|| id.to_owned())
     }
 
     /// What a client is told: nothing, as long as versioning was never set.

@@ -48,6 +48,7 @@ served! {
     DeleteBucketCors delete_bucket_cors(DeleteBucketCorsInput) -> DeleteBucketCorsOutput;
     DeleteBucketEncryption delete_bucket_encryption(DeleteBucketEncryptionInput) -> DeleteBucketEncryptionOutput;
     DeleteBucketLifecycle delete_bucket_lifecycle(DeleteBucketLifecycleInput) -> DeleteBucketLifecycleOutput;
+    DeleteBucketOwnershipControls delete_bucket_ownership_controls(DeleteBucketOwnershipControlsInput) -> DeleteBucketOwnershipControlsOutput;
     DeleteBucketPolicy delete_bucket_policy(DeleteBucketPolicyInput) -> DeleteBucketPolicyOutput;
     DeleteBucketReplication delete_bucket_replication(DeleteBucketReplicationInput) -> DeleteBucketReplicationOutput;
     DeleteBucketTagging delete_bucket_tagging(DeleteBucketTaggingInput) -> DeleteBucketTaggingOutput;
@@ -95,6 +96,7 @@ served! {
     PutBucketAcl put_bucket_acl(PutBucketAclInput) -> PutBucketAclOutput;
     PutBucketCors put_bucket_cors(PutBucketCorsInput) -> PutBucketCorsOutput;
     PutBucketLifecycleConfiguration put_bucket_lifecycle_configuration(PutBucketLifecycleConfigurationInput) -> PutBucketLifecycleConfigurationOutput;
+    PutBucketLogging put_bucket_logging(PutBucketLoggingInput) -> PutBucketLoggingOutput;
     PutBucketOwnershipControls put_bucket_ownership_controls(PutBucketOwnershipControlsInput) -> PutBucketOwnershipControlsOutput;
     PutBucketPolicy put_bucket_policy(PutBucketPolicyInput) -> PutBucketPolicyOutput;
     PutBucketTagging put_bucket_tagging(PutBucketTaggingInput) -> PutBucketTaggingOutput;

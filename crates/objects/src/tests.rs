@@ -22,6 +22,14 @@ impl Cloud for NoKeys {
         None
     }
 
+    fn account_of(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn acls(&self, _: bool) -> bool {
+        false
+    }
+
     fn domain(&self) -> Option<String> {
         None
     }

@@ -161,7 +161,7 @@ impl Condition {
 
 /// Keys that a request has here, all in lower case. Others would never hold, or always.
 fn is_known(key: &str) -> bool {
-    const KNOWN: [&str; 20] = [
+    const KNOWN: &[&str] = &[
         "aws:currenttime",
         "aws:epochtime",
         "aws:principalaccount",
@@ -178,6 +178,11 @@ fn is_known(key: &str) -> bool {
         "s3:signatureversion",
         "s3:versionid",
         "s3:x-amz-acl",
+        "s3:x-amz-grant-full-control",
+        "s3:x-amz-grant-read",
+        "s3:x-amz-grant-read-acp",
+        "s3:x-amz-grant-write",
+        "s3:x-amz-grant-write-acp",
         "s3:x-amz-content-sha256",
         "s3:x-amz-copy-source",
         "s3:x-amz-metadata-directive",

@@ -1,0 +1,310 @@
+//! ACLs of buckets and objects, and whether a bucket has any: ownership controls (AWS, "Controlling
+//! ownership of objects and disabling ACLs for your bucket").
+
+use crate::Store;
+use crate::access::{account, canonical, denied, named_owner};
+use crate::acl::{self, Acl, EC2, Wish};
+use crate::authorize::blocked;
+use crate::buckets::malformed;
+use crate::db::Tx;
+use crate::rows::{self, About, Bucket, Ownership, Version};
+use http::Extensions;
+use s3s::dto::*;
+use s3s::{S3Request, S3Result, s3_error};
+use std::sync::Arc;
+
+/// What an upload wants of its object's owner and ACL: decided where the bucket is at hand.
+#[derive(Clone)]
+pub struct Put {
+    wish: Wish,
+    caller: Option<String>,
+}
+
+impl Put {
+    pub fn apply(&self, bucket: &Bucket, about: &mut About) -> S3Result<()> {
+        let blocks = blocked(bucket).block_public_acls == Some(true);
+        let (owner, acl) = self
+            .wish
+            .of_object(bucket, self.caller.as_deref(), blocks)?;
+        about.owner = owner;
+        about.acl = acl;
+        Ok(())
+    }
+}
+
+/// The list of a bucket, also where it was never set.
+pub fn of_bucket(bucket: &Bucket) -> Acl {
+    let set = bucket.config.acl.clone();
+    let set = set.filter(|_| bucket.config.ownership != Ownership::BucketOwnerEnforced);
+    set.unwrap_or_else(|| Acl::private(&canonical(&bucket.owner)))
+}
+
+/// The canonical user id of an object's owner, and its list.
+pub fn of_object(bucket: &Bucket, about: &About) -> (String, Acl) {
+    let of_bucket = canonical(&bucket.owner);
+    if bucket.config.ownership == Ownership::BucketOwnerEnforced {
+        let acl = Acl::private(&of_bucket);
+        return (of_bucket, acl);
+    }
+    let owner = about.owner.clone().unwrap_or(of_bucket);
+    let acl = about.acl.clone().unwrap_or_else(|| Acl::private(&owner));
+    (owner, acl)
+}
+
+impl Store {
+    /// What the headers of a request, or the fields of a form, say of the ACL of what it puts.
+    pub fn acl_wish(
+        &self,
+        headers: &http::HeaderMap,
+        extensions: &Extensions,
+        form: Option<&ObjectCannedACL>,
+    ) -> S3Result<Put> {
+        let wish = match form {
+            Some(canned) => Wish::canned(Some(canned.as_str())),
+            None => Wish::of(headers, |id| self.knows(id))?,
+        };
+        Ok(Put {
+            wish,
+            caller: crate::access::caller(extensions),
+        })
+    }
+
+    /// Whether a canonical user id is somebody's.
+    pub fn knows(&self, id: &str) -> bool {
+        id == EC2 || self.cloud.account_of(id).is_some()
+    }
+
+    pub fn shown_owner(&self, id: &str) -> Owner {
+        named_owner(id, self.cloud.account_of(id))
+    }
+
+    /// Whose an object is, in the bucket of an account.
+    pub fn owner_of(&self, of_bucket: &str, about: &About) -> Owner {
+        match &about.owner {
+            Some(owner) => self.shown_owner(owner),
+            None => crate::access::owner(of_bucket),
+        }
+    }
+
+    fn shown_acl(&self, acl: &Acl) -> Vec<Grant> {
+        acl.shown(|id| self.shown_owner(id).display_name)
+    }
+
+    pub async fn get_bucket_acl(
+        self: &Arc<Self>,
+        request: S3Request<GetBucketAclInput>,
+    ) -> S3Result<GetBucketAclOutput> {
+        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        Ok(GetBucketAclOutput {
+            grants: Some(self.shown_acl(&of_bucket(&bucket))),
+            owner: Some(self.shown_owner(&canonical(&bucket.owner))),
+        })
+    }
+
+    pub async fn put_bucket_acl(
+        self: &Arc<Self>,
+        request: S3Request<PutBucketAclInput>,
+    ) -> S3Result<PutBucketAclOutput> {
+        let account = account(&request.extensions)?;
+        let wish = Wish::of(&request.headers, |id| self.knows(id))?;
+        let (name, body) = (request.input.bucket, request.input.access_control_policy);
+        let owner = canonical(&account);
+        let body = given(&wish, body)?;
+        let by_body = body.is_some();
+        let wanted = match body {
+            Some(body) => acl::of_xml(body, &owner, |id| self.knows(id))?,
+            None => wish.of_bucket(&owner)?.ok_or_else(nothing_given)?,
+        };
+        let changed = name.clone();
+        self.db
+            .write(move |tx| {
+                let bucket = rows::bucket(tx.connection, &name, &account)?;
+                if by_body && holds_anyway(&bucket, &wanted) {
+                    return Ok(());
+                }
+                may_be_set(&bucket, &wanted)?;
+                let mut config = bucket.config.clone();
+                config.acl = Some(wanted);
+                bucket.configure(tx, &config)
+            })
+            .await?;
+        self.policy_changed(&changed).await?;
+        Ok(PutBucketAclOutput::default())
+    }
+
+    pub async fn get_object_acl(
+        self: &Arc<Self>,
+        request: S3Request<GetObjectAclInput>,
+    ) -> S3Result<GetObjectAclOutput> {
+        let account = account(&request.extensions)?;
+        let input = request.input;
+        let (owner, acl) = self
+            .db
+            .read(move |db| {
+                let bucket = rows::bucket(db, &input.bucket, &account)?;
+                let version = object(db, &bucket, &input.key, input.version_id.as_deref())?;
+                Ok(of_object(&bucket, &version.about))
+            })
+            .await?;
+        Ok(GetObjectAclOutput {
+            grants: Some(self.shown_acl(&acl)),
+            owner: Some(self.shown_owner(&owner)),
+            ..Default::default()
+        })
+    }
+
+    pub async fn put_object_acl(
+        self: &Arc<Self>,
+        request: S3Request<PutObjectAclInput>,
+    ) -> S3Result<PutObjectAclOutput> {
+        let account = account(&request.extensions)?;
+        let wish = Wish::of(&request.headers, |id| self.knows(id))?;
+        let input = request.input;
+        let body = given(&wish, input.access_control_policy)?;
+        if body.is_none() && wish.is_none() {
+            return Err(nothing_given());
+        }
+        let store = self.clone();
+        self.db
+            .write(move |tx: &Tx<'_>| {
+                let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
+                let id = input.version_id.as_deref();
+                let version = object(tx.connection, &bucket, &input.key, id)?;
+                let (owner, _) = of_object(&bucket, &version.about);
+                let wanted = match body {
+                    Some(body) => {
+                        let wanted = acl::of_xml(body, &owner, |id| store.knows(id))?;
+                        if holds_anyway(&bucket, &wanted) {
+                            return Ok(());
+                        }
+                        wanted
+                    }
+                    None => wish
+                        .of_owned(&owner, &canonical(&bucket.owner))?
+                        .ok_or_else(nothing_given)?,
+                };
+                may_be_set(&bucket, &wanted)?;
+                let about = About {
+                    acl: Some(wanted).filter(|acl| *acl != Acl::private(&owner)),
+                    ..version.about.clone()
+                };
+                bucket.describe(tx, &version, &about)
+            })
+            .await?;
+        Ok(PutObjectAclOutput::default())
+    }
+
+    pub async fn get_bucket_ownership_controls(
+        self: &Arc<Self>,
+        request: S3Request<GetBucketOwnershipControlsInput>,
+    ) -> S3Result<GetBucketOwnershipControlsOutput> {
+        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let name = bucket.config.ownership.name().ok_or_else(|| {
+            s3_error!(
+                OwnershipControlsNotFoundError,
+                "The bucket ownership controls were not found"
+            )
+        })?;
+        let rule = OwnershipControlsRule {
+            object_ownership: ObjectOwnership::from_static(name),
+        };
+        Ok(GetBucketOwnershipControlsOutput {
+            ownership_controls: Some(OwnershipControls { rules: vec![rule] }),
+        })
+    }
+
+    pub async fn put_bucket_ownership_controls(
+        self: &Arc<Self>,
+        request: S3Request<PutBucketOwnershipControlsInput>,
+    ) -> S3Result<PutBucketOwnershipControlsOutput> {
+        let account = account(&request.extensions)?;
+        let input = request.input;
+        let ownership = match &input.ownership_controls.rules[..] {
+            [rule] => Ownership::named(rule.object_ownership.as_str()),
+            _ => None,
+        };
+        let ownership = ownership.ok_or_else(malformed)?;
+        self.own(account, input.bucket, ownership).await?;
+        Ok(PutBucketOwnershipControlsOutput::default())
+    }
+
+    pub async fn delete_bucket_ownership_controls(
+        self: &Arc<Self>,
+        request: S3Request<DeleteBucketOwnershipControlsInput>,
+    ) -> S3Result<DeleteBucketOwnershipControlsOutput> {
+        let account = account(&request.extensions)?;
+        self.own(account, request.input.bucket, Ownership::Removed)
+            .await?;
+        Ok(DeleteBucketOwnershipControlsOutput::default())
+    }
+
+    async fn own(
+        self: &Arc<Self>,
+        account: String,
+        name: String,
+        ownership: Ownership,
+    ) -> S3Result<()> {
+        let changed = name.clone();
+        self.db
+            .write(move |tx| {
+                let bucket = rows::bucket(tx.connection, &name, &account)?;
+                let private = Acl::private(&canonical(&bucket.owner));
+                if ownership == Ownership::BucketOwnerEnforced && of_bucket(&bucket) != private {
+                    return Err(acl::with_enforced());
+                }
+                let mut config = bucket.config.clone();
+                config.ownership = ownership;
+                bucket.configure(tx, &config)
+            })
+            .await?;
+        self.policy_changed(&changed).await
+    }
+}
+
+fn object(
+    db: &rusqlite::Connection,
+    bucket: &Bucket,
+    key: &str,
+    id: Option<&str>,
+) -> S3Result<Version> {
+    let version = rows::named(db, bucket.id, key, id)?;
+    match version.marker {
+        true => Err(rows::no_such_key()),
+        false => Ok(version),
+    }
+}
+
+/// The body's list, where the headers say nothing.
+fn given(wish: &Wish, body: Option<AccessControlPolicy>) -> S3Result<Option<AccessControlPolicy>> {
+    match body.is_some() && !wish.is_none() {
+        true => Err(s3_error!(
+            UnexpectedContent,
+            "This request does not support content"
+        )),
+        false => Ok(body),
+    }
+}
+
+fn nothing_given() -> s3s::S3Error {
+    s3_error!(
+        MissingSecurityHeader,
+        "Your request was missing a required header"
+    )
+}
+
+/// What s3cmd writes back after a copy in parts: where ACLs are off, a list that only says so.
+fn holds_anyway(bucket: &Bucket, acl: &Acl) -> bool {
+    bucket.config.ownership == Ownership::BucketOwnerEnforced
+        && *acl == Acl::private(&canonical(&bucket.owner))
+}
+
+/// Whether a bucket, or what is in it, may have that list.
+fn may_be_set(bucket: &Bucket, acl: &Acl) -> S3Result<()> {
+    if bucket.config.ownership == Ownership::BucketOwnerEnforced {
+        return Err(acl::disabled());
+    }
+    match acl.is_public() && blocked(bucket).block_public_acls == Some(true) {
+        true => Err(denied()),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,387 @@
+//! What a request says of its signature, judged before or beside its verification by s3s: its form, its
+//! date, its scope, and whether everything is signed that has to be.
+
+use crate::conditions::time;
+use http::{HeaderMap, HeaderValue};
+use s3s::dto::{Timestamp, TimestampFormat};
+use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
+
+/// Clocks may differ by so much.
+const SKEW_MS: i64 = 15 * 60 * 1000;
+
+/// What is no signature at all, in AWS's words for it.
+pub fn check_form(headers: &HeaderMap, query: &str) -> S3Result<()> {
+    let expires = |pair: &str| {
+        let value = pair.strip_prefix("X-Amz-Expires=")?;
+        value.parse::<i64>().ok()
+    };
+    if query
+        .split('&')
+        .find_map(expires)
+        .is_some_and(|seconds| seconds < 0)
+    {
+        return Err(s3_error!(
+            AuthorizationQueryParametersError,
+            "X-Amz-Expires must be non-negative"
+        ));
+    }
+    let Some(value) = headers.get(http::header::AUTHORIZATION) else {
+        return Ok(());
+    };
+    let value = value.to_str().unwrap_or_default();
+    if value.is_empty() {
+        return Err(crate::access::denied());
+    }
+    let of_v2 = value.strip_prefix("AWS ");
+    if of_v2.is_some_and(|rest| !rest.contains(':')) {
+        return Err(s3_error!(
+            InvalidArgument,
+            "AWS authorization header is invalid.  Expected AwsAccessKeyId:signature"
+        ));
+    }
+    let signed = of_v2.is_some() || value.starts_with("AWS4-");
+    match signed && !headers.contains_key("x-amz-date") && !headers.contains_key("date") {
+        true => Err(dateless()),
+        false => Ok(()),
+    }
+}
+
+fn dateless() -> S3Error {
+    s3_error!(
+        AccessDenied,
+        "AWS authentication requires a valid Date or x-amz-date header"
+    )
+}
+
+/// The header `x-amz-date` of a request of version 4 that has only a `Date` (AWS, "Elements of an AWS API
+/// request signature"); s3s knows the one only.
+pub fn date_header(headers: &HeaderMap) -> Option<HeaderValue> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    if headers.contains_key("x-amz-date") || !text("authorization")?.starts_with("AWS4-") {
+        return None;
+    }
+    let date = text("date")?;
+    let date = match basic_date(date) {
+        Some(date) => date,
+        None => Timestamp::parse(TimestampFormat::HttpDate, date).ok()?,
+    };
+    let mut spelt = Vec::new();
+    date.format(TimestampFormat::DateTime, &mut spelt).ok()?;
+    let spelt = String::from_utf8(spelt).ok()?;
+    let digits: String = spelt
+        .split('.')
+        .next()?
+        .chars()
+        .filter(|c| !"-:Z".contains(*c))
+        .collect();
+    HeaderValue::from_str(&format!("{digits}Z")).ok()
+}
+
+/// Presigned URLs that are worth more than what was signed, or longer than AWS lets them be.
+pub fn check_query(query: &str, signed: bool) -> S3Result<()> {
+    let named = |name: &str| {
+        query
+            .split('&')
+            .any(|pair| pair.split('=').next() == Some(name))
+    };
+    let value = |name: &str| {
+        let pair = |pair: &str| {
+            pair.split_once('=')
+                .filter(|(found, _)| *found == name)
+                .map(|(_, it)| it.to_owned())
+        };
+        query.split('&').find_map(pair)
+    };
+    if !signed && query.split('&').any(|pair| pair.starts_with("response-")) {
+        return Err(s3_error!(
+            InvalidRequest,
+            "Request specific response headers cannot be used for anonymous GET requests."
+        ));
+    }
+    if named("X-Amz-Security-Token") {
+        return Err(s3_error!(
+            InvalidToken,
+            "The provided token is malformed or otherwise invalid."
+        ));
+    }
+    let expires = value("X-Amz-Expires").and_then(|seconds| seconds.parse::<u64>().ok());
+    if expires.is_some_and(|seconds| seconds > WEEK_S) {
+        return Err(s3_error!(
+            AuthorizationQueryParametersError,
+            "X-Amz-Expires must be less than a week (in seconds); that is, the given X-Amz-Expires must be less than 604800 seconds"
+        ));
+    }
+    // What version 2 doesn't sign could be appended by who was given the URL.
+    if named("AWSAccessKeyId") && UNSIGNED_BY_V2.iter().any(|name| named(name)) {
+        return Err(s3_error!(
+            AccessDenied,
+            "Signature version 2 does not cover this subresource: presign with version 4."
+        ));
+    }
+    Ok(())
+}
+
+const WEEK_S: u64 = 7 * 24 * 3600;
+const UNSIGNED_BY_V2: [&str; 8] = [
+    "attributes",
+    "encryption",
+    "intelligent-tiering",
+    "legal-hold",
+    "ownershipControls",
+    "policyStatus",
+    "publicAccessBlock",
+    "retention",
+];
+
+/// A header that version 4 had to sign, and that isn't among those that were (AWS, "Create a signed
+/// request": `host` and every `x-amz-*`). Or who is given a presigned URL could ask for more.
+pub fn unsigned_header(headers: &HeaderMap, query: &str) -> Option<String> {
+    let in_header = headers
+        .get(http::header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .filter(|value| value.starts_with("AWS4-"))
+        .and_then(|value| value.split_once("SignedHeaders="))
+        .map(|(_, rest)| rest.split([',', ' ']).next().unwrap_or_default().to_owned());
+    let in_query = || {
+        let pair = query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix("X-Amz-SignedHeaders="));
+        pair.and_then(crate::tagging::decoded)
+    };
+    let signed = in_header.or_else(in_query)?;
+    let is_signed = |name: &str| signed.split(';').any(|one| one.eq_ignore_ascii_case(name));
+    let must = |name: &&str| name.starts_with("x-amz-") && *name != "x-amz-content-sha256";
+    let mut names = headers.keys().map(http::HeaderName::as_str).filter(must);
+    names.find(|name| !is_signed(name)).map(ToOwned::to_owned)
+}
+
+/// The region and the service of a version 4 signature, which s3s takes as they are.
+pub fn check_scope(headers: &HeaderMap, query: &str, region: &str) -> S3Result<()> {
+    let header = headers
+        .get(http::header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once("Credential="))
+        .map(|(_, rest)| rest.split([',', ' ']).next().unwrap_or_default().to_owned());
+    let presigned = || {
+        let pair = |pair: &str| {
+            pair.strip_prefix("X-Amz-Credential=")
+                .map(|it| it.replace("%2F", "/").replace("%2f", "/"))
+        };
+        query.split('&').find_map(pair)
+    };
+    let (in_header, credential) = match header {
+        Some(credential) => (true, Some(credential)),
+        None => (false, presigned()),
+    };
+    let Some(credential) = credential else {
+        return Ok(());
+    };
+    let mut parts = credential.rsplit('/');
+    let (_, service, signed_region) = (parts.next(), parts.next(), parts.next());
+    let code = match in_header {
+        true => S3ErrorCode::AuthorizationHeaderMalformed,
+        false => S3ErrorCode::AuthorizationQueryParametersError,
+    };
+    let what = if in_header {
+        "The authorization header is malformed"
+    } else {
+        "Error parsing the X-Amz-Credential parameter"
+    };
+    if service != Some("s3") {
+        return Err(S3Error::with_message(
+            code,
+            format!(
+                "{what}; incorrect service {:?}. This endpoint belongs to \"s3\".",
+                service.unwrap_or_default()
+            ),
+        ));
+    }
+    if signed_region != Some(region) {
+        let wrong = signed_region.unwrap_or_default();
+        let mut error = S3Error::with_message(
+            code,
+            format!("{what}; the region '{wrong}' is wrong; expecting '{region}'"),
+        );
+        let mut headers = HeaderMap::new();
+        if let Ok(value) = http::HeaderValue::from_str(region) {
+            headers.insert("x-amz-bucket-region", value);
+        }
+        error.set_headers(headers);
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// The date of a signature: of version 2 s3s takes any, and of version 4 it is told to, because a
+/// form's date may be as old as its policy allows.
+pub fn check_date(headers: &HeaderMap, query: &str, now_ms: i64) -> S3Result<()> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let off = |ms: i64| Timestamp::from(time(now_ms + ms));
+    let skewed = || {
+        s3_error!(
+            RequestTimeTooSkewed,
+            "The difference between the request time and the current time is too large."
+        )
+    };
+    if text("authorization").is_some_and(|value| value.starts_with("AWS4-")) {
+        let said = text("x-amz-date").and_then(basic_date).ok_or_else(skewed)?;
+        return match said > off(-SKEW_MS) && said < off(SKEW_MS) {
+            true => Ok(()),
+            false => Err(skewed()),
+        };
+    }
+    let presigned = query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("X-Amz-Date="));
+    if let Some(date) = presigned {
+        // How old it may be, it says itself.
+        return match basic_date(date).is_some_and(|said| said < off(SKEW_MS)) {
+            true => Ok(()),
+            false => Err(s3_error!(AccessDenied, "Request is not valid yet")),
+        };
+    }
+    if !text("authorization").is_some_and(|value| value.starts_with("AWS ")) {
+        return Ok(());
+    }
+    let date = text("x-amz-date").or_else(|| text("date"));
+    let date = date.ok_or_else(dateless)?;
+    // Old clients spell the zone as they like.
+    let date = date.replace("+0000", "GMT").replace("UTC", "GMT");
+    let said = Timestamp::parse(TimestampFormat::HttpDate, &date).map_err(|_| dateless())?;
+    match said > off(-SKEW_MS) && said < off(SKEW_MS) {
+        true => Ok(()),
+        false => Err(skewed()),
+    }
+}
+
+/// `20261129T080000Z`.
+fn basic_date(text: &str) -> Option<Timestamp> {
+    if text.len() != 16 || !text.is_ascii() {
+        return None;
+    }
+    let spelt = format!(
+        "{}-{}-{}T{}:{}:{}Z",
+        &text[..4],
+        &text[4..6],
+        &text[6..8],
+        &text[9..11],
+        &text[11..13],
+        &text[13..15]
+    );
+    Timestamp::parse(TimestampFormat::DateTime, &spelt).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(authorization: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", authorization.parse().unwrap());
+        headers
+    }
+
+    #[test]
+    fn dates_of_version_2() {
+        let now_ms = 1_795_939_200_000; // 2026-11-29T08:00:00Z
+        let dated = |date: &str| {
+            let mut headers = of("AWS AK:signature");
+            headers.insert("date", date.parse().unwrap());
+            check_date(&headers, "", now_ms).map_err(|error| error.code().as_str().to_owned())
+        };
+        assert_eq!(dated("Sun, 29 Nov 2026 08:10:00 GMT"), Ok(()));
+        assert_eq!(dated("Sun, 29 Nov 2026 07:50:00 +0000"), Ok(()));
+        assert_eq!(
+            dated("Sun, 29 Nov 2026 08:20:00 GMT"),
+            Err("RequestTimeTooSkewed".into())
+        );
+        assert_eq!(dated("yesterday"), Err("AccessDenied".into()));
+        assert!(check_date(&of("AWS AK:signature"), "", now_ms).is_err());
+        let mut v4 = of("AWS4-HMAC-SHA256 x");
+        v4.insert("x-amz-date", "20261129T081000Z".parse().unwrap());
+        assert!(check_date(&v4, "", now_ms).is_ok());
+        assert!(check_date(&v4, "", now_ms + 2 * SKEW_MS).is_err());
+        assert!(check_date(&HeaderMap::new(), "X-Amz-Date=20261129T070000Z", now_ms).is_ok());
+        assert!(check_date(&HeaderMap::new(), "X-Amz-Date=20261129T090000Z", now_ms).is_err());
+        assert!(check_date(&of("AWS4-HMAC-SHA256 x"), "", now_ms).is_err());
+    }
+
+    #[test]
+    fn every_option_is_signed() {
+        let query = "X-Amz-SignedHeaders=host%3Bx-amz-meta-a";
+        let mut headers = HeaderMap::new();
+        headers.insert("x-amz-meta-a", "1".parse().unwrap());
+        assert_eq!(unsigned_header(&headers, query), None);
+        headers.insert("x-amz-copy-source", "b/k".parse().unwrap());
+        assert_eq!(
+            unsigned_header(&headers, query).as_deref(),
+            Some("x-amz-copy-source")
+        );
+        assert_eq!(
+            unsigned_header(&headers, ""),
+            None,
+            "nothing is signed by version 4"
+        );
+        headers.insert(
+            "authorization",
+            "AWS4-HMAC-SHA256 Credential=x, SignedHeaders=host;x-amz-copy-source, Signature=0"
+                .parse()
+                .unwrap(),
+        );
+        assert_eq!(
+            unsigned_header(&headers, "").as_deref(),
+            Some("x-amz-meta-a")
+        );
+    }
+
+    #[test]
+    fn presigned_urls_have_limits() {
+        assert!(check_query("X-Amz-Expires=604800", true).is_ok());
+        assert!(check_query("X-Amz-Expires=604801", true).is_err());
+        assert!(check_query("response-content-type=a", true).is_ok());
+        assert!(check_query("response-content-type=a", false).is_err());
+        assert!(check_query("AWSAccessKeyId=AK&retention", true).is_err());
+        assert!(check_query("retention&X-Amz-Date=x", true).is_ok());
+    }
+
+    #[test]
+    fn scopes() {
+        let scoped = |scope: &str| {
+            of(&format!(
+                "AWS4-HMAC-SHA256 Credential=AK/20260101/{scope}/aws4_request, SignedHeaders=host, Signature=0"
+            ))
+        };
+        assert!(check_scope(&scoped("here/s3"), "", "here").is_ok());
+        assert!(check_scope(&of("AWS AK:sig"), "", "here").is_ok());
+        let wrong = check_scope(&scoped("there/s3"), "", "here").unwrap_err();
+        assert_eq!(wrong.code().as_str(), "AuthorizationHeaderMalformed");
+        assert!(
+            wrong
+                .message()
+                .unwrap()
+                .ends_with("the region 'there' is wrong; expecting 'here'")
+        );
+        assert!(check_scope(&scoped("here/ec2"), "", "here").is_err());
+        let query = "X-Amz-Credential=AK%2F20260101%2Fthere%2Fs3%2Faws4_request&X-Amz-Expires=1";
+        let wrong = check_scope(&HeaderMap::new(), query, "here").unwrap_err();
+        assert_eq!(wrong.code().as_str(), "AuthorizationQueryParametersError");
+    }
+
+    #[test]
+    fn the_form_of_a_signature() {
+        let code = |headers: &HeaderMap, query: &str| {
+            check_form(headers, query).map_err(|error| error.code().as_str().to_owned())
+        };
+        assert_eq!(code(&HeaderMap::new(), ""), Ok(()));
+        assert_eq!(code(&of(""), ""), Err("AccessDenied".into()));
+        assert_eq!(code(&of("AWS HAHAHA"), ""), Err("InvalidArgument".into()));
+        assert_eq!(code(&of("AWS AK:x"), ""), Err("AccessDenied".into()));
+        let mut dated = of("AWS4-HMAC-SHA256 x");
+        assert_eq!(code(&dated, ""), Err("AccessDenied".into()));
+        dated.insert("date", "Sun, 29 Nov 2026 08:10:00 GMT".parse().unwrap());
+        assert_eq!(code(&dated, ""), Ok(()));
+        assert_eq!(date_header(&dated).unwrap(), "20261129T081000Z");
+        let negative = code(&HeaderMap::new(), "X-Amz-Expires=-7");
+        assert_eq!(negative, Err("AuthorizationQueryParametersError".into()));
+    }
+}
