@@ -208,9 +208,16 @@ fn open_home(options: Options) -> Result<Controller> {
 }
 
 fn open_objects(controller: &Controller) -> Result<()> {
+    let snapshot = controller.cluster.snapshot();
     let settings = boira_objects::Settings {
-        region: controller.cluster.snapshot().state.settings.region.clone(),
+        region: snapshot.state.settings.region.clone(),
         endpoint: controller.facts.endpoint.clone(),
+        master_key: snapshot
+            .state
+            .settings
+            .s3_master_key
+            .clone()
+            .map(Into::into),
     };
     let front = objects::open(&controller.options.home, &controller.cluster, settings)
         .context("open the object store")?;

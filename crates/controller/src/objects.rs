@@ -45,6 +45,10 @@ impl Cloud for ThisCloud {
         }
     }
 
+    fn encrypts(&self) -> bool {
+        self.0.snapshot().state.settings.s3_encryption
+    }
+
     fn domain(&self) -> Option<String> {
         self.0.snapshot().state.settings.s3_domain.clone()
     }

@@ -16,6 +16,11 @@ pub struct Settings {
     pub s3_acls: bool,
     /// The same for buckets that are made through `/services/Walrus`.
     pub s3_walrus_acls: bool,
+    /// Whether every object of S3 is encrypted that doesn't say otherwise.
+    pub s3_encryption: bool,
+    /// The file of the key that wraps those of encrypted objects; read at a start. `objects/master.key` in
+    /// the home where it isn't said.
+    pub s3_master_key: Option<String>,
     /// Virtual CPUs given out per CPU of a host.
     pub cpu_overcommit: f64,
     /// Guest memory given out per byte of a host's memory.
@@ -57,6 +62,8 @@ impl Default for Settings {
             s3_domain: None,
             s3_acls: false,
             s3_walrus_acls: true,
+            s3_encryption: false,
+            s3_master_key: None,
             cpu_overcommit: 4.0,
             memory_overcommit: 1.0,
             private_address_as_public: false,

@@ -4,6 +4,7 @@
 use crate::Store;
 use crate::acl::EC2;
 use crate::authorize;
+use crate::encryption;
 use crate::signed;
 use async_trait::async_trait;
 use http::{Extensions, HeaderMap};
@@ -25,6 +26,9 @@ pub trait Cloud: Send + Sync + 'static {
     /// Whether new buckets have ACLs, and no public access block, as AWS's had before April 2023;
     /// `walrus` is for those that are made as Eucalyptus' were.
     fn acls(&self, walrus: bool) -> bool;
+
+    /// Whether everything is encrypted that doesn't say otherwise.
+    fn encrypts(&self) -> bool;
 
     /// The domain below which every bucket has a name, if there is one.
     fn domain(&self) -> Option<String>;
@@ -135,6 +139,7 @@ impl S3Access for Gate {
         let acting = authorize::acting(&self.0, cx, account.clone()).await?;
         check_headers(cx.headers(), &acting)?;
         check_length(cx.headers(), cx.s3_op().name())?;
+        encryption::check_headers(cx.headers(), cx.s3_op().name())?;
         if let Some(source) = authorize::acting_for_source(&self.0, cx, account).await? {
             check_source(cx.headers(), &source)?;
             cx.extensions_mut().insert(Source(source));
@@ -176,11 +181,6 @@ fn check_headers(headers: &HeaderMap, account: &str) -> S3Result<()> {
     }
     for name in headers.keys() {
         let name = name.as_str();
-        if name.contains("server-side-encryption") {
-            return Err(unavailable(
-                "Objects can't be encrypted by this object store yet",
-            ));
-        }
         if name == "x-amz-write-offset-bytes" {
             return Err(unavailable("Objects can't be appended to"));
         }

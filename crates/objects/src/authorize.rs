@@ -305,11 +305,6 @@ pub struct OfForm {
 impl OfForm {
     /// What the headers of other requests are judged by.
     pub fn judge(&self, input: &PutObjectInput) -> S3Result<()> {
-        if input.server_side_encryption.is_some() || input.sse_customer_algorithm.is_some() {
-            return Err(unavailable(
-                "Objects can't be encrypted by this object store yet",
-            ));
-        }
         if input.grant_read.is_some()
             || input.grant_full_control.is_some()
             || input.grant_read_acp.is_some()

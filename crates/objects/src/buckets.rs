@@ -485,8 +485,6 @@ pub mod plain {
     }
 
     absent! {
-        get_bucket_encryption(GetBucketEncryptionInput) -> GetBucketEncryptionOutput =
-            custom("ServerSideEncryptionConfigurationNotFoundError", StatusCode::NOT_FOUND, "The server side encryption configuration was not found");
         get_bucket_replication(GetBucketReplicationInput) -> GetBucketReplicationOutput =
             none(S3ErrorCode::ReplicationConfigurationNotFoundError, "The replication configuration was not found");
         get_bucket_website(GetBucketWebsiteInput) -> GetBucketWebsiteOutput =
@@ -501,7 +499,6 @@ pub mod plain {
         list_bucket_intelligent_tiering_configurations(ListBucketIntelligentTieringConfigurationsInput) -> ListBucketIntelligentTieringConfigurationsOutput;
         list_bucket_inventory_configurations(ListBucketInventoryConfigurationsInput) -> ListBucketInventoryConfigurationsOutput;
         list_bucket_metrics_configurations(ListBucketMetricsConfigurationsInput) -> ListBucketMetricsConfigurationsOutput;
-        delete_bucket_encryption(DeleteBucketEncryptionInput) -> DeleteBucketEncryptionOutput;
         delete_bucket_replication(DeleteBucketReplicationInput) -> DeleteBucketReplicationOutput;
         delete_bucket_website(DeleteBucketWebsiteInput) -> DeleteBucketWebsiteOutput;
     }

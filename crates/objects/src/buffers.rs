@@ -67,6 +67,12 @@ impl AsRef<[u8]> for Buffer {
     }
 }
 
+impl AsMut<[u8]> for Buffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         let mut kept = self.home.0.lock().expect("no holder of this lock panics");

@@ -147,7 +147,7 @@ impl Store {
             let look = move |db: &Connection| {
                 let _reading = reading;
                 match is_used(db, id)? {
-                    true => contents.read(db, slice).map(|_| true),
+                    true => contents.check(db, slice).map(|()| true),
                     false => Ok(false),
                 }
             };

@@ -6,6 +6,7 @@
 //! which is compared at every read: what is damaged is an error, never an answer.
 
 use crate::buffers::Buffers;
+use crate::crypt::{Blocks, Key, Lock, Master, MasterError, TAG_BYTES};
 use crate::error::{full, internal};
 use crate::sum::crc32c;
 use bytes::Bytes;
@@ -77,6 +78,9 @@ pub fn cut(slices: &[Slice], start: u64, len: u64) -> Vec<Slice> {
 
 pub struct Contents {
     data: PathBuf,
+    master: Master,
+    /// Where the master key is, and whether this start made it.
+    master_key: (PathBuf, bool),
     pub buffers: Buffers,
     next: AtomicI64,
     /// Bytes of uploads that are under way.
@@ -129,6 +133,8 @@ pub struct New {
     pub size: u64,
     pub sums: Vec<u8>,
     pub bytes: Option<Bytes>,
+    /// Of an encrypted one: its key, wrapped, and the tag of every block.
+    pub sealed: Option<(Vec<u8>, Vec<u8>)>,
     file: Option<PathBuf>,
 }
 
@@ -166,15 +172,18 @@ fn remove(path: &Path) {
 
 impl Contents {
     /// Makes the folders. What has no row goes in [`Contents::reconcile`].
-    pub fn open(dir: &Path) -> io::Result<Arc<Self>> {
+    pub fn open(dir: &Path, master_key: &Path) -> Result<Arc<Self>, crate::db::OpenError> {
         let data = dir.join("data");
         for low in 0..=u8::MAX {
             fs::create_dir_all(data.join(format!("{low:02x}")))?;
         }
         File::open(&data)?.sync_all()?;
         File::open(dir)?.sync_all()?;
+        let (master, made) = Master::open(master_key)?;
         Ok(Arc::new(Self {
             data,
+            master,
+            master_key: (master_key.to_owned(), made),
             buffers: Buffers::default(),
             promised: AtomicU64::new(0),
             next: AtomicI64::new(1),
@@ -187,13 +196,22 @@ impl Contents {
     pub fn reconcile(&self, connection: &Connection) -> Result<(), crate::db::OpenError> {
         let mut named = HashSet::new();
         let mut highest = 0;
-        let mut rows = connection.prepare("SELECT id, bytes IS NULL FROM contents")?;
+        let mut rows = connection.prepare("SELECT id, bytes IS NULL, key FROM contents")?;
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
             let id: i64 = row.get(0)?;
             highest = highest.max(id);
             if row.get(1)? {
                 named.insert(id);
+            }
+            let key: Option<Vec<u8>> = row.get(2)?;
+            if key.is_some_and(|key| !self.master.fits(id, &key)) {
+                let (path, made) = &self.master_key;
+                if *made {
+                    fs::remove_file(path)?;
+                }
+                let why = if *made { "missing" } else { "another one" };
+                return Err(MasterError::Lost(path.clone(), why).into());
             }
         }
         for low in 0..=u8::MAX {
@@ -221,9 +239,19 @@ impl Contents {
     }
 
     /// A content that goes into its row.
-    pub fn inline(&self, bytes: Bytes) -> New {
+    pub fn inline(&self, bytes: Bytes, lock: &Lock) -> New {
+        let id = self.fresh();
+        let (bytes, sealed) = match Blocks::new(lock, &self.master, id) {
+            None => (bytes, None),
+            Some((blocks, key)) => {
+                let mut bytes = bytes.to_vec();
+                let tag = blocks.seal(0, &mut bytes);
+                (Bytes::from(bytes), Some((key, tag.to_vec())))
+            }
+        };
         New {
-            id: self.fresh(),
+            id,
+            sealed,
             size: bytes.len() as u64,
             sums: bytes
                 .chunks(BLOCK)
@@ -235,8 +263,9 @@ impl Contents {
     }
 
     /// Begins a content that is a file.
-    pub fn create(&self) -> io::Result<Writing> {
+    pub fn create(&self, lock: &Lock) -> io::Result<Writing> {
         let id = self.fresh();
+        let (blocks, key) = Blocks::new(lock, &self.master, id).unzip();
         let path = self.path(id);
         let file = OpenOptions::new()
             .write(true)
@@ -245,12 +274,14 @@ impl Contents {
             .open(&path)?;
         Ok(Writing {
             file,
+            blocks,
             begun: 0,
             new: New {
                 id,
                 size: 0,
                 sums: Vec::new(),
                 bytes: None,
+                sealed: key.map(|key| (key, Vec::new())),
                 file: Some(path),
             },
         })
@@ -318,69 +349,100 @@ impl Contents {
         remove(&self.path(id));
     }
 
-    /// Reads `len` bytes at `offset` of a content, verified block by block.
-    pub fn read(&self, connection: &Connection, slice: Slice) -> S3Result<Bytes> {
-        let row: Option<(u64, Vec<u8>, Option<Vec<u8>>)> = connection
-            .prepare_cached("SELECT size, sums, bytes FROM contents WHERE id = ?1")
-            .and_then(|mut select| {
-                select
-                    .query_row([slice.content], |row| {
-                        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-                    })
-                    .optional()
-            })
-            .map_err(internal)?;
-        let Some((size, sums, bytes)) = row else {
-            return Err(internal(format!("content {} is gone", slice.content)));
-        };
-        let (from, to) = (slice.offset as usize, (slice.offset + slice.len) as usize);
-        if let Some(bytes) = bytes {
-            self.verify(slice.content, 0, &bytes, &sums)?;
-            return match bytes.len() as u64 == size && to <= bytes.len() {
-                true => Ok(Bytes::from(bytes).slice(from..to)),
-                false => Err(damaged(slice.content, "its bytes are missing")),
-            };
+    /// Reads bytes of a content, verified block by block, and in the clear.
+    pub fn read(
+        &self,
+        connection: &Connection,
+        slice: Slice,
+        key: Option<&Key>,
+    ) -> S3Result<Bytes> {
+        let found = self.open_content(connection, slice.content, key)?;
+        match found.place {
+            Place::Row(_) => self.read_row(found, slice),
+            Place::File(_) => self.read_file(&found, slice),
         }
-        let file = File::open(self.path(slice.content))
-            .map_err(|error| damaged(slice.content, &error.to_string()))?;
-        self.read_file(&file, size, &sums, slice)
     }
 
-    /// Opens a content that is a file, with its size and checksums; `None` for one in its row.
-    pub fn open_file(&self, connection: &Connection, id: i64) -> S3Result<Option<Opened>> {
-        let row: Option<(u64, Vec<u8>, bool)> = connection
-            .prepare_cached("SELECT size, sums, bytes IS NULL FROM contents WHERE id = ?1")
-            .and_then(|mut select| {
-                select
-                    .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-                    .optional()
-            })
-            .map_err(internal)?;
-        match row {
-            None => Err(internal(format!("content {id} is gone"))),
-            Some((_, _, false)) => Ok(None),
-            Some((size, sums, true)) => {
-                let file =
-                    File::open(self.path(id)).map_err(|error| damaged(id, &error.to_string()))?;
-                Ok(Some(Opened { file, size, sums }))
-            }
+    /// Compares bytes of a content with their checksums, for which no key is needed.
+    pub fn check(&self, connection: &Connection, slice: Slice) -> S3Result<()> {
+        let row = row(connection, slice.content)?;
+        let found = self.opened(slice.content, row, None)?;
+        match found.place {
+            Place::Row(_) => self.read_row(found, slice).map(|_| ()),
+            Place::File(_) => self.read_file(&found, slice).map(|_| ()),
         }
+    }
+
+    /// Opens a content, with what it takes to read it.
+    pub fn open_content(
+        &self,
+        connection: &Connection,
+        id: i64,
+        key: Option<&Key>,
+    ) -> S3Result<Opened> {
+        let row = row(connection, id)?;
+        let blocks = match &row.key {
+            None => None,
+            Some(wrapped) => {
+                let blocks = Blocks::of(wrapped, &self.master, key, id);
+                Some(blocks.ok_or_else(|| damaged(id, "no key at hand opens it"))?)
+            }
+        };
+        self.opened(id, row, blocks)
+    }
+
+    fn opened(&self, id: i64, row: ContentRow, blocks: Option<Blocks>) -> S3Result<Opened> {
+        let place = match row.bytes {
+            Some(bytes) => Place::Row(bytes),
+            None => {
+                let file = File::open(self.path(id));
+                Place::File(file.map_err(|error| damaged(id, &error.to_string()))?)
+            }
+        };
+        Ok(Opened {
+            place,
+            size: row.size,
+            sums: row.sums,
+            tags: row.tags,
+            blocks,
+        })
+    }
+
+    fn read_row(&self, found: Opened, slice: Slice) -> S3Result<Bytes> {
+        let Place::Row(mut bytes) = found.place else {
+            unreachable!("who calls it has looked");
+        };
+        self.verify(slice.content, 0, &bytes, &found.sums)?;
+        let (from, to) = (slice.offset as usize, (slice.offset + slice.len) as usize);
+        if bytes.len() as u64 != found.size || to > bytes.len() {
+            return Err(damaged(slice.content, "its bytes are missing"));
+        }
+        if let Some(blocks) = &found.blocks {
+            open_blocks(blocks, slice.content, 0, &mut bytes, &found.tags)?;
+        }
+        Ok(Bytes::from(bytes).slice(from..to))
     }
 
     /// Reads of a file, at most to the end of a run of whole blocks.
-    pub fn read_file(&self, file: &File, size: u64, sums: &[u8], slice: Slice) -> S3Result<Bytes> {
+    pub fn read_file(&self, found: &Opened, slice: Slice) -> S3Result<Bytes> {
+        let Place::File(file) = &found.place else {
+            unreachable!("who calls it has looked");
+        };
         let block = BLOCK as u64;
         let first = slice.offset / block;
         let start = first * block;
         let end = (slice.offset + slice.len)
             .div_ceil(block)
             .saturating_mul(block)
-            .min(size);
-        let bytes = self
+            .min(found.size);
+        let mut bytes = self
             .buffers
             .read(file, start, (end - start) as usize)
             .map_err(|error| damaged(slice.content, &error.to_string()))?;
-        self.verify(slice.content, first as usize, bytes.as_ref(), sums)?;
+        self.verify(slice.content, first as usize, bytes.as_ref(), &found.sums)?;
+        if let Some(blocks) = &found.blocks {
+            open_blocks(blocks, slice.content, first, bytes.as_mut(), &found.tags)?;
+        }
         let from = (slice.offset - start) as usize;
         Ok(bytes.freeze().slice(from..from + slice.len as usize))
     }
@@ -399,10 +461,72 @@ impl Contents {
     }
 }
 
+/// A content that is being read.
 pub struct Opened {
-    pub file: File,
-    pub size: u64,
-    pub sums: Vec<u8>,
+    place: Place,
+    size: u64,
+    sums: Vec<u8>,
+    tags: Vec<u8>,
+    blocks: Option<Blocks>,
+}
+
+impl Opened {
+    pub fn is_file(&self) -> bool {
+        matches!(self.place, Place::File(_))
+    }
+}
+
+enum Place {
+    Row(Vec<u8>),
+    File(File),
+}
+
+struct ContentRow {
+    size: u64,
+    sums: Vec<u8>,
+    bytes: Option<Vec<u8>>,
+    key: Option<Vec<u8>>,
+    tags: Vec<u8>,
+}
+
+fn row(connection: &Connection, id: i64) -> S3Result<ContentRow> {
+    let row = connection
+        .prepare_cached("SELECT size, sums, bytes, key, tags FROM contents WHERE id = ?1")
+        .and_then(|mut select| {
+            select
+                .query_row([id], |row| {
+                    let tags: Option<Vec<u8>> = row.get(4)?;
+                    Ok(ContentRow {
+                        size: row.get(0)?,
+                        sums: row.get(1)?,
+                        bytes: row.get(2)?,
+                        key: row.get(3)?,
+                        tags: tags.unwrap_or_default(),
+                    })
+                })
+                .optional()
+        })
+        .map_err(internal)?;
+    row.ok_or_else(|| internal(format!("content {id} is gone")))
+}
+
+/// Decrypts blocks in their place; `first` is the number of the first of them.
+fn open_blocks(
+    blocks: &Blocks,
+    id: i64,
+    first: u64,
+    bytes: &mut [u8],
+    tags: &[u8],
+) -> S3Result<()> {
+    for (index, block) in bytes.chunks_mut(BLOCK).enumerate() {
+        let index = first + index as u64;
+        let at = index as usize * TAG_BYTES;
+        let tag = tags.get(at..at + TAG_BYTES).unwrap_or_default();
+        if !blocks.open(index, block, tag) {
+            return Err(damaged(id, &format!("block {index} isn't what was sealed")));
+        }
+    }
+    Ok(())
 }
 
 const DAMAGED: &str = "The object is damaged on the disk. Tell the administrator.";
@@ -421,12 +545,23 @@ pub fn is_damage(error: &s3s::S3Error) -> bool {
 pub struct Writing {
     file: File,
     new: New,
+    blocks: Option<Blocks>,
     /// So far the kernel was told to write.
     begun: u64,
 }
 
 impl Writing {
     pub fn block(&mut self, block: &[u8]) -> io::Result<()> {
+        let index = self.new.size / BLOCK as u64;
+        let ciphertext = match (&self.blocks, &mut self.new.sealed) {
+            (Some(blocks), Some((_, tags))) => {
+                let mut block = block.to_vec();
+                tags.extend(blocks.seal(index, &mut block));
+                Some(block)
+            }
+            _ => None,
+        };
+        let block = ciphertext.as_deref().unwrap_or(block);
         self.file.write_all(block)?;
         self.new.size += block.len() as u64;
         if self.new.size - self.begun >= AHEAD {

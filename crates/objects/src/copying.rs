@@ -1,14 +1,18 @@
-//! Copies of objects: a new version of the same bytes, none of which is moved.
+//! Copies of objects: a new version of the same bytes, none of which is moved, unless they are to be
+//! kept under another key.
 
 use crate::access::{account, source_account};
 use crate::conditions::{self, Conditions};
 use crate::contents::{Reading, Slice};
+use crate::crypt::Key;
 use crate::db::Tx;
 use crate::describe::{described, etag, stamp, with_sums};
+use crate::encryption;
 use crate::lock::Wish;
 use crate::objects::checked_key;
 use crate::rows::{self, Bucket, Put, Version};
 use crate::sum::{Algorithm, Covers, Sum};
+use crate::upload::Received;
 use crate::{Store, read, upload};
 use s3s::dto::*;
 use s3s::{S3Request, S3Result, s3_error};
@@ -24,6 +28,8 @@ impl Store {
         checked_key(&request.input.key)?;
         let (matches, none_matches) = destination_conditions(&request.headers)?;
         let access = self.acl_wish(&request.headers, &request.extensions, None)?;
+        let wished = encryption::Wish::of(&request.headers)?;
+        let opener = encryption::source_key(&request.headers)?;
         let replaced = directive(
             request
                 .input
@@ -55,6 +61,8 @@ impl Store {
         };
         let reading = self.contents.reading();
         let (caller, version_asked) = (from_account.clone(), id.clone());
+        let (to, to_account) = (input.bucket.clone(), account.clone());
+        let (own, encryption, always) = (opener.clone(), wished.clone(), self.encrypts());
         let from = self
             .db
             .read(move |db| {
@@ -67,10 +75,12 @@ impl Store {
                     });
                 }
                 conditions.allow_copy(&version)?;
-                Ok((bucket, version))
+                encryption::opened_by(&version.about, own.as_ref())?;
+                let to = rows::bucket(db, &to, &to_account)?;
+                Ok((bucket, version, encryption.lock(&to, always)))
             })
             .await?;
-        let (from_bucket, version) = from;
+        let (from_bucket, version, lock) = from;
         if version.size > 5 << 30 {
             return Err(s3_error!(
                 InvalidRequest,
@@ -78,7 +88,8 @@ impl Store {
             ));
         }
         let class = described.class.clone();
-        if itself && !replaced && !retagged && class == version.about.class {
+        let same = class == version.about.class && !wished.is_given();
+        if itself && !replaced && !retagged && same {
             return Err(s3_error!(
                 InvalidRequest,
                 "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes."
@@ -102,12 +113,25 @@ impl Store {
             .as_ref()
             .is_none_or(|sum| sum.covers == Covers::Composite);
         let mut tag = version.etag.clone();
-        if other || composite || tag.contains('-') {
+        let mut kept = Bytes::Shared(version.slices.clone());
+        about.encryption = lock.noted();
+        encryption::tell(&request.extensions, about.encryption.as_ref(), lock.key());
+        if !lock.is_of(&version.about) {
+            let algorithm = asked
+                .or(about.sum.as_ref().map(|sum| sum.algorithm))
+                .unwrap_or(Algorithm::Crc64Nvme);
+            let slices = version.slices.clone();
+            let written = self
+                .rewritten(reading, slices, opener, &lock, algorithm)
+                .await?;
+            (tag, about.sum) = (written.md5.clone(), Some(written.sum.clone()));
+            kept = Bytes::Own(Box::new(written));
+        } else if other || composite || tag.contains('-') {
             let algorithm = asked
                 .or(about.sum.as_ref().map(|sum| sum.algorithm))
                 .unwrap_or(Algorithm::Crc64Nvme);
             let digests = self
-                .digest(reading, version.slices.clone(), algorithm)
+                .digest(reading, version.slices.clone(), opener, algorithm)
                 .await?;
             (tag, about.sum) = (digests.0, Some(digests.1));
         }
@@ -129,12 +153,11 @@ impl Store {
                 }
                 wish.apply(&bucket, &mut about, tx.now_ms)?;
                 access.apply(&bucket, &mut about)?;
-                tx.share(&version.slices)?;
                 let put = Put {
                     size,
                     etag: copied,
                     about,
-                    slices: version.slices.clone(),
+                    slices: kept.used(tx)?,
                 };
                 let made = bucket.put(tx, &input.key, put)?;
                 Ok((made.clone(), bucket.told_maker(&made.id)))
@@ -160,11 +183,12 @@ impl Store {
         self: &Arc<Self>,
         reading: Reading,
         slices: Vec<Slice>,
+        key: Option<Key>,
         algorithm: Algorithm,
     ) -> S3Result<(String, Sum)> {
         use futures_util::StreamExt;
         use md5::Digest;
-        let mut body = read::body(self, reading, slices).await?;
+        let mut body = read::body(self, reading, slices, key).await?;
         let (mut md5, mut sum) = (md5::Md5::new(), crate::sum::Digester::new(algorithm));
         while let Some(piece) = body.next().await {
             let piece = piece.map_err(|error| crate::error::internal(error.to_string()))?;
@@ -180,6 +204,30 @@ impl Store {
             hex::encode(md5.finalize()),
             Sum::of_bytes(algorithm, &sum.finish()),
         ))
+    }
+}
+
+/// The bytes of a copy: its source's, or its own where they are kept in another way.
+pub enum Bytes {
+    Shared(Vec<Slice>),
+    Own(Box<Received>),
+}
+
+impl Bytes {
+    pub fn used(self, tx: &Tx<'_>) -> S3Result<Vec<Slice>> {
+        match self {
+            Self::Shared(slices) => {
+                tx.share(&slices)?;
+                Ok(slices)
+            }
+            Self::Own(received) => {
+                let slices = received.slices();
+                if let Some(new) = received.new {
+                    tx.keep(new)?;
+                }
+                Ok(slices)
+            }
+        }
     }
 }
 

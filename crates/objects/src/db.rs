@@ -19,7 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use tokio::sync::{Semaphore, oneshot};
 
-const FORMAT: i64 = 1;
+/// 2: contents may be encrypted.
+const FORMAT: i64 = 2;
 /// Requests that one transaction carries at most.
 const GROUP: usize = 256;
 /// Reading at once: more than the disk and two cores have use for.
@@ -79,7 +80,9 @@ const SCHEMA: &str = "
         size INTEGER NOT NULL,
         uses INTEGER NOT NULL CHECK (uses >= 0),
         sums BLOB NOT NULL, -- CRC32C of every block, little-endian
-        bytes BLOB          -- of small ones; others are files
+        bytes BLOB,         -- of small ones; others are files
+        key BLOB,           -- of encrypted ones, wrapped
+        tags BLOB           -- of every block of encrypted ones
     );
     CREATE TABLE IF NOT EXISTS freed (
         n INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -122,14 +125,17 @@ impl Tx<'_> {
     pub fn keep(&self, new: New) -> S3Result<()> {
         self.connection
             .prepare_cached(
-                "INSERT INTO contents (id, size, uses, sums, bytes) VALUES (?1, ?2, 1, ?3, ?4)",
+                "INSERT INTO contents (id, size, uses, sums, bytes, key, tags)
+                 VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6)",
             )
             .and_then(|mut insert| {
                 insert.execute(params![
                     new.id,
                     new.size,
                     new.sums,
-                    new.bytes.as_ref().map(|b| &b[..])
+                    new.bytes.as_ref().map(|b| &b[..]),
+                    new.sealed.as_ref().map(|(key, _)| &key[..]),
+                    new.sealed.as_ref().map(|(_, tags)| &tags[..])
                 ])
             })
             .map_err(internal)?;
@@ -185,6 +191,8 @@ pub enum OpenError {
         "{0} is missing or empty, and there are objects beside it: restore it from a backup, or move the folder data/ away to begin anew"
     )]
     Lost(PathBuf),
+    #[error(transparent)]
+    Master(#[from] crate::crypt::MasterError),
     #[error("the object store's database: {0}")]
     Database(#[from] rusqlite::Error),
     #[error("the object store's files: {0}")]
@@ -230,6 +238,7 @@ impl Db {
             return Err(OpenError::Lost(path.to_owned()));
         }
         connection.execute_batch(SCHEMA)?;
+        upgrade(&connection)?;
         connection.execute(
             "INSERT INTO meta (one, format, seq) VALUES (1, ?1, 0) ON CONFLICT DO NOTHING",
             [FORMAT],
@@ -314,6 +323,20 @@ impl Db {
         connection.set_prepared_statement_cache_capacity(64);
         Ok(connection)
     }
+}
+
+/// Makes a database of an older Boira one of today's.
+fn upgrade(connection: &Connection) -> rusqlite::Result<()> {
+    if connection.column_exists(None, "contents", "key")? {
+        return Ok(());
+    }
+    connection.execute_batch(
+        "BEGIN;
+         ALTER TABLE contents ADD COLUMN key BLOB;
+         ALTER TABLE contents ADD COLUMN tags BLOB;
+         UPDATE meta SET format = 2;
+         COMMIT;",
+    )
 }
 
 struct Writer {

@@ -3,11 +3,13 @@
 //! ```text
 //! <home>/objects/objects.db     buckets, versions, uploads, and the bytes of small objects
 //!                data/XX/ID     the bytes of others, a file per object or part
+//!                master.key     wraps the keys of encrypted ones
 //! ```
 //!
 //! `s3` names the operations; `objects`, `copying`, `deleting`, `tagging`, `multipart`, `listing`,
-//! `buckets`, `ownership`, `lock`, `lifecycle` and `cors` are what they do; `signed`, `access` and `authorize` let them in;
-//! `acl`, `policy`, `conditions`, `list` and `sum` decide without a store; `contents` and `db` are the disk.
+//! `buckets`, `ownership`, `lock`, `encryption`, `lifecycle` and `cors` are what they do; `signed`, `access` and `authorize` let them in;
+//! `acl`, `policy`, `conditions`, `list` and `sum` decide without a store; `contents`, `crypt` and `db`
+//! are the disk.
 
 mod access;
 mod acl;
@@ -20,9 +22,11 @@ mod conditions;
 mod contents;
 mod copying;
 mod cors;
+mod crypt;
 mod db;
 mod deleting;
 mod describe;
+mod encryption;
 mod error;
 mod form;
 mod front;
@@ -58,7 +62,7 @@ use authorize::Policies;
 use contents::Contents;
 use db::Db;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Notify;
 
@@ -69,6 +73,8 @@ pub struct Settings {
     pub region: String,
     /// The URL that clients use.
     pub endpoint: String,
+    /// Where the key is that wraps those of encrypted objects; in the store's folder if that isn't said.
+    pub master_key: Option<PathBuf>,
 }
 
 /// An open object store.
@@ -98,7 +104,9 @@ impl Store {
         if let Some(parent) = dir.parent().filter(|parent| parent.is_dir()) {
             std::fs::File::open(parent)?.sync_all()?;
         }
-        let contents = Contents::open(dir)?;
+        let master_key = settings.master_key.clone();
+        let master_key = master_key.unwrap_or_else(|| dir.join("master.key"));
+        let contents = Contents::open(dir, &master_key)?;
         let db = Db::open(&dir.join("objects.db"), contents.clone(), clock.clone())?;
         let policies = Policies::default();
         policies.learn(&db.buckets()?);

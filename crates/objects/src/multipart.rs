@@ -4,8 +4,10 @@
 use crate::access::account;
 use crate::conditions::{self, Conditions};
 use crate::contents::{Slice, cut};
-use crate::copying::{source, unchanged};
+use crate::copying::{Bytes, source, unchanged};
+use crate::crypt::Lock;
 use crate::describe::{covers, described, etag, stamp, with_sums};
+use crate::encryption::{self, Encryption};
 use crate::error::internal;
 use crate::list::{Lister, Step, Wanted};
 use crate::listing::{common_prefixes, encoded, wants_url};
@@ -35,6 +37,8 @@ impl Store {
         let account = account(&request.extensions)?;
         checked_key(&request.input.key)?;
         let access = self.acl_wish(&request.headers, &request.extensions, None)?;
+        let encryption = encryption::Wish::of(&request.headers)?;
+        let always = self.encrypts();
         let mut about = described!(request.input).about()?;
         let input = request.input;
         let asked = asked(
@@ -49,10 +53,12 @@ impl Store {
         );
         let (bucket, key) = (input.bucket, input.key);
         let (name, under) = (bucket.clone(), key.clone());
-        let id = self
+        let (id, lock) = self
             .db
             .write(move |tx| {
                 let bucket = rows::bucket(tx.connection, &name, &account)?;
+                let lock = encryption.lock(&bucket, always);
+                about.encryption = lock.noted();
                 wish.apply(&bucket, &mut about, tx.now_ms)?;
                 access.apply(&bucket, &mut about)?;
                 // Ids of one key are in the order in which the uploads began.
@@ -76,9 +82,10 @@ impl Store {
                         ])
                     })
                     .map_err(internal)?;
-                Ok(id)
+                Ok((id, lock))
             })
             .await?;
+        encryption::tell(&request.extensions, lock.noted().as_ref(), lock.key());
         Ok(CreateMultipartUploadOutput {
             bucket: Some(bucket),
             key: Some(key),
@@ -100,6 +107,8 @@ impl Store {
         let upload = self
             .upload(&account, &input.bucket, &input.key, &input.upload_id)
             .await?;
+        let lock = Lock::of_upload(&upload, &request.headers)?;
+        encryption::tell(&request.extensions, lock.noted().as_ref(), lock.key());
         let asked = asked_of(&upload);
         if let Some(sent) = said.algorithm()
             && asked.explicit
@@ -114,7 +123,8 @@ impl Store {
                 ),
             ));
         }
-        let received = upload::receive(&self.contents, &said, input.body, asked.algorithm).await?;
+        let received =
+            upload::receive(&self.contents, &said, input.body, asked.algorithm, &lock).await?;
         let part = Part {
             number,
             size: received.size,
@@ -157,6 +167,9 @@ impl Store {
         let upload = self
             .upload(&account, &input.bucket, &input.key, &input.upload_id)
             .await?;
+        let lock = Lock::of_upload(&upload, &request.headers)?;
+        encryption::tell(&request.extensions, lock.noted().as_ref(), lock.key());
+        let own = encryption::source_key(&request.headers)?;
         let (name, key, id) = source(&input.copy_source)?;
         let conditions = Conditions {
             matches: input.copy_source_if_match,
@@ -165,7 +178,7 @@ impl Store {
             unmodified_since: input.copy_source_if_unmodified_since,
         };
         let reading = self.contents.reading();
-        let caller = from_account;
+        let (caller, opener) = (from_account, own.clone());
         let (from, version) = self
             .db
             .read(move |db| {
@@ -175,6 +188,7 @@ impl Store {
                     return Err(rows::no_such_key());
                 }
                 conditions.allow_copy(&version)?;
+                encryption::opened_by(&version.about, opener.as_ref())?;
                 Ok((bucket, version))
             })
             .await?;
@@ -184,16 +198,27 @@ impl Store {
             return Err(upload::too_large());
         }
         let asked = asked_of(&upload);
-        let (md5, sum) = self
-            .digest(reading, slices.clone(), asked.algorithm)
-            .await?;
+        let (md5, sum, kept) = match lock.is_of(&version.about) {
+            true => {
+                let algorithm = asked.algorithm;
+                let (md5, sum) = self.digest(reading, slices.clone(), own, algorithm).await?;
+                (md5, sum, Bytes::Shared(slices))
+            }
+            false => {
+                let written = self
+                    .rewritten(reading, slices, own, &lock, asked.algorithm)
+                    .await?;
+                let (md5, sum) = (written.md5.clone(), written.sum.clone());
+                (md5, sum, Bytes::Own(Box::new(written)))
+            }
+        };
         let part = Part {
             number,
             size,
             etag: md5.clone(),
             modified_ms: 0,
             sum: Some(sum.clone()),
-            slices: slices.clone(),
+            slices: Vec::new(),
         };
         let told = from.told(&version.id);
         let modified_ms = self
@@ -202,8 +227,8 @@ impl Store {
                 unchanged(tx, &from, &version)?;
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
                 rows::open_upload(tx.connection, bucket.id, &input.key, &input.upload_id)?;
-                tx.share(&slices)?;
-                put_part(tx, &input.upload_id, part)?;
+                let slices = kept.used(tx)?;
+                put_part(tx, &input.upload_id, Part { slices, ..part })?;
                 Ok(tx.now_ms)
             })
             .await?;
@@ -312,6 +337,7 @@ impl Store {
                     .and_then(|mut delete| delete.execute([&upload.id]))
                     .map_err(internal)?;
                 let (tag, sum) = (put.etag.clone(), put.about.sum.clone());
+                let master = put.about.encryption == Some(Encryption::Master);
                 let version = bucket.put(tx, &input.key, put)?;
                 let done = Done {
                     etag: tag,
@@ -319,6 +345,7 @@ impl Store {
                     sum,
                     parts: names,
                     at_ms: tx.now_ms,
+                    master,
                 };
                 tx.connection
                     .prepare_cached(
@@ -350,6 +377,8 @@ impl Store {
             ..Default::default()
         };
         output.checksum_type = with_sums!(output, done.sum.as_ref());
+        let master = done.master.then_some(Encryption::Master);
+        encryption::tell(&request.extensions, master.as_ref(), None);
         Ok(output)
     }
 

@@ -5,7 +5,9 @@ use crate::access::account;
 use crate::authorize::OfForm;
 use crate::conditions::{self, Conditions};
 use crate::contents::{Reading, cut};
+use crate::crypt::Key;
 use crate::describe::{described, etag, headers, stamp, with_sums};
+use crate::encryption;
 use crate::error::custom;
 use crate::form::FormName;
 use crate::front::Besides;
@@ -29,6 +31,20 @@ pub fn checked_key(key: &str) -> S3Result<()> {
         return Err(s3_error!(KeyTooLongError, "Your key is too long"));
     }
     Ok(())
+}
+
+/// What a read looks for.
+#[derive(Default)]
+pub struct Look {
+    pub account: String,
+    pub bucket: String,
+    pub key: String,
+    pub version: Option<String>,
+    pub conditions: Conditions,
+    /// Whether bytes are wanted, where they are few.
+    pub bytes: bool,
+    /// The client's key, if it sent one, where it has to be the right one.
+    pub opened_by: Option<Option<Key>>,
 }
 
 /// What a read found.
@@ -215,22 +231,30 @@ impl Store {
             input.object_lock_legal_hold_status.clone(),
         );
         // What would be refused anyway shouldn't be sent first; the writer decides once more.
+        let encryption = encryption::Wish::of(&request.headers)?;
+        let always = self.encrypts();
         let (name, key) = (input.bucket.clone(), input.key.clone());
         let (matches, none_matches) = (input.if_match.clone(), input.if_none_match.clone());
         let (caller, asked) = (account.clone(), access.clone());
-        self.db
+        let lock = self
+            .db
             .read(move |db| {
                 let bucket = rows::bucket(db, &name, &caller)?;
                 asked.apply(&bucket, &mut About::default())?;
+                let lock = encryption.lock(&bucket, always);
                 if matches.is_none() && none_matches.is_none() {
-                    return Ok(());
+                    return Ok(lock);
                 }
                 let current = rows::current(db, bucket.id, &key)?;
-                conditions::allow_write(matches.as_ref(), none_matches.as_ref(), current.as_ref())
+                let (matches, none) = (matches.as_ref(), none_matches.as_ref());
+                conditions::allow_write(matches, none, current.as_ref())?;
+                Ok(lock)
             })
             .await?;
         let algorithm = said.algorithm().unwrap_or(Algorithm::Crc64Nvme);
-        let received = upload::receive(&self.contents, &said, input.body, algorithm).await?;
+        let received = upload::receive(&self.contents, &said, input.body, algorithm, &lock).await?;
+        about.encryption = lock.noted();
+        encryption::tell(&request.extensions, about.encryption.as_ref(), lock.key());
         about.sum = Some(received.sum.clone());
         let (size, tag, sum) = (received.size, received.md5.clone(), received.sum.clone());
         let (version, told, expiration) = self
@@ -273,27 +297,25 @@ impl Store {
     }
 
     /// The version that a read is about, once its conditions hold.
-    pub async fn find(
-        self: &Arc<Self>,
-        account: String,
-        name: String,
-        key: String,
-        id: Option<String>,
-        conditions: Conditions,
-        bytes: bool,
-    ) -> S3Result<Found> {
+    pub async fn find(self: &Arc<Self>, look: Look) -> S3Result<Found> {
         let reading = self.contents.reading();
         let contents = self.contents.clone();
         self.db
             .read(move |db| {
-                let bucket = rows::bucket(db, &name, &account)?;
-                let version = rows::named(db, bucket.id, &key, id.as_deref())?;
+                let bucket = rows::bucket(db, &look.bucket, &look.account)?;
+                let version = rows::named(db, bucket.id, &look.key, look.version.as_deref())?;
                 let told = bucket.told(&version.id);
-                readable(&version, id.is_some(), told.as_ref())?;
-                conditions.allow_read(&version)?;
-                let small = bytes && version.size <= crate::contents::INLINE as u64;
+                readable(&version, look.version.is_some(), told.as_ref())?;
+                look.conditions.allow_read(&version)?;
+                if let Some(key) = &look.opened_by {
+                    encryption::opened_by(&version.about, key.as_ref())?;
+                }
+                let small = look.bytes && version.size <= crate::contents::INLINE as u64;
                 let bytes = match (&version.slices[..], small) {
-                    ([slice], true) => Some(contents.read(db, *slice)?),
+                    ([slice], true) => {
+                        let key = look.opened_by.as_ref().and_then(Option::as_ref);
+                        Some(contents.read(db, *slice, key)?)
+                    }
                     _ => None,
                 };
                 let expiration = lifecycle::expiration(&bucket, &version);
@@ -313,19 +335,30 @@ impl Store {
         request: S3Request<GetObjectInput>,
     ) -> S3Result<GetObjectOutput> {
         let account = account(&request.extensions)?;
+        let key = encryption::customer_key(&request.headers)?;
         let input = request.input;
-        let conditions = Conditions {
-            matches: input.if_match,
-            none_matches: input.if_none_match,
-            modified_since: input.if_modified_since,
-            unmodified_since: input.if_unmodified_since,
+        let look = Look {
+            account,
+            bucket: input.bucket,
+            key: input.key,
+            version: input.version_id,
+            conditions: Conditions {
+                matches: input.if_match,
+                none_matches: input.if_none_match,
+                modified_since: input.if_modified_since,
+                unmodified_since: input.if_unmodified_since,
+            },
+            bytes: true,
+            opened_by: Some(key.clone()),
         };
-        let (bucket, key, id) = (input.bucket, input.key, input.version_id);
-        let found = self
-            .find(account, bucket, key, id, conditions, true)
-            .await?;
+        let found = self.find(look).await?;
         let version = &found.version;
         let window = Window::of(version, input.range, input.part_number)?;
+        encryption::tell(
+            &request.extensions,
+            version.about.encryption.as_ref(),
+            key.as_ref(),
+        );
         let sums = input.checksum_mode.is_some();
         let mut output = shown!(GetObjectOutput, found, window, input.part_number, sums);
         output.tag_count = Some(version.about.tags.len() as i32).filter(|count| *count > 0);
@@ -336,7 +369,7 @@ impl Store {
             }
             None => {
                 let slices = cut(&version.slices, window.start, window.len);
-                read::body(self, found._reading, slices).await?
+                read::body(self, found._reading, slices, key).await?
             }
         });
         Ok(output)
@@ -347,19 +380,27 @@ impl Store {
         request: S3Request<HeadObjectInput>,
     ) -> S3Result<HeadObjectOutput> {
         let account = account(&request.extensions)?;
+        let key = encryption::customer_key(&request.headers)?;
         let input = request.input;
-        let conditions = Conditions {
-            matches: input.if_match,
-            none_matches: input.if_none_match,
-            modified_since: input.if_modified_since,
-            unmodified_since: input.if_unmodified_since,
+        let look = Look {
+            account,
+            bucket: input.bucket,
+            key: input.key,
+            version: input.version_id,
+            conditions: Conditions {
+                matches: input.if_match,
+                none_matches: input.if_none_match,
+                modified_since: input.if_modified_since,
+                unmodified_since: input.if_unmodified_since,
+            },
+            bytes: false,
+            opened_by: Some(key.clone()),
         };
-        let (bucket, key, id) = (input.bucket, input.key, input.version_id);
-        let found = self
-            .find(account, bucket, key, id, conditions, false)
-            .await?;
+        let found = self.find(look).await?;
+        let about = &found.version.about;
         let window = Window::of(&found.version, input.range, input.part_number)?;
-        let tags = found.version.about.tags.len();
+        encryption::tell(&request.extensions, about.encryption.as_ref(), key.as_ref());
+        let tags = about.tags.len();
         if let Some(besides) = request.extensions.get::<Besides>().filter(|_| tags > 0) {
             besides.set("x-amz-tagging-count", tags.into());
         }
@@ -399,16 +440,15 @@ impl Store {
                 "Invalid attribute name specified."
             ));
         }
-        let found = self
-            .find(
-                account,
-                input.bucket,
-                input.key,
-                input.version_id,
-                Conditions::default(),
-                false,
-            )
-            .await?;
+        let look = Look {
+            account,
+            bucket: input.bucket,
+            key: input.key,
+            version: input.version_id,
+            opened_by: Some(encryption::customer_key(&request.headers)?),
+            ..Look::default()
+        };
+        let found = self.find(look).await?;
         let version = found.version;
         let about = &version.about;
         let mut output = GetObjectAttributesOutput {

@@ -2,6 +2,7 @@
 
 use crate::Store;
 use crate::contents::{BLOCK, Opened, Reading, Slice};
+use crate::crypt::Key;
 use crate::error::internal;
 use bytes::Bytes;
 use futures_util::Stream;
@@ -27,6 +28,8 @@ struct Pieces {
     /// What is left of the slice that is being read.
     left: Slice,
     opened: Option<Arc<Opened>>,
+    /// The client's, where it takes one.
+    key: Option<Key>,
 }
 
 impl Pieces {
@@ -38,12 +41,14 @@ impl Pieces {
             self.left = slice;
             let content = slice.content;
             let contents = self.store.contents.clone();
+            let key = self.key.clone();
             let opened = self
                 .store
                 .db
-                .read(move |db| contents.open_file(db, content))
+                .read(move |db| contents.open_content(db, content, key.as_ref()))
                 .await?;
-            self.opened = opened.map(Arc::new);
+            // What is in a row is read anew for each piece, so that it isn't held for a slow reader.
+            self.opened = Some(opened).filter(Opened::is_file).map(Arc::new);
         }
         // Up to the end of a run of blocks, so that each is read and verified once.
         let end = (self.left.offset / PIECE + 1) * PIECE;
@@ -53,12 +58,14 @@ impl Pieces {
         };
         let contents = self.store.contents.clone();
         let bytes = match self.opened.clone() {
-            None => self.store.db.read(move |db| contents.read(db, now)).await?,
-            Some(opened) => tokio::task::spawn_blocking(move || {
-                contents.read_file(&opened.file, opened.size, &opened.sums, now)
-            })
-            .await
-            .map_err(internal)??,
+            None => {
+                let key = self.key.clone();
+                let look = move |db: &rusqlite::Connection| contents.read(db, now, key.as_ref());
+                self.store.db.read(look).await?
+            }
+            Some(opened) => tokio::task::spawn_blocking(move || contents.read_file(&opened, now))
+                .await
+                .map_err(internal)??,
         };
         self.left.offset += now.len;
         self.left.len -= now.len;
@@ -72,6 +79,7 @@ pub async fn body(
     store: &Arc<Store>,
     reading: Reading,
     slices: Vec<Slice>,
+    key: Option<Key>,
 ) -> S3Result<StreamingBlob> {
     let len: u64 = slices.iter().map(|slice| slice.len).sum();
     let pieces = Pieces {
@@ -84,6 +92,7 @@ pub async fn body(
             len: 0,
         },
         opened: None,
+        key,
     };
     let Some((first, rest)) = pieces.next().await? else {
         return Ok(whole(Bytes::new()));

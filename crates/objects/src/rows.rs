@@ -3,6 +3,7 @@
 use crate::acl::Acl;
 use crate::contents::Slice;
 use crate::db::Tx;
+use crate::encryption::Encryption;
 use crate::error::internal;
 use crate::lock::Retention;
 use crate::sum::{Algorithm, Sum};
@@ -49,6 +50,9 @@ pub struct Config {
     pub ownership: Ownership,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acl: Option<Acl>,
+    /// Whether what comes without a wish is encrypted.
+    #[serde(skip_serializing_if = "is_default")]
+    pub encrypted: bool,
 }
 
 /// Whose an object is that another account puts, and whether ACLs count at all.
@@ -118,6 +122,8 @@ pub struct About {
     /// Where it isn't the plain one: everything for the owner, nothing for others.
     #[serde(rename = "a", skip_serializing_if = "Option::is_none")]
     pub acl: Option<Acl>,
+    #[serde(rename = "e", skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
     #[serde(rename = "s", skip_serializing_if = "Option::is_none")]
     pub sum: Option<Sum>,
     #[serde(rename = "p", skip_serializing_if = "Vec::is_empty")]
@@ -509,6 +515,9 @@ pub struct Done {
     /// The parts that were named, to tell a repetition from another wish.
     pub parts: String,
     pub at_ms: i64,
+    /// Whether it is encrypted by the master key.
+    #[serde(default)]
+    pub master: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -95,6 +95,7 @@ served! {
     ListParts list_parts(ListPartsInput) -> ListPartsOutput;
     PutBucketAcl put_bucket_acl(PutBucketAclInput) -> PutBucketAclOutput;
     PutBucketCors put_bucket_cors(PutBucketCorsInput) -> PutBucketCorsOutput;
+    PutBucketEncryption put_bucket_encryption(PutBucketEncryptionInput) -> PutBucketEncryptionOutput;
     PutBucketLifecycleConfiguration put_bucket_lifecycle_configuration(PutBucketLifecycleConfigurationInput) -> PutBucketLifecycleConfigurationOutput;
     PutBucketLogging put_bucket_logging(PutBucketLoggingInput) -> PutBucketLoggingOutput;
     PutBucketOwnershipControls put_bucket_ownership_controls(PutBucketOwnershipControlsInput) -> PutBucketOwnershipControlsOutput;

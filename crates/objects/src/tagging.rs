@@ -2,9 +2,8 @@
 
 use crate::Store;
 use crate::access::account;
-use crate::conditions::Conditions;
 use crate::error::custom;
-use crate::objects::readable;
+use crate::objects::{Look, readable};
 use crate::rows::{self, About};
 use http::StatusCode;
 use s3s::dto::*;
@@ -19,16 +18,14 @@ impl Store {
     ) -> S3Result<GetObjectTaggingOutput> {
         let account = account(&request.extensions)?;
         let input = request.input;
-        let found = self
-            .find(
-                account,
-                input.bucket,
-                input.key,
-                input.version_id,
-                Conditions::default(),
-                false,
-            )
-            .await?;
+        let look = Look {
+            account,
+            bucket: input.bucket,
+            key: input.key,
+            version: input.version_id,
+            ..Look::default()
+        };
+        let found = self.find(look).await?;
         Ok(GetObjectTaggingOutput {
             tag_set: tag_set(&found.version.about.tags),
             version_id: found.told,

@@ -2,6 +2,7 @@
 //! before anything is acknowledged.
 
 use crate::contents::{BLOCK, Contents, INLINE, New, Slice, Writing};
+use crate::crypt::Lock;
 use crate::error::{custom, full, internal};
 use crate::sum::{Algorithm, Digester, Sum};
 use base64::Engine;
@@ -36,7 +37,7 @@ pub struct Said {
 pub struct Received {
     pub new: Option<New>,
     pub size: u64,
-    /// In hexadecimal digits.
+    /// In hexadecimal digits: the ETag.
     pub md5: String,
     pub sum: Sum,
     /// The checksum that the client sent, where it is of another algorithm.
@@ -75,6 +76,16 @@ impl Said {
             sum: said_sum(headers)?,
             trailers: request.trailing_headers.clone(),
         })
+    }
+
+    /// Of bytes that come from the store itself.
+    pub fn of_length(len: u64) -> Self {
+        Self {
+            len: Some(len),
+            md5: None,
+            sum: None,
+            trailers: None,
+        }
     }
 
     pub fn algorithm(&self) -> Option<Algorithm> {
@@ -187,6 +198,7 @@ pub async fn receive(
     said: &Said,
     body: Option<StreamingBlob>,
     algorithm: Algorithm,
+    lock: &Lock,
 ) -> S3Result<Received> {
     let len = said.len.ok_or_else(|| {
         s3_error!(
@@ -200,7 +212,7 @@ pub async fn receive(
     let _room = contents.room(len)?;
     let mut body = body;
     let mut pending = contents.buffers.take(BLOCK);
-    let mut stage = Stage::Idle(Intake::new(algorithm, said.algorithm()));
+    let mut stage = Stage::Idle(Intake::new(algorithm, said.algorithm(), lock.clone()));
     let mut size = 0;
     while let Some(mut piece) = next(&mut body).await? {
         size += piece.len() as u64;
@@ -237,7 +249,11 @@ pub async fn receive(
     Ok(Received {
         new: digested.new,
         size,
-        md5: hex::encode(digested.md5),
+        // With a client's key, the ETag says nothing of the bytes (AWS, "Object", ETag).
+        md5: match lock {
+            Lock::Customer(_) => hex::encode(rand::random::<[u8; 16]>()),
+            Lock::Open | Lock::Master => hex::encode(digested.md5),
+        },
         sent: digested.check,
         sum: digested.sum,
     })
@@ -323,6 +339,7 @@ struct Rest {
     sum: (Algorithm, Digester),
     check: Option<(Algorithm, Digester)>,
     writing: Option<Writing>,
+    lock: Lock,
 }
 
 struct Digested {
@@ -344,14 +361,16 @@ impl Rest {
         self.digest(block);
         let writing = match &mut self.writing {
             Some(writing) => writing,
-            None => self.writing.insert(contents.create().map_err(io_error)?),
+            None => self
+                .writing
+                .insert(contents.create(&self.lock).map_err(io_error)?),
         };
         writing.block(block).map_err(io_error)
     }
 }
 
 impl Intake {
-    fn new(kept: Algorithm, sent: Option<Algorithm>) -> Self {
+    fn new(kept: Algorithm, sent: Option<Algorithm>, lock: Lock) -> Self {
         let digester = |algorithm| (algorithm, Digester::new(algorithm));
         Self {
             md5: Box::default(),
@@ -359,6 +378,7 @@ impl Intake {
                 sum: digester(kept),
                 check: sent.filter(|sent| *sent != kept).map(digester),
                 writing: None,
+                lock,
             }),
         }
     }
@@ -380,7 +400,7 @@ impl Intake {
     fn small(mut self, contents: &Contents, bytes: Bytes) -> S3Result<Digested> {
         self.md5.update(&bytes);
         self.rest.digest(&bytes);
-        let new = (!bytes.is_empty()).then(|| contents.inline(bytes));
+        let new = (!bytes.is_empty()).then(|| contents.inline(bytes, &self.rest.lock));
         self.digested(new)
     }
 

@@ -149,7 +149,7 @@ def plain_answers(bucket):
     with refused("AccessControlListNotSupported", 400):
         S3.put_object(Bucket=bucket, Key="k", ACL="public-read")
     with refused("NotImplemented", 501):
-        S3.put_object(Bucket=bucket, Key="k", ServerSideEncryption="AES256")
+        S3.put_object(Bucket=bucket, Key="k", ServerSideEncryption="aws:kms")
     with refused("NotImplemented", 501):
         S3.put_bucket_website(Bucket=bucket, WebsiteConfiguration={"IndexDocument": {"Suffix": "i"}})
 
@@ -789,6 +789,88 @@ def acls(bucket):
     assert raw("GET", path + "/open")[0] == 200
 
 
+def encryption(bucket):
+    """Bytes that are ciphertext on the disk, by the cloud's key and by the client's."""
+    with refused("ServerSideEncryptionConfigurationNotFoundError", 404):
+        S3.get_bucket_encryption(Bucket=bucket)
+    large = os.urandom(7 * MIB)
+    put = S3.put_object(Bucket=bucket, Key="s3", Body=large, ServerSideEncryption="AES256")
+    assert put["ServerSideEncryption"] == "AES256"
+    assert put["ETag"].strip('"') == hashlib.md5(large).hexdigest()
+    assert S3.head_object(Bucket=bucket, Key="s3")["ServerSideEncryption"] == "AES256"
+    got = S3.get_object(Bucket=bucket, Key="s3", Range="bytes=300000-5300000")
+    assert got["ServerSideEncryption"] == "AES256" and got["Body"].read() == large[300000:5300001]
+    for wanted, code in [("aws:kms", "NotImplemented"), ("ROT13", "InvalidEncryptionAlgorithmError")]:
+        with refused(code):
+            S3.put_object(Bucket=bucket, Key="no", Body=b"", ServerSideEncryption=wanted)
+    # A client's key: nothing is read without it.
+    own = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": os.urandom(32)}
+    other = {**own, "SSECustomerKey": os.urandom(32)}
+    put = S3.put_object(Bucket=bucket, Key="c", Body=large, **own)
+    assert put["SSECustomerAlgorithm"] == "AES256" and "ServerSideEncryption" not in put
+    assert put["SSECustomerKeyMD5"] == base64.b64encode(hashlib.md5(own["SSECustomerKey"]).digest()).decode()
+    assert put["ETag"].strip('"') != hashlib.md5(large).hexdigest()
+    assert body(Bucket=bucket, Key="c", **own) == large
+    assert S3.head_object(Bucket=bucket, Key="c", **own)["ContentLength"] == len(large)
+    with refused("InvalidRequest", 400):
+        S3.get_object(Bucket=bucket, Key="c")
+    with refused("AccessDenied", 403):
+        S3.get_object(Bucket=bucket, Key="c", **other)
+    with refused("400"):
+        S3.head_object(Bucket=bucket, Key="c")
+    with refused("InvalidRequest", 400):
+        S3.get_object(Bucket=bucket, Key="s3", **own)
+    with refused("InvalidArgument", 400):
+        key = base64.b64encode(own["SSECustomerKey"]).decode()
+        S3.put_object(Bucket=bucket, Key="no", Body=b"", SSECustomerAlgorithm="AES256", SSECustomerKey=key,
+                      SSECustomerKeyMD5="AAAA")
+    with refused("InvalidArgument", 400):
+        S3.put_object(Bucket=bucket, Key="no", Body=b"", **own, ServerSideEncryption="AES256")
+    # Copies change the key, or nothing at all.
+    source = {f"CopySource{name}": value for name, value in own.items()}
+    S3.copy_object(Bucket=bucket, Key="plain", CopySource=f"{bucket}/c", **source)
+    assert body(Bucket=bucket, Key="plain") == large
+    S3.copy_object(Bucket=bucket, Key="again", CopySource=f"{bucket}/c", **source, **other)
+    assert body(Bucket=bucket, Key="again", **other) == large
+    copy = S3.copy_object(Bucket=bucket, Key="by-s3", CopySource=f"{bucket}/plain", ServerSideEncryption="AES256")
+    assert copy["ServerSideEncryption"] == "AES256" and body(Bucket=bucket, Key="by-s3") == large
+    S3.copy_object(Bucket=bucket, Key="plain", CopySource=f"{bucket}/plain", ServerSideEncryption="AES256")
+    assert S3.head_object(Bucket=bucket, Key="plain")["ServerSideEncryption"] == "AES256"
+    with refused("InvalidRequest", 400):
+        S3.copy_object(Bucket=bucket, Key="no", CopySource=f"{bucket}/c")
+    # In parts, each with the key.
+    upload = {"Bucket": bucket, "Key": "parts",
+              "UploadId": S3.create_multipart_upload(Bucket=bucket, Key="parts", **own)["UploadId"]}
+    with refused("InvalidRequest", 400):
+        S3.upload_part(**upload, PartNumber=1, Body=b"x")
+    with refused("InvalidRequest", 400):
+        S3.upload_part(**upload, PartNumber=1, Body=b"x", **other)
+    tags = [S3.upload_part(**upload, PartNumber=1, Body=large, **own)["ETag"],
+            S3.upload_part_copy(**upload, PartNumber=2, CopySource=f"{bucket}/by-s3",
+                                **own)["CopyPartResult"]["ETag"],
+            S3.upload_part_copy(**upload, PartNumber=3, CopySource=f"{bucket}/c", CopySourceRange="bytes=0-9",
+                                **own, **source)["CopyPartResult"]["ETag"]]
+    parts = [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(tags, 1)]
+    S3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+    assert body(Bucket=bucket, Key="parts", **own) == large + large + large[:10]
+    assert body(Bucket=bucket, Key="parts", **own, Range=f"bytes={len(large) - 3}-{len(large) + 2}") == \
+        large[-3:] + large[:3]
+    # What a bucket does by itself.
+    rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
+    S3.put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [rule]})
+    found = S3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
+    assert found == [{**rule, "BucketKeyEnabled": False}], found
+    assert S3.put_object(Bucket=bucket, Key="k", Body=b"x")["ServerSideEncryption"] == "AES256"
+    upload = S3.create_multipart_upload(Bucket=bucket, Key="m")
+    assert upload["ServerSideEncryption"] == "AES256"
+    tag = S3.upload_part(Bucket=bucket, Key="m", UploadId=upload["UploadId"], PartNumber=1, Body=b"x")["ETag"]
+    done = S3.complete_multipart_upload(Bucket=bucket, Key="m", UploadId=upload["UploadId"],
+                                        MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": tag}]})
+    assert done["ServerSideEncryption"] == "AES256"
+    S3.delete_bucket_encryption(Bucket=bucket)
+    assert "ServerSideEncryption" not in S3.put_object(Bucket=bucket, Key="k", Body=b"x")
+
+
 def locks(_):
     bucket = f"locks-{uuid.uuid4().hex[:8]}"
     S3.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
@@ -1085,7 +1167,7 @@ def empty_and_delete(bucket):
 
 
 CHAPTERS = [buckets, plain_answers, objects, ranges, conditions, listing, copying, checksums, multipart,
-            transfers, versions, deleting, tagging, presigned, posting, strangers, acls, locks,
+            transfers, versions, deleting, tagging, presigned, posting, strangers, acls, encryption, locks,
             origins, lifecycle, policies,
             refused_bodies, malformed, hosts]
 

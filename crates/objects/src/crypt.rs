@@ -1,0 +1,255 @@
+//! Encryption at rest: AES-256-GCM, a fresh key for every content, which is kept wrapped by the master
+//! key or by a key of the client's.
+//!
+//! A block is sealed with its number as nonce, which no other block of its key has; its tag lies beside
+//! its checksum, so that bytes keep their places. The wrapped key is bound to its content's number.
+
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey};
+use ring::rand::{SecureRandom, SystemRandom};
+use sha2::{Digest, Sha256};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+pub const KEY_BYTES: usize = 32;
+pub const TAG_BYTES: usize = 16;
+
+/// Whose key a content's key is wrapped by: the first byte of what is kept.
+const BY_MASTER: u8 = 1;
+const BY_CUSTOMER: u8 = 2;
+
+/// A key of 256 bits, never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key([u8; KEY_BYTES]);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(…)")
+    }
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .expect("the system has random numbers");
+    bytes
+}
+
+impl Key {
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// Tells keys apart without saying what they are.
+    pub fn check(&self) -> String {
+        let digest = Sha256::new()
+            .chain_update("boira SSE-C")
+            .chain_update(self.0);
+        hex::encode(&digest.finalize()[..16])
+    }
+
+    /// In base64, as clients name it.
+    pub fn md5(&self) -> String {
+        use base64::Engine;
+        base64::engine::general_purpose::STANDARD.encode(md5::Md5::digest(self.0))
+    }
+
+    fn cipher(&self) -> LessSafeKey {
+        let key = UnboundKey::new(&AES_256_GCM, &self.0).expect("it has the length of such a key");
+        LessSafeKey::new(key)
+    }
+
+    fn wrap(&self, by: u8, content: i64, key: &Key) -> Vec<u8> {
+        let nonce = random::<NONCE_LEN>();
+        let mut wrapped = key.0.to_vec();
+        self.cipher()
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(content.to_le_bytes()),
+                &mut wrapped,
+            )
+            .expect("it is short");
+        [&[by][..], &nonce, &wrapped].concat()
+    }
+
+    fn unwrap(&self, content: i64, wrapped: &[u8]) -> Option<Key> {
+        let (nonce, sealed) = wrapped.get(1..)?.split_at_checked(NONCE_LEN)?;
+        let mut sealed = sealed.to_vec();
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let aad = Aad::from(content.to_le_bytes());
+        let key = self.cipher().open_in_place(nonce, aad, &mut sealed).ok()?;
+        Key::of(key)
+    }
+}
+
+/// How the bytes of a new content are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lock {
+    Open,
+    Master,
+    Customer(Key),
+}
+
+impl Lock {
+    /// The client's.
+    pub fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Customer(key) => Some(key),
+            Self::Open | Self::Master => None,
+        }
+    }
+}
+
+/// The key that wraps others, from a file of its own.
+pub struct Master(Key);
+
+/// Why there is no master key.
+#[derive(Debug, thiserror::Error)]
+pub enum MasterError {
+    #[error("{0}: {1}")]
+    Io(PathBuf, io::Error),
+    #[error("{0} is no master key: 64 hexadecimal digits are")]
+    Malformed(PathBuf),
+    #[error(
+        "encrypted objects need the master key that they were written with, and {0} is {1}; restore it"
+    )]
+    Lost(PathBuf, &'static str),
+}
+
+impl Master {
+    /// Reads the file, or makes it, durably.
+    pub fn open(path: &Path) -> Result<(Self, bool), MasterError> {
+        let failed = |error| MasterError::Io(path.to_owned(), error);
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let key = Key(random());
+                make(path, &hex::encode(key.0)).map_err(failed)?;
+                return Ok((Self(key), true));
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let key = hex::decode(text.trim())
+            .ok()
+            .and_then(|bytes| Key::of(&bytes));
+        let key = key.ok_or_else(|| MasterError::Malformed(path.to_owned()))?;
+        Ok((Self(key), false))
+    }
+
+    /// Whether a content's key was wrapped by this key, or by one of a client's.
+    pub fn fits(&self, content: i64, wrapped: &[u8]) -> bool {
+        wrapped.first() != Some(&BY_MASTER) || self.0.unwrap(content, wrapped).is_some()
+    }
+}
+
+fn make(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    match path.parent() {
+        Some(parent) => fs::File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Seals and opens the blocks of one content.
+pub struct Blocks(LessSafeKey);
+
+impl Blocks {
+    /// For a new content: with its key, wrapped.
+    pub fn new(lock: &Lock, master: &Master, content: i64) -> Option<(Self, Vec<u8>)> {
+        let key = Key(random());
+        let wrapped = match lock {
+            Lock::Open => return None,
+            Lock::Master => master.0.wrap(BY_MASTER, content, &key),
+            Lock::Customer(own) => own.wrap(BY_CUSTOMER, content, &key),
+        };
+        Some((Self(key.cipher()), wrapped))
+    }
+
+    /// For a content that is there. `None` if no key at hand opens it.
+    pub fn of(wrapped: &[u8], master: &Master, own: Option<&Key>, content: i64) -> Option<Self> {
+        let by = match wrapped.first() {
+            Some(&BY_MASTER) => &master.0,
+            Some(&BY_CUSTOMER) => own?,
+            _ => return None,
+        };
+        Some(Self(by.unwrap(content, wrapped)?.cipher()))
+    }
+
+    pub fn seal(&self, index: u64, block: &mut [u8]) -> [u8; TAG_BYTES] {
+        let tag = self
+            .0
+            .seal_in_place_separate_tag(nonce(index), Aad::empty(), block)
+            .expect("a block is short");
+        tag.as_ref().try_into().expect("its length")
+    }
+
+    pub fn open(&self, index: u64, block: &mut [u8], tag: &[u8]) -> bool {
+        let Ok(tag) = Tag::try_from(tag) else {
+            return false;
+        };
+        self.0
+            .open_in_place_separate_tag(nonce(index), Aad::empty(), tag, block, 0..)
+            .is_ok()
+    }
+}
+
+fn nonce(index: u64) -> Nonce {
+    let mut nonce = [0; NONCE_LEN];
+    nonce[4..].copy_from_slice(&index.to_be_bytes());
+    Nonce::assume_unique_for_key(nonce)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_right_key_opens_the_right_block() {
+        let folder = tempfile::tempdir().unwrap();
+        let (master, new) = Master::open(&folder.path().join("master.key")).unwrap();
+        assert!(new);
+        let (again, new) = Master::open(&folder.path().join("master.key")).unwrap();
+        assert!(!new);
+        let own = Key::of(&[7; 32]).unwrap();
+        for lock in [Lock::Master, Lock::Customer(own.clone())] {
+            let (blocks, wrapped) = Blocks::new(&lock, &master, 5).unwrap();
+            let mut block = *b"some bytes";
+            let tag = blocks.seal(3, &mut block);
+            assert_ne!(&block, b"some bytes");
+            let opener = |content, key| Blocks::of(&wrapped, &again, key, content);
+            assert!(opener(6, Some(&own)).is_none(), "another content");
+            let blocks = opener(5, Some(&own)).unwrap();
+            assert!(!blocks.open(2, &mut block.clone(), &tag), "another place");
+            assert!(!blocks.open(3, &mut block.clone(), &[0; TAG_BYTES]));
+            assert!(blocks.open(3, &mut block, &tag));
+            assert_eq!(&block, b"some bytes");
+        }
+        let (_, wrapped) = Blocks::new(&Lock::Customer(own), &master, 5).unwrap();
+        assert!(Blocks::of(&wrapped, &master, None, 5).is_none());
+        assert!(Blocks::of(&wrapped, &master, Key::of(&[8; 32]).as_ref(), 5).is_none());
+        assert!(Blocks::new(&Lock::Open, &master, 5).is_none());
+        assert_eq!(format!("{:?}", Key::of(&[7; 32]).unwrap()), "Key(…)");
+    }
+
+    #[test]
+    fn a_master_key_is_what_it_should_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("master.key");
+        fs::write(&path, "short").unwrap();
+        assert!(matches!(
+            Master::open(&path),
+            Err(MasterError::Malformed(_))
+        ));
+    }
+}
