@@ -3,7 +3,7 @@
 
 use crate::Store;
 use crate::acl::EC2;
-use crate::authorize;
+use crate::authorize::{self, Asked, Client};
 use crate::encryption;
 use crate::signed;
 use async_trait::async_trait;
@@ -11,6 +11,7 @@ use http::{Extensions, HeaderMap};
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::dto::Owner;
+use s3s::path::S3Path;
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -64,6 +65,26 @@ pub fn account(extensions: &Extensions) -> S3Result<String> {
     }
 }
 
+/// Notes who asks, and for whom that counts.
+pub fn note(extensions: &mut Extensions, acting: String, caller: Option<String>) {
+    extensions.insert(Account(acting));
+    extensions.insert(Asker(caller));
+}
+
+pub fn unknown_key() -> S3Error {
+    s3_error!(
+        InvalidAccessKeyId,
+        "The AWS Access Key Id you provided does not exist in our records."
+    )
+}
+
+pub fn other_signature() -> S3Error {
+    s3_error!(
+        SignatureDoesNotMatch,
+        "The request signature we calculated does not match the signature you provided. Check your key and signing method."
+    )
+}
+
 pub fn denied() -> S3Error {
     s3_error!(AccessDenied, "Access Denied")
 }
@@ -107,10 +128,7 @@ impl S3Auth for Gate {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
         match self.0.cloud.find(access_key) {
             Some((_, secret)) => Ok(SecretKey::from(secret)),
-            None => Err(s3_error!(
-                InvalidAccessKeyId,
-                "The AWS Access Key Id you provided does not exist in our records."
-            )),
+            None => Err(unknown_key()),
         }
     }
 }
@@ -125,6 +143,7 @@ impl S3Access for Gate {
                 Some(found.ok_or_else(denied)?.0)
             }
         };
+        let client = cx.extensions_mut().get::<Client>().copied();
         let query = cx.uri().query().unwrap_or_default();
         signed::check_scope(cx.headers(), query, &self.0.settings.region)?;
         signed::check_date(cx.headers(), query, (self.0.clock)())?;
@@ -135,16 +154,36 @@ impl S3Access for Gate {
                 "The provided token is malformed or otherwise invalid."
             ));
         }
-        cx.extensions_mut().insert(Asker(account.clone()));
-        let acting = authorize::acting(&self.0, cx, account.clone()).await?;
-        check_headers(cx.headers(), &acting)?;
-        check_length(cx.headers(), cx.s3_op().name())?;
-        encryption::check_headers(cx.headers(), cx.s3_op().name())?;
-        if let Some(source) = authorize::acting_for_source(&self.0, cx, account).await? {
-            check_source(cx.headers(), &source)?;
-            cx.extensions_mut().insert(Source(source));
+        let (bucket, key) = match cx.s3_path() {
+            S3Path::Root => (None, None),
+            S3Path::Bucket { bucket } => (Some(&**bucket), None),
+            S3Path::Object { bucket, key } => (Some(&**bucket), Some(&**key)),
+        };
+        let asked = Asked {
+            operation: cx.s3_op().name(),
+            bucket,
+            key,
+            headers: cx.headers(),
+            query,
+            client,
+            account: account.as_deref(),
+        };
+        let (acting, judge) = authorize::acting(&self.0, &asked).await?;
+        check_headers(asked.headers, Some(&acting))?;
+        check_length(asked.headers, asked.operation)?;
+        encryption::check_headers(asked.headers, asked.operation)?;
+        let source = authorize::acting_for_source(&self.0, &asked).await?;
+        if let Some(source) = &source {
+            check_source(asked.headers, source)?;
         }
-        cx.extensions_mut().insert(Account(acting));
+        let extensions = cx.extensions_mut();
+        if let Some(source) = source {
+            extensions.insert(Source(source));
+        }
+        if let Some(judge) = judge {
+            extensions.insert(judge);
+        }
+        note(extensions, acting, account);
         Ok(())
     }
 }
@@ -170,13 +209,14 @@ fn check_length(headers: &HeaderMap, operation: &str) -> S3Result<()> {
 }
 
 /// No option is ignored: what a header asks for is there, or is refused.
-fn check_headers(headers: &HeaderMap, account: &str) -> S3Result<()> {
+pub fn check_headers(headers: &HeaderMap, owner: Option<&str>) -> S3Result<()> {
     let text = |name: &str| {
         headers
             .get(name)
             .map(|value| value.to_str().unwrap_or_default())
     };
-    if text("x-amz-expected-bucket-owner").is_some_and(|owner| owner != account) {
+    let expected = text("x-amz-expected-bucket-owner");
+    if expected.is_some_and(|expected| Some(expected) != owner) {
         return Err(denied());
     }
     for name in headers.keys() {

@@ -199,13 +199,6 @@ impl Wish {
         }
     }
 
-    pub fn canned(name: Option<&str>) -> Self {
-        Self {
-            canned: name.map(ToOwned::to_owned),
-            grants: None,
-        }
-    }
-
     pub fn is_none(&self) -> bool {
         self.canned.is_none() && self.grants.is_none()
     }

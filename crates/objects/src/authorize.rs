@@ -5,7 +5,7 @@
 //! only the owner gets in, as the operations themselves find.
 
 use crate::Store;
-use crate::access::{canonical, denied, unavailable};
+use crate::access::{canonical, denied};
 use crate::acl::{self, Acl, Level, Permission};
 use crate::conditions::time;
 use crate::copying::source;
@@ -15,9 +15,7 @@ use crate::policy::{self, Answer, Policy, Question};
 use crate::rows::{self, Bucket, Ownership};
 use crate::tagging::{decoded, tags_of_header};
 use http::{HeaderMap, StatusCode};
-use s3s::access::S3AccessContext;
 use s3s::dto::*;
-use s3s::path::S3Path;
 use s3s::{S3Request, S3Result, s3_error};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -214,63 +212,66 @@ impl Judge {
 /// What a bucket's owner may do to everybody's objects in it.
 const DELETING: [&str; 2] = ["s3:DeleteObject", "s3:AbortMultipartUpload"];
 
-/// Finds out for whom a request acts: its account, or the owner of a bucket whose policy allows it.
-pub async fn acting(
-    store: &Arc<Store>,
-    cx: &mut S3AccessContext<'_>,
-    account: Option<String>,
-) -> S3Result<String> {
-    let operation = cx.s3_op().name().to_owned();
-    let (bucket, key) = match cx.s3_path() {
-        S3Path::Root => return account.ok_or_else(denied),
-        S3Path::Bucket { bucket } => (bucket.to_string(), None),
-        S3Path::Object { bucket, key } => (bucket.to_string(), Some(key.to_string())),
-    };
-    if operation == "CreateBucket" {
-        return account.ok_or_else(denied);
+/// A request as it is judged.
+pub struct Asked<'a> {
+    pub operation: &'a str,
+    pub bucket: Option<&'a str>,
+    pub key: Option<&'a str>,
+    pub headers: &'a HeaderMap,
+    pub query: &'a str,
+    pub client: Option<Client>,
+    /// `None` for who has no key.
+    pub account: Option<&'a str>,
+}
+
+impl Asked<'_> {
+    fn account(&self) -> Option<String> {
+        self.account.map(ToOwned::to_owned)
     }
-    let Some(governed) = store.policies.of(&bucket) else {
-        if operation == "PostObject" {
-            cx.extensions_mut().insert(OfForm { judge: None });
-        }
-        return match account {
-            Some(account) => Ok(account),
-            None => Err(store.stranger(bucket).await),
+}
+
+/// Finds out for whom a request acts: its account, or the owner of a bucket that lets it in. The judge is
+/// that of buckets with a policy or ACLs.
+pub async fn acting(store: &Arc<Store>, asked: &Asked<'_>) -> S3Result<(String, Option<Judge>)> {
+    let own = || asked.account().ok_or_else(denied);
+    let bucket = match asked.bucket {
+        Some(bucket) if asked.operation != "CreateBucket" => bucket,
+        _ => return Ok((own()?, None)),
+    };
+    let Some(governed) = store.policies.of(bucket) else {
+        return match asked.account() {
+            Some(account) => Ok((account, None)),
+            None => Err(store.stranger(bucket.to_owned()).await),
         };
     };
-    let query = query(cx.uri().query().unwrap_or_default());
-    let id = query
-        .iter()
-        .find(|(name, _)| name == "versionId")
-        .map(|(_, value)| value.clone());
-    let action = policy::action(&operation, id.is_some());
+    let query = query(asked.query);
+    let id = query.iter().find(|(name, _)| name == "versionId");
+    let id = id.map(|(_, value)| value.clone());
+    let action = policy::action(asked.operation, id.is_some());
     let object = store
-        .looked_at(&governed, &action, &bucket, key.as_deref(), id)
+        .looked_at(&governed, &action, bucket, asked.key, id)
         .await?;
     let judge = Judge {
-        context: Arc::new(context_of(store, cx, &query, account.as_deref(), &object)),
+        context: Arc::new(context_of(store, asked, &query, &object)),
         governed,
-        account,
-        bucket,
+        account: asked.account(),
+        bucket: bucket.to_owned(),
         object: Arc::new(object),
     };
-    // Their keys are in the body: each is judged when it is read.
-    let later = ["DeleteObjects", "PostObject"].contains(&operation.as_str());
-    cx.extensions_mut().insert(judge.clone());
-    if operation == "PostObject" {
-        cx.extensions_mut().insert(OfForm {
-            judge: Some(judge.clone()),
-        });
+    let owner = judge.governed.owner.clone();
+    // Its keys are in the body: each is judged when it is read.
+    let later = asked.operation == "DeleteObjects";
+    if later && (judge.is_owner() || !judge.governed.restricted) {
+        return Ok((owner, Some(judge)));
     }
-    let governed = &judge.governed;
-    if later && (judge.is_owner() || !governed.restricted) {
-        return Ok(governed.owner.clone());
-    }
-    let besides = besides(cx.headers());
-    let name = key.as_deref().unwrap_or_default();
-    let allowed = judge.allows(&action, key.as_deref());
-    match allowed && besides.into_iter().all(|action| judge.may(action, name)) {
-        true => Ok(governed.owner.clone()),
+    let besides = besides(asked.headers);
+    let name = asked.key.unwrap_or_default();
+    let allowed = judge.allows(&action, asked.key);
+    // Whom an ACL lets put an object, he owns it, and may tag it.
+    let owns = |besides: &str| besides == "s3:PutObjectTagging" && judge.by_acl(&action);
+    let may = |action: &str| judge.may(action, name) || owns(action);
+    match allowed && besides.into_iter().all(may) {
+        true => Ok((owner, Some(judge))),
         false => Err(denied()),
     }
 }
@@ -296,54 +297,13 @@ fn besides(headers: &HeaderMap) -> Vec<&'static str> {
     asked.map(|(_, action)| *action).collect()
 }
 
-/// A browser's form, whose fields nobody has looked at yet.
-#[derive(Clone)]
-pub struct OfForm {
-    judge: Option<Judge>,
-}
-
-impl OfForm {
-    /// What the headers of other requests are judged by.
-    pub fn judge(&self, input: &PutObjectInput) -> S3Result<()> {
-        if input.grant_read.is_some()
-            || input.grant_full_control.is_some()
-            || input.grant_read_acp.is_some()
-            || input.grant_write_acp.is_some()
-        {
-            return Err(unavailable("Of ACLs, a form can only have the field acl"));
-        }
-        let Some(judge) = &self.judge else {
-            return Ok(());
-        };
-        let lock =
-            input.object_lock_mode.is_some() || input.object_lock_retain_until_date.is_some();
-        let asks = [
-            (true, "s3:PutObject"),
-            (lock, "s3:PutObjectRetention"),
-            (
-                input.object_lock_legal_hold_status.is_some(),
-                "s3:PutObjectLegalHold",
-            ),
-            (input.tagging.is_some(), "s3:PutObjectTagging"),
-        ];
-        match asks
-            .iter()
-            .all(|(asked, action)| !asked || judge.may(action, &input.key))
-        {
-            true => Ok(()),
-            false => Err(denied()),
-        }
-    }
-}
-
 fn context_of(
     store: &Store,
-    cx: &mut S3AccessContext<'_>,
+    asked: &Asked<'_>,
     query: &[(String, String)],
-    account: Option<&str>,
     object: &Object,
 ) -> BTreeMap<String, Vec<String>> {
-    let mut context = context(cx, query, account, (store.clock)());
+    let mut context = context(asked, query, (store.clock)());
     for (name, value) in &object.tags {
         let name = format!("s3:existingobjecttag/{}", name.to_lowercase());
         context.insert(name, vec![value.clone()]);
@@ -352,31 +312,27 @@ fn context_of(
 }
 
 /// For whom the source of a copy is read: `None` where nothing is copied.
-pub async fn acting_for_source(
-    store: &Arc<Store>,
-    cx: &mut S3AccessContext<'_>,
-    account: Option<String>,
-) -> S3Result<Option<String>> {
-    let header = cx.headers().get("x-amz-copy-source");
+pub async fn acting_for_source(store: &Arc<Store>, asked: &Asked<'_>) -> S3Result<Option<String>> {
+    let header = asked.headers.get("x-amz-copy-source");
     let Some(header) = header.and_then(|value| value.to_str().ok()) else {
         return Ok(None);
     };
     let Ok(from) = CopySource::parse(header) else {
-        return Ok(account);
+        return Ok(asked.account());
     };
     let (bucket, key, id) = source(&from)?;
     let Some(governed) = store.policies.of(&bucket) else {
-        return account.ok_or_else(denied).map(Some);
+        return asked.account().ok_or_else(denied).map(Some);
     };
     let action = policy::action("GetObject", id.is_some());
-    let query = query(cx.uri().query().unwrap_or_default());
+    let query = query(asked.query);
     let object = store
         .looked_at(&governed, &action, &bucket, Some(&key), id)
         .await?;
     let judge = Judge {
-        context: Arc::new(context_of(store, cx, &query, account.as_deref(), &object)),
+        context: Arc::new(context_of(store, asked, &query, &object)),
         governed,
-        account,
+        account: asked.account(),
         bucket,
         object: Arc::new(object),
     };
@@ -395,11 +351,11 @@ fn query(text: &str) -> Vec<(String, String)> {
 }
 
 fn context(
-    cx: &mut S3AccessContext<'_>,
+    asked: &Asked<'_>,
     query: &[(String, String)],
-    account: Option<&str>,
     now_ms: i64,
 ) -> BTreeMap<String, Vec<String>> {
+    let (account, headers) = (asked.account, asked.headers);
     let mut context = BTreeMap::new();
     let mut set = |name: &str, value: &str| {
         context.insert(name.to_owned(), vec![value.to_owned()]);
@@ -419,8 +375,7 @@ fn context(
     if let Some(account) = account {
         set("aws:principalaccount", account);
     }
-    let client = cx.extensions_mut().get::<Client>().copied();
-    if let Some(client) = client {
+    if let Some(client) = asked.client {
         set("aws:sourceip", &client.address.to_string());
         set(
             "aws:securetransport",
@@ -437,7 +392,6 @@ fn context(
             set(key, value);
         }
     }
-    let headers = cx.headers();
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     for (name, key) in [("user-agent", "aws:useragent"), ("referer", "aws:referer")] {
         if let Some(value) = text(name) {

@@ -27,7 +27,7 @@ impl Store {
         let account = account(&request.extensions)?;
         checked_key(&request.input.key)?;
         let (matches, none_matches) = destination_conditions(&request.headers)?;
-        let access = self.acl_wish(&request.headers, &request.extensions, None)?;
+        let access = self.acl_wish(&request.headers, &request.extensions)?;
         let wished = encryption::Wish::of(&request.headers)?;
         let opener = encryption::source_key(&request.headers)?;
         let replaced = directive(

@@ -22,12 +22,7 @@ use std::sync::Arc;
 
 const AES256: &str = "AES256";
 /// Operations whose headers say how to encrypt.
-const WRITING: [&str; 4] = [
-    "CopyObject",
-    "CreateMultipartUpload",
-    "PostObject",
-    "PutObject",
-];
+const WRITING: [&str; 3] = ["CopyObject", "CreateMultipartUpload", "PutObject"];
 /// Operations for which a client's key is needed.
 const KEYED: [&str; 8] = [
     "CompleteMultipartUpload",

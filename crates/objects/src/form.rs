@@ -1,66 +1,473 @@
-//! The name of the file in a browser's form, which s3s doesn't hand on: a key may have `${filename}` in
-//! it (AWS, "POST Object").
+//! Browsers' forms (AWS, "POST Object"): fields until the file begins, whose bytes then stream into the
+//! store like those of any other upload.
 
+mod policy;
+
+use crate::Store;
+use crate::access;
+use crate::authorize::{self, Asked, Client};
+use crate::error::{custom, internal};
+use crate::front::Besides;
+use crate::tagging::{encoded_tags, judged_set};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http_body_util::BodyExt;
-use s3s::Body;
+use futures_util::StreamExt;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
+use multer::{Constraints, Field, Multipart, SizeLimit};
+use policy::Policy;
+use ring::hmac;
+use s3s::dto::*;
+use s3s::stream::{ByteStream, RemainingLength};
+use s3s::{Body, S3Error, S3ErrorCode, S3Request, S3Result, StdError, s3_error};
+use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
-/// How much of a form may come before its file.
-const HEAD_BYTES: usize = 64 << 10;
+/// Bytes of the fields before the file (AWS, "POST Object", "Restrictions").
+const FIELD_BYTES: usize = 20 << 10;
 
-/// Filled while the form passes by.
-#[derive(Clone, Default)]
-pub struct FormName(Arc<Mutex<Seen>>);
-
-#[derive(Default)]
-struct Seen {
-    head: Vec<u8>,
-    name: Option<String>,
+/// How many bytes a form's file may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub least: u64,
+    pub most: u64,
 }
 
-impl FormName {
-    /// A text of the form with the file's name in its place.
-    pub fn filled_in(&self, text: &str) -> String {
-        let seen = self.0.lock().expect("no holder of this lock panics");
-        match &seen.name {
-            Some(name) => text.replace("${filename}", name),
-            None => text.to_owned(),
-        }
+/// The fields of a form, by their names in lower case.
+struct Fields(BTreeMap<String, String>);
+
+impl Fields {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
     }
 
-    /// The same body, looked at on its way.
-    pub fn watch(&self, body: Body) -> Body {
-        let seen = self.0.clone();
-        Body::http_body_unsync(body.map_frame(move |frame| {
-            if let Some(data) = frame.data_ref() {
-                seen.lock()
-                    .expect("no holder of this lock panics")
-                    .look(data);
+    fn wanted(&self, name: &str) -> S3Result<&str> {
+        self.get(name).ok_or_else(|| {
+            S3Error::with_message(
+                S3ErrorCode::InvalidArgument,
+                format!(
+                    "Bucket POST must contain a field named '{name}'.  If it is specified, please check the order of the fields."
+                ),
+            )
+        })
+    }
+}
+
+pub fn not_a_form() -> S3Error {
+    custom(
+        "PreconditionFailed",
+        StatusCode::PRECONDITION_FAILED,
+        "At least one of the pre-conditions you specified did not hold: Bucket POST must be of the enclosure-type multipart/form-data",
+    )
+}
+
+fn malformed(_: impl std::fmt::Display) -> S3Error {
+    custom(
+        "MalformedPOSTRequest",
+        StatusCode::BAD_REQUEST,
+        "The body of your POST request is not well-formed multipart/form-data.",
+    )
+}
+
+fn too_many_fields() -> S3Error {
+    custom(
+        "MaxPostPreDataLengthExceededError",
+        StatusCode::BAD_REQUEST,
+        "Your POST request fields preceding the upload file were too large.",
+    )
+}
+
+/// Answers a form that was sent to a bucket.
+pub async fn post(
+    store: &Arc<Store>,
+    request: Request<Body>,
+    bucket: String,
+) -> S3Result<Response<Body>> {
+    let (parts, body) = request.into_parts();
+    let kind = parts.headers.get(CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let boundary = multer::parse_boundary(kind).map_err(malformed)?;
+    let length = parts.headers.get(CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let length = length.ok_or_else(|| {
+        s3_error!(
+            MissingContentLength,
+            "You must provide the Content-Length HTTP header."
+        )
+    })?;
+    let limits = SizeLimit::new().per_field(u64::MAX);
+    let constraints = Constraints::new().size_limit(limits);
+    let mut form = Multipart::with_constraints(body, boundary, constraints);
+    let (fields, file) = fields_and_file(&mut form).await?;
+    let (account, allowed) = signed_by(store, &fields, &bucket)?;
+    let limits = Limits {
+        least: allowed.0,
+        most: allowed.1.min(length),
+    };
+    let client = parts.extensions.get::<Client>().copied();
+    let put = put(&bucket, &fields, account, client)?;
+    let outcome = put.run(store, file, limits).await?;
+    // What comes after the file counts for nothing, and is read so that the connection can go on.
+    while let Ok(Some(mut rest)) = form.next_field().await {
+        while let Ok(Some(_)) = rest.chunk().await {}
+    }
+    Ok(answer(store, &bucket, &fields, outcome))
+}
+
+/// Fields until the file, whose name takes the place of `${filename}` in all of them.
+async fn fields_and_file(form: &mut Multipart<'static>) -> S3Result<(Fields, Field<'static>)> {
+    let mut fields = BTreeMap::new();
+    let mut left = FIELD_BYTES;
+    while let Some(mut field) = form.next_field().await.map_err(malformed)? {
+        let name = field.name().unwrap_or_default().to_ascii_lowercase();
+        if name == "file" {
+            let path = field.file_name().unwrap_or_default().to_owned();
+            // What browsers give may be a path; AWS takes what follows the last separator.
+            let base = path.rsplit(['/', '\\']).next().unwrap_or_default();
+            for value in fields.values_mut() {
+                let filled: &mut String = value;
+                *filled = filled.replace("${filename}", base);
             }
-            frame
-        }))
-    }
-}
-
-impl Seen {
-    fn look(&mut self, data: &Bytes) {
-        if self.name.is_some() || self.head.len() >= HEAD_BYTES {
-            return;
+            return Ok((Fields(fields), field));
         }
-        let room = HEAD_BYTES - self.head.len();
-        self.head.extend_from_slice(&data[..data.len().min(room)]);
-        self.name = file_name(&self.head);
+        let mut value = Vec::new();
+        while let Some(piece) = field.chunk().await.map_err(malformed)? {
+            left = left.checked_sub(piece.len()).ok_or_else(too_many_fields)?;
+            value.extend_from_slice(&piece);
+        }
+        left = left.checked_sub(name.len()).ok_or_else(too_many_fields)?;
+        let value = String::from_utf8(value).map_err(malformed)?;
+        fields.insert(name, value);
+    }
+    Err(s3_error!(
+        InvalidArgument,
+        "POST requires exactly one file upload per request."
+    ))
+}
+
+/// Whose form it is, by the signature of its policy, and the lengths that the policy allows.
+fn signed_by(
+    store: &Store,
+    fields: &Fields,
+    bucket: &str,
+) -> S3Result<(Option<String>, (u64, u64))> {
+    fields.wanted("key")?;
+    if fields.get("x-amz-security-token").is_some() {
+        return Err(s3_error!(
+            InvalidToken,
+            "The provided token is malformed or otherwise invalid."
+        ));
+    }
+    let is_signed = ["policy", "signature", "x-amz-signature", "awsaccesskeyid"];
+    if !is_signed.iter().any(|name| fields.get(name).is_some()) {
+        return Ok((None, (0, u64::MAX)));
+    }
+    let encoded = fields.wanted("policy")?;
+    let of_v2 = fields.get("awsaccesskeyid").is_some() || fields.get("signature").is_some();
+    let account = match of_v2 {
+        true => verified_v2(store, fields, encoded)?,
+        false => verified_v4(store, fields, encoded)?,
+    };
+    let policy = Policy::parse(encoded)?;
+    let lengths = policy.allows(&fields.0, bucket, (store.clock)())?;
+    Ok((Some(account), lengths))
+}
+
+fn verified_v2(store: &Store, fields: &Fields, policy: &str) -> S3Result<String> {
+    let access_key = fields.wanted("awsaccesskeyid")?;
+    let signature = fields.wanted("signature")?;
+    let (account, secret) = store
+        .cloud
+        .find(access_key)
+        .ok_or_else(access::unknown_key)?;
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret.as_bytes());
+    let signature = STANDARD.decode(signature).unwrap_or_default();
+    match hmac::verify(&key, policy.as_bytes(), &signature) {
+        Ok(()) => Ok(account),
+        Err(_) => Err(access::other_signature()),
     }
 }
 
-/// What browsers give may be a path; AWS takes what follows the last separator.
-fn file_name(head: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(head);
-    let (_, rest) = text.split_once("name=\"file\"; filename=\"")?;
-    let (name, _) = rest.split_once("\"\r\n")?;
-    let base = name.rsplit(['/', '\\']).next().unwrap_or(name);
-    Some(base.to_owned())
+fn verified_v4(store: &Store, fields: &Fields, policy: &str) -> S3Result<String> {
+    let algorithm = fields.wanted("x-amz-algorithm")?;
+    let credential = fields.wanted("x-amz-credential")?;
+    let date = fields.wanted("x-amz-date")?;
+    let signature = fields.wanted("x-amz-signature")?;
+    let invalid = |what: &'static str| s3_error!(InvalidArgument, "{what}");
+    if algorithm != "AWS4-HMAC-SHA256" {
+        return Err(invalid(
+            "X-Amz-Algorithm only supports \"AWS4-HMAC-SHA256\"",
+        ));
+    }
+    let scope: Vec<&str> = credential.split('/').collect();
+    let [access_key, day, region, service, "aws4_request"] = scope[..] else {
+        return Err(invalid("The X-Amz-Credential field is malformed."));
+    };
+    if region != store.settings.region || service != "s3" {
+        return Err(invalid(
+            "The X-Amz-Credential field is of another region or service.",
+        ));
+    }
+    if date.get(..8) != Some(day) {
+        return Err(invalid(
+            "The X-Amz-Credential field is of another day than X-Amz-Date.",
+        ));
+    }
+    let (account, secret) = store
+        .cloud
+        .find(access_key)
+        .ok_or_else(access::unknown_key)?;
+    let sign = |key: &[u8], data: &str| {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+        hmac::sign(&key, data.as_bytes()).as_ref().to_vec()
+    };
+    let mut key = format!("AWS4{secret}").into_bytes();
+    for part in [day, region, service, "aws4_request"] {
+        key = sign(&key, part);
+    }
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+    let signature = hex::decode(signature).unwrap_or_default();
+    match hmac::verify(&key, policy.as_bytes(), &signature) {
+        Ok(()) => Ok(account),
+        Err(_) => Err(access::other_signature()),
+    }
+}
+
+/// A form as the PutObject that it amounts to.
+struct Put {
+    bucket: String,
+    key: String,
+    account: Option<String>,
+    client: Option<Client>,
+    headers: HeaderMap,
+}
+
+/// Fields that are headers of other requests by the same names.
+const HEADERS: [&str; 5] = [
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-type",
+    "expires",
+];
+/// Fields that belong to the signature.
+const OF_SIGNATURE: [&str; 4] = [
+    "x-amz-algorithm",
+    "x-amz-credential",
+    "x-amz-date",
+    "x-amz-signature",
+];
+
+fn put(
+    bucket: &str,
+    fields: &Fields,
+    account: Option<String>,
+    client: Option<Client>,
+) -> S3Result<Put> {
+    let mut headers = HeaderMap::new();
+    let mut set = |name: &str, value: &str| -> S3Result<()> {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(malformed)?;
+        let value = HeaderValue::from_str(value).map_err(|_| {
+            S3Error::with_message(
+                S3ErrorCode::InvalidArgument,
+                format!("The field {name} has a value that no header can have."),
+            )
+        })?;
+        headers.insert(name, value);
+        Ok(())
+    };
+    for (name, value) in &fields.0 {
+        let is_header = name.starts_with("x-amz-") || HEADERS.contains(&name.as_str());
+        match name.as_str() {
+            "acl" => set("x-amz-acl", value)?,
+            "tagging" => set("x-amz-tagging", &tagging(value)?)?,
+            _ if OF_SIGNATURE.contains(&name.as_str()) => {}
+            _ if is_header => set(name, value)?,
+            _ => {}
+        }
+    }
+    Ok(Put {
+        bucket: bucket.to_owned(),
+        key: fields.wanted("key")?.to_owned(),
+        account,
+        client,
+        headers,
+    })
+}
+
+/// The field `tagging`, which is XML, as the header that says the same.
+fn tagging(text: &str) -> S3Result<String> {
+    use s3s::xml::{Deserialize, Deserializer};
+    let mut reader = Deserializer::new(text.as_bytes());
+    let tagging = Tagging::deserialize(&mut reader).map_err(|_| crate::buckets::malformed())?;
+    Ok(encoded_tags(&judged_set(tagging.tag_set, 10)?))
+}
+
+impl Put {
+    async fn run(
+        self,
+        store: &Arc<Store>,
+        file: Field<'static>,
+        limits: Limits,
+    ) -> S3Result<(PutObjectOutput, HeaderMap)> {
+        let asked = Asked {
+            operation: "PutObject",
+            bucket: Some(&self.bucket),
+            key: Some(&self.key),
+            headers: &self.headers,
+            query: "",
+            client: self.client,
+            account: self.account.as_deref(),
+        };
+        let (acting, _) = authorize::acting(store, &asked).await?;
+        access::check_headers(&self.headers, Some(&acting))?;
+        let text = |name: &str| {
+            let value = self.headers.get(name).and_then(|value| value.to_str().ok());
+            value.map(ToOwned::to_owned)
+        };
+        let time = |name: &str, format| {
+            text(name)
+                .map(|value| Timestamp::parse(format, &value).map_err(malformed))
+                .transpose()
+        };
+        let meta = self.headers.iter().filter_map(|(name, value)| {
+            let name = name.as_str().strip_prefix("x-amz-meta-")?;
+            Some((name.to_owned(), value.to_str().ok()?.to_owned()))
+        });
+        let input = PutObjectInput {
+            bucket: self.bucket.clone(),
+            key: self.key.clone(),
+            body: Some(StreamingBlob::new(File(Mutex::new(file)))),
+            cache_control: text("cache-control"),
+            content_disposition: text("content-disposition"),
+            content_encoding: text("content-encoding"),
+            content_type: text("content-type"),
+            expires: time("expires", TimestampFormat::HttpDate)?,
+            metadata: Some(meta.collect()),
+            storage_class: text("x-amz-storage-class").map(StorageClass::from),
+            tagging: text("x-amz-tagging"),
+            website_redirect_location: text("x-amz-website-redirect-location"),
+            object_lock_mode: text("x-amz-object-lock-mode").map(ObjectLockMode::from),
+            object_lock_legal_hold_status: text("x-amz-object-lock-legal-hold")
+                .map(ObjectLockLegalHoldStatus::from),
+            object_lock_retain_until_date: time(
+                "x-amz-object-lock-retain-until-date",
+                TimestampFormat::DateTime,
+            )?,
+            ..Default::default()
+        };
+        let besides = Besides::default();
+        let mut extensions = Extensions::new();
+        access::note(&mut extensions, acting, self.account);
+        extensions.insert(besides.clone());
+        extensions.insert(limits);
+        let request = S3Request {
+            input,
+            method: http::Method::POST,
+            uri: Uri::default(),
+            headers: self.headers,
+            extensions,
+            credentials: None,
+            region: None,
+            service: None,
+            trailing_headers: None,
+        };
+        // In a task of its own: what was begun is finished, also when its client is gone.
+        let store = store.clone();
+        let task = tokio::spawn(async move { store.put_object(request).await });
+        let output = task.await.map_err(internal)??;
+        Ok((output, besides.take()))
+    }
+}
+
+/// The form's file. A stream of s3s's can be shared between threads, which multer's can't: the lock is
+/// never waited for.
+struct File(Mutex<Field<'static>>);
+
+impl futures_util::Stream for File {
+    type Item = Result<Bytes, StdError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let field = self.get_mut().0.get_mut();
+        let field = field.expect("no holder of this lock panics");
+        field.poll_next_unpin(cx).map_err(StdError::from)
+    }
+}
+
+impl ByteStream for File {
+    fn remaining_length(&self) -> RemainingLength {
+        RemainingLength::unknown()
+    }
+}
+
+fn answer(
+    store: &Store,
+    bucket: &str,
+    fields: &Fields,
+    (output, besides): (PutObjectOutput, HeaderMap),
+) -> Response<Body> {
+    let key = fields.get("key").unwrap_or_default();
+    let tag = output.e_tag.map(ETag::into_value).unwrap_or_default();
+    let place = format!(
+        "{}/{bucket}/{}",
+        store.settings.endpoint,
+        crate::listing::encoded(key)
+    );
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.extend(besides);
+    let mut set = |name: &'static str, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    set("etag", &format!("\"{tag}\""));
+    set("location", &place);
+    if let Some(version) = &output.version_id {
+        set("x-amz-version-id", version);
+    }
+    let redirect = fields
+        .get("success_action_redirect")
+        .or_else(|| fields.get("redirect"));
+    let redirect = redirect.and_then(|url| redirected(url, bucket, key, &tag));
+    if let Some(url) = redirect {
+        response.headers_mut().insert(LOCATION, url);
+        *response.status_mut() = StatusCode::SEE_OTHER;
+        return response;
+    }
+    match fields.get("success_action_status") {
+        Some("200") => {}
+        Some("201") => {
+            *response.status_mut() = StatusCode::CREATED;
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+            let escaped = crate::front::escaped;
+            let text = format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<PostResponse><Location>{}</Location><Bucket>{bucket}</Bucket><Key>{}</Key><ETag>\"{tag}\"</ETag></PostResponse>",
+                escaped(&place),
+                escaped(key)
+            );
+            *response.body_mut() = Body::from(Bytes::from(text));
+        }
+        _ => *response.status_mut() = StatusCode::NO_CONTENT,
+    }
+    response
+}
+
+/// Where a browser is sent then; `None` if that is no address.
+fn redirected(url: &str, bucket: &str, key: &str, tag: &str) -> Option<HeaderValue> {
+    let address: Uri = url.parse().ok()?;
+    address.scheme()?;
+    let joint = if address.query().is_some() { '&' } else { '?' };
+    let key = crate::listing::encoded(key).replace('/', "%2F");
+    HeaderValue::from_str(&format!(
+        "{url}{joint}bucket={bucket}&key={key}&etag=%22{tag}%22"
+    ))
+    .ok()
 }
 
 #[cfg(test)]
@@ -68,14 +475,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_is_found_across_pieces() {
-        let form = "--b\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\nup/${filename}\r\n--b\r\n\
-                    Content-Disposition: form-data; name=\"file\"; filename=\"C:\\x\\a b.txt\"\r\n\r\nbytes";
-        let mut seen = Seen::default();
-        for piece in form.as_bytes().chunks(7) {
-            seen.look(&Bytes::copy_from_slice(piece));
-        }
-        assert_eq!(seen.name.as_deref(), Some("a b.txt"));
-        assert_eq!(file_name(b"name=\"file\"; filename=\"never ends"), None);
+    fn where_a_browser_is_sent() {
+        let sent =
+            |url| redirected(url, "b", "a b/ü", "e").map(|it| it.to_str().unwrap().to_owned());
+        let query = "bucket=b&key=a%20b%2F%C3%BC&etag=%22e%22";
+        assert_eq!(sent("http://x/y"), Some(format!("http://x/y?{query}")));
+        assert_eq!(
+            sent("http://x/y?z=1"),
+            Some(format!("http://x/y?z=1&{query}"))
+        );
+        assert_eq!(sent("y"), None);
+        assert_eq!(sent("not an address"), None);
+    }
+
+    #[test]
+    fn tags_of_a_form() {
+        let xml =
+            "<Tagging><TagSet><Tag><Key>a b</Key><Value>1&amp;2</Value></Tag></TagSet></Tagging>";
+        assert!(tagging(xml).is_err(), "& is no letter of a tag");
+        let xml = "<Tagging><TagSet><Tag><Key>a b</Key><Value>1+2</Value></Tag></TagSet></Tagging>";
+        assert_eq!(tagging(xml).unwrap(), "a%20b=1%2B2");
+        assert!(tagging("a=b").is_err());
     }
 }

@@ -1,11 +1,11 @@
 //! The HTTP side of the object store: what s3s leaves to its caller. Every answer has its request
-//! id, every error the resource it is about, and `/services/Walrus` is cut off before the path is read.
+//! id, every error the resource it is about.
 
 use crate::Store;
 use crate::access::Gate;
 use crate::cors::{self, Asked};
 use crate::error::custom;
-use crate::form::FormName;
+use crate::form;
 use crate::s3::Api;
 use crate::signed;
 use crate::tagging::decoded;
@@ -16,20 +16,12 @@ use http_body_util::BodyExt;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::host::{S3Host, VirtualHost};
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{Body, HttpError, S3Result, s3_error};
+use s3s::{Body, S3Result, s3_error};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
-use tokio::sync::Semaphore;
 
 const FORM: &[u8] = b"multipart/form-data";
-/// Forms at once: each is held in memory before its signature is known.
-const FORMS: usize = 8;
-/// How long a form may take.
-const FORM_TAKES: Duration = Duration::from_secs(300);
-/// Dates in signatures are judged in `access`, but for how old one may be at most: a form's a week.
+/// Dates in signatures are judged in `signed`.
 const SKEW_S: u32 = 8 * 24 * 3600;
-/// The largest file of a browser's form; s3s holds it in memory.
-const FORM_BYTES: u64 = 64 << 20;
 
 /// Headers of an answer for which s3s's type has no member.
 #[derive(Clone, Default)]
@@ -41,7 +33,7 @@ impl Besides {
         headers.insert(name, value);
     }
 
-    fn take(&self) -> HeaderMap {
+    pub fn take(&self) -> HeaderMap {
         std::mem::take(&mut *self.0.lock().expect("no holder of this lock panics"))
     }
 }
@@ -51,7 +43,6 @@ impl Besides {
 pub struct Front {
     service: S3Service,
     store: Arc<Store>,
-    forms: Arc<Semaphore>,
 }
 
 impl Front {
@@ -64,7 +55,6 @@ impl Front {
         Self {
             service: builder.build(),
             store: store.clone(),
-            forms: Arc::new(Semaphore::new(FORMS)),
         }
     }
 
@@ -135,60 +125,20 @@ impl Front {
         Some(cors::allowed(&rules, &asked).ok_or(none))
     }
 
-    /// A form, if there is room for one.
-    async fn call_form(&self, request: Request<Body>) -> Option<Result<Response<Body>, HttpError>> {
-        let _place = self.forms.try_acquire().ok()?;
-        tokio::time::timeout(FORM_TAKES, self.service.call(request))
-            .await
-            .ok()
-    }
-
     async fn answer(&self, request: Request<Body>, request_id: &str) -> Response<Body> {
         let head = request.method() == Method::HEAD;
         let resource = request.uri().path().to_owned();
         let attributes = asks_for(request.uri(), "attributes");
-        let (request, form) = watched(request);
-        if let Err(refused) = self.acceptable(&request) {
-            let response = refused.to_http_response().unwrap_or_default();
-            return completed(response, &resource, request_id, head).await;
-        }
-        let mut request = lifted(request);
-        let besides = Besides::default();
-        request.extensions_mut().insert(besides.clone());
-        let answered = match &form {
-            None => self.service.call(request).await,
-            Some(_) => match self.call_form(request).await {
-                Some(answered) => answered,
-                None => {
-                    let busy = s3_error!(SlowDown, "Please reduce your request rate.");
-                    Ok(busy.to_http_response().unwrap_or_default())
-                }
-            },
-        };
-        let mut response = match answered {
+        let mut response = match self.answered(request).await {
             Ok(response) => response,
-            Err(error) => {
-                tracing::error!("S3: {error:?}");
-                let mut response = Response::new(Body::empty());
-                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-                response
-            }
+            Err(refused) => refused.to_http_response().unwrap_or_default(),
         };
         let status = response.status();
-        response.headers_mut().extend(besides.take());
-        if form.is_some() && status.is_client_error() {
-            response = judged_by_policy(response).await;
-        }
         if status.is_client_error() || status.is_server_error() {
             response = completed(response, &resource, request_id, head).await;
         }
         if attributes && status == StatusCode::OK {
             response = rewritten(response, unquoted).await;
-        }
-        if let Some(form) = form
-            && status.is_success()
-        {
-            response = rewritten(response, |text| form.filled_in(&text)).await;
         }
         if status == StatusCode::NOT_MODIFIED {
             *response.body_mut() = Body::empty();
@@ -196,6 +146,49 @@ impl Front {
             response.headers_mut().remove(CONTENT_LENGTH);
         }
         response
+    }
+
+    async fn answered(&self, request: Request<Body>) -> S3Result<Response<Body>> {
+        self.acceptable(&request)?;
+        if let Some(bucket) = self.form_for(&request)? {
+            return form::post(&self.store, request, bucket).await;
+        }
+        let mut request = lifted(request);
+        let besides = Besides::default();
+        request.extensions_mut().insert(besides.clone());
+        let mut response = self.service.call(request).await.map_err(|error| {
+            tracing::error!("S3: {error:?}");
+            s3_error!(InternalError)
+        })?;
+        response.headers_mut().extend(besides.take());
+        Ok(response)
+    }
+
+    /// The bucket that a browser's form is sent to.
+    fn form_for(&self, request: &Request<Body>) -> S3Result<Option<String>> {
+        let (headers, path) = (request.headers(), request.uri().path());
+        let host = headers.get("host").and_then(|host| host.to_str().ok());
+        let by_host = host
+            .and_then(|host| self.store.bucket_of_host(host))
+            .is_some();
+        let key = path.trim_matches('/');
+        let of_bucket = if by_host {
+            key.is_empty()
+        } else {
+            !key.contains('/')
+        };
+        let Some(bucket) = self.store.bucket_of_request(host, path) else {
+            return Ok(None);
+        };
+        if request.method() != Method::POST || request.uri().query().is_some() || !of_bucket {
+            return Ok(None);
+        }
+        let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let start = kind.and_then(|kind| kind.get(..FORM.len()));
+        match start.is_some_and(|start| start.eq_ignore_ascii_case(FORM)) {
+            true => Ok(Some(bucket)),
+            false => Err(form::not_a_form()),
+        }
     }
 
     /// What s3s would take, or refuse in words of its own.
@@ -272,22 +265,6 @@ fn lifted(mut request: Request<Body>) -> Request<Body> {
     request
 }
 
-/// Looks at a form as it comes in.
-fn watched(mut request: Request<Body>) -> (Request<Body>, Option<FormName>) {
-    let kind = request.headers().get(CONTENT_TYPE);
-    let form = kind.is_some_and(|kind| {
-        let start = kind.as_bytes().get(..FORM.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(FORM))
-    });
-    if request.method() != Method::POST || !form {
-        return (request, None);
-    }
-    let name = FormName::default();
-    request.extensions_mut().insert(name.clone());
-    let request = request.map(|body| name.watch(body));
-    (request, Some(name))
-}
-
 /// An answer with another text; it is one of those that are short.
 async fn rewritten(
     response: Response<Body>,
@@ -306,23 +283,6 @@ async fn rewritten(
     Response::from_parts(parts, Body::from(Bytes::from(text)))
 }
 
-/// A form that its policy doesn't allow: s3s says that the policy is invalid.
-async fn judged_by_policy(response: Response<Body>) -> Response<Body> {
-    const INVALID: &str = "<Code>InvalidPolicyDocument</Code><Message>Policy condition";
-    let mut denied = false;
-    let mut response = rewritten(response, |text| {
-        denied = text.contains(INVALID);
-        let allowed_by =
-            "<Code>AccessDenied</Code><Message>Invalid according to Policy: Policy condition";
-        text.replace(INVALID, allowed_by)
-    })
-    .await;
-    if denied {
-        *response.status_mut() = StatusCode::FORBIDDEN;
-    }
-    response
-}
-
 /// GetObjectAttributes is the one answer in which AWS's ETag has no quotes.
 fn unquoted(text: String) -> String {
     let unquoted = text.split_once("<ETag>").and_then(|(before, rest)| {
@@ -335,7 +295,6 @@ fn unquoted(text: String) -> String {
 
 fn config() -> S3Config {
     let mut config = S3Config::default();
-    config.post_object_max_file_size = FORM_BYTES;
     config.presigned_url_max_skew_time_secs = SKEW_S;
     config
 }
@@ -439,7 +398,7 @@ fn message_of(error: &str) -> &'static str {
     }
 }
 
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

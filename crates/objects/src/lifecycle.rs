@@ -27,6 +27,8 @@ pub struct Seen<'a> {
     pub key: &'a str,
     pub size: u64,
     pub tags: &'a BTreeMap<String, String>,
+    /// The storage class, where it isn't STANDARD.
+    pub class: Option<&'a str>,
     pub modified_ms: i64,
     pub marker: bool,
     /// It is the key's only version.
@@ -41,6 +43,25 @@ pub enum Due {
     Expire,
     /// This version, for good.
     Remove,
+    /// Into another storage class, which is only a name here.
+    Move(&'static str),
+}
+
+/// Storage classes in the order in which objects may move (AWS, "Transitioning objects using Amazon S3
+/// Lifecycle").
+const CLASSES: [&str; 4] = [
+    "STANDARD_IA",
+    "INTELLIGENT_TIERING",
+    "ONEZONE_IA",
+    "GLACIER_IR",
+];
+/// Smaller objects don't move, unless a rule says something of sizes.
+const LEAST_MOVED: u64 = 128 << 10;
+
+/// How far down an object is: 0 where it begins.
+fn rank(class: Option<&str>) -> usize {
+    let place = class.and_then(|class| CLASSES.iter().position(|known| *known == class));
+    place.map_or(0, |place| place + 1)
 }
 
 /// What is due for a version, by the first rule that says so.
@@ -48,9 +69,56 @@ pub fn due(rules: &[LifecycleRule], seen: &Seen<'_>, now_ms: i64) -> Option<Due>
     let active = rules
         .iter()
         .filter(|rule| rule.status.as_str() == ExpirationStatus::ENABLED);
-    active
+    let fitting: Vec<&LifecycleRule> = active
         .filter(|rule| matches(rule, seen.key, seen.size, seen.tags))
-        .find_map(|rule| due_by(rule, seen, now_ms))
+        .collect();
+    let ends = fitting.iter().find_map(|rule| due_by(rule, seen, now_ms));
+    let moves = || {
+        let lowest = fitting
+            .iter()
+            .map(|rule| moved_by(rule, seen, now_ms))
+            .max()?;
+        (lowest > rank(seen.class)).then(|| Due::Move(CLASSES[lowest - 1]))
+    };
+    ends.or_else(moves)
+}
+
+/// How far down a rule has moved a version by now.
+fn moved_by(rule: &LifecycleRule, seen: &Seen<'_>, now_ms: i64) -> usize {
+    if seen.marker || (seen.size < LEAST_MOVED && !is_about_sizes(rule)) {
+        return 0;
+    }
+    let class = |class: &Option<TransitionStorageClass>| rank(class.as_ref().map(|it| it.as_str()));
+    let Some((since_ms, newer)) = seen.noncurrent else {
+        let transitions = rule.transitions.iter().flatten();
+        let past = transitions.filter(|transition| match (&transition.date, transition.days) {
+            (Some(date), _) => now_ms >= lock::millis(date),
+            (None, days) => now_ms >= after_days(seen.modified_ms, days.unwrap_or(0)),
+        });
+        return past
+            .map(|transition| class(&transition.storage_class))
+            .max()
+            .unwrap_or(0);
+    };
+    let transitions = rule.noncurrent_version_transitions.iter().flatten();
+    let past = transitions.filter(|transition| {
+        newer >= transition.newer_noncurrent_versions.unwrap_or(0) as usize
+            && now_ms >= after_days(since_ms, transition.noncurrent_days.unwrap_or(0))
+    });
+    past.map(|transition| class(&transition.storage_class))
+        .max()
+        .unwrap_or(0)
+}
+
+fn is_about_sizes(rule: &LifecycleRule) -> bool {
+    rule.filter.as_ref().is_some_and(|filter| {
+        let and = filter.and.as_ref();
+        filter.object_size_greater_than.is_some()
+            || filter.object_size_less_than.is_some()
+            || and.is_some_and(|and| {
+                and.object_size_greater_than.is_some() || and.object_size_less_than.is_some()
+            })
+    })
 }
 
 fn due_by(rule: &LifecycleRule, seen: &Seen<'_>, now_ms: i64) -> Option<Due> {
@@ -178,20 +246,21 @@ fn judge(rule: &LifecycleRule) -> S3Result<()> {
     {
         return Err(malformed());
     }
-    if rule.transitions.as_ref().is_some_and(|it| !it.is_empty())
-        || rule
-            .noncurrent_version_transitions
-            .as_ref()
-            .is_some_and(|it| !it.is_empty())
-    {
-        return Err(s3_error!(
-            NotImplemented,
-            "There is one kind of storage here, so nothing can move to another: lifecycle rules can't have transitions."
-        ));
+    for transition in rule.transitions.iter().flatten() {
+        judge_transition(transition, rule.expiration.as_ref())?;
     }
+    for transition in rule.noncurrent_version_transitions.iter().flatten() {
+        judge_class(
+            transition.storage_class.as_ref(),
+            transition.noncurrent_days,
+        )?;
+        transition.noncurrent_days.ok_or_else(malformed)?;
+    }
+    let moves = rule.transitions.iter().flatten().count()
+        + rule.noncurrent_version_transitions.iter().flatten().count();
     let (expiration, noncurrent) = (&rule.expiration, &rule.noncurrent_version_expiration);
     let abort = &rule.abort_incomplete_multipart_upload;
-    if expiration.is_none() && noncurrent.is_none() && abort.is_none() {
+    if expiration.is_none() && noncurrent.is_none() && abort.is_none() && moves == 0 {
         return Err(custom(
             "InvalidRequest",
             StatusCode::BAD_REQUEST,
@@ -244,24 +313,67 @@ fn judge(rule: &LifecycleRule) -> S3Result<()> {
                 "'DaysAfterInitiation' for AbortIncompleteMultipartUpload action must be a positive integer",
             ));
         }
-        let by_object = rule.filter.as_ref().is_some_and(|filter| {
+        let about_tags = rule.filter.as_ref().is_some_and(|filter| {
             let and = filter.and.as_ref();
-            filter.tag.is_some()
-                || filter.object_size_greater_than.is_some()
-                || filter.object_size_less_than.is_some()
-                || and.is_some_and(|and| {
-                    and.tags.is_some()
-                        || and.object_size_greater_than.is_some()
-                        || and.object_size_less_than.is_some()
-                })
+            filter.tag.is_some() || and.is_some_and(|and| and.tags.is_some())
         });
-        if by_object {
+        if about_tags || is_about_sizes(rule) {
             return Err(custom(
                 "InvalidRequest",
                 StatusCode::BAD_REQUEST,
                 "AbortIncompleteMultipartUpload cannot be specified with Tags or object sizes",
             ));
         }
+    }
+    Ok(())
+}
+
+fn judge_transition(
+    transition: &Transition,
+    expiration: Option<&LifecycleExpiration>,
+) -> S3Result<()> {
+    match (&transition.date, transition.days) {
+        (Some(date), None) if lock::millis(date) % DAY_MS != 0 => {
+            return Err(invalid("'Date' must be at midnight GMT"));
+        }
+        (Some(_), None) | (None, Some(_)) => {}
+        _ => return Err(malformed()),
+    }
+    let ends = expiration.and_then(|expiration| expiration.days);
+    if transition
+        .days
+        .zip(ends)
+        .is_some_and(|(moves, ends)| moves >= ends)
+    {
+        return Err(invalid(
+            "'Days' in the Expiration action must be greater than 'Days' in the Transition action",
+        ));
+    }
+    judge_class(transition.storage_class.as_ref(), transition.days)
+}
+
+fn judge_class(class: Option<&TransitionStorageClass>, days: Option<i32>) -> S3Result<()> {
+    let class = class.ok_or_else(malformed)?.as_str();
+    if ["GLACIER", "DEEP_ARCHIVE"].contains(&class) {
+        return Err(s3_error!(
+            NotImplemented,
+            "There is no archive here: objects can move to STANDARD_IA, INTELLIGENT_TIERING, ONEZONE_IA and GLACIER_IR, by name."
+        ));
+    }
+    if !CLASSES.contains(&class) {
+        return Err(malformed());
+    }
+    if days.is_some_and(|days| days < 0) {
+        return Err(invalid("'Days' in Transition action must be nonnegative"));
+    }
+    let infrequent = ["STANDARD_IA", "ONEZONE_IA"].contains(&class);
+    if infrequent && days.is_some_and(|days| days < 30) {
+        return Err(S3Error::with_message(
+            s3s::S3ErrorCode::InvalidArgument,
+            format!(
+                "'Days' in Transition action must be greater than or equal to 30 for storageClass '{class}'"
+            ),
+        ));
     }
     Ok(())
 }
@@ -424,6 +536,7 @@ fn expire(
             key: &key,
             size: version.size,
             tags: &version.about.tags,
+            class: version.about.class.as_deref(),
             modified_ms: version.modified_ms,
             marker: version.marker,
             alone: versions.len() == 1,
@@ -431,6 +544,13 @@ fn expire(
         };
         match due(rules, &seen, tx.now_ms) {
             None => {}
+            Some(Due::Move(class)) => {
+                let about = rows::About {
+                    class: Some(class.to_owned()),
+                    ..version.about.clone()
+                };
+                bucket.describe(tx, version, &about)?;
+            }
             Some(Due::Expire) if bucket.config.versioning.is_some() => {
                 if bucket.config.versioning == Some(Versioning::Suspended)
                     && version.id == rows::NULL
@@ -484,6 +604,7 @@ mod tests {
             key: "k",
             size: 1,
             tags: &tags,
+            class: None,
             modified_ms,
             marker: false,
             alone: true,
@@ -499,6 +620,54 @@ mod tests {
         assert_eq!(due(&off, &made(noon), 30 * DAY_MS), None);
     }
 
+    fn moves(steps: &[(&str, i32)]) -> LifecycleRule {
+        let step = |(class, days): &(&str, i32)| Transition {
+            days: Some(*days),
+            date: None,
+            storage_class: Some(TransitionStorageClass::from((*class).to_owned())),
+        };
+        LifecycleRule {
+            transitions: Some(steps.iter().map(step).collect()),
+            ..rule()
+        }
+    }
+
+    #[test]
+    fn objects_move_down_and_never_up() {
+        let tags = BTreeMap::new();
+        let rules = [moves(&[("STANDARD_IA", 30), ("GLACIER_IR", 90)])];
+        let seen = |size, class| Seen {
+            key: "k",
+            size,
+            tags: &tags,
+            class,
+            modified_ms: 0,
+            marker: false,
+            alone: true,
+            noncurrent: None,
+        };
+        let large = LEAST_MOVED;
+        assert_eq!(due(&rules, &seen(large, None), 29 * DAY_MS), None);
+        let moved = |to| Some(Due::Move(to));
+        assert_eq!(
+            due(&rules, &seen(large, None), 30 * DAY_MS),
+            moved("STANDARD_IA")
+        );
+        assert_eq!(due(&rules, &seen(large - 1, None), 30 * DAY_MS), None);
+        assert_eq!(
+            due(&rules, &seen(large, Some("STANDARD_IA")), 31 * DAY_MS),
+            None
+        );
+        assert_eq!(
+            due(&rules, &seen(large, Some("ONEZONE_IA")), 31 * DAY_MS),
+            None
+        );
+        assert_eq!(
+            due(&rules, &seen(large, None), 90 * DAY_MS),
+            moved("GLACIER_IR")
+        );
+    }
+
     #[test]
     fn noncurrent_versions_and_lone_markers_go() {
         let tags = BTreeMap::new();
@@ -506,6 +675,7 @@ mod tests {
             key: "k",
             size: 1,
             tags: &tags,
+            class: None,
             modified_ms: 0,
             marker,
             alone,
@@ -608,17 +778,20 @@ mod tests {
             }),
             "MalformedXML"
         );
-        let transition = Transition {
-            days: Some(1),
-            ..Default::default()
-        };
-        assert_eq!(
-            refused(LifecycleRule {
-                transitions: Some(vec![transition]),
-                ..rule()
-            }),
-            "NotImplemented"
-        );
+        for (class, days, code) in [
+            ("GLACIER", 1, "NotImplemented"),
+            ("STANDARD_IA", 29, "InvalidArgument"),
+            ("INTELLIGENT_TIERING", -1, "InvalidArgument"),
+            ("INTELLIGENT_TIERING", 50, "InvalidArgument"),
+            ("STANDARD", 1, "MalformedXML"),
+        ] {
+            let moved = moves(&[(class, days)]);
+            let rule = LifecycleRule {
+                expiration: super::tests::days(50),
+                ..moved
+            };
+            assert_eq!(refused(rule), code, "{class} after {days}");
+        }
         let mut two = [rule(), rule()].map(|rule| LifecycleRule {
             id: Some("same".into()),
             expiration: days(1),

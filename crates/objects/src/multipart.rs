@@ -36,7 +36,7 @@ impl Store {
     ) -> S3Result<CreateMultipartUploadOutput> {
         let account = account(&request.extensions)?;
         checked_key(&request.input.key)?;
-        let access = self.acl_wish(&request.headers, &request.extensions, None)?;
+        let access = self.acl_wish(&request.headers, &request.extensions)?;
         let encryption = encryption::Wish::of(&request.headers)?;
         let always = self.encrypts();
         let mut about = described!(request.input).about()?;

@@ -2,14 +2,12 @@
 
 use crate::Store;
 use crate::access::account;
-use crate::authorize::OfForm;
 use crate::conditions::{self, Conditions};
 use crate::contents::{Reading, cut};
 use crate::crypt::Key;
 use crate::describe::{described, etag, headers, stamp, with_sums};
 use crate::encryption;
 use crate::error::custom;
-use crate::form::FormName;
 use crate::front::Besides;
 use crate::lifecycle;
 use crate::lock::{self, Wish};
@@ -212,17 +210,9 @@ impl Store {
         mut request: S3Request<PutObjectInput>,
     ) -> S3Result<PutObjectOutput> {
         let account = account(&request.extensions)?;
-        if let Some(form) = request.extensions.get::<FormName>() {
-            request.input.key = form.filled_in(&request.input.key);
-        }
-        if let Some(form) = request.extensions.get::<OfForm>() {
-            form.judge(&request.input)?;
-        }
         checked_key(&request.input.key)?;
         let said = Said::of(&request, request.input.body.as_ref())?;
-        let of_form = request.extensions.get::<OfForm>().is_some();
-        let canned = request.input.acl.as_ref().filter(|_| of_form);
-        let access = self.acl_wish(&request.headers, &request.extensions, canned)?;
+        let access = self.acl_wish(&request.headers, &request.extensions)?;
         let mut about = described!(request.input).about()?;
         let input = request.input;
         let wish = Wish::of(

@@ -52,19 +52,10 @@ pub fn of_object(bucket: &Bucket, about: &About) -> (String, Acl) {
 }
 
 impl Store {
-    /// What the headers of a request, or the fields of a form, say of the ACL of what it puts.
-    pub fn acl_wish(
-        &self,
-        headers: &http::HeaderMap,
-        extensions: &Extensions,
-        form: Option<&ObjectCannedACL>,
-    ) -> S3Result<Put> {
-        let wish = match form {
-            Some(canned) => Wish::canned(Some(canned.as_str())),
-            None => Wish::of(headers, |id| self.knows(id))?,
-        };
+    /// What the headers of a request say of the ACL of what it puts.
+    pub fn acl_wish(&self, headers: &http::HeaderMap, extensions: &Extensions) -> S3Result<Put> {
         Ok(Put {
-            wish,
+            wish: Wish::of(headers, |id| self.knows(id))?,
             caller: crate::access::caller(extensions),
         })
     }

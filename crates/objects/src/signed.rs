@@ -63,7 +63,7 @@ pub fn date_header(headers: &HeaderMap) -> Option<HeaderValue> {
     let date = text("date")?;
     let date = match basic_date(date) {
         Some(date) => date,
-        None => Timestamp::parse(TimestampFormat::HttpDate, date).ok()?,
+        None => http_date(date)?,
     };
     let mut spelt = Vec::new();
     date.format(TimestampFormat::DateTime, &mut spelt).ok()?;
@@ -245,13 +245,21 @@ pub fn check_date(headers: &HeaderMap, query: &str, now_ms: i64) -> S3Result<()>
     }
     let date = text("x-amz-date").or_else(|| text("date"));
     let date = date.ok_or_else(dateless)?;
-    // Old clients spell the zone as they like.
-    let date = date.replace("+0000", "GMT").replace("UTC", "GMT");
-    let said = Timestamp::parse(TimestampFormat::HttpDate, &date).map_err(|_| dateless())?;
+    let said = http_date(date).filter(|said| *said >= Timestamp::from(time(0)));
+    let said = said.ok_or_else(dateless)?;
     match said > off(-SKEW_MS) && said < off(SKEW_MS) {
         true => Ok(()),
         false => Err(skewed()),
     }
+}
+
+/// `Sun, 29 Nov 2026 08:00:00 GMT`; old clients spell the zone as they like.
+fn http_date(text: &str) -> Option<Timestamp> {
+    let zones = ["+0000", "-0000", "UTC"];
+    let spelt = zones
+        .iter()
+        .fold(text.to_owned(), |text, zone| text.replace(zone, "GMT"));
+    Timestamp::parse(TimestampFormat::HttpDate, &spelt).ok()
 }
 
 /// `20261129T080000Z`.

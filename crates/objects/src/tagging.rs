@@ -104,6 +104,13 @@ pub fn tags_of_header(text: Option<&str>) -> S3Result<BTreeMap<String, String>> 
     judged(tags, 10)
 }
 
+/// The other way round.
+pub fn encoded_tags(tags: &BTreeMap<String, String>) -> String {
+    let part = |text: &String| crate::listing::encoded(text).replace('/', "%2F");
+    let pair = |(name, value): (&String, &String)| format!("{}={}", part(name), part(value));
+    tags.iter().map(pair).collect::<Vec<_>>().join("&")
+}
+
 pub fn decoded(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();

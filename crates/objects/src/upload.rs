@@ -4,6 +4,7 @@
 use crate::contents::{BLOCK, Contents, INLINE, New, Slice, Writing};
 use crate::crypt::Lock;
 use crate::error::{custom, full, internal};
+use crate::form::Limits;
 use crate::sum::{Algorithm, Digester, Sum};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -31,6 +32,8 @@ pub struct Said {
     /// The checksum's algorithm, its value where a header has it; else a trailer brings it.
     sum: Option<(Algorithm, Option<String>)>,
     trailers: Option<s3s::TrailingHeaders>,
+    /// Of a form's file, whose length nobody says.
+    limits: Option<Limits>,
 }
 
 /// A body that is on the disk, and has no row yet.
@@ -59,6 +62,7 @@ impl Said {
             .and_then(|body| body.remaining_length().exact())
             .map(|len| len as u64);
         let said = text("x-amz-decoded-content-length").or_else(|| text("content-length"));
+        let limits = request.extensions.get::<Limits>().copied();
         let md5 = match headers.get("content-md5") {
             None => None,
             Some(_) => Some(
@@ -72,6 +76,7 @@ impl Said {
         };
         Ok(Self {
             len: len.or_else(|| said.and_then(|len| len.parse().ok())),
+            limits,
             md5,
             sum: said_sum(headers)?,
             trailers: request.trailing_headers.clone(),
@@ -82,6 +87,7 @@ impl Said {
     pub fn of_length(len: u64) -> Self {
         Self {
             len: Some(len),
+            limits: None,
             md5: None,
             sum: None,
             trailers: None,
@@ -93,6 +99,12 @@ impl Said {
     }
 
     fn verify(&self, size: u64, md5: &[u8], sum: &Sum) -> S3Result<()> {
+        if self.limits.is_some_and(|limits| size < limits.least) {
+            return Err(s3_error!(
+                EntityTooSmall,
+                "Your proposed upload is smaller than the minimum allowed size"
+            ));
+        }
         if self.len.is_some_and(|len| len != size) {
             return Err(s3_error!(
                 IncompleteBody,
@@ -200,15 +212,17 @@ pub async fn receive(
     algorithm: Algorithm,
     lock: &Lock,
 ) -> S3Result<Received> {
-    let len = said.len.ok_or_else(|| {
+    let most = said.limits.map(|limits| limits.most);
+    let len = said.len.or(most).ok_or_else(|| {
         s3_error!(
             MissingContentLength,
             "You must provide the Content-Length HTTP header."
         )
     })?;
-    if len > MOST {
+    if len > MOST && most.is_none() {
         return Err(too_large());
     }
+    let len = len.min(MOST);
     let _room = contents.room(len)?;
     let mut body = body;
     let mut pending = contents.buffers.take(BLOCK);
@@ -216,6 +230,9 @@ pub async fn receive(
     let mut size = 0;
     while let Some(mut piece) = next(&mut body).await? {
         size += piece.len() as u64;
+        if size > len && most.is_some() {
+            return Err(too_large());
+        }
         if size > len {
             return Err(s3_error!(
                 IncompleteBody,
@@ -291,6 +308,13 @@ fn broken(error: s3s::StdError) -> S3Error {
                 return s3_error!(
                     SignatureDoesNotMatch,
                     "The request signature we calculated does not match the signature you provided. Check your key and signing method."
+                );
+            }
+            if text.contains("Sha256Mismatch") {
+                return custom(
+                    "XAmzContentSHA256Mismatch",
+                    http::StatusCode::BAD_REQUEST,
+                    "The provided 'x-amz-content-sha256' header does not match what was computed.",
                 );
             }
             if ["FormatError", "TooLarge", "TooMany"]

@@ -670,6 +670,37 @@ def posting(bucket):
     policy = base64.b64decode(form["fields"]["policy"]).replace(b"1000", b"9999")
     status, _, text = post({**form["fields"], "policy": base64.b64encode(policy).decode()}, b"x")
     assert status == 403 and b"SignatureDoesNotMatch" in text, (status, text)
+    # Everything the policy doesn't name is refused, and so is a form that isn't one.
+    for fields, wanted, code in [({**form["fields"], "acl": "private"}, 403, b"Extra input fields: acl"),
+                                 ({**form["fields"], "x-ignore-this": "1"}, 201, b"<Key>"),
+                                 ({"policy": form["fields"]["policy"], "key": "k"}, 400, b"x-amz-algorithm"),
+                                 ({"Content-Type": "text/plain"}, 400, b"a field named"),
+                                 ({"key": "k" * 30000}, 400, b"MaxPostPreDataLengthExceeded"),
+                                 ({"key": "k"}, 403, b"AccessDenied")]:
+        status, _, text = post(fields, b"x")
+        assert status == wanted and code in text, (list(fields), status, text)
+    status, _, text = raw("POST", f"/{bucket}", b"key=k", {"Content-Type": "text/plain"})
+    assert status == 412, (status, text)
+    # Tags, metadata and where the browser goes then; the file streams, so it may be large.
+    tags = "<Tagging><TagSet><Tag><Key>a</Key><Value>1</Value></Tag></TagSet></Tagging>"
+    named = {"tagging": tags, "x-amz-meta-from": "a form", "success_action_redirect": ENDPOINT + "/then?x=1"}
+    form = S3.generate_presigned_post(bucket, "big", Fields=named, ExpiresIn=60,
+                                      Conditions=[{name: value} for name, value in named.items()])
+    large = os.urandom(70 * MIB)
+
+    class Stay(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_):
+            return None
+
+    urllib.request.install_opener(urllib.request.build_opener(Stay))
+    status, headers, text = post(form["fields"], large)
+    urllib.request.install_opener(None)
+    tag = hashlib.md5(large).hexdigest()
+    assert status == 303, (status, text)
+    assert headers["Location"] == f"{ENDPOINT}/then?x=1&bucket={bucket}&key=big&etag=%22{tag}%22", headers["Location"]
+    assert body(Bucket=bucket, Key="big") == large
+    assert S3.head_object(Bucket=bucket, Key="big")["Metadata"] == {"from": "a form"}
+    assert S3.get_object_tagging(Bucket=bucket, Key="big")["TagSet"] == [{"Key": "a", "Value": "1"}]
 
 
 def strangers(bucket):

@@ -18,7 +18,6 @@ pub fn action(operation: &str, of_version: bool) -> String {
             versioned("GetObject", "GetObjectVersion")
         }
         "PutObject"
-        | "PostObject"
         | "CopyObject"
         | "CreateMultipartUpload"
         | "UploadPart"
