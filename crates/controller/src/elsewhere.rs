@@ -26,25 +26,6 @@ pub fn refuse(destination: &Destination, parts: &Parts, request_id: &str) -> Res
     }
 }
 
-/// Eucalyptus' path of S3, below which signatures are of another path than the bucket's.
-pub fn walrus(path: &str) -> Response {
-    let body = xml(&[
-        ("<Error><Code>NotImplemented</Code><Message>", ""),
-        (
-            "",
-            "S3 is served at / and not at this path: give your tool the endpoint as `boira env` prints it.",
-        ),
-        ("</Message><Resource>", path),
-        ("</Resource></Error>", ""),
-    ]);
-    (
-        StatusCode::NOT_IMPLEMENTED,
-        [("content-type", "application/xml")],
-        body,
-    )
-        .into_response()
-}
-
 fn unserved(service: &str, headers: &HeaderMap, request_id: &str) -> Response {
     let service: String = service.chars().take(100).collect();
     let message = format!("The service {service} is not served by this cloud.");

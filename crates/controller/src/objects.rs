@@ -2,11 +2,10 @@
 
 use crate::admin::{self, Caller, Problem, Reply};
 use crate::controller::Controller;
-use crate::{elsewhere, listen};
+use crate::listen;
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
-use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Extension, Json};
 use boira_model::Wall;
@@ -70,12 +69,6 @@ fn front(controller: &Controller) -> &Front {
 /// Answers a request of S3.
 pub async fn serve(controller: &Controller, mut request: Request) -> Response {
     let front = front(controller);
-    if request.uri().path().starts_with("/services/") {
-        return elsewhere::walrus(request.uri().path());
-    }
-    if let Some(uri) = with_slash(request.uri(), request.headers()) {
-        *request.uri_mut() = uri;
-    }
     if let Some(client) = request.extensions().get::<listen::Client>().copied() {
         request.extensions_mut().insert(boira_objects::Client {
             address: client.address,
@@ -85,28 +78,6 @@ pub async fn serve(controller: &Controller, mut request: Request) -> Response {
     let request_id = format!("{:016X}", rand::random::<u64>());
     let request = request.map(s3s::Body::http_body_unsync);
     front.call(request, &request_id).await.map(Body::new)
-}
-
-/// Version 2 signs a bucket's path with a slash, whether it is sent with one or not (AWS, "Signing and
-/// authenticating REST requests").
-fn with_slash(uri: &Uri, headers: &HeaderMap) -> Option<Uri> {
-    let header = headers.get(header::AUTHORIZATION);
-    let header = header.is_some_and(|value| value.as_bytes().starts_with(b"AWS "));
-    let query = uri.query().unwrap_or_default();
-    let presigned = query
-        .split('&')
-        .any(|pair| pair.starts_with("AWSAccessKeyId="));
-    let bucket = uri.path().len() > 1 && !uri.path()[1..].contains('/');
-    if !bucket || !(header || presigned) {
-        return None;
-    }
-    let path = match uri.query() {
-        Some(query) => format!("{}/?{query}", uri.path()),
-        None => format!("{}/", uri.path()),
-    };
-    let mut parts = uri.clone().into_parts();
-    parts.path_and_query = Some(path.parse::<PathAndQuery>().ok()?);
-    Uri::from_parts(parts).ok()
 }
 
 fn unreadable(error: impl std::fmt::Display) -> Problem {
@@ -197,33 +168,4 @@ pub async fn check(State(controller): State<Arc<Controller>>, Query(from): Query
         "total_bytes": checked.total_bytes,
         "damaged": damaged.collect::<Vec<_>>(),
     })))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn buckets_of_version_2_end_with_a_slash() {
-        let signed = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::AUTHORIZATION, value.parse().expect("a header"));
-            headers
-        };
-        let rewritten = |uri: &str, headers: &HeaderMap| {
-            with_slash(&uri.parse().expect("a URI"), headers).map(|uri| uri.to_string())
-        };
-        let v2 = signed("AWS AK:signature");
-        assert_eq!(rewritten("/b?acl", &v2).as_deref(), Some("/b/?acl"));
-        assert_eq!(rewritten("/b", &v2).as_deref(), Some("/b/"));
-        for uri in ["/", "/b/", "/b/k"] {
-            assert_eq!(rewritten(uri, &v2), None);
-        }
-        let query = "/b?AWSAccessKeyId=AK&Expires=1&Signature=x";
-        assert!(rewritten(query, &HeaderMap::new()).is_some());
-        assert_eq!(
-            rewritten("/b", &signed("AWS4-HMAC-SHA256 Credential=x")),
-            None
-        );
-    }
 }

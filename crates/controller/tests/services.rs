@@ -108,7 +108,7 @@ async fn a_request_is_answered_by_the_service_that_it_is_for() {
             "GET /services/Walrus/bucket",
             String::new(),
             "",
-            [" 501 ", "as `boira env` prints it"],
+            [" 404 ", "<Code>NoSuchBucket</Code>"],
         ),
         (
             "POST /bucket/key?uploads",

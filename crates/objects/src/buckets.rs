@@ -9,6 +9,7 @@ use crate::error::{custom, internal};
 use crate::multipart;
 use crate::rows::{self, Bucket as Row, Config, Ownership, Upload, Versioning, json};
 use crate::tagging::{judged_set, tag_set};
+use crate::walrus::Below;
 use http::StatusCode;
 use rusqlite::params;
 use s3s::dto::*;
@@ -49,7 +50,7 @@ impl Store {
                 "There are no directory buckets here."
             ));
         }
-        let acls = self.cloud.acls(false);
+        let acls = self.cloud.acls(request.extensions.get::<Below>().is_some());
         let mut config = Config {
             ownership: match &input.object_ownership {
                 Some(said) => Ownership::named(said.as_str()).ok_or_else(invalid_ownership)?,

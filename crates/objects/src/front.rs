@@ -9,6 +9,7 @@ use crate::form;
 use crate::s3::Api;
 use crate::signed;
 use crate::tagging::decoded;
+use crate::walrus;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -64,6 +65,14 @@ impl Front {
 
     /// Answers a request; `request_id` is 16 characters or more, for logs and support.
     pub async fn call(&self, request: Request<Body>, request_id: &str) -> Response<Body> {
+        let path = request.uri().path().to_owned();
+        let request = match walrus::stripped(&*self.store.cloud, request) {
+            Ok(request) => slashed(request),
+            Err(refused) => {
+                let response = refused.to_http_response().unwrap_or_default();
+                return completed(response, &path, request_id, false).await;
+            }
+        };
         let origin = self.across_origins(&request).await;
         let preflight = request.method() == Method::OPTIONS;
         let resource = request.uri().path().to_owned();
@@ -230,6 +239,13 @@ async fn preflighted(
     };
     let response = refused.to_http_response().unwrap_or_default();
     completed(response, resource, request_id, false).await
+}
+
+fn slashed(mut request: Request<Body>) -> Request<Body> {
+    if let Some(uri) = signed::with_slash(request.uri(), request.headers()) {
+        *request.uri_mut() = uri;
+    }
+    request
 }
 
 fn asks_for(uri: &Uri, what: &str) -> bool {

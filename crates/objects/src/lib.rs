@@ -7,7 +7,7 @@
 //! ```
 //!
 //! `s3` names the operations; `objects`, `copying`, `deleting`, `tagging`, `multipart`, `listing`,
-//! `buckets`, `ownership`, `lock`, `encryption`, `lifecycle` and `cors` are what they do; `signed`, `access` and `authorize` let them in;
+//! `buckets`, `ownership`, `lock`, `encryption`, `lifecycle` and `cors` are what they do; `walrus`, `signed`, `access` and `authorize` let them in;
 //! `acl`, `policy`, `conditions`, `list` and `sum` decide without a store; `contents`, `crypt` and `db`
 //! are the disk.
 
@@ -45,6 +45,7 @@ mod signed;
 mod sum;
 mod tagging;
 mod upload;
+mod walrus;
 
 #[cfg(test)]
 mod power_cut;

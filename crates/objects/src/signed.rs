@@ -2,7 +2,8 @@
 //! date, its scope, and whether everything is signed that has to be.
 
 use crate::conditions::time;
-use http::{HeaderMap, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Uri, header};
 use s3s::dto::{Timestamp, TimestampFormat};
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 
@@ -25,7 +26,7 @@ pub fn check_form(headers: &HeaderMap, query: &str) -> S3Result<()> {
             "X-Amz-Expires must be non-negative"
         ));
     }
-    let Some(value) = headers.get(http::header::AUTHORIZATION) else {
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
         return Ok(());
     };
     let value = value.to_str().unwrap_or_default();
@@ -137,7 +138,7 @@ const UNSIGNED_BY_V2: [&str; 8] = [
 /// request": `host` and every `x-amz-*`). Or who is given a presigned URL could ask for more.
 pub fn unsigned_header(headers: &HeaderMap, query: &str) -> Option<String> {
     let in_header = headers
-        .get(http::header::AUTHORIZATION)
+        .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .filter(|value| value.starts_with("AWS4-"))
         .and_then(|value| value.split_once("SignedHeaders="))
@@ -158,7 +159,7 @@ pub fn unsigned_header(headers: &HeaderMap, query: &str) -> Option<String> {
 /// The region and the service of a version 4 signature, which s3s takes as they are.
 pub fn check_scope(headers: &HeaderMap, query: &str, region: &str) -> S3Result<()> {
     let header = headers
-        .get(http::header::AUTHORIZATION)
+        .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.split_once("Credential="))
         .map(|(_, rest)| rest.split([',', ' ']).next().unwrap_or_default().to_owned());
@@ -279,6 +280,28 @@ fn basic_date(text: &str) -> Option<Timestamp> {
     Timestamp::parse(TimestampFormat::DateTime, &spelt).ok()
 }
 
+/// Version 2 signs a bucket's path with a slash, whether it is sent with one or not (AWS, "Signing and
+/// authenticating REST requests").
+pub fn with_slash(uri: &Uri, headers: &HeaderMap) -> Option<Uri> {
+    let header = headers.get(header::AUTHORIZATION);
+    let header = header.is_some_and(|value| value.as_bytes().starts_with(b"AWS "));
+    let query = uri.query().unwrap_or_default();
+    let presigned = query
+        .split('&')
+        .any(|pair| pair.starts_with("AWSAccessKeyId="));
+    let bucket = uri.path().len() > 1 && !uri.path()[1..].contains('/');
+    if !bucket || !(header || presigned) {
+        return None;
+    }
+    let path = match uri.query() {
+        Some(query) => format!("{}/?{query}", uri.path()),
+        None => format!("{}/", uri.path()),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(path.parse::<PathAndQuery>().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -391,5 +414,29 @@ mod tests {
         assert_eq!(date_header(&dated).unwrap(), "20261129T081000Z");
         let negative = code(&HeaderMap::new(), "X-Amz-Expires=-7");
         assert_eq!(negative, Err("AuthorizationQueryParametersError".into()));
+    }
+
+    #[test]
+    fn buckets_of_version_2_end_with_a_slash() {
+        let signed = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, value.parse().expect("a header"));
+            headers
+        };
+        let rewritten = |uri: &str, headers: &HeaderMap| {
+            with_slash(&uri.parse().expect("a URI"), headers).map(|uri| uri.to_string())
+        };
+        let v2 = signed("AWS AK:signature");
+        assert_eq!(rewritten("/b?acl", &v2).as_deref(), Some("/b/?acl"));
+        assert_eq!(rewritten("/b", &v2).as_deref(), Some("/b/"));
+        for uri in ["/", "/b/", "/b/k"] {
+            assert_eq!(rewritten(uri, &v2), None);
+        }
+        let query = "/b?AWSAccessKeyId=AK&Expires=1&Signature=x";
+        assert!(rewritten(query, &HeaderMap::new()).is_some());
+        assert_eq!(
+            rewritten("/b", &signed("AWS4-HMAC-SHA256 Credential=x")),
+            None
+        );
     }
 }

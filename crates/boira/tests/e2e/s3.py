@@ -1167,6 +1167,36 @@ def malformed(_):
     assert said(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").startswith(b"HTTP/1.1 405")
 
 
+def walrus(bucket):
+    """Eucalyptus' path: the same store, signed with that path; buckets made there have ACLs."""
+    below = ENDPOINT + "/services/Walrus"
+    for version in ["s3v4", "s3"]:
+        old = boto3.client("s3", endpoint_url=below, config=botocore.config.Config(signature_version=version))
+        name = f"{bucket}-{version}"
+        old.create_bucket(Bucket=name)
+        assert name in [one["Name"] for one in old.list_buckets()["Buckets"]]
+        rules = S3.get_bucket_ownership_controls(Bucket=name)["OwnershipControls"]["Rules"]
+        assert rules == [{"ObjectOwnership": "ObjectWriter"}], rules
+        old.put_object(Bucket=name, Key="a b/ü+", Body=b"as ever", ACL="public-read", Metadata={"x": "1"})
+        assert body(Bucket=name, Key="a b/ü+") == b"as ever"
+        assert raw("GET", f"{below}/{name}/a%20b/%C3%BC%2B")[2] == b"as ever"
+        assert raw("GET", f"{below}/{name}")[0] == 403
+        assert [one["Key"] for one in old.list_objects(Bucket=name, Prefix="a b/")["Contents"]] == ["a b/ü+"]
+        url = old.generate_presigned_url("get_object", Params={"Bucket": name, "Key": "a b/ü+"}, ExpiresIn=60)
+        assert raw("GET", url)[2] == b"as ever"
+        assert raw("GET", url.replace("as%20ever", "x").replace("Expires=", "Expires=1"))[0] in [400, 403]
+        upload = old.create_multipart_upload(Bucket=name, Key="m")["UploadId"]
+        tag = old.upload_part(Bucket=name, Key="m", UploadId=upload, PartNumber=1, Body=b"m")["ETag"]
+        old.complete_multipart_upload(Bucket=name, Key="m", UploadId=upload,
+                                      MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": tag}]})
+        with refused("SignatureDoesNotMatch", 403):
+            boto3.client("s3", endpoint_url=below, aws_secret_access_key="wrong",
+                         aws_access_key_id=os.environ["AWS_ACCESS_KEY_ID"],
+                         config=botocore.config.Config(signature_version=version)).list_buckets()
+        old.delete_objects(Bucket=name, Delete={"Objects": [{"Key": "a b/ü+"}, {"Key": "m"}]})
+        old.delete_bucket(Bucket=name)
+
+
 def hosts(bucket):
     """Buckets as names of hosts, below the domain of the setting s3_domain."""
     domain = os.environ.get("S3_DOMAIN")
@@ -1200,7 +1230,7 @@ def empty_and_delete(bucket):
 CHAPTERS = [buckets, plain_answers, objects, ranges, conditions, listing, copying, checksums, multipart,
             transfers, versions, deleting, tagging, presigned, posting, strangers, acls, encryption, locks,
             origins, lifecycle, policies,
-            refused_bodies, malformed, hosts]
+            refused_bodies, malformed, walrus, hosts]
 
 failed = []
 for chapter in CHAPTERS:

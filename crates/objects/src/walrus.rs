@@ -1,0 +1,360 @@
+//! `/services/Walrus`: the path below which Eucalyptus had S3, and below which its users' tools still
+//! look for it.
+//!
+//! Tools sign the path that they send, or the one without the prefix. s3s verifies and routes by one path,
+//! so a signature over the whole path is verified here, and replaced by one over the rest.
+
+use crate::access::{Cloud, unavailable};
+use crate::listing::encoded;
+use crate::tagging::decoded;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::AUTHORIZATION;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Request, Uri};
+use ring::hmac;
+use s3s::{Body, S3Result, s3_error};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+const PREFIX: &str = "/services/Walrus";
+
+/// A request that came below that path.
+#[derive(Clone, Copy)]
+pub struct Below;
+
+/// Parts of a query that version 2 signs (AWS, "Signing and authenticating REST requests").
+const SUBRESOURCES: [&str; 26] = [
+    "acl",
+    "cors",
+    "delete",
+    "lifecycle",
+    "location",
+    "logging",
+    "notification",
+    "object-lock",
+    "partNumber",
+    "policy",
+    "replication",
+    "requestPayment",
+    "response-cache-control",
+    "response-content-disposition",
+    "response-content-encoding",
+    "response-content-language",
+    "response-content-type",
+    "response-expires",
+    "tagging",
+    "torrent",
+    "uploadId",
+    "uploads",
+    "versionId",
+    "versioning",
+    "versions",
+    "website",
+];
+
+/// The request without the prefix, signed for the rest of its path. Others are what they were.
+pub fn stripped(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Request<Body>> {
+    let path = request.uri().path();
+    let Some(rest) = path.strip_prefix(PREFIX) else {
+        return Ok(request);
+    };
+    if !(rest.is_empty() || rest.starts_with('/')) {
+        return Ok(request);
+    }
+    let rest = if rest.is_empty() { "/" } else { rest }.to_owned();
+    // Version 2 signs a bucket's path with a slash at its end, also where it is sent without.
+    let spelt = |secret: &str, signed: &Signed| {
+        let with_slash = format!("{path}/");
+        [path, &with_slash]
+            .iter()
+            .any(|path| signed.over(&request, path, secret) == signed.signature)
+    };
+    let mut rest = rest;
+    let signed = Signed::of(&request);
+    let mut query = request.uri().query().map(ToOwned::to_owned);
+    if let Some(signed) = signed
+        && let Some((_, secret)) = cloud.find(&signed.access_key)
+        && spelt(&secret, &signed)
+    {
+        if signed.chunks {
+            return Err(unavailable(
+                "Chunks with signatures of their own can't be verified below /services/Walrus: use the endpoint without that path",
+            ));
+        }
+        if matches!(signed.kind, Kind::V2) && !rest[1..].contains('/') && rest.len() > 1 {
+            rest.push('/');
+        }
+        let again = signed.over(&request, &rest, &secret);
+        if signed.in_query {
+            let (old, new) = (escaped(&signed.signature), escaped(&again));
+            query = query.map(|query| query.replace(&old, &new));
+        } else {
+            let header = request.headers().get(AUTHORIZATION);
+            let header = header.and_then(|it| it.to_str().ok()).unwrap_or_default();
+            let header = header.replace(&signed.signature, &again);
+            let header = HeaderValue::from_str(&header).map_err(|_| crate::access::denied())?;
+            request.headers_mut().insert(AUTHORIZATION, header);
+        }
+    }
+    let whole = match query {
+        Some(query) => format!("{rest}?{query}"),
+        None => rest,
+    };
+    let wrong = || s3_error!(InvalidURI, "Couldn't parse the specified URI.");
+    let mut parts = request.uri().clone().into_parts();
+    parts.path_and_query = Some(whole.parse::<PathAndQuery>().map_err(|_| wrong())?);
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| wrong())?;
+    request.extensions_mut().insert(Below);
+    Ok(request)
+}
+
+fn escaped(text: &str) -> String {
+    encoded(text).replace('/', "%2F")
+}
+
+/// A signature as a request has it.
+struct Signed {
+    access_key: String,
+    signature: String,
+    in_query: bool,
+    /// Whether the body's chunks are signed, too, each after the one before.
+    chunks: bool,
+    kind: Kind,
+}
+
+enum Kind {
+    V2,
+    V4 {
+        /// `20261129/us-east-1/s3/aws4_request`
+        scope: String,
+        headers: Vec<String>,
+        date: String,
+    },
+}
+
+fn pairs(request: &Request<Body>) -> BTreeMap<String, String> {
+    let query = request.uri().query().unwrap_or_default();
+    let pair = |pair: &str| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        // Only here is a plus sign no space.
+        let plain = |text: &str| decoded(&text.replace('+', "%2B"));
+        Some((plain(name)?, plain(value)?))
+    };
+    query
+        .split('&')
+        .filter(|it| !it.is_empty())
+        .filter_map(pair)
+        .collect()
+}
+
+impl Signed {
+    fn of(request: &Request<Body>) -> Option<Self> {
+        let headers = request.headers();
+        let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.to_owned());
+        let query = pairs(request);
+        let asked = |name: &str| query.get(name).cloned();
+        let chunks =
+            text("x-amz-content-sha256").is_some_and(|hash| hash.starts_with("STREAMING-AWS4-"));
+        let v4 = |credential: &str, signed: &str, signature, date, in_query| {
+            let (access_key, scope) = credential.split_once('/')?;
+            Some(Self {
+                access_key: access_key.to_owned(),
+                signature,
+                in_query,
+                chunks,
+                kind: Kind::V4 {
+                    scope: scope.to_owned(),
+                    headers: signed.split(';').map(ToOwned::to_owned).collect(),
+                    date,
+                },
+            })
+        };
+        let v2 = |access_key, signature, in_query| Self {
+            access_key,
+            signature,
+            in_query,
+            chunks: false,
+            kind: Kind::V2,
+        };
+        match text("authorization") {
+            Some(header) if header.starts_with("AWS4-") => {
+                let part = |name: &str| {
+                    let (_, rest) = header.split_once(name)?;
+                    rest.split([',', ' ']).next().map(ToOwned::to_owned)
+                };
+                v4(
+                    &part("Credential=")?,
+                    &part("SignedHeaders=")?,
+                    part("Signature=")?,
+                    text("x-amz-date")?,
+                    false,
+                )
+            }
+            Some(header) => {
+                let (access_key, signature) = header.strip_prefix("AWS ")?.split_once(':')?;
+                Some(v2(access_key.to_owned(), signature.to_owned(), false))
+            }
+            None if query.contains_key("X-Amz-Signature") => v4(
+                &asked("X-Amz-Credential")?,
+                &asked("X-Amz-SignedHeaders")?,
+                asked("X-Amz-Signature")?,
+                asked("X-Amz-Date")?,
+                true,
+            ),
+            None => Some(v2(asked("AWSAccessKeyId")?, asked("Signature")?, true)),
+        }
+    }
+
+    /// The signature of the request as if it had that path.
+    fn over(&self, request: &Request<Body>, path: &str, secret: &str) -> String {
+        match &self.kind {
+            Kind::V2 => {
+                let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret.as_bytes());
+                STANDARD.encode(hmac::sign(&key, self.text_v2(request, path).as_bytes()))
+            }
+            Kind::V4 {
+                scope,
+                headers,
+                date,
+            } => {
+                let canonical = self.canonical_v4(request, path, headers);
+                let digest = hex::encode(Sha256::digest(canonical));
+                let text = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{digest}");
+                let sign = |key: &[u8], data: &str| {
+                    let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+                    hmac::sign(&key, data.as_bytes()).as_ref().to_vec()
+                };
+                let first = format!("AWS4{secret}").into_bytes();
+                let key = scope.split('/').fold(first, |key, part| sign(&key, part));
+                hex::encode(sign(&key, &text))
+            }
+        }
+    }
+
+    fn text_v2(&self, request: &Request<Body>, path: &str) -> String {
+        let (headers, query) = (request.headers(), pairs(request));
+        let date = match (self.in_query, headers.contains_key("x-amz-date")) {
+            (true, _) => query.get("Expires").cloned().unwrap_or_default(),
+            (false, true) => String::new(),
+            (false, false) => joined(headers, "date"),
+        };
+        let mut text = format!(
+            "{}\n{}\n{}\n{date}\n",
+            request.method(),
+            joined(headers, "content-md5"),
+            joined(headers, "content-type")
+        );
+        let mut names: Vec<&str> = headers.keys().map(http::HeaderName::as_str).collect();
+        names.sort_unstable();
+        for name in names.into_iter().filter(|name| name.starts_with("x-amz-")) {
+            text.push_str(&format!("{name}:{}\n", joined(headers, name)));
+        }
+        text.push_str(path);
+        let signed = |name: &String| SUBRESOURCES.contains(&name.as_str());
+        let mut joint = '?';
+        for (name, value) in query.iter().filter(|(name, _)| signed(name)) {
+            text.push(joint);
+            text.push_str(name);
+            if !value.is_empty() {
+                text.push_str(&format!("={value}"));
+            }
+            joint = '&';
+        }
+        text
+    }
+
+    fn canonical_v4(&self, request: &Request<Body>, path: &str, signed: &[String]) -> String {
+        let plain = decoded(&path.replace('+', "%2B")).unwrap_or_default();
+        let mut query: Vec<String> = pairs(request)
+            .iter()
+            .filter(|(name, _)| *name != "X-Amz-Signature")
+            .map(|(name, value)| format!("{}={}", escaped(name), escaped(value)))
+            .collect();
+        query.sort_unstable();
+        let headers: String = signed
+            .iter()
+            .map(|name| format!("{name}:{}\n", joined(request.headers(), name)))
+            .collect();
+        let hash = match self.in_query {
+            true => "UNSIGNED-PAYLOAD".to_owned(),
+            false => joined(request.headers(), "x-amz-content-sha256"),
+        };
+        format!(
+            "{}\n{}\n{}\n{headers}\n{}\n{hash}",
+            request.method(),
+            encoded(&plain),
+            query.join("&"),
+            signed.join(";")
+        )
+    }
+}
+
+/// A header's values as they are signed.
+fn joined(headers: &HeaderMap, name: &str) -> String {
+    let values = headers.get_all(name).iter();
+    let values = values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let trimmed = values.map(|value| value.split_whitespace().collect::<Vec<_>>().join(" "));
+    trimmed.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(uri: &str, headers: &[(&'static str, &str)]) -> Request<Body> {
+        let mut request = Request::builder().uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(Body::empty()).unwrap()
+    }
+
+    /// AWS, "Examples: Signature Calculations in AWS Signature Version 4", "GET Object".
+    #[test]
+    fn version_4_is_as_in_aws_example() {
+        let authorization = "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request,\
+             SignedHeaders=host;range;x-amz-content-sha256;x-amz-date,\
+             Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41";
+        let request = request(
+            "/test.txt",
+            &[
+                ("host", "examplebucket.s3.amazonaws.com"),
+                ("range", "bytes=0-9"),
+                (
+                    "x-amz-content-sha256",
+                    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+                ),
+                ("x-amz-date", "20130524T000000Z"),
+                ("authorization", authorization),
+            ],
+        );
+        let signed = Signed::of(&request).unwrap();
+        assert_eq!(signed.access_key, "AKIAIOSFODNN7EXAMPLE");
+        let secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+        assert_eq!(signed.over(&request, "/test.txt", secret), signed.signature);
+        assert_ne!(
+            signed.over(&request, "/other.txt", secret),
+            signed.signature
+        );
+    }
+
+    /// AWS, "Signing and authenticating REST requests", "Object GET".
+    #[test]
+    fn version_2_is_as_in_aws_example() {
+        let request = request(
+            "/photos/puppy.jpg",
+            &[
+                ("date", "Tue, 27 Mar 2007 19:36:42 +0000"),
+                (
+                    "authorization",
+                    "AWS AKIAIOSFODNN7EXAMPLE:bWq2s1WEIj+Ydj0vQ697zp+IXMU=",
+                ),
+            ],
+        );
+        let signed = Signed::of(&request).unwrap();
+        let secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+        let path = "/johnsmith/photos/puppy.jpg";
+        assert_eq!(signed.over(&request, path, secret), signed.signature);
+    }
+}
