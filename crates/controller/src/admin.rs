@@ -50,7 +50,10 @@ pub fn router(controller: Arc<Controller>) -> Router<Arc<Controller>> {
         .route("/accounts/{name}/keys", post(rotate_keys))
         .route("/zones", get(zones::list).post(zones::create))
         .route("/zones/{name}", patch(zones::change).delete(zones::delete))
+        .route("/buckets/{name}/quota", put(objects::bound_bucket))
+        .route("/accounts/{name}/quota", put(objects::bound_account))
         .route("/objects/check", post(objects::check))
+        .route("/metrics", get(objects::metrics))
         .route("/capacity", get(zones::capacity))
         .route("/explain", get(zones::explain))
         .route("/images", post(register_image))
@@ -134,6 +137,10 @@ async fn authenticate(
     next: Next,
 ) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
+    if let Some(caller) = scraper(&controller, &parts) {
+        parts.extensions.insert(caller);
+        return Ok(next.run(Request::from_parts(parts, body)).await);
+    }
     let refused = |error: boira_api::ApiError| {
         let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::FORBIDDEN);
         Problem(status, error.message)
@@ -172,6 +179,35 @@ async fn authenticate(
         .is_some_and(|account| account.admin);
     parts.extensions.insert(Caller { account, admin });
     Ok(next.run(Request::from_parts(parts, body)).await)
+}
+
+/// Who brings the token of the home's file `metrics.token`: it is good for the metrics only.
+fn scraper(controller: &Controller, parts: &axum::http::request::Parts) -> Option<Caller> {
+    let header = parts.headers.get("authorization")?.to_str().ok()?;
+    let token = header.strip_prefix("Bearer ")?;
+    let asks = parts.method == "GET" && parts.uri.path() == "/metrics";
+    let is_it = Sha256::digest(token) == Sha256::digest(&controller.metrics_token);
+    let snapshot = controller.cluster.snapshot();
+    let account = snapshot
+        .state
+        .accounts
+        .values()
+        .find(|account| account.admin)?;
+    (asks && is_it).then(|| Caller {
+        account: account.id.clone(),
+        admin: true,
+    })
+}
+
+/// An account's id, by its name, id or small number.
+pub fn account_named(controller: &Controller, name: &str) -> Result<String, Problem> {
+    let snapshot = controller.cluster.snapshot();
+    let is_it = |account: &&Arc<Account>| {
+        account.name == name || account.id.to_string() == name || account.number.to_string() == name
+    };
+    let found = snapshot.state.accounts.values().find(is_it);
+    let found = found.map(|account| account.id.to_string());
+    found.ok_or_else(|| missing(format!("an account {name}")))
 }
 
 fn declared_hash(path: &str) -> Result<[u8; 32], Problem> {
@@ -467,34 +503,32 @@ async fn remove_account(
     Ok(Json(json!({ "account": account })))
 }
 
-async fn accounts(State(controller): State<Arc<Controller>>) -> Json<Value> {
+async fn accounts(State(controller): State<Arc<Controller>>) -> Reply {
     let snapshot = controller.cluster.snapshot();
     let state = &snapshot.state;
-    let rows: Vec<Value> = state
-        .accounts
-        .values()
-        .map(|account| {
-            let keys: Vec<&str> = state
-                .access_keys
-                .values()
-                .filter(|key| key.owner == account.id)
-                .map(|key| key.id.as_str())
-                .collect();
-            let alive = state
-                .instances_of(&account.id)
-                .filter(|row| row.state() != StateName::Terminated)
-                .count();
-            json!({
-                "id": account.id,
-                "number": account.number,
-                "name": account.name,
-                "admin": account.admin,
-                "access_keys": keys,
-                "instances": alive,
-            })
-        })
-        .collect();
-    Json(json!({ "accounts": rows }))
+    let mut rows = Vec::new();
+    for account in state.accounts.values() {
+        let keys: Vec<&str> = state
+            .access_keys
+            .values()
+            .filter(|key| key.owner == account.id)
+            .map(|key| key.id.as_str())
+            .collect();
+        let alive = state
+            .instances_of(&account.id)
+            .filter(|row| row.state() != StateName::Terminated)
+            .count();
+        rows.push(json!({
+            "id": account.id,
+            "number": account.number,
+            "name": account.name,
+            "admin": account.admin,
+            "access_keys": keys,
+            "instances": alive,
+            "quota": objects::quota_of(&controller, &account.id.to_string()).await?,
+        }));
+    }
+    Ok(Json(json!({ "accounts": rows })))
 }
 
 /// An image whose blobs were put before.

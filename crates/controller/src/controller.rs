@@ -1,6 +1,6 @@
 //! A running controller: opens the home, starts the writer, the listeners and the clockwork.
 
-use crate::config::Files;
+use crate::config::{Files, write_atomically};
 use crate::ec2::Facts;
 use crate::identity::Signer;
 use crate::links::Links;
@@ -17,7 +17,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -47,6 +47,8 @@ pub struct Controller {
     /// What is wrong with the files as they were last read; held while they are read or written.
     pub problems: tokio::sync::Mutex<Vec<String>>,
     pub pki: Pki,
+    /// What Prometheus shows for the metrics.
+    pub metrics_token: String,
     pub switching_off: SwitchingOff,
     /// The object store; it needs the settings, which are read after the home is opened.
     pub objects: OnceLock<boira_objects::Front>,
@@ -193,6 +195,7 @@ fn open_home(options: Options) -> Result<Controller> {
             // Nothing is evicted from the only copy; `collect` removes what no row names.
             Blobs::open(home.join("blobs"), u64::MAX).context("open the image store")?,
         ),
+        metrics_token: metrics_token(home).context("read or make metrics.token")?,
         history: History::new(&store_path),
         cluster,
         links,
@@ -205,6 +208,22 @@ fn open_home(options: Options) -> Result<Controller> {
         options,
         ready: OnceLock::new(),
     })
+}
+
+/// The token of the home, which Prometheus is given; made at the first start.
+fn metrics_token(home: &Path) -> Result<String> {
+    let path = home.join("metrics.token");
+    if !path.exists() {
+        let token = hex::encode(rand::random::<[u8; 32]>());
+        write_atomically(&path, token.as_bytes(), 0o600)?;
+    }
+    let token = std::fs::read_to_string(&path)?.trim().to_owned();
+    ensure!(
+        token.len() >= 32,
+        "{} has less than 32 letters",
+        path.display()
+    );
+    Ok(token)
 }
 
 fn open_objects(controller: &Controller) -> Result<()> {

@@ -4,12 +4,12 @@ use crate::admin::{self, Caller, Problem, Reply};
 use crate::controller::Controller;
 use crate::listen;
 use axum::body::Body;
-use axum::extract::{Query, Request, State};
-use axum::http::StatusCode;
+use axum::extract::{Path as PathOf, Query, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::{Extension, Json};
 use boira_model::Wall;
-use boira_objects::{Cloud, Front, OpenError, Settings, Store};
+use boira_objects::{Cloud, Front, OpenError, Quota, Rules, Settings, Store};
 use boira_store::Cluster;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -35,21 +35,16 @@ impl Cloud for ThisCloud {
         accounts.find_map(|account| Some(account.id.to_string()).filter(named))
     }
 
-    fn acls(&self, walrus: bool) -> bool {
+    fn rules(&self) -> Rules {
         let snapshot = self.0.snapshot();
         let settings = &snapshot.state.settings;
-        match walrus {
-            true => settings.s3_walrus_acls,
-            false => settings.s3_acls,
+        Rules {
+            domain: settings.s3_domain.clone(),
+            acls: settings.s3_acls,
+            walrus_acls: settings.s3_walrus_acls,
+            encryption: settings.s3_encryption,
+            requests_per_second: settings.s3_requests_per_second,
         }
-    }
-
-    fn encrypts(&self) -> bool {
-        self.0.snapshot().state.settings.s3_encryption
-    }
-
-    fn domain(&self) -> Option<String> {
-        self.0.snapshot().state.settings.s3_domain.clone()
     }
 }
 
@@ -133,15 +128,64 @@ pub async fn list(
                 "account": bucket.owner,
                 "created": admin::time(Wall(bucket.created_ms)),
                 "versioning": bucket.versioning,
-                "objects": bucket.objects,
-                "bytes": bucket.bytes,
-                "older_versions": bucket.older,
-                "older_bytes": bucket.older_bytes,
-                "upload_bytes": bucket.upload_bytes,
+                "objects": bucket.held.objects,
+                "bytes": bucket.held.bytes,
+                "older_versions": bucket.held.older,
+                "older_bytes": bucket.held.older_bytes,
+                "upload_bytes": bucket.held.upload_bytes,
+                "quota": bucket.quota,
             })
         })
         .collect();
     Ok(Json(json!({ "buckets": buckets })))
+}
+
+/// `PUT /buckets/{name}/quota`: both bounds are set anew; none lifts them.
+pub async fn bound_bucket(
+    State(controller): State<Arc<Controller>>,
+    PathOf(name): PathOf<String>,
+    Json(quota): Json<Quota>,
+) -> Reply {
+    let store = front(&controller).store();
+    match store.bound_bucket(name.clone(), quota).await {
+        Ok(()) => Ok(Json(json!({ "bucket": name, "quota": quota }))),
+        Err(error) if error.code().as_str() == "NoSuchBucket" => Err(Problem(
+            StatusCode::NOT_FOUND,
+            format!("there is no bucket {name}; `boira bucket ls` lists them"),
+        )),
+        Err(error) => Err(unreadable(error)),
+    }
+}
+
+/// `PUT /accounts/{name}/quota`: of all its buckets together.
+pub async fn bound_account(
+    State(controller): State<Arc<Controller>>,
+    PathOf(name): PathOf<String>,
+    Json(quota): Json<Quota>,
+) -> Reply {
+    let account = admin::account_named(&controller, &name)?;
+    let store = front(&controller).store();
+    let set = store.bound_account(account.clone(), quota).await;
+    set.map_err(unreadable)?;
+    Ok(Json(json!({ "account": account, "quota": quota })))
+}
+
+/// What an account's buckets may hold together.
+pub async fn quota_of(controller: &Controller, account: &str) -> Result<Option<Quota>, Problem> {
+    let store = front(controller).store();
+    let quota = store.quota_of_account(account.to_owned()).await;
+    quota.map_err(unreadable)
+}
+
+/// `GET /metrics`, for Prometheus.
+pub async fn metrics(State(controller): State<Arc<Controller>>) -> Result<Response, Problem> {
+    let text = front(&controller).store().metrics().await;
+    let mut response = Response::new(Body::from(text.map_err(unreadable)?));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
+    );
+    Ok(response)
 }
 
 #[derive(Deserialize)]

@@ -21,6 +21,8 @@ pub struct Settings {
     /// The file of the key that wraps those of encrypted objects; read at a start. `objects/master.key` in
     /// the home where it isn't said.
     pub s3_master_key: Option<String>,
+    /// Requests of S3 that an access key may make in a second; 0 for any number.
+    pub s3_requests_per_second: u64,
     /// Virtual CPUs given out per CPU of a host.
     pub cpu_overcommit: f64,
     /// Guest memory given out per byte of a host's memory.
@@ -64,6 +66,7 @@ impl Default for Settings {
             s3_walrus_acls: true,
             s3_encryption: false,
             s3_master_key: None,
+            s3_requests_per_second: 0,
             cpu_overcommit: 4.0,
             memory_overcommit: 1.0,
             private_address_as_public: false,

@@ -5,6 +5,7 @@ use crate::Store;
 use crate::acl::EC2;
 use crate::authorize::{self, Asked, Client};
 use crate::encryption;
+use crate::metrics::Operation;
 use crate::signed;
 use async_trait::async_trait;
 use http::{Extensions, HeaderMap};
@@ -24,15 +25,23 @@ pub trait Cloud: Send + Sync + 'static {
     /// The account that a canonical user id belongs to.
     fn account_of(&self, canonical: &str) -> Option<String>;
 
-    /// Whether new buckets have ACLs, and no public access block, as AWS's had before April 2023;
-    /// `walrus` is for those that are made as Eucalyptus' were.
-    fn acls(&self, walrus: bool) -> bool;
+    /// The administrator's rules, as they are now.
+    fn rules(&self) -> Rules;
+}
 
-    /// Whether everything is encrypted that doesn't say otherwise.
-    fn encrypts(&self) -> bool;
-
+/// What an administrator decides for the whole object store.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
     /// The domain below which every bucket has a name, if there is one.
-    fn domain(&self) -> Option<String>;
+    pub domain: Option<String>,
+    /// Whether new buckets have ACLs, and no public access block, as AWS's had before April 2023.
+    pub acls: bool,
+    /// The same for those that are made as Eucalyptus' were.
+    pub walrus_acls: bool,
+    /// Whether everything is encrypted that doesn't say otherwise.
+    pub encryption: bool,
+    /// Requests of an access key in a second; 0 for any number.
+    pub requests_per_second: u64,
 }
 
 /// The account that a request acts for.
@@ -136,6 +145,10 @@ impl S3Auth for Gate {
 #[async_trait]
 impl S3Access for Gate {
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
+        let operation = cx.s3_op().name().to_owned();
+        if let Some(noted) = cx.extensions_mut().get::<Operation>() {
+            noted.set(&operation);
+        }
         let account = match cx.credentials() {
             None => None,
             Some(credentials) => {
@@ -144,6 +157,12 @@ impl S3Access for Gate {
             }
         };
         let client = cx.extensions_mut().get::<Client>().copied();
+        let asker = match (cx.credentials(), client) {
+            (Some(credentials), _) => credentials.access_key.clone(),
+            (None, Some(client)) => client.address.to_string(),
+            (None, None) => String::new(),
+        };
+        self.0.rates.count(&*self.0.cloud, &asker)?;
         let query = cx.uri().query().unwrap_or_default();
         signed::check_scope(cx.headers(), query, &self.0.settings.region)?;
         signed::check_date(cx.headers(), query, (self.0.clock)())?;

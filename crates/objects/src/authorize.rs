@@ -453,7 +453,7 @@ impl Store {
     /// Why who has no key gets nothing of a bucket without a policy.
     async fn stranger(self: &Arc<Self>, bucket: String) -> s3s::S3Error {
         match self.db.read(move |db| rows::find_bucket(db, &bucket)).await {
-            Ok(None) => s3_error!(NoSuchBucket, "The specified bucket does not exist"),
+            Ok(None) => rows::no_such_bucket(),
             Ok(Some(_)) => denied(),
             Err(error) => error,
         }

@@ -50,7 +50,11 @@ impl Store {
                 "There are no directory buckets here."
             ));
         }
-        let acls = self.cloud.acls(request.extensions.get::<Below>().is_some());
+        let rules = self.cloud.rules();
+        let acls = match request.extensions.get::<Below>() {
+            Some(_) => rules.walrus_acls,
+            None => rules.acls,
+        };
         let mut config = Config {
             ownership: match &input.object_ownership {
                 Some(said) => Ownership::named(said.as_str()).ok_or_else(invalid_ownership)?,
@@ -154,6 +158,7 @@ impl Store {
             })
             .await?;
         self.policy_changed(&gone).await?;
+        self.metrics.forget(&gone);
         self.after_write();
         Ok(DeleteBucketOutput::default())
     }

@@ -4,6 +4,7 @@
 use crate::Store;
 use crate::contents::{BLOCK, Slice, is_damage};
 use crate::error::internal;
+use crate::quota::{self, Held, Quota};
 use rusqlite::{Connection, OptionalExtension, params};
 use s3s::S3Result;
 use std::sync::{Arc, Weak};
@@ -25,14 +26,8 @@ pub struct Usage {
     pub created_ms: i64,
     /// `Enabled` or `Suspended`, or never set.
     pub versioning: Option<&'static str>,
-    /// Current objects, and the bytes of them.
-    pub objects: u64,
-    pub bytes: u64,
-    /// Versions that aren't current, and the bytes of them.
-    pub older: u64,
-    pub older_bytes: u64,
-    /// Bytes of parts of uploads that are not completed.
-    pub upload_bytes: u64,
+    pub held: Held,
+    pub quota: Option<Quota>,
 }
 
 /// A content that isn't what was written, and what it belongs to.
@@ -162,7 +157,7 @@ impl Store {
         Ok(true)
     }
 
-    async fn users_of(self: &Arc<Self>, id: i64) -> S3Result<Vec<String>> {
+    pub async fn users_of(self: &Arc<Self>, id: i64) -> S3Result<Vec<String>> {
         self.db
             .read(move |db| users_of(db, id).map_err(internal))
             .await
@@ -179,22 +174,6 @@ fn is_used(db: &Connection, id: i64) -> S3Result<bool> {
 }
 
 fn usage(db: &Connection, bucket: &crate::rows::Bucket) -> S3Result<Usage> {
-    let sums = "SELECT COALESCE(SUM(current), 0), COALESCE(SUM(size * current), 0), COUNT(*), COALESCE(SUM(size), 0)
-                FROM versions WHERE bucket = ?1 AND marker = 0";
-    let parts =
-        "SELECT COALESCE(SUM(parts.size), 0) FROM uploads JOIN parts ON parts.upload = uploads.id
-                 WHERE uploads.bucket = ?1";
-    let count = || -> rusqlite::Result<[u64; 5]> {
-        let [objects, bytes, versions, all] =
-            db.prepare_cached(sums)?.query_row([bucket.id], |row| {
-                Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?])
-            })?;
-        let uploads = db
-            .prepare_cached(parts)?
-            .query_row([bucket.id], |row| row.get(0))?;
-        Ok([objects, bytes, versions - objects, all - bytes, uploads])
-    };
-    let [objects, bytes, older, older_bytes, upload_bytes] = count().map_err(internal)?;
     Ok(Usage {
         name: bucket.name.clone(),
         owner: bucket.owner.clone(),
@@ -203,11 +182,8 @@ fn usage(db: &Connection, bucket: &crate::rows::Bucket) -> S3Result<Usage> {
             crate::rows::Versioning::Enabled => "Enabled",
             crate::rows::Versioning::Suspended => "Suspended",
         }),
-        objects,
-        bytes,
-        older,
-        older_bytes,
-        upload_bytes,
+        held: quota::held(db, bucket.id)?,
+        quota: bucket.config.quota,
     })
 }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension};
 use s3s::S3Result;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
@@ -85,6 +85,8 @@ pub struct Contents {
     next: AtomicI64,
     /// Bytes of uploads that are under way.
     promised: AtomicU64,
+    /// Contents that were found damaged since the start.
+    pub damaged: Damaged,
     /// The newest entry of `freed` that is committed.
     freed: AtomicI64,
     /// For each of them that a reader began with, how many such readers there are.
@@ -186,6 +188,7 @@ impl Contents {
             master_key: (master_key.to_owned(), made),
             buffers: Buffers::default(),
             promised: AtomicU64::new(0),
+            damaged: Damaged::default(),
             next: AtomicI64::new(1),
             freed: AtomicI64::new(0),
             readers: Mutex::default(),
@@ -385,7 +388,7 @@ impl Contents {
             None => None,
             Some(wrapped) => {
                 let blocks = Blocks::of(wrapped, &self.master, key, id);
-                Some(blocks.ok_or_else(|| damaged(id, "no key at hand opens it"))?)
+                Some(blocks.ok_or_else(|| self.damaged.note(id, "no key at hand opens it"))?)
             }
         };
         self.opened(id, row, blocks)
@@ -396,7 +399,7 @@ impl Contents {
             Some(bytes) => Place::Row(bytes),
             None => {
                 let file = File::open(self.path(id));
-                Place::File(file.map_err(|error| damaged(id, &error.to_string()))?)
+                Place::File(file.map_err(|error| self.damaged.note(id, &error.to_string()))?)
             }
         };
         Ok(Opened {
@@ -415,10 +418,17 @@ impl Contents {
         self.verify(slice.content, 0, &bytes, &found.sums)?;
         let (from, to) = (slice.offset as usize, (slice.offset + slice.len) as usize);
         if bytes.len() as u64 != found.size || to > bytes.len() {
-            return Err(damaged(slice.content, "its bytes are missing"));
+            return Err(self.damaged.note(slice.content, "its bytes are missing"));
         }
         if let Some(blocks) = &found.blocks {
-            open_blocks(blocks, slice.content, 0, &mut bytes, &found.tags)?;
+            open_blocks(
+                &self.damaged,
+                blocks,
+                slice.content,
+                0,
+                &mut bytes,
+                &found.tags,
+            )?;
         }
         Ok(Bytes::from(bytes).slice(from..to))
     }
@@ -438,10 +448,17 @@ impl Contents {
         let mut bytes = self
             .buffers
             .read(file, start, (end - start) as usize)
-            .map_err(|error| damaged(slice.content, &error.to_string()))?;
+            .map_err(|error| self.damaged.note(slice.content, &error.to_string()))?;
         self.verify(slice.content, first as usize, bytes.as_ref(), &found.sums)?;
         if let Some(blocks) = &found.blocks {
-            open_blocks(blocks, slice.content, first, bytes.as_mut(), &found.tags)?;
+            open_blocks(
+                &self.damaged,
+                blocks,
+                slice.content,
+                first,
+                bytes.as_mut(),
+                &found.tags,
+            )?;
         }
         let from = (slice.offset - start) as usize;
         Ok(bytes.freeze().slice(from..from + slice.len as usize))
@@ -451,10 +468,9 @@ impl Contents {
         for (index, block) in bytes.chunks(BLOCK).enumerate() {
             let at = (first + index) * 4;
             if sums.get(at..at + 4) != Some(&crc32c(block).to_le_bytes()[..]) {
-                return Err(damaged(
-                    id,
-                    &format!("block {} has another checksum", first + index),
-                ));
+                return Err(self
+                    .damaged
+                    .note(id, &format!("block {} has another checksum", first + index)));
             }
         }
         Ok(())
@@ -512,6 +528,7 @@ fn row(connection: &Connection, id: i64) -> S3Result<ContentRow> {
 
 /// Decrypts blocks in their place; `first` is the number of the first of them.
 fn open_blocks(
+    damaged: &Damaged,
     blocks: &Blocks,
     id: i64,
     first: u64,
@@ -523,7 +540,7 @@ fn open_blocks(
         let at = index as usize * TAG_BYTES;
         let tag = tags.get(at..at + TAG_BYTES).unwrap_or_default();
         if !blocks.open(index, block, tag) {
-            return Err(damaged(id, &format!("block {index} isn't what was sealed")));
+            return Err(damaged.note(id, &format!("block {index} isn't what was sealed")));
         }
     }
     Ok(())
@@ -531,9 +548,27 @@ fn open_blocks(
 
 const DAMAGED: &str = "The object is damaged on the disk. Tell the administrator.";
 
-fn damaged(id: i64, why: &str) -> s3s::S3Error {
-    tracing::error!("content {id:016x} is damaged: {why}");
-    s3s::S3Error::with_message(s3s::S3ErrorCode::InternalError, DAMAGED)
+/// The numbers of contents that aren't what was written.
+#[derive(Default)]
+pub struct Damaged(Mutex<BTreeSet<i64>>);
+
+impl Damaged {
+    fn note(&self, id: i64, why: &str) -> s3s::S3Error {
+        tracing::error!("content {id:016x} is damaged: {why}");
+        let mut all = self.0.lock().expect("no holder of this lock panics");
+        all.insert(id);
+        s3s::S3Error::with_message(s3s::S3ErrorCode::InternalError, DAMAGED)
+    }
+
+    pub fn all(&self) -> Vec<i64> {
+        let all = self.0.lock().expect("no holder of this lock panics");
+        all.iter().copied().collect()
+    }
+
+    pub fn forget(&self, id: i64) {
+        let mut all = self.0.lock().expect("no holder of this lock panics");
+        all.remove(&id);
+    }
 }
 
 /// Whether that was the reason, and not that nothing could be read just now.

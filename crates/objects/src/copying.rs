@@ -10,6 +10,7 @@ use crate::describe::{described, etag, stamp, with_sums};
 use crate::encryption;
 use crate::lock::Wish;
 use crate::objects::checked_key;
+use crate::quota;
 use crate::rows::{self, Bucket, Put, Version};
 use crate::sum::{Algorithm, Covers, Sum};
 use crate::upload::Received;
@@ -160,6 +161,7 @@ impl Store {
                     slices: kept.used(tx)?,
                 };
                 let made = bucket.put(tx, &input.key, put)?;
+                quota::judge(tx, &bucket)?;
                 Ok((made.clone(), bucket.told_maker(&made.id)))
             })
             .await?;

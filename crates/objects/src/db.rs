@@ -7,6 +7,7 @@
 
 use crate::contents::{Contents, New, Slice};
 use crate::error::{database_error, gone, internal};
+use crate::quota;
 use crate::rows::{Bucket, all_buckets};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use s3s::{S3Error, S3Result};
@@ -73,6 +74,7 @@ const SCHEMA: &str = "
         modified_ms INTEGER NOT NULL,
         sum TEXT,
         slices TEXT NOT NULL,
+        bucket INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (upload, number)
     ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS contents (
@@ -327,16 +329,27 @@ impl Db {
 
 /// Makes a database of an older Boira one of today's.
 fn upgrade(connection: &Connection) -> rusqlite::Result<()> {
-    if connection.column_exists(None, "contents", "key")? {
-        return Ok(());
+    connection.execute_batch("BEGIN")?;
+    if !connection.column_exists(None, "contents", "key")? {
+        connection.execute_batch(
+            "ALTER TABLE contents ADD COLUMN key BLOB;
+             ALTER TABLE contents ADD COLUMN tags BLOB;",
+        )?;
     }
-    connection.execute_batch(
-        "BEGIN;
-         ALTER TABLE contents ADD COLUMN key BLOB;
-         ALTER TABLE contents ADD COLUMN tags BLOB;
-         UPDATE meta SET format = 2;
-         COMMIT;",
-    )
+    if !connection.column_exists(None, "parts", "bucket")? {
+        connection.execute_batch(
+            "ALTER TABLE parts ADD COLUMN bucket INTEGER NOT NULL DEFAULT 0;
+             UPDATE parts SET bucket =
+                 COALESCE((SELECT bucket FROM uploads WHERE uploads.id = parts.upload), 0);",
+        )?;
+    }
+    let counted = connection.table_exists(None, "usage")?;
+    connection.execute_batch(quota::SCHEMA)?;
+    if !counted {
+        connection.execute_batch(quota::COUNT)?;
+    }
+    connection.execute("UPDATE meta SET format = ?1", [FORMAT])?;
+    connection.execute_batch("COMMIT")
 }
 
 struct Writer {

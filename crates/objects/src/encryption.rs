@@ -245,7 +245,7 @@ pub fn tell(extensions: &Extensions, encryption: Option<&Encryption>, key: Optio
 impl Store {
     /// Whether everything is encrypted that doesn't say otherwise.
     pub fn encrypts(&self) -> bool {
-        self.cloud.encrypts()
+        self.cloud.rules().encryption
     }
 
     /// Writes bytes that are here once more, kept in another way.

@@ -171,6 +171,15 @@ fn signed_by(
         true => verified_v2(store, fields, encoded)?,
         false => verified_v4(store, fields, encoded)?,
     };
+    let asker = fields
+        .get("awsaccesskeyid")
+        .or_else(|| fields.get("x-amz-credential"));
+    let asker = asker
+        .unwrap_or_default()
+        .split('/')
+        .next()
+        .unwrap_or_default();
+    store.rates.count(&*store.cloud, asker)?;
     let policy = Policy::parse(encoded)?;
     let lengths = policy.allows(&fields.0, bucket, (store.clock)())?;
     Ok((Some(account), lengths))

@@ -6,6 +6,7 @@ use crate::access::Gate;
 use crate::cors::{self, Asked};
 use crate::error::custom;
 use crate::form;
+use crate::metrics::{Done, Operation};
 use crate::s3::Api;
 use crate::signed;
 use crate::tagging::decoded;
@@ -19,6 +20,7 @@ use s3s::host::{S3Host, VirtualHost};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, S3Result, s3_error};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 const FORM: &[u8] = b"multipart/form-data";
 /// Dates in signatures are judged in `signed`.
@@ -73,6 +75,16 @@ impl Front {
                 return completed(response, &path, request_id, false).await;
             }
         };
+        let begun = Instant::now();
+        let mut request = request;
+        let operation = Operation::default();
+        request.extensions_mut().insert(operation.clone());
+        let received = length(request.headers());
+        let host = request
+            .headers()
+            .get("host")
+            .and_then(|host| host.to_str().ok());
+        let bucket = self.store.bucket_of_request(host, request.uri().path());
         let origin = self.across_origins(&request).await;
         let preflight = request.method() == Method::OPTIONS;
         let resource = request.uri().path().to_owned();
@@ -89,6 +101,14 @@ impl Front {
             headers.insert("x-amz-id-2", value);
         }
         headers.insert("server", HeaderValue::from_static("AmazonS3"));
+        self.store.metrics.count(Done {
+            operation,
+            bucket,
+            status: response.status(),
+            took: begun.elapsed(),
+            received,
+            sent: length(response.headers()),
+        });
         response
     }
 
@@ -160,6 +180,9 @@ impl Front {
     async fn answered(&self, request: Request<Body>) -> S3Result<Response<Body>> {
         self.acceptable(&request)?;
         if let Some(bucket) = self.form_for(&request)? {
+            if let Some(operation) = request.extensions().get::<Operation>() {
+                operation.set("PostObject");
+            }
             return form::post(&self.store, request, bucket).await;
         }
         let mut request = lifted(request);
@@ -248,6 +271,13 @@ fn slashed(mut request: Request<Body>) -> Request<Body> {
     request
 }
 
+fn length(headers: &HeaderMap) -> u64 {
+    let length = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok());
+    length.and_then(|length| length.parse().ok()).unwrap_or(0)
+}
+
 fn asks_for(uri: &Uri, what: &str) -> bool {
     let query = uri.query().unwrap_or_default();
     query
@@ -331,7 +361,7 @@ impl S3Host for Hosts {
 impl Store {
     /// `bucket.DOMAIN[:PORT]`.
     fn bucket_of_host(&self, host: &str) -> Option<String> {
-        let domain = self.cloud.domain()?;
+        let domain = self.cloud.rules().domain?;
         let host = host
             .rsplit_once(':')
             .map_or(host, |(host, _)| host)

@@ -34,10 +34,13 @@ mod lifecycle;
 mod list;
 mod listing;
 mod lock;
+mod metrics;
 mod multipart;
 mod objects;
 mod ownership;
 mod policy;
+mod quota;
+mod rates;
 mod read;
 mod rows;
 mod s3;
@@ -52,16 +55,19 @@ mod power_cut;
 #[cfg(test)]
 mod tests;
 
-pub use access::{Cloud, canonical};
+pub use access::{Cloud, Rules, canonical};
 pub use authorize::Client;
 pub use check::{Checked, Damage, Usage};
 pub use db::{Clock, OpenError};
 pub use front::Front;
+pub use quota::Quota;
 pub use s3::SERVED;
 
 use authorize::Policies;
 use contents::Contents;
 use db::Db;
+use metrics::Metrics;
+use rates::Rates;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -86,6 +92,8 @@ pub struct Store {
     settings: Settings,
     clock: Clock,
     policies: Policies,
+    rates: Rates,
+    metrics: Metrics,
     /// Held while a policy is put in force.
     changing: tokio::sync::Mutex<()>,
     freed: Arc<Notify>,
@@ -118,6 +126,8 @@ impl Store {
             settings,
             clock,
             policies,
+            rates: Rates::default(),
+            metrics: Metrics::default(),
             changing: tokio::sync::Mutex::default(),
             freed: Arc::new(Notify::new()),
         });

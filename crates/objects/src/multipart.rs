@@ -13,6 +13,7 @@ use crate::list::{Lister, Step, Wanted};
 use crate::listing::{common_prefixes, encoded, wants_url};
 use crate::lock::Wish;
 use crate::objects::{checked_key, page};
+use crate::quota;
 use crate::rows::{self, About, Asked, Done, Part, PartOf, Put, Upload, Versioning, json};
 use crate::sum::{Algorithm, Covers, Sum};
 use crate::upload::{self, Said};
@@ -144,7 +145,7 @@ impl Store {
                 if let Some(new) = received.new {
                     tx.keep(new)?;
                 }
-                put_part(tx, &input.upload_id, part)
+                put_part(tx, &bucket, &input.upload_id, part)
             })
             .await?;
         self.after_write();
@@ -228,7 +229,7 @@ impl Store {
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
                 rows::open_upload(tx.connection, bucket.id, &input.key, &input.upload_id)?;
                 let slices = kept.used(tx)?;
-                put_part(tx, &input.upload_id, Part { slices, ..part })?;
+                put_part(tx, &bucket, &input.upload_id, Part { slices, ..part })?;
                 Ok(tx.now_ms)
             })
             .await?;
@@ -339,6 +340,7 @@ impl Store {
                 let (tag, sum) = (put.etag.clone(), put.about.sum.clone());
                 let master = put.about.encryption == Some(Encryption::Master);
                 let version = bucket.put(tx, &input.key, put)?;
+                quota::judge(tx, &bucket)?;
                 let done = Done {
                     etag: tag,
                     version: Some(version.id),
@@ -585,15 +587,24 @@ fn list_uploads(
     Ok((uploads, lister))
 }
 
-fn put_part(tx: &crate::db::Tx<'_>, upload: &str, part: Part) -> S3Result<()> {
+fn put_part(
+    tx: &crate::db::Tx<'_>,
+    bucket: &rows::Bucket,
+    upload: &str,
+    part: Part,
+) -> S3Result<()> {
     let before = rows::parts(tx.connection, upload, part.number - 1, 1)?;
     if let Some(before) = before.first().filter(|before| before.number == part.number) {
         tx.release(&before.slices)?;
+        tx.connection
+            .prepare_cached("DELETE FROM parts WHERE upload = ?1 AND number = ?2")
+            .and_then(|mut delete| delete.execute(params![upload, part.number]))
+            .map_err(internal)?;
     }
     tx.connection
         .prepare_cached(
-            "INSERT OR REPLACE INTO parts (upload, number, size, etag, modified_ms, sum, slices)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO parts (upload, number, size, etag, modified_ms, sum, slices, bucket)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )
         .and_then(|mut insert| {
             insert.execute(params![
@@ -603,11 +614,12 @@ fn put_part(tx: &crate::db::Tx<'_>, upload: &str, part: Part) -> S3Result<()> {
                 part.etag,
                 tx.now_ms,
                 part.sum.as_ref().map(json),
-                json(&part.slices)
+                json(&part.slices),
+                bucket.id
             ])
         })
         .map_err(internal)?;
-    Ok(())
+    quota::judge(tx, bucket)
 }
 
 fn part_number(number: i32) -> S3Result<i32> {

@@ -11,6 +11,7 @@ use crate::error::custom;
 use crate::front::Besides;
 use crate::lifecycle;
 use crate::lock::{self, Wish};
+use crate::quota;
 use crate::read;
 use crate::rows::{self, About, Put, Version};
 use crate::sum::{Algorithm, Covers, Sum};
@@ -222,7 +223,7 @@ impl Store {
         );
         // What would be refused anyway shouldn't be sent first; the writer decides once more.
         let encryption = encryption::Wish::of(&request.headers)?;
-        let always = self.encrypts();
+        let (always, coming) = (self.encrypts(), said.at_least());
         let (name, key) = (input.bucket.clone(), input.key.clone());
         let (matches, none_matches) = (input.if_match.clone(), input.if_none_match.clone());
         let (caller, asked) = (account.clone(), access.clone());
@@ -232,6 +233,10 @@ impl Store {
                 let bucket = rows::bucket(db, &name, &caller)?;
                 asked.apply(&bucket, &mut About::default())?;
                 let lock = encryption.lock(&bucket, always);
+                // What it replaces goes only then; the writer counts exactly.
+                if !bucket.replaces() {
+                    quota::judge_with(db, &bucket, coming)?;
+                }
                 if matches.is_none() && none_matches.is_none() {
                     return Ok(lock);
                 }
@@ -269,6 +274,7 @@ impl Store {
                     slices,
                 };
                 let version = bucket.put(tx, &input.key, put)?;
+                quota::judge(tx, &bucket)?;
                 let told = bucket.told_maker(&version.id);
                 let expiration = lifecycle::expiration(&bucket, &version);
                 Ok((version, told, expiration))

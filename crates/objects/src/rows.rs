@@ -6,6 +6,7 @@ use crate::db::Tx;
 use crate::encryption::Encryption;
 use crate::error::internal;
 use crate::lock::Retention;
+use crate::quota::Quota;
 use crate::sum::{Algorithm, Sum};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
@@ -53,6 +54,8 @@ pub struct Config {
     /// Whether what comes without a wish is encrypted.
     #[serde(skip_serializing_if = "is_default")]
     pub encrypted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Quota>,
 }
 
 /// Whose an object is that another account puts, and whether ACLs count at all.
@@ -241,13 +244,14 @@ pub fn find_bucket(connection: &Connection, name: &str) -> S3Result<Option<Bucke
         .map_err(internal)
 }
 
+pub fn no_such_bucket() -> S3Error {
+    s3_error!(NoSuchBucket, "The specified bucket does not exist")
+}
+
 /// The bucket, if it is this account's.
 pub fn bucket(connection: &Connection, name: &str, account: &str) -> S3Result<Bucket> {
     match find_bucket(connection, name)? {
-        None => Err(s3_error!(
-            NoSuchBucket,
-            "The specified bucket does not exist"
-        )),
+        None => Err(no_such_bucket()),
         Some(bucket) if bucket.owner != account => Err(s3_error!(AccessDenied, "Access Denied")),
         Some(bucket) => Ok(bucket),
     }
@@ -471,6 +475,11 @@ impl Bucket {
             .and_then(|mut update| update.execute(params![self.id, json(config)]))
             .map_err(internal)?;
         Ok(())
+    }
+
+    /// Whether what is put takes the place of what was there.
+    pub fn replaces(&self) -> bool {
+        self.config.versioning != Some(Versioning::Enabled)
     }
 
     /// What a client is told of a version that it has made: nothing while versioning is suspended.

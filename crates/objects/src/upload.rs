@@ -94,6 +94,11 @@ impl Said {
         }
     }
 
+    /// So many bytes will come, if it comes to that.
+    pub fn at_least(&self) -> u64 {
+        self.len.unwrap_or(0)
+    }
+
     pub fn algorithm(&self) -> Option<Algorithm> {
         self.sum.as_ref().map(|(algorithm, _)| *algorithm)
     }

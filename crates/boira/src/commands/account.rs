@@ -1,7 +1,7 @@
 //! `boira account`: accounts, each with its keys, its network and its own view.
 
 use crate::client::{Client, segment};
-use crate::commands::env;
+use crate::commands::{bucket, env};
 use crate::home::{Access, Home};
 use crate::output::{self, Format, line_out};
 use anyhow::{Context, Result};
@@ -19,6 +19,13 @@ pub enum Command {
     RotateKeys {
         /// Name, id or number
         name: String,
+    },
+    /// Bound what all of an account's buckets may hold together
+    Quota {
+        /// Name, id or number
+        name: String,
+        #[command(flatten)]
+        quota: bucket::Bounds,
     },
     /// Remove an account that has nothing left
     Rm {
@@ -40,6 +47,11 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
             let issued = client.json(Method::POST, &path, None).await?;
             show_key(format, &client, &issued);
         }
+        Command::Quota { name, quota } => {
+            let path = format!("/accounts/{}/quota", segment(&name));
+            let of = format!("the buckets of {name}");
+            quota.put(&client, format, &path, &of).await?;
+        }
         Command::Rm { name } => {
             let path = format!("/accounts/{}", segment(&name));
             let removed = client.json(Method::DELETE, &path, None).await?;
@@ -53,7 +65,15 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
             let accounts = answer["accounts"]
                 .as_array()
                 .context("the cloud answered no accounts")?;
-            let header = ["#", "ACCOUNT", "NAME", "ACCESS KEY", "INSTANCES", "ADMIN"];
+            let header = [
+                "#",
+                "ACCOUNT",
+                "NAME",
+                "ACCESS KEY",
+                "INSTANCES",
+                "S3 QUOTA",
+                "ADMIN",
+            ];
             output::rows(format, &header, accounts, |account| {
                 let text = |name: &str| account[name].as_str().unwrap_or_default().to_owned();
                 let keys: Vec<_> = account["access_keys"]
@@ -68,6 +88,10 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
                     text("name"),
                     keys.join(" "),
                     account["instances"].to_string(),
+                    match account["quota"].is_null() {
+                        true => "-".to_owned(),
+                        false => bucket::bounds(&account["quota"]),
+                    },
                     if account["admin"] == true { "yes" } else { "" }.to_owned(),
                 ]
             });

@@ -1,11 +1,11 @@
 //! `boira bucket`: what the object store holds, and whether it is still what was written.
 
-use crate::client::Client;
+use crate::client::{Client, segment};
 use crate::home::Home;
 use crate::output::{self, Format, bytes, line_out};
 use crate::terminal::Progress;
 use anyhow::{Context, Result, bail};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -18,6 +18,13 @@ pub enum Command {
         /// The bucket's name
         bucket: String,
     },
+    /// Bound what a bucket may hold, older versions and unfinished uploads included
+    Quota {
+        /// The bucket's name
+        bucket: String,
+        #[command(flatten)]
+        quota: Bounds,
+    },
     /// Read every object's bytes through and compare them with their checksums
     Check,
 }
@@ -27,8 +34,69 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
     match command {
         Command::Ls => list(&client, format).await,
         Command::Du { bucket } => du(&client, format, &bucket).await,
+        Command::Quota { bucket, quota } => {
+            let path = format!("/buckets/{}/quota", segment(&bucket));
+            quota
+                .put(&client, format, &path, &format!("bucket {bucket}"))
+                .await
+        }
         Command::Check => check(&client, format).await,
     }
+}
+
+/// Bounds of a bucket, or of all an account's.
+#[derive(Args)]
+pub struct Bounds {
+    /// Bytes at most: a number, or one with K, M, G or T for powers of 1024
+    #[arg(long, value_parser = parse_size)]
+    size: Option<u64>,
+    /// Objects at most, each version counted
+    #[arg(long)]
+    objects: Option<u64>,
+    /// No bound any more
+    #[arg(long, conflicts_with_all = ["size", "objects"], required_unless_present_any = ["size", "objects"])]
+    none: bool,
+}
+
+impl Bounds {
+    pub async fn put(&self, client: &Client, format: Format, path: &str, of: &str) -> Result<()> {
+        let body = json!({ "bytes": self.size, "objects": self.objects });
+        let set = client.json(Method::PUT, path, Some(&body)).await?;
+        match format {
+            Format::Json => output::json(&set),
+            Format::Table => line_out(&format!("{of} may hold {}", bounds(&set["quota"]))),
+        }
+        Ok(())
+    }
+}
+
+/// `10 GiB`, `500 objects`, both, or `anything`.
+pub fn bounds(quota: &Value) -> String {
+    let bytes_most = quota["bytes"].as_u64().map(bytes);
+    let objects = quota["objects"].as_u64();
+    let objects = objects.map(|most| format!("{most} objects"));
+    let both: Vec<String> = bytes_most.into_iter().chain(objects).collect();
+    match both.is_empty() {
+        true => "anything".to_owned(),
+        false => both.join(", "),
+    }
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let power = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 0,
+        "K" | "KB" | "KIB" => 1,
+        "M" | "MB" | "MIB" => 2,
+        "G" | "GB" | "GIB" => 3,
+        "T" | "TB" | "TIB" => 4,
+        other => return Err(format!("{other} is no unit: K, M, G and T are")),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "a whole number is needed, as in 10G".to_owned())?;
+    let scaled = number.checked_mul(1 << (10 * power));
+    scaled.ok_or_else(|| "that is more than can be counted".to_owned())
 }
 
 async fn buckets(client: &Client) -> Result<Vec<Value>> {
@@ -56,6 +124,7 @@ async fn list(client: &Client, format: Format) -> Result<()> {
         "VERSIONING",
         "OBJECTS",
         "SIZE",
+        "QUOTA",
     ];
     output::rows(format, &header, &buckets, |bucket| {
         vec![
@@ -65,6 +134,10 @@ async fn list(client: &Client, format: Format) -> Result<()> {
             text(&bucket["versioning"]),
             bucket["objects"].to_string(),
             size(&bucket["bytes"]),
+            match bucket["quota"].is_null() {
+                true => "-".to_owned(),
+                false => bounds(&bucket["quota"]),
+            },
         ]
     });
     Ok(())
@@ -134,4 +207,24 @@ async fn check(client: &Client, format: Format) -> Result<()> {
         "{} of them are damaged: their objects can't be read. Put these objects again, and look at the disk",
         damaged.len()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_bounds() {
+        assert_eq!(parse_size("10"), Ok(10));
+        assert_eq!(parse_size("10k"), Ok(10 << 10));
+        assert_eq!(parse_size("3GiB"), Ok(3 << 30));
+        for wrong in ["", "G", "-1", "1.5G", "1X", "99999999999T"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(bounds(&Value::Null), "anything");
+        assert_eq!(
+            bounds(&json!({ "bytes": 1 << 30, "objects": 5 })),
+            "1 GiB, 5 objects"
+        );
+    }
 }

@@ -195,6 +195,87 @@ fn buckets_are_listed_measured_and_checked() {
 }
 
 #[test]
+fn quotas_rates_and_metrics() {
+    let controller = Controller::start();
+    let boira = |words: &[&str]| run(&mut controller.boira(words), Duration::from_secs(30));
+    let put = |len: usize| {
+        let script = "import boto3, sys; boto3.client('s3').put_object(Bucket='bound', Key='k', \
+                      Body=b'x' * int(sys.argv[1]))";
+        let mut command = controller.client(python());
+        run(
+            command.args(["-c", script, &len.to_string()]),
+            Duration::from_secs(30),
+        )
+    };
+    let create = "import boto3; boto3.client('s3').create_bucket(Bucket='bound')";
+    run(
+        controller.client(python()).args(["-c", create]),
+        Duration::from_secs(30),
+    )
+    .ok();
+    assert!(
+        boira(&["bucket", "quota", "none", "--size", "1K"])
+            .fails(1)
+            .contains("boira bucket ls")
+    );
+    let set = boira(&["bucket", "quota", "bound", "--size", "1K", "--objects", "5"]).ok();
+    assert!(
+        set.contains("bucket bound may hold 1 KiB, 5 objects"),
+        "{set}"
+    );
+    put(1024).ok();
+    assert!(put(1025).fails(1).contains("QuotaExceeded"));
+    assert!(boira(&["bucket", "ls"]).ok().contains("1 KiB, 5 objects"));
+    boira(&["bucket", "quota", "bound", "--none"]).ok();
+    boira(&["account", "quota", "1", "--size", "2K"]).ok();
+    assert!(put(2049).fails(1).contains("QuotaExceeded"));
+    assert!(boira(&["account", "ls"]).ok().contains("2 KiB"));
+    boira(&["account", "quota", "1", "--none"]).ok();
+    put(2049).ok();
+    let home = controller.folder.path().join("home");
+    let token = std::fs::read_to_string(home.join("metrics.token")).expect("the token");
+    let curl = |header: &str, path: &str| {
+        let mut shell = controller.client("sh");
+        let script = "curl --silent --header \"$1\" \"$AWS_ENDPOINT_URL$2\"";
+        run(
+            shell.args(["-c", script, "curl", header, path]),
+            Duration::from_secs(30),
+        )
+        .ok()
+    };
+    let bearer = format!("Authorization: Bearer {token}");
+    let metrics = curl(&bearer, "/boira/v1/metrics");
+    for line in [
+        "boira_s3_requests_total{operation=\"PutObject\",code=\"200\"} 2",
+        "boira_s3_requests_total{operation=\"PutObject\",code=\"403\"} 2",
+        "boira_s3_received_bytes_total{bucket=\"bound\"} 3073",
+        "boira_bucket_bytes{bucket=\"bound\",account=",
+    ] {
+        assert!(metrics.contains(line), "{line}\n{metrics}");
+    }
+    assert!(
+        curl(&bearer, "/boira/v1/status").contains("error"),
+        "only the metrics"
+    );
+    let other = curl("Authorization: Bearer wrong", "/boira/v1/metrics");
+    assert!(other.contains("error"), "{other}");
+    std::fs::write(home.join("settings.toml"), "s3_requests_per_second = 5\n").expect("a file");
+    let script = "import boto3, botocore.config as c\n\
+                  s3 = boto3.client('s3', config=c.Config(retries={'max_attempts': 0}))\n\
+                  for _ in range(40): s3.list_buckets()";
+    wait("the rate", Duration::from_secs(20), || {
+        let outcome = run(
+            controller.client(python()).args(["-c", script]),
+            Duration::from_secs(30),
+        );
+        match outcome.stderr.contains("SlowDown") {
+            true => Ok(()),
+            false => Err(outcome.stderr),
+        }
+    });
+}
+
+#[test]
 fn aws_clis_sync_copy_and_presign() {
     let v2: &[&str] = match Path::new("/usr/bin/aws").exists() {
         true => &["v1", "v2"],
