@@ -3,10 +3,10 @@
 
 use crate::Store;
 use crate::acl::EC2;
-use crate::authorize::{self, Asked, Client};
+use crate::authorize::{self, Asked, Client, OfSource};
 use crate::encryption;
 use crate::metrics::Operation;
-use crate::signed;
+use crate::signed::{self, Query};
 use async_trait::async_trait;
 use http::{Extensions, HeaderMap};
 use s3s::access::{S3Access, S3AccessContext};
@@ -163,10 +163,10 @@ impl S3Access for Gate {
             (None, None) => String::new(),
         };
         self.0.rates.count(&*self.0.cloud, &asker)?;
-        let query = cx.uri().query().unwrap_or_default();
-        signed::check_scope(cx.headers(), query, &self.0.settings.region)?;
-        signed::check_date(cx.headers(), query, (self.0.clock)())?;
-        signed::check_query(query, account.is_some())?;
+        let query = Query::of(cx.uri().query().unwrap_or_default())?;
+        signed::check_scope(cx.headers(), &query, &self.0.settings.region)?;
+        signed::check_date(cx.headers(), &query, (self.0.clock)())?;
+        signed::check_query(&query, account.is_some())?;
         if cx.headers().contains_key("x-amz-security-token") {
             return Err(s3_error!(
                 InvalidToken,
@@ -183,7 +183,7 @@ impl S3Access for Gate {
             bucket,
             key,
             headers: cx.headers(),
-            query,
+            query: &query,
             client,
             account: account.as_deref(),
         };
@@ -191,13 +191,17 @@ impl S3Access for Gate {
         check_headers(asked.headers, Some(&acting))?;
         check_length(asked.headers, asked.operation)?;
         encryption::check_headers(asked.headers, asked.operation)?;
+        encryption::check_transport(asked.headers, client)?;
         let source = authorize::acting_for_source(&self.0, &asked).await?;
-        if let Some(source) = &source {
+        if let Some((source, _)) = &source {
             check_source(asked.headers, source)?;
         }
         let extensions = cx.extensions_mut();
-        if let Some(source) = source {
+        if let Some((source, judge)) = source {
             extensions.insert(Source(source));
+            if let Some(judge) = judge {
+                extensions.insert(OfSource(judge));
+            }
         }
         if let Some(judge) = judge {
             extensions.insert(judge);

@@ -5,16 +5,17 @@
 //! only the owner gets in, as the operations themselves find.
 
 use crate::Store;
-use crate::access::{canonical, denied};
-use crate::acl::{self, Acl, Level, Permission};
+use crate::access::{self, canonical, denied};
+use crate::acl::{self, ANONYMOUS, Acl, Level, Permission};
 use crate::conditions::time;
 use crate::copying::source;
 use crate::error::custom;
 use crate::ownership;
 use crate::policy::{self, Answer, Policy, Question};
-use crate::rows::{self, Bucket, Ownership};
-use crate::tagging::{decoded, tags_of_header};
-use http::{HeaderMap, StatusCode};
+use crate::rows::{self, Bucket, Config, Ownership, Upload, Version};
+use crate::signed::Query;
+use crate::tagging::tags_of_header;
+use http::{Extensions, HeaderMap, StatusCode};
 use s3s::dto::*;
 use s3s::{S3Request, S3Result, s3_error};
 use std::collections::BTreeMap;
@@ -81,7 +82,7 @@ impl Governed {
         if policy.is_none() && !acls {
             return None;
         }
-        let block = blocked(bucket);
+        let block = blocked(&bucket.config);
         let public = policy.as_ref().is_some_and(Policy::is_public);
         Some(Self {
             owner: bucket.owner.clone(),
@@ -94,17 +95,14 @@ impl Governed {
 }
 
 /// The public access block of a bucket: all of it, until somebody says otherwise.
-pub fn blocked(bucket: &Bucket) -> PublicAccessBlockConfiguration {
+pub fn blocked(config: &Config) -> PublicAccessBlockConfiguration {
     let all = |value| PublicAccessBlockConfiguration {
         block_public_acls: value,
         block_public_policy: value,
         ignore_public_acls: value,
         restrict_public_buckets: value,
     };
-    match (
-        &bucket.config.public_access,
-        bucket.config.public_access_removed,
-    ) {
+    match (&config.public_access, config.public_access_removed) {
         (Some(block), _) => block.clone(),
         (None, true) => all(None),
         (None, false) => all(Some(true)),
@@ -115,8 +113,19 @@ pub fn blocked(bucket: &Bucket) -> PublicAccessBlockConfiguration {
 #[derive(Default)]
 struct Object {
     tags: BTreeMap<String, String>,
-    /// The canonical user id of its owner, and its list, where there is one.
+    /// Which version it is, the canonical user id of its owner, and its list, where there is one.
     owned: Option<(String, Acl)>,
+    age: Option<i64>,
+}
+
+impl Object {
+    fn of(bucket: &Bucket, version: &Version) -> Self {
+        Self {
+            owned: Some(ownership::of_object(bucket, &version.about)),
+            tags: version.about.tags.clone(),
+            age: Some(version.age),
+        }
+    }
 }
 
 /// Judges what a request asks, and what it names in its body.
@@ -127,9 +136,40 @@ pub struct Judge {
     context: Arc<BTreeMap<String, Vec<String>>>,
     bucket: String,
     object: Arc<Object>,
+    action: Arc<str>,
 }
 
+/// The judge of a copy's source.
+#[derive(Clone)]
+pub struct OfSource(pub Judge);
+
 impl Judge {
+    /// Judges once more, where what is found isn't what was there when the request was let in.
+    pub fn still(&self, bucket: &Bucket, version: &Version) -> S3Result<()> {
+        if self.object.age == Some(version.age) {
+            return Ok(());
+        }
+        let object = Object::of(bucket, version);
+        let mut context = (*self.context).clone();
+        context.retain(|name, _| !name.starts_with(EXISTING_TAG));
+        note_tags(&mut context, &object);
+        let again = Self {
+            context: Arc::new(context),
+            object: Arc::new(object),
+            ..self.clone()
+        };
+        let key = String::from_utf8_lossy(&version.key);
+        match again.may(&self.action, &key) {
+            true => Ok(()),
+            false => Err(denied()),
+        }
+    }
+
+    /// Whether a policy lets it do that, whatever ACLs say.
+    pub fn by_policy_only(&self, action: &str, key: &str) -> bool {
+        self.by_policy(action, Some(key)) == Answer::Allow && !self.governed.restricted
+    }
+
     fn is_owner(&self) -> bool {
         self.account.as_ref() == Some(&self.governed.owner)
     }
@@ -169,7 +209,8 @@ impl Judge {
             resource: &resource,
             context: &self.context,
         });
-        let of_another = matches!(acl::level(action), Level::Object(_)) && self.is_of_another();
+        let of_object = key.is_some() && !OF_BUCKET.contains(&action);
+        let of_another = of_object && self.is_of_another();
         match answer {
             // The bucket's owner can't give away what isn't his.
             Answer::Allow if of_another => Answer::Nothing,
@@ -197,17 +238,30 @@ impl Judge {
                 let always = about_list(wanted) || DELETING.contains(&action);
                 (self.is_owner() && always) || list.allows(account, wanted, public)
             }
-            // Of what isn't there, who may list hears so.
+            // Of what isn't there, who may list hears so; but nobody is let in to what may come.
+            (Level::Object(Permission::WriteAcp), None) => self.is_owner(),
             (Level::Object(_), None) => self.is_owner() || self.may_list(),
             (Level::Object(wanted), Some((owner, list))) => {
                 (is_own(owner) && about_list(wanted)) || list.allows(account, wanted, public)
             }
+            // Retention, holds and versions are the bucket's owner's; tags are the object's, too.
             (Level::Neither, owned) => {
-                self.is_owner() || owned.as_ref().is_some_and(|(owner, _)| is_own(owner))
+                let tags = action.ends_with("Tagging");
+                let owns = owned.as_ref().is_some_and(|(owner, _)| is_own(owner));
+                self.is_owner() || (tags && owns)
             }
         }
     }
 }
+
+/// Actions on objects that are the bucket's to allow, whoever owns what is there.
+const OF_BUCKET: [&str; 5] = [
+    "s3:AbortMultipartUpload",
+    "s3:DeleteObject",
+    "s3:DeleteObjectVersion",
+    "s3:ListMultipartUploadParts",
+    "s3:PutObject",
+];
 
 /// What a bucket's owner may do to everybody's objects in it.
 const DELETING: [&str; 2] = ["s3:DeleteObject", "s3:AbortMultipartUpload"];
@@ -218,7 +272,7 @@ pub struct Asked<'a> {
     pub bucket: Option<&'a str>,
     pub key: Option<&'a str>,
     pub headers: &'a HeaderMap,
-    pub query: &'a str,
+    pub query: &'a Query,
     pub client: Option<Client>,
     /// `None` for who has no key.
     pub account: Option<&'a str>,
@@ -227,6 +281,57 @@ pub struct Asked<'a> {
 impl Asked<'_> {
     fn account(&self) -> Option<String> {
         self.account.map(ToOwned::to_owned)
+    }
+}
+
+/// Who asks, for whom that counts, and by what it was let in.
+#[derive(Clone, Default)]
+pub struct Who {
+    /// The account for which it acts: its own, or the bucket's owner's who lets it.
+    pub account: String,
+    caller: Option<String>,
+    judge: Option<Judge>,
+}
+
+impl Who {
+    pub fn of(extensions: &Extensions) -> S3Result<Self> {
+        Ok(Self {
+            account: access::account(extensions)?,
+            caller: access::caller(extensions),
+            judge: extensions.get::<Judge>().cloned(),
+        })
+    }
+
+    /// As whom the source of a copy is read.
+    pub fn of_source(extensions: &Extensions) -> S3Result<Self> {
+        Ok(Self {
+            account: access::source_account(extensions)?,
+            caller: access::caller(extensions),
+            judge: extensions.get::<OfSource>().map(|of| of.0.clone()),
+        })
+    }
+
+    /// Whether it may still do with this version what it was let in for: it may have come since.
+    pub fn may(&self, bucket: &Bucket, version: &Version) -> S3Result<()> {
+        let judge = self.judge.as_ref();
+        judge.map_or(Ok(()), |judge| judge.still(bucket, version))
+    }
+
+    /// Whether it may go on with an upload: who began it, the bucket's owner, and others whom a policy
+    /// lets do that; an ACL lets begin, and no more.
+    pub fn may_go_on(&self, bucket: &Bucket, upload: &Upload) -> S3Result<()> {
+        let caller = self.caller.as_deref();
+        let id = caller.map_or(ANONYMOUS.to_owned(), canonical);
+        let began = upload.about.by.as_ref() == Some(&id);
+        let owns = caller == Some(bucket.owner.as_str());
+        let allowed = |judge: &Judge| {
+            let key = String::from_utf8_lossy(&upload.key);
+            judge.by_policy_only(&judge.action, &key)
+        };
+        match began || owns || self.judge.as_ref().is_none_or(allowed) {
+            true => Ok(()),
+            false => Err(denied()),
+        }
     }
 }
 
@@ -244,19 +349,18 @@ pub async fn acting(store: &Arc<Store>, asked: &Asked<'_>) -> S3Result<(String, 
             None => Err(store.stranger(bucket.to_owned()).await),
         };
     };
-    let query = query(asked.query);
-    let id = query.iter().find(|(name, _)| name == "versionId");
-    let id = id.map(|(_, value)| value.clone());
+    let id = asked.query.get("versionId").map(ToOwned::to_owned);
     let action = policy::action(asked.operation, id.is_some());
     let object = store
         .looked_at(&governed, &action, bucket, asked.key, id)
         .await?;
     let judge = Judge {
-        context: Arc::new(context_of(store, asked, &query, &object)),
+        context: Arc::new(context_of(store, asked, &object)),
         governed,
         account: asked.account(),
         bucket: bucket.to_owned(),
         object: Arc::new(object),
+        action: action.as_str().into(),
     };
     let owner = judge.governed.owner.clone();
     // Its keys are in the body: each is judged when it is read.
@@ -268,12 +372,24 @@ pub async fn acting(store: &Arc<Store>, asked: &Asked<'_>) -> S3Result<(String, 
     let name = asked.key.unwrap_or_default();
     let allowed = judge.allows(&action, asked.key);
     // Whom an ACL lets put an object, he owns it, and may tag it.
-    let owns = |besides: &str| besides == "s3:PutObjectTagging" && judge.by_acl(&action);
+    let owns = |besides: &str| {
+        let his = besides == "s3:PutObjectTagging";
+        his && judge.by_policy(besides, asked.key) != Answer::Deny && judge.by_acl(&action)
+    };
     let may = |action: &str| judge.may(action, name) || owns(action);
-    match allowed && besides.into_iter().all(may) {
+    let lists = asks_for_list(asked.headers)
+        && judge.by_policy("s3:PutObjectAcl", asked.key) == Answer::Deny;
+    match allowed && !lists && besides.into_iter().all(may) {
         true => Ok((owner, Some(judge))),
         false => Err(denied()),
     }
+}
+
+/// Whether what is put is to have an ACL of its own. A policy that allows to put allows that, too, unless
+/// another statement denies it: the list is the writer's.
+fn asks_for_list(headers: &HeaderMap) -> bool {
+    let mut names = headers.keys().map(http::HeaderName::as_str);
+    names.any(|name| name == "x-amz-acl" || name.starts_with("x-amz-grant-"))
 }
 
 /// Actions that a request's headers ask for besides its own.
@@ -297,64 +413,64 @@ fn besides(headers: &HeaderMap) -> Vec<&'static str> {
     asked.map(|(_, action)| *action).collect()
 }
 
-fn context_of(
-    store: &Store,
-    asked: &Asked<'_>,
-    query: &[(String, String)],
-    object: &Object,
-) -> BTreeMap<String, Vec<String>> {
-    let mut context = context(asked, query, (store.clock)());
-    for (name, value) in &object.tags {
-        let name = format!("s3:existingobjecttag/{}", name.to_lowercase());
-        context.insert(name, vec![value.clone()]);
-    }
+const EXISTING_TAG: &str = "s3:existingobjecttag/";
+
+fn context_of(store: &Store, asked: &Asked<'_>, object: &Object) -> BTreeMap<String, Vec<String>> {
+    let mut context = context(asked, (store.clock)());
+    note_tags(&mut context, object);
     context
 }
 
+fn note_tags(context: &mut BTreeMap<String, Vec<String>>, object: &Object) {
+    for (name, value) in &object.tags {
+        let name = format!("{EXISTING_TAG}{}", name.to_lowercase());
+        context.insert(name, vec![value.clone()]);
+    }
+}
+
 /// For whom the source of a copy is read: `None` where nothing is copied.
-pub async fn acting_for_source(store: &Arc<Store>, asked: &Asked<'_>) -> S3Result<Option<String>> {
+pub async fn acting_for_source(
+    store: &Arc<Store>,
+    asked: &Asked<'_>,
+) -> S3Result<Option<(String, Option<Judge>)>> {
     let header = asked.headers.get("x-amz-copy-source");
     let Some(header) = header.and_then(|value| value.to_str().ok()) else {
         return Ok(None);
     };
+    let own = || asked.account().ok_or_else(denied);
     let Ok(from) = CopySource::parse(header) else {
-        return Ok(asked.account());
+        return Ok(Some((own()?, None)));
     };
     let (bucket, key, id) = source(&from)?;
     let Some(governed) = store.policies.of(&bucket) else {
-        return asked.account().ok_or_else(denied).map(Some);
+        return Ok(Some((own()?, None)));
     };
     let action = policy::action("GetObject", id.is_some());
-    let query = query(asked.query);
+    let tagging = policy::action("GetObjectTagging", id.is_some());
     let object = store
         .looked_at(&governed, &action, &bucket, Some(&key), id)
         .await?;
+    let tags = !object.tags.is_empty() && copies_tags(asked);
     let judge = Judge {
-        context: Arc::new(context_of(store, asked, &query, &object)),
+        context: Arc::new(context_of(store, asked, &object)),
         governed,
         account: asked.account(),
         bucket,
         object: Arc::new(object),
+        action: action.as_str().into(),
     };
-    match judge.may(&action, &key) {
-        true => Ok(Some(judge.governed.owner.clone())),
+    match judge.may(&action, &key) && (!tags || judge.may(&tagging, &key)) {
+        true => Ok(Some((judge.governed.owner.clone(), Some(judge)))),
         false => Err(denied()),
     }
 }
 
-fn query(text: &str) -> Vec<(String, String)> {
-    let pair = |pair: &str| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        Some((decoded(name)?, decoded(value)?))
-    };
-    text.split('&').filter_map(pair).collect()
+fn copies_tags(asked: &Asked<'_>) -> bool {
+    let directive = asked.headers.get("x-amz-tagging-directive");
+    asked.operation == "CopyObject" && directive.is_none_or(|value| value.as_bytes() != b"REPLACE")
 }
 
-fn context(
-    asked: &Asked<'_>,
-    query: &[(String, String)],
-    now_ms: i64,
-) -> BTreeMap<String, Vec<String>> {
+fn context(asked: &Asked<'_>, now_ms: i64) -> BTreeMap<String, Vec<String>> {
     let (account, headers) = (asked.account, asked.headers);
     let mut context = BTreeMap::new();
     let mut set = |name: &str, value: &str| {
@@ -388,7 +504,7 @@ fn context(
         ("max-keys", "s3:max-keys"),
         ("versionId", "s3:versionid"),
     ] {
-        if let Some((_, value)) = query.iter().find(|(found, _)| found == name) {
+        if let Some(value) = asked.query.get(name) {
             set(key, value);
         }
     }
@@ -415,9 +531,7 @@ fn context(
             set(&format!("s3:{name}"), value);
         }
     }
-    let in_query = query
-        .iter()
-        .any(|(name, _)| name == "X-Amz-Signature" || name == "Signature");
+    let in_query = asked.query.has("X-Amz-Signature") || asked.query.has("Signature");
     if account.is_some() {
         set(
             "s3:authtype",
@@ -428,7 +542,7 @@ fn context(
             },
         );
         let old = text("authorization").is_some_and(|it| it.starts_with("AWS "))
-            || query.iter().any(|(name, _)| name == "AWSAccessKeyId");
+            || asked.query.has("AWSAccessKeyId");
         set(
             "s3:signatureversion",
             if old { "AWS" } else { "AWS4-HMAC-SHA256" },
@@ -485,10 +599,7 @@ impl Store {
                 let Some(version) = version.filter(|version| !version.marker) else {
                     return Ok(Object::default());
                 };
-                Ok(Object {
-                    owned: Some(ownership::of_object(&bucket, &version.about)),
-                    tags: version.about.tags,
-                })
+                Ok(Object::of(&bucket, &version))
             })
             .await
     }
@@ -521,7 +632,7 @@ impl Store {
         self.db
             .write(move |tx| {
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
-                if parsed.is_public() && blocked(&bucket).block_public_policy == Some(true) {
+                if parsed.is_public() && blocked(&bucket.config).block_public_policy == Some(true) {
                     return Err(s3_error!(
                         AccessDenied,
                         "The policy grants public access, which the bucket's public access block (BlockPublicPolicy) prevents."

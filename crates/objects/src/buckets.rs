@@ -349,7 +349,7 @@ impl Store {
             ));
         }
         Ok(GetPublicAccessBlockOutput {
-            public_access_block_configuration: Some(blocked(&bucket)),
+            public_access_block_configuration: Some(blocked(&bucket.config)),
         })
     }
 
@@ -521,7 +521,9 @@ fn first_acl(wish: &acl::Wish, config: &Config, account: &str) -> S3Result<Optio
     let wanted = wanted.filter(|acl| *acl != Acl::private(&owner));
     match &wanted {
         Some(_) if config.ownership == Ownership::BucketOwnerEnforced => Err(acl::with_enforced()),
-        Some(acl) if acl.is_public() && !config.public_access_removed => Err(acl::with_block()),
+        Some(acl) if acl.is_public() && blocked(config).block_public_acls == Some(true) => {
+            Err(acl::with_block())
+        }
         _ => Ok(wanted),
     }
 }

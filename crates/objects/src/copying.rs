@@ -1,7 +1,8 @@
 //! Copies of objects: a new version of the same bytes, none of which is moved, unless they are to be
 //! kept under another key.
 
-use crate::access::{account, source_account};
+use crate::access::account;
+use crate::authorize::Who;
 use crate::conditions::{self, Conditions};
 use crate::contents::{Reading, Slice};
 use crate::crypt::Key;
@@ -24,7 +25,7 @@ impl Store {
         self: &Arc<Self>,
         mut request: S3Request<CopyObjectInput>,
     ) -> S3Result<CopyObjectOutput> {
-        let from_account = source_account(&request.extensions)?;
+        let from_who = Who::of_source(&request.extensions)?;
         let account = account(&request.extensions)?;
         checked_key(&request.input.key)?;
         let (matches, none_matches) = destination_conditions(&request.headers)?;
@@ -61,13 +62,13 @@ impl Store {
             }
         };
         let reading = self.contents.reading();
-        let (caller, version_asked) = (from_account.clone(), id.clone());
+        let (caller, version_asked) = (from_who.clone(), id.clone());
         let (to, to_account) = (input.bucket.clone(), account.clone());
         let (own, encryption, always) = (opener.clone(), wished.clone(), self.encrypts());
         let from = self
             .db
             .read(move |db| {
-                let bucket = rows::bucket(db, &name, &caller)?;
+                let bucket = rows::bucket(db, &name, &caller.account)?;
                 let version = rows::named(db, bucket.id, &key, version_asked.as_deref())?;
                 if version.marker {
                     return Err(match version_asked {
@@ -75,6 +76,7 @@ impl Store {
                         None => rows::no_such_key(),
                     });
                 }
+                caller.may(&bucket, &version)?;
                 conditions.allow_copy(&version)?;
                 encryption::opened_by(&version.about, own.as_ref())?;
                 let to = rows::bucket(db, &to, &to_account)?;
@@ -134,14 +136,14 @@ impl Store {
             let digests = self
                 .digest(reading, version.slices.clone(), opener, algorithm)
                 .await?;
-            (tag, about.sum) = (digests.0, Some(digests.1));
+            (tag, about.sum) = (lock.etag(digests.0), Some(digests.1));
         }
         let (size, sum, copied) = (version.size, about.sum.clone(), tag.clone());
         let source_told = from_bucket.told(&version.id);
         let (made, told) = self
             .db
             .write(move |tx| {
-                let from = rows::bucket(tx.connection, &from_bucket.name, &from_account)?;
+                let from = rows::bucket(tx.connection, &from_bucket.name, &from_who.account)?;
                 unchanged(tx, &from, &version)?;
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
                 if matches.is_some() || none_matches.is_some() {

@@ -4,6 +4,7 @@
 
 use crate::Store;
 use crate::access::{account, denied, unavailable};
+use crate::authorize::Client;
 use crate::buckets::malformed;
 use crate::contents::{Reading, Slice};
 use crate::crypt::{Key, Lock};
@@ -61,6 +62,23 @@ pub fn check_headers(headers: &HeaderMap, operation: &str) -> S3Result<()> {
         }
     }
     Ok(())
+}
+
+/// A client's key is a secret on the way, too (AWS refuses it without TLS). Without TLS, this machine's
+/// loopback is all that is listened on.
+pub fn check_transport(headers: &HeaderMap, client: Option<Client>) -> S3Result<()> {
+    let has_key = headers.keys().any(|name| {
+        name.as_str()
+            .contains("server-side-encryption-customer-key")
+    });
+    let open = client.is_some_and(|client| !client.tls && !client.address.is_loopback());
+    match has_key && open {
+        true => Err(s3_error!(
+            InvalidRequest,
+            "Requests specifying Server Side Encryption with Customer provided keys must be made over a secure connection."
+        )),
+        false => Ok(()),
+    }
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -176,6 +194,14 @@ impl Lock {
             Self::Open => None,
             Self::Master => Some(Encryption::Master),
             Self::Customer(key) => Some(Encryption::Customer(key.check())),
+        }
+    }
+
+    /// The ETag of bytes with that MD5: with a client's key it says nothing of them (AWS, "Object", ETag).
+    pub fn etag(&self, md5: String) -> String {
+        match self {
+            Self::Customer(_) => hex::encode(rand::random::<[u8; 16]>()),
+            Self::Open | Self::Master => md5,
         }
     }
 

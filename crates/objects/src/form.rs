@@ -6,16 +6,19 @@ mod policy;
 use crate::Store;
 use crate::access;
 use crate::authorize::{self, Asked, Client};
+use crate::encryption;
 use crate::error::{custom, internal};
 use crate::front::Besides;
+use crate::signed::Query;
 use crate::tagging::{encoded_tags, judged_set};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
-use multer::{Constraints, Field, Multipart, SizeLimit};
+use http_body_util::BodyExt;
+use multer::{Field, Multipart};
 use policy::Policy;
 use ring::hmac;
 use s3s::dto::*;
@@ -23,11 +26,59 @@ use s3s::stream::{ByteStream, RemainingLength};
 use s3s::{Body, S3Error, S3ErrorCode, S3Request, S3Result, StdError, s3_error};
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// Bytes of the fields before the file (AWS, "POST Object", "Restrictions").
 const FIELD_BYTES: usize = 20 << 10;
+
+/// Bytes around the file, with the lines between the fields.
+const AROUND_BYTES: usize = 64 << 10;
+/// How long they may take.
+const FIELDS_TAKE: Duration = Duration::from_secs(30);
+
+/// Bounds what is read before and after the file: multer holds all of it until it has found what it looks
+/// for.
+#[derive(Clone, Default)]
+struct Head(Arc<AtomicUsize>);
+
+/// While the file passes, nothing is counted.
+const IN_FILE: usize = usize::MAX;
+
+impl Head {
+    fn watch(&self, body: Body) -> impl Stream<Item = Result<Bytes, StdError>> + Send + 'static {
+        let count = self.0.clone();
+        body.into_data_stream().map(move |piece| {
+            let piece = piece?;
+            let before = count.load(Ordering::Relaxed);
+            if before == IN_FILE {
+                return Ok(piece);
+            }
+            if before > AROUND_BYTES {
+                return Err("too much of a form".into());
+            }
+            count.store(before + piece.len(), Ordering::Relaxed);
+            Ok(piece)
+        })
+    }
+
+    fn begins(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    fn ends(&self) {
+        self.0.store(IN_FILE, Ordering::Relaxed);
+    }
+}
+
+fn too_slow() -> S3Error {
+    s3_error!(
+        RequestTimeout,
+        "Your socket connection to the server was not read from or written to within the timeout period."
+    )
+}
 
 /// How many bytes a form's file may have.
 #[derive(Clone, Copy, Debug)]
@@ -98,22 +149,28 @@ pub async fn post(
             "You must provide the Content-Length HTTP header."
         )
     })?;
-    let limits = SizeLimit::new().per_field(u64::MAX);
-    let constraints = Constraints::new().size_limit(limits);
-    let mut form = Multipart::with_constraints(body, boundary, constraints);
-    let (fields, file) = fields_and_file(&mut form).await?;
-    let (account, allowed) = signed_by(store, &fields, &bucket)?;
+    let head = Head::default();
+    let mut form = Multipart::new(head.watch(body), boundary);
+    let read = fields_and_file(&mut form);
+    let read = tokio::time::timeout(FIELDS_TAKE, read).await;
+    let (fields, file) = read.map_err(|_| too_slow())??;
+    head.ends();
+    let client = parts.extensions.get::<Client>().copied();
+    let (account, allowed) = signed_by(store, &fields, &bucket, client)?;
     let limits = Limits {
         least: allowed.0,
         most: allowed.1.min(length),
     };
-    let client = parts.extensions.get::<Client>().copied();
     let put = put(&bucket, &fields, account, client)?;
     let outcome = put.run(store, file, limits).await?;
     // What comes after the file counts for nothing, and is read so that the connection can go on.
-    while let Ok(Some(mut rest)) = form.next_field().await {
-        while let Ok(Some(_)) = rest.chunk().await {}
-    }
+    head.begins();
+    let rest = async {
+        while let Ok(Some(mut rest)) = form.next_field().await {
+            while let Ok(Some(_)) = rest.chunk().await {}
+        }
+    };
+    let _ = tokio::time::timeout(FIELDS_TAKE, rest).await;
     Ok(answer(store, &bucket, &fields, outcome))
 }
 
@@ -153,6 +210,7 @@ fn signed_by(
     store: &Store,
     fields: &Fields,
     bucket: &str,
+    client: Option<Client>,
 ) -> S3Result<(Option<String>, (u64, u64))> {
     fields.wanted("key")?;
     if fields.get("x-amz-security-token").is_some() {
@@ -163,6 +221,10 @@ fn signed_by(
     }
     let is_signed = ["policy", "signature", "x-amz-signature", "awsaccesskeyid"];
     if !is_signed.iter().any(|name| fields.get(name).is_some()) {
+        let asker = client.map(|client| client.address.to_string());
+        store
+            .rates
+            .count(&*store.cloud, &asker.unwrap_or_default())?;
         return Ok((None, (0, u64::MAX)));
     }
     let encoded = fields.wanted("policy")?;
@@ -322,17 +384,19 @@ impl Put {
         file: Field<'static>,
         limits: Limits,
     ) -> S3Result<(PutObjectOutput, HeaderMap)> {
+        let query = Query::of("")?;
         let asked = Asked {
             operation: "PutObject",
             bucket: Some(&self.bucket),
             key: Some(&self.key),
             headers: &self.headers,
-            query: "",
+            query: &query,
             client: self.client,
             account: self.account.as_deref(),
         };
         let (acting, _) = authorize::acting(store, &asked).await?;
         access::check_headers(&self.headers, Some(&acting))?;
+        encryption::check_transport(&self.headers, self.client)?;
         let text = |name: &str| {
             let value = self.headers.get(name).and_then(|value| value.to_str().ok());
             value.map(ToOwned::to_owned)
@@ -396,7 +460,7 @@ impl Put {
 /// never waited for.
 struct File(Mutex<Field<'static>>);
 
-impl futures_util::Stream for File {
+impl Stream for File {
     type Item = Result<Bytes, StdError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {

@@ -8,8 +8,7 @@ use crate::error::custom;
 use crate::form;
 use crate::metrics::{Done, Operation};
 use crate::s3::Api;
-use crate::signed;
-use crate::tagging::decoded;
+use crate::signed::{self, Query};
 use crate::walrus;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -68,8 +67,16 @@ impl Front {
     /// Answers a request; `request_id` is 16 characters or more, for logs and support.
     pub async fn call(&self, request: Request<Body>, request_id: &str) -> Response<Body> {
         let path = request.uri().path().to_owned();
-        let request = match walrus::stripped(&*self.store.cloud, request) {
-            Ok(request) => slashed(request),
+        // By its host's name, a bucket may have keys that begin like that path.
+        let by_host = host(&request)
+            .and_then(|host| self.store.bucket_of_host(host))
+            .is_some();
+        let request = match by_host {
+            true => Ok(request),
+            false => walrus::stripped(&*self.store.cloud, request).map(slashed),
+        };
+        let request = match request {
+            Ok(request) => request,
             Err(refused) => {
                 let response = refused.to_http_response().unwrap_or_default();
                 return completed(response, &path, request_id, false).await;
@@ -80,11 +87,10 @@ impl Front {
         let operation = Operation::default();
         request.extensions_mut().insert(operation.clone());
         let received = length(request.headers());
-        let host = request
-            .headers()
-            .get("host")
-            .and_then(|host| host.to_str().ok());
-        let bucket = self.store.bucket_of_request(host, request.uri().path());
+        let head = request.method() == Method::HEAD;
+        let bucket = self
+            .store
+            .bucket_of_request(host(&request), request.uri().path());
         let origin = self.across_origins(&request).await;
         let preflight = request.method() == Method::OPTIONS;
         let resource = request.uri().path().to_owned();
@@ -107,7 +113,7 @@ impl Front {
             status: response.status(),
             took: begun.elapsed(),
             received,
-            sent: length(response.headers()),
+            sent: if head { 0 } else { length(response.headers()) },
         });
         response
     }
@@ -125,8 +131,9 @@ impl Front {
                 .and_then(|value| value.to_str().ok())
         };
         let origin = text("origin")?;
-        let host = text("host").or_else(|| request.uri().authority().map(|it| it.as_str()));
-        let bucket = self.store.bucket_of_request(host, request.uri().path())?;
+        let bucket = self
+            .store
+            .bucket_of_request(host(request), request.uri().path())?;
         let asked = Asked {
             origin,
             method: match request.method() {
@@ -209,40 +216,41 @@ impl Front {
         } else {
             !key.contains('/')
         };
-        let Some(bucket) = self.store.bucket_of_request(host, path) else {
-            return Ok(None);
-        };
-        if request.method() != Method::POST || request.uri().query().is_some() || !of_bucket {
-            return Ok(None);
-        }
+        let bucket = self.store.bucket_of_request(host, path).unwrap_or_default();
         let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
         let start = kind.and_then(|kind| kind.get(..FORM.len()));
-        match start.is_some_and(|start| start.eq_ignore_ascii_case(FORM)) {
-            true => Ok(Some(bucket)),
-            false => Err(form::not_a_form()),
+        let is_form = start.is_some_and(|start| start.eq_ignore_ascii_case(FORM));
+        let plain = request.uri().query().is_none() && of_bucket;
+        match (request.method() == Method::POST, is_form, plain) {
+            (true, true, true) => Ok(Some(bucket)),
+            (true, false, true) => Err(form::not_a_form()),
+            // s3s would hold it in memory.
+            (true, true, false) => Err(s3_error!(MethodNotAllowed)),
+            _ => Ok(None),
         }
     }
 
     /// What s3s would take, or refuse in words of its own.
     fn acceptable(&self, request: &Request<Body>) -> S3Result<()> {
-        let (headers, query) = (request.headers(), request.uri().query().unwrap_or_default());
-        let host = headers.get("host").and_then(|host| host.to_str().ok());
-        let of_bucket = self.store.bucket_of_request(host, request.uri().path());
+        let of_bucket = self
+            .store
+            .bucket_of_request(host(request), request.uri().path());
         if of_bucket.is_none() && [Method::PUT, Method::DELETE].contains(request.method()) {
             return Err(s3_error!(MethodNotAllowed));
         }
-        signed::check_form(headers, query)?;
-        match signed::unsigned_header(headers, query) {
-            None => Ok(()),
-            Some(name) => {
-                tracing::debug!("{name} is not signed");
-                Err(s3_error!(
-                    AccessDenied,
-                    "There were headers present in the request which were not signed"
-                ))
-            }
-        }
+        let query = Query::of(request.uri().query().unwrap_or_default())?;
+        signed::check_form(request.headers(), &query)?;
+        signed::check_headers(request.headers(), &query)
     }
+}
+
+/// The name that a request came to: of HTTP/2 it is in the address.
+fn host(request: &Request<Body>) -> Option<&str> {
+    let header = request
+        .headers()
+        .get("host")
+        .and_then(|host| host.to_str().ok());
+    header.or_else(|| request.uri().authority().map(|it| it.as_str()))
 }
 
 /// A browser's question before its request.
@@ -291,20 +299,21 @@ fn lifted(mut request: Request<Body>) -> Request<Body> {
     if let Some(date) = signed::date_header(request.headers()) {
         request.headers_mut().insert("x-amz-date", date);
     }
-    let query = request.uri().query().unwrap_or_default().to_owned();
-    if !query.contains("X-Amz-Signature=") {
+    let Ok(query) = Query::of(request.uri().query().unwrap_or_default()) else {
+        return request;
+    };
+    if !query.has("X-Amz-Signature") {
         return request;
     }
-    for pair in query.split('&') {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+    for (name, value) in query.pairs() {
         let option = name.starts_with("x-amz-")
             && !name.contains("checksum")
             && name != "x-amz-content-sha256";
         let header = option
             .then(|| HeaderName::from_bytes(name.as_bytes()).ok())
             .flatten();
-        let value = decoded(value).and_then(|value| HeaderValue::from_str(&value).ok());
-        if let (Some(header), Some(value)) = (header, value) {
+        let value = HeaderValue::from_str(value);
+        if let (Some(header), Ok(value)) = (header, value) {
             request.headers_mut().entry(header).or_insert(value);
         }
     }
@@ -341,6 +350,10 @@ fn unquoted(text: String) -> String {
 
 fn config() -> S3Config {
     let mut config = S3Config::default();
+    // Forms are read here.
+    config.post_object_max_file_size = 0;
+    config.form_max_field_size = 0;
+    config.form_max_fields_size = 0;
     config.presigned_url_max_skew_time_secs = SKEW_S;
     config
 }

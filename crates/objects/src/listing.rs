@@ -83,14 +83,16 @@ impl Store {
         owner: bool,
     ) -> S3Result<Objects> {
         let show = move |name: String| if url { encoded(&name) } else { name };
-        let caller = account.clone();
-        let (versions, lister) = self
+        let caller = account;
+        let (bucket, versions, lister) = self
             .db
             .read(move |db| {
                 let bucket = rows::bucket(db, &bucket, &caller)?;
-                current(db, bucket.id, wanted)
+                let (versions, lister) = current(db, bucket.id, wanted)?;
+                Ok((bucket, versions, lister))
             })
             .await?;
+        let mut owners = self.owners(&bucket);
         let contents = versions.into_iter().map(|version| {
             let (checksum_algorithm, checksum_type) = checksum(&version);
             Object {
@@ -99,7 +101,7 @@ impl Store {
                 e_tag: Some(etag(&version.etag)),
                 key: Some(show(text(&version.key))),
                 last_modified: Some(stamp(version.modified_ms)),
-                owner: owner.then(|| self.owner_of(&account, &version.about)),
+                owner: owner.then(|| owners(&version.about)),
                 size: Some(version.size as i64),
                 storage_class: Some(ObjectStorageClass::from(class(&version))),
                 ..Default::default()
@@ -220,13 +222,15 @@ impl Store {
         );
         let (name, caller) = (input.bucket.clone(), account.clone());
         let begun = id_marker.clone().map(|id| (key_marker.clone(), id));
-        let (found, lister) = self
+        let (bucket, found, lister) = self
             .db
             .read(move |db| {
                 let bucket = rows::bucket(db, &name, &caller)?;
-                versions(db, bucket.id, wanted, begun)
+                let (found, lister) = versions(db, bucket.id, wanted, begun)?;
+                Ok((bucket, found, lister))
             })
             .await?;
+        let mut owners = self.owners(&bucket);
         let last_id = found.last().map(|version| version.id.clone());
         let last_is_version = found
             .last()
@@ -251,7 +255,7 @@ impl Store {
                 is_latest: Some(version.current),
                 key: Some(show(text(&version.key))),
                 last_modified: Some(stamp(version.modified_ms)),
-                owner: Some(self.owner_of(&account, &version.about)),
+                owner: Some(owners(&version.about)),
                 size: Some(version.size as i64),
                 storage_class: Some(ObjectVersionStorageClass::from(class(&version))),
                 version_id: Some(version.id),

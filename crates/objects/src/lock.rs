@@ -3,6 +3,7 @@
 
 use crate::Store;
 use crate::access::account;
+use crate::authorize::Who;
 use crate::describe::stamp;
 use crate::error::custom;
 use crate::rows::{self, About, Bucket, Version, Versioning};
@@ -277,7 +278,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<PutObjectRetentionInput>,
     ) -> S3Result<PutObjectRetentionOutput> {
-        let account = account(&request.extensions)?;
+        let who = Who::of(&request.extensions)?;
         let input = request.input;
         let bypass = input.bypass_governance_retention == Some(true);
         let wanted = input.retention.ok_or_else(malformed)?;
@@ -294,7 +295,7 @@ impl Store {
             about.retention = after;
             Ok(())
         };
-        self.relock(account, input.bucket, input.key, input.version_id, act)
+        self.relock(who, input.bucket, input.key, input.version_id, act)
             .await?;
         Ok(PutObjectRetentionOutput::default())
     }
@@ -303,7 +304,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<PutObjectLegalHoldInput>,
     ) -> S3Result<PutObjectLegalHoldOutput> {
-        let account = account(&request.extensions)?;
+        let who = Who::of(&request.extensions)?;
         let input = request.input;
         let status = input
             .legal_hold
@@ -318,14 +319,14 @@ impl Store {
             about.hold = hold;
             Ok(())
         };
-        self.relock(account, input.bucket, input.key, input.version_id, act)
+        self.relock(who, input.bucket, input.key, input.version_id, act)
             .await?;
         Ok(PutObjectLegalHoldOutput::default())
     }
 
     async fn relock(
         &self,
-        account: String,
+        who: Who,
         name: String,
         key: String,
         id: Option<String>,
@@ -333,7 +334,7 @@ impl Store {
     ) -> S3Result<()> {
         self.db
             .write(move |tx| {
-                let bucket = rows::bucket(tx.connection, &name, &account)?;
+                let bucket = rows::bucket(tx.connection, &name, &who.account)?;
                 if bucket.config.lock.is_none() {
                     return Err(missing());
                 }
@@ -344,6 +345,7 @@ impl Store {
                         "The specified method is not allowed against this resource."
                     ));
                 }
+                who.may(&bucket, &version)?;
                 let mut about = version.about.clone();
                 change(&mut about, tx.now_ms)?;
                 bucket.describe(tx, &version, &about)
@@ -355,10 +357,10 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetObjectRetentionInput>,
     ) -> S3Result<GetObjectRetentionOutput> {
-        let account = account(&request.extensions)?;
+        let who = Who::of(&request.extensions)?;
         let input = request.input;
         let about = self
-            .locked(account, input.bucket, input.key, input.version_id)
+            .locked(who, input.bucket, input.key, input.version_id)
             .await?;
         let retention = about.retention.ok_or_else(unset)?;
         Ok(GetObjectRetentionOutput {
@@ -373,10 +375,10 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetObjectLegalHoldInput>,
     ) -> S3Result<GetObjectLegalHoldOutput> {
-        let account = account(&request.extensions)?;
+        let who = Who::of(&request.extensions)?;
         let input = request.input;
         let about = self
-            .locked(account, input.bucket, input.key, input.version_id)
+            .locked(who, input.bucket, input.key, input.version_id)
             .await?;
         let status = match about.hold {
             true => ObjectLockLegalHoldStatus::ON,
@@ -391,15 +393,16 @@ impl Store {
 
     async fn locked(
         self: &Arc<Self>,
-        account: String,
+        who: Who,
         name: String,
         key: String,
         id: Option<String>,
     ) -> S3Result<About> {
         self.db
             .read(move |db| {
-                let bucket = rows::bucket(db, &name, &account)?;
+                let bucket = rows::bucket(db, &name, &who.account)?;
                 let version = rows::named(db, bucket.id, &key, id.as_deref())?;
+                who.may(&bucket, &version)?;
                 match (&bucket.config.lock, version.marker) {
                     (None, _) => Err(missing()),
                     (Some(_), true) => Err(rows::no_such_key()),

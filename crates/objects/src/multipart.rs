@@ -1,7 +1,9 @@
 //! Multipart uploads: their parts are contents like any other, and completing one makes an object of
 //! them without moving a byte (AWS, "Uploading and copying objects using multipart upload").
 
+use crate::Store;
 use crate::access::account;
+use crate::authorize::Who;
 use crate::conditions::{self, Conditions};
 use crate::contents::{Slice, cut};
 use crate::copying::{Bytes, source, unchanged};
@@ -17,7 +19,6 @@ use crate::quota;
 use crate::rows::{self, About, Asked, Done, Part, PartOf, Put, Upload, Versioning, json};
 use crate::sum::{Algorithm, Covers, Sum};
 use crate::upload::{self, Said};
-use crate::{Store, access};
 use md5::{Digest, Md5};
 use rusqlite::params;
 use s3s::dto::*;
@@ -60,6 +61,7 @@ impl Store {
                 let bucket = rows::bucket(tx.connection, &name, &account)?;
                 let lock = encryption.lock(&bucket, always);
                 about.encryption = lock.noted();
+                about.by = access.by(&bucket);
                 wish.apply(&bucket, &mut about, tx.now_ms)?;
                 access.apply(&bucket, &mut about)?;
                 // Ids of one key are in the order in which the uploads began.
@@ -101,12 +103,12 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<UploadPartInput>,
     ) -> S3Result<UploadPartOutput> {
-        let account = account(&request.extensions)?;
+        let who = Who::of(&request.extensions)?;
         let said = Said::of(&request, request.input.body.as_ref())?;
         let input = request.input;
         let number = part_number(input.part_number)?;
         let upload = self
-            .upload(&account, &input.bucket, &input.key, &input.upload_id)
+            .upload(&who, &input.bucket, &input.key, &input.upload_id)
             .await?;
         let lock = Lock::of_upload(&upload, &request.headers)?;
         encryption::tell(&request.extensions, lock.noted().as_ref(), lock.key());
@@ -140,7 +142,7 @@ impl Store {
             .unwrap_or_else(|| received.sum.clone());
         self.db
             .write(move |tx| {
-                let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
+                let bucket = rows::bucket(tx.connection, &input.bucket, &who.account)?;
                 rows::open_upload(tx.connection, bucket.id, &input.key, &input.upload_id)?;
                 if let Some(new) = received.new {
                     tx.keep(new)?;
@@ -161,12 +163,12 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<UploadPartCopyInput>,
     ) -> S3Result<UploadPartCopyOutput> {
-        let from_account = access::source_account(&request.extensions)?;
-        let account = account(&request.extensions)?;
+        let from_who = Who::of_source(&request.extensions)?;
+        let who = Who::of(&request.extensions)?;
         let input = request.input;
         let number = part_number(input.part_number)?;
         let upload = self
-            .upload(&account, &input.bucket, &input.key, &input.upload_id)
+            .upload(&who, &input.bucket, &input.key, &input.upload_id)
             .await?;
         let lock = Lock::of_upload(&upload, &request.headers)?;
         encryption::tell(&request.extensions, lock.noted().as_ref(), lock.key());
@@ -179,15 +181,16 @@ impl Store {
             unmodified_since: input.copy_source_if_unmodified_since,
         };
         let reading = self.contents.reading();
-        let (caller, opener) = (from_account, own.clone());
+        let (caller, opener) = (from_who, own.clone());
         let (from, version) = self
             .db
             .read(move |db| {
-                let bucket = rows::bucket(db, &name, &caller)?;
+                let bucket = rows::bucket(db, &name, &caller.account)?;
                 let version = rows::named(db, bucket.id, &key, id.as_deref())?;
                 if version.marker {
                     return Err(rows::no_such_key());
                 }
+                caller.may(&bucket, &version)?;
                 conditions.allow_copy(&version)?;
                 encryption::opened_by(&version.about, opener.as_ref())?;
                 Ok((bucket, version))
@@ -203,7 +206,7 @@ impl Store {
             true => {
                 let algorithm = asked.algorithm;
                 let (md5, sum) = self.digest(reading, slices.clone(), own, algorithm).await?;
-                (md5, sum, Bytes::Shared(slices))
+                (lock.etag(md5), sum, Bytes::Shared(slices))
             }
             false => {
                 let written = self
@@ -226,7 +229,7 @@ impl Store {
             .db
             .write(move |tx| {
                 unchanged(tx, &from, &version)?;
-                let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
+                let bucket = rows::bucket(tx.connection, &input.bucket, &who.account)?;
                 rows::open_upload(tx.connection, bucket.id, &input.key, &input.upload_id)?;
                 let slices = kept.used(tx)?;
                 put_part(tx, &bucket, &input.upload_id, Part { slices, ..part })?;
@@ -247,13 +250,15 @@ impl Store {
         })
     }
 
-    async fn upload(&self, account: &str, bucket: &str, key: &str, id: &str) -> S3Result<Upload> {
-        let (account, bucket) = (account.to_owned(), bucket.to_owned());
+    async fn upload(&self, who: &Who, bucket: &str, key: &str, id: &str) -> S3Result<Upload> {
+        let (who, bucket) = (who.clone(), bucket.to_owned());
         let (key, id) = (key.to_owned(), id.to_owned());
         self.db
             .read(move |db| {
-                let bucket = rows::bucket(db, &bucket, &account)?;
-                rows::open_upload(db, bucket.id, &key, &id)
+                let bucket = rows::bucket(db, &bucket, &who.account)?;
+                let upload = rows::open_upload(db, bucket.id, &key, &id)?;
+                who.may_go_on(&bucket, &upload)?;
+                Ok(upload)
             })
             .await
     }
@@ -262,7 +267,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<CompleteMultipartUploadOutput> {
-        let account = account(&request.extensions)?;
+        let who = Who::of(&request.extensions)?;
         let input = request.input;
         let named = input
             .multipart_upload
@@ -302,10 +307,11 @@ impl Store {
         let (done, told) = self
             .db
             .write(move |tx| {
-                let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
+                let bucket = rows::bucket(tx.connection, &input.bucket, &who.account)?;
                 let enabled = bucket.config.versioning == Some(Versioning::Enabled);
                 let upload =
                     rows::find_upload(tx.connection, bucket.id, &input.key, &input.upload_id)?;
+                who.may_go_on(&bucket, &upload)?;
                 let names = json(
                     &named
                         .iter()
@@ -388,13 +394,14 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<AbortMultipartUploadInput>,
     ) -> S3Result<AbortMultipartUploadOutput> {
-        let account = account(&request.extensions)?;
+        let who = Who::of(&request.extensions)?;
         let input = request.input;
         self.db
             .write(move |tx| {
-                let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
+                let bucket = rows::bucket(tx.connection, &input.bucket, &who.account)?;
                 let upload =
                     rows::open_upload(tx.connection, bucket.id, &input.key, &input.upload_id)?;
+                who.may_go_on(&bucket, &upload)?;
                 let initiated = stamp(upload.initiated_ms / 1000 * 1000);
                 if input
                     .if_match_initiated_time
@@ -413,26 +420,28 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<ListPartsInput>,
     ) -> S3Result<ListPartsOutput> {
-        let account = account(&request.extensions)?;
+        let who = Who::of(&request.extensions)?;
         let input = request.input;
         let most = page(input.max_parts)?;
         let marker = input.part_number_marker.unwrap_or(0);
-        let (caller, name, key) = (account.clone(), input.bucket.clone(), input.key.clone());
+        let (name, key) = (input.bucket.clone(), input.key.clone());
         let id = input.upload_id.clone();
-        let (upload, mut parts) = self
+        let (bucket, upload, mut parts) = self
             .db
             .read(move |db| {
-                let bucket = rows::bucket(db, &name, &caller)?;
+                let bucket = rows::bucket(db, &name, &who.account)?;
                 let upload = rows::open_upload(db, bucket.id, &key, &id)?;
+                who.may_go_on(&bucket, &upload)?;
                 let parts = rows::parts(db, &upload.id, marker, most + 1)?;
-                Ok((upload, parts))
+                Ok((bucket, upload, parts))
             })
             .await?;
         let truncated = parts.len() > most && most > 0;
         parts.truncate(most);
         let asked = asked_of(&upload);
         let next = parts.last().map_or(marker, |part| part.number);
-        let by = self.owner_of(&account, &upload.about);
+        let owner = self.owners(&bucket)(&upload.about);
+        let by = self.began(&bucket, &upload.about);
         let shown = parts.into_iter().map(|part| {
             let mut out = s3s::dto::Part {
                 e_tag: Some(etag(&part.etag)),
@@ -453,7 +462,7 @@ impl Store {
             max_parts: Some(most as i32),
             part_number_marker: Some(marker),
             next_part_number_marker: Some(next),
-            owner: Some(by.clone()),
+            owner: Some(owner),
             initiator: Some(initiator(by)),
             storage_class: Some(StorageClass::from(class(&upload.about))),
             checksum_algorithm: asked.explicit.then(|| algorithm(asked.algorithm)),
@@ -487,14 +496,16 @@ impl Store {
             .clone()
             .zip(input.upload_id_marker.clone())
             .filter(|(key, id)| !key.is_empty() && !id.is_empty());
-        let (name, caller) = (input.bucket.clone(), account.clone());
-        let (uploads, lister) = self
+        let (name, caller) = (input.bucket.clone(), account);
+        let (bucket, uploads, lister) = self
             .db
             .read(move |db| {
                 let bucket = rows::bucket(db, &name, &caller)?;
-                list_uploads(db, bucket.id, wanted, begun)
+                let (uploads, lister) = list_uploads(db, bucket.id, wanted, begun)?;
+                Ok((bucket, uploads, lister))
             })
             .await?;
+        let mut owners = self.owners(&bucket);
         let last = uploads.last().map(|upload| upload.id.clone());
         let next_key = lister
             .last()
@@ -503,12 +514,12 @@ impl Store {
         let prefixes = common_prefixes(&lister, show);
         let shown = uploads.into_iter().map(|upload| {
             let asked = asked_of(&upload);
-            let by = self.owner_of(&account, &upload.about);
+            let by = self.began(&bucket, &upload.about);
             MultipartUpload {
                 key: Some(show(String::from_utf8_lossy(&upload.key).into_owned())),
                 initiated: Some(stamp(upload.initiated_ms)),
-                initiator: Some(initiator(by.clone())),
-                owner: Some(by),
+                initiator: Some(initiator(by)),
+                owner: Some(owners(&upload.about)),
                 storage_class: Some(StorageClass::from(class(&upload.about))),
                 checksum_algorithm: asked.explicit.then(|| algorithm(asked.algorithm)),
                 checksum_type: asked.explicit.then(|| covers(asked.covers)),
@@ -841,6 +852,7 @@ fn assemble(
         sum,
         parts: parts.collect(),
         asked: None,
+        by: None,
         ..upload.about.clone()
     };
     let slices = used

@@ -2,6 +2,7 @@
 
 use crate::Store;
 use crate::access::account;
+use crate::authorize::Who;
 use crate::conditions::{self, Conditions};
 use crate::contents::{Reading, cut};
 use crate::crypt::Key;
@@ -35,7 +36,7 @@ pub fn checked_key(key: &str) -> S3Result<()> {
 /// What a read looks for.
 #[derive(Default)]
 pub struct Look {
-    pub account: String,
+    pub who: Who,
     pub bucket: String,
     pub key: String,
     pub version: Option<String>,
@@ -298,10 +299,11 @@ impl Store {
         let contents = self.contents.clone();
         self.db
             .read(move |db| {
-                let bucket = rows::bucket(db, &look.bucket, &look.account)?;
+                let bucket = rows::bucket(db, &look.bucket, &look.who.account)?;
                 let version = rows::named(db, bucket.id, &look.key, look.version.as_deref())?;
                 let told = bucket.told(&version.id);
                 readable(&version, look.version.is_some(), told.as_ref())?;
+                look.who.may(&bucket, &version)?;
                 look.conditions.allow_read(&version)?;
                 if let Some(key) = &look.opened_by {
                     encryption::opened_by(&version.about, key.as_ref())?;
@@ -330,11 +332,11 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetObjectInput>,
     ) -> S3Result<GetObjectOutput> {
-        let account = account(&request.extensions)?;
+        let who = Who::of(&request.extensions)?;
         let key = encryption::customer_key(&request.headers)?;
         let input = request.input;
         let look = Look {
-            account,
+            who,
             bucket: input.bucket,
             key: input.key,
             version: input.version_id,
@@ -375,11 +377,11 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<HeadObjectInput>,
     ) -> S3Result<HeadObjectOutput> {
-        let account = account(&request.extensions)?;
+        let who = Who::of(&request.extensions)?;
         let key = encryption::customer_key(&request.headers)?;
         let input = request.input;
         let look = Look {
-            account,
+            who,
             bucket: input.bucket,
             key: input.key,
             version: input.version_id,
@@ -414,7 +416,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetObjectAttributesInput>,
     ) -> S3Result<GetObjectAttributesOutput> {
-        let account = account(&request.extensions)?;
+        let who = Who::of(&request.extensions)?;
         let input = request.input;
         // One header may name several.
         let names = input
@@ -437,7 +439,7 @@ impl Store {
             ));
         }
         let look = Look {
-            account,
+            who,
             bucket: input.bucket,
             key: input.key,
             version: input.version_id,

@@ -3,14 +3,15 @@
 
 use crate::Store;
 use crate::access::{account, canonical, denied, named_owner};
-use crate::acl::{self, Acl, EC2, Wish};
-use crate::authorize::blocked;
+use crate::acl::{self, ANONYMOUS, Acl, EC2, Wish};
+use crate::authorize::{Who, blocked};
 use crate::buckets::malformed;
 use crate::db::Tx;
 use crate::rows::{self, About, Bucket, Ownership, Version};
 use http::Extensions;
 use s3s::dto::*;
 use s3s::{S3Request, S3Result, s3_error};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What an upload wants of its object's owner and ACL: decided where the bucket is at hand.
@@ -21,8 +22,19 @@ pub struct Put {
 }
 
 impl Put {
+    /// The canonical user id of who puts, where that isn't the bucket's owner.
+    pub fn by(&self, bucket: &Bucket) -> Option<String> {
+        let other = self.caller.as_ref() != Some(&bucket.owner);
+        let id = || {
+            self.caller
+                .as_deref()
+                .map_or(ANONYMOUS.to_owned(), canonical)
+        };
+        other.then(id)
+    }
+
     pub fn apply(&self, bucket: &Bucket, about: &mut About) -> S3Result<()> {
-        let blocks = blocked(bucket).block_public_acls == Some(true);
+        let blocks = blocked(&bucket.config).block_public_acls == Some(true);
         let (owner, acl) = self
             .wish
             .of_object(bucket, self.caller.as_deref(), blocks)?;
@@ -69,11 +81,26 @@ impl Store {
         named_owner(id, self.cloud.account_of(id))
     }
 
-    /// Whose an object is, in the bucket of an account.
-    pub fn owner_of(&self, of_bucket: &str, about: &About) -> Owner {
-        match &about.owner {
-            Some(owner) => self.shown_owner(owner),
-            None => crate::access::owner(of_bucket),
+    /// Says whose objects of a bucket are; each owner is looked up once.
+    pub fn owners<'a>(&'a self, bucket: &'a Bucket) -> impl FnMut(&About) -> Owner + 'a {
+        let mut known: BTreeMap<String, Owner> = BTreeMap::new();
+        move |about| {
+            let counts = bucket.config.ownership != Ownership::BucketOwnerEnforced;
+            match about.owner.as_ref().filter(|_| counts) {
+                None => crate::access::owner(&bucket.owner),
+                Some(id) => {
+                    let owner = known.entry(id.clone());
+                    owner.or_insert_with(|| self.shown_owner(id)).clone()
+                }
+            }
+        }
+    }
+
+    /// Who began an upload.
+    pub fn began(&self, bucket: &Bucket, about: &About) -> Owner {
+        match &about.by {
+            Some(id) => self.shown_owner(id),
+            None => crate::access::owner(&bucket.owner),
         }
     }
 
@@ -127,13 +154,14 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetObjectAclInput>,
     ) -> S3Result<GetObjectAclOutput> {
-        let account = account(&request.extensions)?;
+        let who = Who::of(&request.extensions)?;
         let input = request.input;
         let (owner, acl) = self
             .db
             .read(move |db| {
-                let bucket = rows::bucket(db, &input.bucket, &account)?;
+                let bucket = rows::bucket(db, &input.bucket, &who.account)?;
                 let version = object(db, &bucket, &input.key, input.version_id.as_deref())?;
+                who.may(&bucket, &version)?;
                 Ok(of_object(&bucket, &version.about))
             })
             .await?;
@@ -148,8 +176,8 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<PutObjectAclInput>,
     ) -> S3Result<PutObjectAclOutput> {
-        let account = account(&request.extensions)?;
         let wish = Wish::of(&request.headers, |id| self.knows(id))?;
+        let who = Who::of(&request.extensions)?;
         let input = request.input;
         let body = given(&wish, input.access_control_policy)?;
         if body.is_none() && wish.is_none() {
@@ -158,9 +186,10 @@ impl Store {
         let store = self.clone();
         self.db
             .write(move |tx: &Tx<'_>| {
-                let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
+                let bucket = rows::bucket(tx.connection, &input.bucket, &who.account)?;
                 let id = input.version_id.as_deref();
                 let version = object(tx.connection, &bucket, &input.key, id)?;
+                who.may(&bucket, &version)?;
                 let (owner, _) = of_object(&bucket, &version.about);
                 let wanted = match body {
                     Some(body) => {
@@ -294,7 +323,7 @@ fn may_be_set(bucket: &Bucket, acl: &Acl) -> S3Result<()> {
     if bucket.config.ownership == Ownership::BucketOwnerEnforced {
         return Err(acl::disabled());
     }
-    match acl.is_public() && blocked(bucket).block_public_acls == Some(true) {
+    match acl.is_public() && blocked(&bucket.config).block_public_acls == Some(true) {
         true => Err(denied()),
         false => Ok(()),
     }

@@ -134,6 +134,9 @@ pub struct About {
     /// Of an upload: what its parts' checksums are to be.
     #[serde(rename = "u", skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,
+    /// Of an upload: the canonical user id of who began it, where that isn't the bucket's owner.
+    #[serde(rename = "b", skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// A part of a completed upload.

@@ -1,7 +1,7 @@
 //! Tags of objects, and what a tag may be (AWS, "Categorizing your storage using tags").
 
 use crate::Store;
-use crate::access::account;
+use crate::authorize::Who;
 use crate::error::custom;
 use crate::objects::{Look, readable};
 use crate::rows::{self, About};
@@ -16,10 +16,10 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetObjectTaggingInput>,
     ) -> S3Result<GetObjectTaggingOutput> {
-        let account = account(&request.extensions)?;
+        let who = Who::of(&request.extensions)?;
         let input = request.input;
         let look = Look {
-            account,
+            who,
             bucket: input.bucket,
             key: input.key,
             version: input.version_id,
@@ -36,11 +36,11 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<PutObjectTaggingInput>,
     ) -> S3Result<PutObjectTaggingOutput> {
-        let account = account(&request.extensions)?;
+        let who = Who::of(&request.extensions)?;
         let input = request.input;
         let tags = judged_set(input.tagging.tag_set, 10)?;
         let version_id = self
-            .tag(account, input.bucket, input.key, input.version_id, tags)
+            .tag(who, input.bucket, input.key, input.version_id, tags)
             .await?;
         Ok(PutObjectTaggingOutput { version_id })
     }
@@ -49,18 +49,18 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<DeleteObjectTaggingInput>,
     ) -> S3Result<DeleteObjectTaggingOutput> {
-        let account = account(&request.extensions)?;
+        let who = Who::of(&request.extensions)?;
         let input = request.input;
         let tags = BTreeMap::new();
         let version_id = self
-            .tag(account, input.bucket, input.key, input.version_id, tags)
+            .tag(who, input.bucket, input.key, input.version_id, tags)
             .await?;
         Ok(DeleteObjectTaggingOutput { version_id })
     }
 
     async fn tag(
         &self,
-        account: String,
+        who: Who,
         name: String,
         key: String,
         id: Option<String>,
@@ -68,10 +68,11 @@ impl Store {
     ) -> S3Result<Option<String>> {
         self.db
             .write(move |tx| {
-                let bucket = rows::bucket(tx.connection, &name, &account)?;
+                let bucket = rows::bucket(tx.connection, &name, &who.account)?;
                 let version = rows::named(tx.connection, bucket.id, &key, id.as_deref())?;
                 let told = bucket.told(&version.id);
                 readable(&version, id.is_some(), told.as_ref())?;
+                who.may(&bucket, &version)?;
                 let about = About {
                     tags,
                     ..version.about.clone()

@@ -5,7 +5,6 @@
 //! so a signature over the whole path is verified here, and replaced by one over the rest.
 
 use crate::access::{Cloud, unavailable};
-use crate::listing::encoded;
 use crate::tagging::decoded;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -55,46 +54,36 @@ const SUBRESOURCES: [&str; 26] = [
 
 /// The request without the prefix, signed for the rest of its path. Others are what they were.
 pub fn stripped(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Request<Body>> {
-    let path = request.uri().path();
+    let path = request.uri().path().to_owned();
     let Some(rest) = path.strip_prefix(PREFIX) else {
         return Ok(request);
     };
     if !(rest.is_empty() || rest.starts_with('/')) {
         return Ok(request);
     }
-    let rest = if rest.is_empty() { "/" } else { rest }.to_owned();
-    // Version 2 signs a bucket's path with a slash at its end, also where it is sent without.
-    let spelt = |secret: &str, signed: &Signed| {
-        let with_slash = format!("{path}/");
-        [path, &with_slash]
-            .iter()
-            .any(|path| signed.over(&request, path, secret) == signed.signature)
-    };
-    let mut rest = rest;
-    let signed = Signed::of(&request);
+    let mut rest = if rest.is_empty() { "/" } else { rest }.to_owned();
     let mut query = request.uri().query().map(ToOwned::to_owned);
-    if let Some(signed) = signed
-        && let Some((_, secret)) = cloud.find(&signed.access_key)
-        && spelt(&secret, &signed)
-    {
-        if signed.chunks {
-            return Err(unavailable(
-                "Chunks with signatures of their own can't be verified below /services/Walrus: use the endpoint without that path",
-            ));
-        }
-        if matches!(signed.kind, Kind::V2) && !rest[1..].contains('/') && rest.len() > 1 {
-            rest.push('/');
-        }
-        let again = signed.over(&request, &rest, &secret);
-        if signed.in_query {
-            let (old, new) = (escaped(&signed.signature), escaped(&again));
-            query = query.map(|query| query.replace(&old, &new));
-        } else {
-            let header = request.headers().get(AUTHORIZATION);
-            let header = header.and_then(|it| it.to_str().ok()).unwrap_or_default();
-            let header = header.replace(&signed.signature, &again);
-            let header = HeaderValue::from_str(&header).map_err(|_| crate::access::denied())?;
-            request.headers_mut().insert(AUTHORIZATION, header);
+    let signed = Signed::of(&request);
+    let secret = signed
+        .as_ref()
+        .and_then(|signed| cloud.find(&signed.access_key));
+    if let (Some(signed), Some((_, secret))) = (signed, secret) {
+        // Version 2 signs a bucket's path with a slash at its end, also where it is sent without.
+        let of_bucket = rest.len() > 1 && !rest[1..].contains('/');
+        let slashed = matches!(signed.kind, Kind::V2) && of_bucket;
+        let fits = |path: &str| signed.over(&request, path, &secret) == signed.signature;
+        if fits(&path) || (slashed && fits(&format!("{path}/"))) {
+            if signed.chunks {
+                return Err(unavailable(
+                    "Chunks with signatures of their own can't be verified below /services/Walrus: use the endpoint without that path",
+                ));
+            }
+            if slashed {
+                rest.push('/');
+            }
+            let again = signed.over(&request, &rest, &secret);
+            query = query.map(|query| signed.replaced_in_query(&query, &again));
+            signed.replace_in_header(request.headers_mut(), &again)?;
         }
     }
     let whole = match query {
@@ -109,8 +98,19 @@ pub fn stripped(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Reque
     Ok(request)
 }
 
-fn escaped(text: &str) -> String {
-    encoded(text).replace('/', "%2F")
+/// As signatures spell it: what RFC 3986 calls unreserved stays.
+fn spelt(text: &str, slash: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                out.push(char::from(byte));
+            }
+            b'/' if slash => out.push('/'),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }
 
 /// A signature as a request has it.
@@ -206,6 +206,28 @@ impl Signed {
         }
     }
 
+    fn replaced_in_query(&self, query: &str, again: &str) -> String {
+        match self.in_query {
+            true => {
+                let (old, new) = (spelt(&self.signature, false), spelt(again, false));
+                query.replace(&old, &new)
+            }
+            false => query.to_owned(),
+        }
+    }
+
+    fn replace_in_header(&self, headers: &mut HeaderMap, again: &str) -> S3Result<()> {
+        if self.in_query {
+            return Ok(());
+        }
+        let header = headers.get(AUTHORIZATION);
+        let header = header.and_then(|it| it.to_str().ok()).unwrap_or_default();
+        let header = header.replace(&self.signature, again);
+        let header = HeaderValue::from_str(&header).map_err(|_| crate::access::denied())?;
+        headers.insert(AUTHORIZATION, header);
+        Ok(())
+    }
+
     /// The signature of the request as if it had that path.
     fn over(&self, request: &Request<Body>, path: &str, secret: &str) -> String {
         match &self.kind {
@@ -269,12 +291,18 @@ impl Signed {
         let mut query: Vec<String> = pairs(request)
             .iter()
             .filter(|(name, _)| *name != "X-Amz-Signature")
-            .map(|(name, value)| format!("{}={}", escaped(name), escaped(value)))
+            .map(|(name, value)| format!("{}={}", spelt(name, false), spelt(value, false)))
             .collect();
         query.sort_unstable();
         let headers: String = signed
             .iter()
-            .map(|name| format!("{name}:{}\n", joined(request.headers(), name)))
+            .map(|name| match (name.as_str(), request.uri().authority()) {
+                // HTTP/2 has it in the address.
+                ("host", Some(host)) if !request.headers().contains_key("host") => {
+                    format!("host:{host}\n")
+                }
+                _ => format!("{name}:{}\n", joined(request.headers(), name)),
+            })
             .collect();
         let hash = match self.in_query {
             true => "UNSIGNED-PAYLOAD".to_owned(),
@@ -283,7 +311,7 @@ impl Signed {
         format!(
             "{}\n{}\n{}\n{headers}\n{}\n{hash}",
             request.method(),
-            encoded(&plain),
+            spelt(&plain, true),
             query.join("&"),
             signed.join(";")
         )

@@ -7,6 +7,7 @@ import base64
 import datetime
 import hashlib
 import io
+import json
 import os
 import socket
 import sys
@@ -820,6 +821,80 @@ def acls(bucket):
     assert raw("GET", path + "/open")[0] == 200
 
 
+def what_others_could_try(bucket):
+    """Ways in that a reviewer found, each once."""
+    other, path = friend(), f"/{bucket}"
+    me, theirs = S3.list_buckets()["Owner"]["ID"], other.list_buckets()["Owner"]["ID"]
+    S3.put_object(Bucket=bucket, Key="secret", Body=b"secret")
+    # A presigned URL is worth what was signed, however its parts are spelt.
+    url = S3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "new"})
+    source = {"x-amz-copy-source": f"{bucket}/secret"}
+    assert raw("PUT", url, b"", source)[0] == 403
+    assert raw("PUT", url.replace("X-Amz-SignedHeaders", "%58-Amz-SignedHeaders"), b"", source)[0] == 403
+    bogus = "AWS4-HMAC-SHA256 Credential=x/20261129/us-east-1/s3/aws4_request, " \
+            "SignedHeaders=host;x-amz-copy-source;x-amz-date, Signature=0"
+    assert raw("PUT", url, b"", {**source, "Authorization": bogus, "x-amz-date": "20261129T000000Z"})[0] == 400
+    old = client(signature_version="s3")
+    url = old.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "secret"}, ExpiresIn=60)
+    assert raw("GET", url)[0] == 200
+    for more in ["&acl&acl", "&%72etention", "&legal%2Dhold", "&attributes"]:
+        assert raw("GET", url + more)[0] == 403, more
+    # Who may only list doesn't set the list of what may come.
+    S3.put_bucket_ownership_controls(Bucket=bucket, OwnershipControls={"Rules": [{"ObjectOwnership": "ObjectWriter"}]})
+    S3.delete_public_access_block(Bucket=bucket)
+    S3.put_bucket_acl(Bucket=bucket, ACL="public-read")
+    assert raw("PUT", path + "/future?acl", b"", {"x-amz-acl": "public-read"})[0] == 403
+    # Whom an ACL lets write goes on with his own uploads only, and his objects' versions aren't his to destroy.
+    S3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    S3.put_bucket_acl(Bucket=bucket, GrantWrite=f'id="{theirs}"', GrantFullControl=f'id="{me}"')
+    mine = {"Bucket": bucket, "Key": "m", "UploadId": S3.create_multipart_upload(Bucket=bucket, Key="m")["UploadId"]}
+    for act in [lambda: other.upload_part(**mine, PartNumber=1, Body=b"x"), lambda: other.list_parts(**mine),
+                lambda: other.abort_multipart_upload(**mine),
+                lambda: other.complete_multipart_upload(**mine, MultipartUpload={"Parts": [
+                    {"PartNumber": 1, "ETag": "x"}]})]:
+        with refused("AccessDenied", 403):
+            act()
+    his = {"Bucket": bucket, "Key": "h", "UploadId": other.create_multipart_upload(Bucket=bucket, Key="h")["UploadId"]}
+    tag = other.upload_part(**his, PartNumber=1, Body=b"x")["ETag"]
+    found = {one["Key"]: one["Initiator"]["ID"] for one in S3.list_multipart_uploads(Bucket=bucket)["Uploads"]}
+    assert found == {"m": me, "h": theirs}, found
+    other.complete_multipart_upload(**his, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": tag}]})
+    version = S3.list_object_versions(Bucket=bucket, Prefix="h")["Versions"][0]["VersionId"]
+    with refused("AccessDenied", 403):
+        other.delete_object(Bucket=bucket, Key="h", VersionId=version)
+    # A denial counts, also for what comes along with a put.
+    deny = {"Effect": "Deny", "Principal": "*", "Action": ["s3:PutObjectTagging", "s3:PutObjectAcl"],
+            "Resource": f"arn:aws:s3:::{bucket}/*"}
+    S3.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [deny]}))
+    other.put_object(Bucket=bucket, Key="d", Body=b"x")
+    for more in [{"Tagging": "a=1"}, {"ACL": "public-read"}]:
+        with refused("AccessDenied", 403):
+            other.put_object(Bucket=bucket, Key="d", Body=b"x", **more)
+    S3.delete_bucket_policy(Bucket=bucket)
+    # Copying takes tags along only for who may read them.
+    S3.put_object(Bucket=bucket, Key="tagged", Body=b"x", Tagging="a=1", ACL="authenticated-read")
+    theirs = bucket + "-theirs"
+    other.create_bucket(Bucket=theirs)
+    with refused("AccessDenied", 403):
+        other.copy_object(Bucket=theirs, Key="k", CopySource=f"{bucket}/tagged")
+    other.copy_object(Bucket=theirs, Key="k", CopySource=f"{bucket}/tagged", TaggingDirective="REPLACE")
+    other.delete_object(Bucket=theirs, Key="k")
+    other.delete_bucket(Bucket=theirs)
+    # Forms: none for s3s, and not much around the file.
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert raw("POST", path + "?x", b"--b\r\n", kind)[0] == 405
+    status, _, text = raw("POST", path, b"x" * MIB, kind)
+    assert status == 400 and b"MalformedPOSTRequest" in text, (status, text)
+    # Below /services/Walrus, a signature is of its own path.
+    below = boto3.client("s3", endpoint_url=ENDPOINT + "/services/Walrus",
+                         config=botocore.config.Config(signature_version="s3v4"))
+    url = below.generate_presigned_url("delete_object", Params={"Bucket": bucket, "Key": "secret/"})
+    assert raw("DELETE", url.replace("/secret/?", "/secret?"))[0] == 403
+    assert body(Bucket=bucket, Key="secret") == b"secret"
+    below.put_object(Bucket=bucket, Key="a~b*(c)!", Body=b"x")
+    assert body(Bucket=bucket, Key="a~b*(c)!") == b"x"
+
+
 def encryption(bucket):
     """Bytes that are ciphertext on the disk, by the cloud's key and by the client's."""
     with refused("ServerSideEncryptionConfigurationNotFoundError", 404):
@@ -1109,7 +1184,8 @@ def policies(bucket):
         put(statement("Allow", friend, "s3:GetObject", StringEquals={"s3:ExistingObjectTag/secret": "no"}))
         with refused("AccessDenied", 403):
             other.copy_object(Bucket=mine, Key="c", CopySource={"Bucket": bucket, "Key": "own"})
-        other.copy_object(Bucket=mine, Key="c", CopySource={"Bucket": bucket, "Key": "pub/a"})
+        other.copy_object(Bucket=mine, Key="c", CopySource={"Bucket": bucket, "Key": "pub/a"},
+                          TaggingDirective="REPLACE")
         other.delete_object(Bucket=mine, Key="c")
         other.delete_bucket(Bucket=mine)
         # A form without a key, however its type is spelt, is judged by its key.
@@ -1218,6 +1294,13 @@ def hosts(bucket):
     upload = virtual.create_multipart_upload(Bucket=bucket, Key="k")["UploadId"]
     virtual.abort_multipart_upload(Bucket=bucket, Key="k", UploadId=upload)
     virtual.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "a b/ü"}]})
+    # There, Eucalyptus' path is a key like others; and version 2 signs keys without a slash as they are.
+    virtual.put_object(Bucket=bucket, Key="services/Walrus/k", Body=b"x")
+    assert [one["Key"] for one in S3.list_objects_v2(Bucket=bucket)["Contents"]] == ["services/Walrus/k"]
+    old = boto3.client("s3", endpoint_url=f"http://{domain}:{port}",
+                       config=botocore.config.Config(signature_version="s3", s3={"addressing_style": "virtual"}))
+    old.put_object(Bucket=bucket, Key="plain", Body=b"by host and version 2")
+    assert old.get_object(Bucket=bucket, Key="plain")["Body"].read() == b"by host and version 2"
 
 
 def empty_and_delete(bucket):
@@ -1228,7 +1311,7 @@ def empty_and_delete(bucket):
 
 
 CHAPTERS = [buckets, plain_answers, objects, ranges, conditions, listing, copying, checksums, multipart,
-            transfers, versions, deleting, tagging, presigned, posting, strangers, acls, encryption, locks,
+            transfers, versions, deleting, tagging, presigned, posting, strangers, acls, what_others_could_try, encryption, locks,
             origins, lifecycle, policies,
             refused_bodies, malformed, walrus, hosts]
 
