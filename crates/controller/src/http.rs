@@ -23,8 +23,8 @@ use hyper::body::{Body as _, Frame, SizeHint};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -48,37 +48,66 @@ type Parameters<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
 /// Requests of AWS's clients.
 async fn aws(State(controller): State<Arc<Controller>>, request: Request) -> Response {
     let request_id = request_id();
-    let taken = Taken::default();
+    let taken = Taken::of(&request);
     let version = request.version();
     let request = request.map(|body| taken.watch(body));
     let mut response = match answer(&controller, request, &request_id).await {
         Answered::Here(response) => response,
         Answered::Objects(request) => {
             let response = objects::serve(&controller, request).await;
-            return taken.or_close(version, response);
+            return taken.or_close(version, response).await;
         }
     };
     let value = HeaderValue::from_str(&request_id).expect("hexadecimal digits and dashes");
     response.headers_mut().insert(REQUEST_ID, value);
-    taken.or_close(version, response)
+    taken.or_close(version, response).await
 }
 
 /// Whether a request's body was taken to its end.
 ///
-/// A client that waits for `100 Continue` and is refused doesn't send its body (RFC 9110, 10.1.1); what
-/// it sends next must not be taken for it, so that connection ends.
+/// Of one that is refused, a little more is read: a client that still sends would lose the answer when
+/// the connection is reset. A client that waits for `100 Continue` and is refused doesn't send its body
+/// (RFC 9110, 10.1.1); what it sends next must not be taken for it, so that connection ends.
 #[derive(Clone, Default)]
-struct Taken(Arc<AtomicBool>);
+struct Taken {
+    whole: Arc<AtomicBool>,
+    /// What nobody read to its end.
+    rest: Arc<Mutex<Option<Body>>>,
+    waits: bool,
+}
+
+/// So much of a refused body is still read, and for so long.
+const LINGER_BYTES: usize = 256 << 10;
+const LINGER: Duration = Duration::from_secs(1);
 
 impl Taken {
-    fn watch(&self, body: Body) -> Body {
-        self.0.store(body.is_end_stream(), Ordering::Relaxed);
-        let taken = self.0.clone();
-        Body::new(Watched { body, taken })
+    fn of(request: &Request) -> Self {
+        Self {
+            waits: request.headers().contains_key(header::EXPECT),
+            ..Self::default()
+        }
     }
 
-    fn or_close(&self, version: Version, mut response: Response) -> Response {
-        if !self.0.load(Ordering::Relaxed) && version <= Version::HTTP_11 {
+    fn watch(&self, body: Body) -> Body {
+        self.whole.store(body.is_end_stream(), Ordering::Relaxed);
+        Body::new(Watched {
+            body,
+            taken: self.clone(),
+        })
+    }
+
+    async fn or_close(&self, version: Version, mut response: Response) -> Response {
+        let rest = self
+            .rest
+            .lock()
+            .expect("no holder of this lock panics")
+            .take();
+        if let Some(rest) = rest.filter(|_| !self.waits) {
+            let read = Limited::new(rest, LINGER_BYTES).collect();
+            let whole = matches!(tokio::time::timeout(LINGER, read).await, Ok(Ok(_)));
+            self.whole.store(whole, Ordering::Relaxed);
+        }
+        if !self.whole.load(Ordering::Relaxed) && version <= Version::HTTP_11 {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
@@ -88,7 +117,21 @@ impl Taken {
 
 struct Watched {
     body: Body,
-    taken: Arc<AtomicBool>,
+    taken: Taken,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.taken.whole.load(Ordering::Relaxed) {
+            let rest = std::mem::take(&mut self.body);
+            let mut kept = self
+                .taken
+                .rest
+                .lock()
+                .expect("no holder of this lock panics");
+            *kept = Some(rest);
+        }
+    }
 }
 
 impl hyper::body::Body for Watched {
@@ -101,7 +144,7 @@ impl hyper::body::Body for Watched {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
-            self.taken.store(true, Ordering::Relaxed);
+            self.taken.whole.store(true, Ordering::Relaxed);
         }
         polled
     }

@@ -1,6 +1,7 @@
 //! Targets that read bytes of strangers, and a mutator that needs no other toolchain: valid inputs are
 //! changed at random and pieces of them mixed. A target fails by a panic.
 
+mod objects;
 mod targets;
 
 pub use targets::TARGETS;
@@ -141,6 +142,11 @@ mod tests {
     #[test]
     fn the_metadata_server_survives() {
         survives("metadata");
+    }
+
+    #[test]
+    fn the_object_store_survives() {
+        survives("s3");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The targets. Those that read requests take them as HTTP/1.1 has them.
 
-use crate::Target;
+use crate::{Target, objects};
 use boira_api::auth::{self, Demands, RequestHead};
 use boira_api::{decode, form, shapes};
 use boira_network::metadata::{self, Tokens};
@@ -78,6 +78,35 @@ pub const TARGETS: &[Target] = &[
         ],
     },
     Target {
+        name: "s3",
+        run: objects::ask,
+        corpus: objects::requests,
+        words: &[
+            b"<",
+            b">",
+            b"</",
+            b"&amp;",
+            b"&#x41;",
+            b"<!DOCTYPE a [<!ENTITY b \"c\">]>",
+            b"&b;",
+            b"<![CDATA[",
+            b"<!--",
+            b"\r\n",
+            b"0\r\n",
+            b"ffffffffffffffff\r\n",
+            b"-1",
+            b"18446744073709551616",
+            b"%2e%2e/",
+            b"../",
+            b"%00",
+            b"x-amz-",
+            b"x-amz-server-side-encryption: AES256\r\n",
+            b"--b\r\n",
+            b"${filename}",
+            b"9999-99-99T99:99:99Z",
+        ],
+    },
+    Target {
         name: "image",
         run: |input| drop(boira_images::inspect(&mut std::io::Cursor::new(input))),
         corpus: images,
@@ -94,16 +123,16 @@ pub const TARGETS: &[Target] = &[
 ];
 
 /// A request taken apart as far as HTTP goes.
-struct Message<'i> {
-    method: Cow<'i, str>,
-    path: Cow<'i, str>,
-    query: Cow<'i, str>,
-    headers: Vec<(Cow<'i, str>, &'i [u8])>,
-    body: &'i [u8],
+pub struct Message<'i> {
+    pub method: Cow<'i, str>,
+    pub path: Cow<'i, str>,
+    pub query: Cow<'i, str>,
+    pub headers: Vec<(Cow<'i, str>, &'i [u8])>,
+    pub body: &'i [u8],
 }
 
 impl<'i> Message<'i> {
-    fn read(input: &'i [u8]) -> Self {
+    pub fn read(input: &'i [u8]) -> Self {
         let (line, mut rest) = cut(input, b"\r\n");
         let (method, target) = cut(line, b" ");
         let (target, _) = cut(target, b" ");
@@ -219,7 +248,7 @@ fn metadata_server(input: &[u8]) {
     assert_eq!(answer.hop_limit.is_some(), is_token);
 }
 
-fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
+pub fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 

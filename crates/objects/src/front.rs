@@ -195,10 +195,14 @@ impl Front {
         let mut request = lifted(request);
         let besides = Besides::default();
         request.extensions_mut().insert(besides.clone());
+        let hash = request.headers().get("x-amz-content-sha256").cloned();
         let mut response = self.service.call(request).await.map_err(|error| {
             tracing::error!("S3: {error:?}");
             s3_error!(InternalError)
         })?;
+        if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
+            response = told_apart(response, hash.as_ref()).await?;
+        }
         response.headers_mut().extend(besides.take());
         Ok(response)
     }
@@ -251,6 +255,36 @@ fn host(request: &Request<Body>) -> Option<&str> {
         .get("host")
         .and_then(|host| host.to_str().ok());
     header.or_else(|| request.uri().authority().map(|it| it.as_str()))
+}
+
+/// What is wrong with a short body that is read as a whole, s3s calls an internal error, and says nothing
+/// more; ours have a message.
+async fn told_apart(
+    response: Response<Body>,
+    hash: Option<&HeaderValue>,
+) -> S3Result<Response<Body>> {
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes());
+    let body = body.unwrap_or_default();
+    if String::from_utf8_lossy(&body).contains("<Message>") {
+        return Ok(Response::from_parts(parts, Body::from(body)));
+    }
+    let hash = hash.map(HeaderValue::as_bytes).unwrap_or_default();
+    Err(match hash {
+        _ if hash.starts_with(b"STREAMING-") => s3_error!(
+            InvalidRequest,
+            "The request body is not well-formed aws-chunked content."
+        ),
+        _ if hash.len() == 64 => custom(
+            "XAmzContentSHA256Mismatch",
+            StatusCode::BAD_REQUEST,
+            "The provided 'x-amz-content-sha256' header does not match what was computed.",
+        ),
+        _ => s3_error!(
+            IncompleteBody,
+            "You did not provide the number of bytes specified by the Content-Length HTTP header."
+        ),
+    })
 }
 
 /// A browser's question before its request.

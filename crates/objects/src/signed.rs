@@ -55,6 +55,20 @@ pub fn check_form(headers: &HeaderMap, query: &Query) -> S3Result<()> {
             "X-Amz-Expires must be non-negative"
         ));
     }
+    let date = query.get("X-Amz-Date");
+    if date.is_some_and(|date| basic_date(date).is_none()) {
+        return Err(s3_error!(
+            AuthorizationQueryParametersError,
+            "X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\""
+        ));
+    }
+    let credential = query.get("X-Amz-Credential");
+    if credential.is_some_and(|credential| !has_day(credential)) {
+        return Err(s3_error!(
+            AuthorizationQueryParametersError,
+            "Error parsing the X-Amz-Credential parameter; the Credential is mal-formed; expecting \"<YOUR-AKID>/YYYYMMDD/REGION/SERVICE/aws4_request\"."
+        ));
+    }
     let by_v4 = query.has("X-Amz-Signature") || query.has("X-Amz-Credential");
     let by_v2 = query.has("AWSAccessKeyId") || query.has("Signature");
     let header = headers.get_all(header::AUTHORIZATION).iter().count();
@@ -78,12 +92,33 @@ pub fn check_form(headers: &HeaderMap, query: &Query) -> S3Result<()> {
             "AWS authorization header is invalid.  Expected AwsAccessKeyId:signature"
         ));
     }
+    let (_, credential) = value.split_once("Credential=").unwrap_or_default();
+    if value.starts_with("AWS4-")
+        && !has_day(credential.split([',', ' ']).next().unwrap_or_default())
+    {
+        return Err(s3_error!(
+            AuthorizationHeaderMalformed,
+            "The authorization header is malformed; the Credential is mal-formed; expecting \"<YOUR-AKID>/YYYYMMDD/REGION/SERVICE/aws4_request\"."
+        ));
+    }
     check_v2_query(query, of_v2.is_some())?;
+    let date = headers
+        .get("x-amz-date")
+        .and_then(|date| date.to_str().ok());
+    if of_v2.is_none() && date.is_some_and(|date| basic_date(date).is_none()) {
+        return Err(dateless());
+    }
     let signed = of_v2.is_some() || value.starts_with("AWS4-");
     match signed && !headers.contains_key("x-amz-date") && !headers.contains_key("date") {
         true => Err(dateless()),
         false => Ok(()),
     }
+}
+
+/// `AKIA…/20261129/us-east-1/s3/aws4_request`, as far as its day goes.
+fn has_day(credential: &str) -> bool {
+    let day = credential.rsplit('/').nth(3).unwrap_or_default();
+    day.len() == 8 && day.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// What version 2 doesn't sign could be appended by who was given the URL: subresources that it doesn't
@@ -305,7 +340,11 @@ fn http_date(text: &str) -> Option<Timestamp> {
 
 /// `20261129T080000Z`.
 fn basic_date(text: &str) -> Option<Timestamp> {
-    if text.len() != 16 || !text.is_ascii() {
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let parts = text
+        .is_ascii()
+        .then(|| text.strip_suffix('Z')?.split_once('T'))??;
+    if text.len() != 16 || parts.0.len() != 8 || !digits(parts.0) || !digits(parts.1) {
         return None;
     }
     let spelt = format!(
@@ -439,7 +478,7 @@ mod tests {
             );
             assert!(!v2(&format!("%41WSAccessKeyId=AK&{more}")), "{more}");
         }
-        assert!(v2("retention&X-Amz-Credential=x"));
+        assert!(v2("retention"));
         assert!(Query::of("a=%zz").is_err());
     }
 
@@ -477,8 +516,11 @@ mod tests {
         assert_eq!(code(&of(""), ""), Err("AccessDenied".into()));
         assert_eq!(code(&of("AWS HAHAHA"), ""), Err("InvalidArgument".into()));
         assert_eq!(code(&of("AWS AK:x"), ""), Err("AccessDenied".into()));
-        let mut dated = of("AWS4-HMAC-SHA256 x");
+        let credential = "AWS4-HMAC-SHA256 Credential=AK/20261129/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+        let mut dated = of(credential);
         assert_eq!(code(&dated, ""), Err("AccessDenied".into()));
+        let other = of(&credential.replace("20261129", "2026112-"));
+        assert_eq!(code(&other, ""), Err("AuthorizationHeaderMalformed".into()));
         dated.insert("date", "Sun, 29 Nov 2026 08:10:00 GMT".parse().unwrap());
         assert_eq!(code(&dated, ""), Ok(()));
         assert_eq!(date_header(&dated).unwrap(), "20261129T081000Z");

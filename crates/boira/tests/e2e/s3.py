@@ -1225,6 +1225,82 @@ def refused_bodies(bucket):
         assert answer.status == 200 and "Connection" not in answer.headers, answer.headers
 
 
+def hostile(bucket):
+    """What nobody sends in good faith is refused with the field's own error, and costs little."""
+    bomb = "<!DOCTYPE a [<!ENTITY a0 'x'>" + "".join(
+        f"<!ENTITY a{n} '{f'&a{n - 1};' * 10}'>" for n in range(1, 10)) + "]>"
+    outside = "<!DOCTYPE a [<!ENTITY e SYSTEM 'file:///etc/passwd'>]>"
+    for head, entity in [(bomb, "&a9;"), (outside, "&e;"), ("", "&undefined;"), ("", "<Deep>" * 50000)]:
+        text = f"{head}<Tagging><TagSet><Tag><Key>k{entity}</Key><Value>v</Value></Tag></TagSet></Tagging>"
+        url = presigned_with(bucket, {}, "?tagging")
+        begun = time.monotonic()
+        status, _, answer = raw("PUT", url, text.encode(), {"Content-MD5": md5(text)})
+        assert status == 400 and b"<Code>MalformedXML</Code>" in answer, (entity[:20], status, answer)
+        assert time.monotonic() - begun < 5
+    with refused("NoSuchTagSet", 404):
+        S3.get_bucket_tagging(Bucket=bucket)
+    # Keys are names, not paths, and buckets are neither.
+    for key in ["../../../etc/passwd", "a/../b", "./c", "\x00e", "%2e%2e/d", "f//g", "h\\..\\i"]:
+        S3.put_object(Bucket=bucket, Key=key, Body=key.encode())
+        assert body(Bucket=bucket, Key=key) == key.encode(), key
+        S3.delete_object(Bucket=bucket, Key=key)  # by itself: XML has no word for one of them
+    for name in ["..", ".", "a..b", "../x", "boira", "A_b", "xn--a", "1.2.3.4"]:
+        url = f"{ENDPOINT}/{urllib.parse.quote(name, safe='')}"
+        assert raw("PUT", url, b"")[0] in [400, 403, 404, 405], name
+    with refused("KeyTooLongError", 400):
+        S3.put_object(Bucket=bucket, Key="k" * 1025, Body=b"")
+    # Bodies that aren't what their headers say.
+    for headers, data, code in [({"Content-MD5": md5("other")}, b"x", b"BadDigest"),
+                                ({"Content-MD5": "nonsense"}, b"x", b"InvalidDigest"),
+                                ({"x-amz-checksum-crc32": "AAAAAA=="}, b"x", b"BadDigest"),
+                                ({"x-amz-checksum-sha256": "AAAA"}, b"x", b"InvalidRequest")]:
+        extra = {name: value for name, value in headers.items() if name.startswith("x-")}
+        url = presigned_with(bucket, extra)
+        status, _, answer = raw("PUT", url, data, headers)
+        assert status == 400 and code in answer, (headers, status, answer)
+    chunks = {"x-amz-content-sha256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER", "x-amz-decoded-content-length": "4",
+              "x-amz-trailer": "x-amz-checksum-crc32", "Content-Encoding": "aws-chunked"}
+    for data in [b"4\r\nab", b"zz\r\nabcd\r\n0\r\n\r\n", b"ffffffffffffffff\r\nabcd\r\n0\r\n\r\n",
+                 b"8\r\nabcdefgh\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n",
+                 b"4\r\nabcd\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n", b"4\r\nabcd\r\n0\r\n\r\n"]:
+        status, _, answer = raw("PUT", f"/{bucket}/k", data, signed_headers(bucket, chunks))
+        assert status in [400, 403], (data, status, answer)
+    with refused("404"):
+        S3.head_object(Bucket=bucket, Key="k")
+    url = presigned_with(bucket, {})
+    for wrong in [url + "0", url[:-1], url.replace("us-east-1", "us-east-9"), url.replace("%2F20", "%2F-0"),
+                  url.replace("X-Amz-Date=20", "X-Amz-Date=-0"), url.replace("X-Amz-Expires=60", "X-Amz-Expires=-1"),
+                  url.replace("X-Amz-Expires=60", "X-Amz-Expires=6000")]:
+        status, _, answer = raw("PUT", wrong, b"x")
+        assert status in [400, 403], (wrong, status, answer)
+
+
+def md5(text):
+    return base64.b64encode(hashlib.md5(text.encode()).digest()).decode()
+
+
+def presigned_with(bucket, headers, what="/k"):
+    """A URL to put the key k, or something else of the bucket, with these headers signed."""
+    import botocore.auth
+    import botocore.awsrequest
+    import botocore.credentials
+    request = botocore.awsrequest.AWSRequest("PUT", f"{ENDPOINT}/{bucket}{what}", headers=dict(headers))
+    keys = botocore.credentials.Credentials(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
+    botocore.auth.S3SigV4QueryAuth(keys, "s3", "us-east-1", expires=60).add_auth(request)
+    return request.url
+
+
+def signed_headers(bucket, headers):
+    """Headers to put the key k, signed with what they say of the body."""
+    import botocore.auth
+    import botocore.awsrequest
+    import botocore.credentials
+    request = botocore.awsrequest.AWSRequest("PUT", f"{ENDPOINT}/{bucket}/k", headers=dict(headers))
+    keys = botocore.credentials.Credentials(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
+    botocore.auth.SigV4Auth(keys, "s3", "us-east-1").add_auth(request)
+    return dict(request.headers.items())
+
+
 def malformed(_):
     """What is no request, and what comes after one, gets an answer."""
     host = urllib.parse.urlsplit(ENDPOINT)
@@ -1313,7 +1389,7 @@ def empty_and_delete(bucket):
 CHAPTERS = [buckets, plain_answers, objects, ranges, conditions, listing, copying, checksums, multipart,
             transfers, versions, deleting, tagging, presigned, posting, strangers, acls, what_others_could_try, encryption, locks,
             origins, lifecycle, policies,
-            refused_bodies, malformed, walrus, hosts]
+            refused_bodies, hostile, malformed, walrus, hosts]
 
 failed = []
 for chapter in CHAPTERS:

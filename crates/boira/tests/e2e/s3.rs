@@ -15,9 +15,23 @@ struct Controller {
 
 impl Controller {
     fn start() -> Self {
+        Self::started_by(&mut Command::new("setpriv"))
+    }
+
+    /// One whose object store has a disk of its own, with so much room.
+    fn on_small_disk(mebibytes: u32) -> Self {
+        let mut command = Command::new("unshare");
+        // $@ is what setpriv gets: --pdeathsig KILL BINARY --home HOME controller …
+        let mount = "mkdir -p -m 700 \"$5/objects\" && chmod 700 \"$5\" && \
+                     mount -t tmpfs -o size=$0m none \"$5/objects\" && exec setpriv \"$@\"";
+        command.args(["--mount", "sh", "-c", mount, &mebibytes.to_string()]);
+        Self::started_by(&mut command)
+    }
+
+    fn started_by(command: &mut Command) -> Self {
         let (folder, binary) = folder_with_binary("boira-s3-");
         let port = free_ports();
-        let process = Command::new("setpriv")
+        let process = command
             .args(["--pdeathsig", "KILL"])
             .arg(binary)
             .arg("--home")
@@ -273,6 +287,14 @@ fn quotas_rates_and_metrics() {
             false => Err(outcome.stderr),
         }
     });
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_keeps_serving() {
+    let controller = Controller::on_small_disk(120);
+    let mut command = controller.client(python());
+    command.arg(own_file("s3_full.py"));
+    println!("{}", run(&mut command, Duration::from_secs(60)).ok());
 }
 
 #[test]
