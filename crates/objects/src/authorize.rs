@@ -8,7 +8,7 @@ use crate::Store;
 use crate::access::{self, canonical, denied};
 use crate::acl::{self, ANONYMOUS, Acl, Level, Permission};
 use crate::conditions::time;
-use crate::copying::source;
+use crate::copying::named;
 use crate::error::custom;
 use crate::ownership;
 use crate::policy::{self, Answer, Policy, Question};
@@ -441,7 +441,7 @@ pub async fn acting_for_source(
     let Ok(from) = CopySource::parse(header) else {
         return Ok(Some((own()?, None)));
     };
-    let (bucket, key, id) = source(&from)?;
+    let (bucket, key, id) = named(&from)?;
     let Some(governed) = store.policies.of(&bucket) else {
         return Ok(Some((own()?, None)));
     };

@@ -6,6 +6,27 @@ use s3s::dto::{ETagCondition, Timestamp};
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 use std::time::{Duration, SystemTime};
 
+/// Takes the conditions of a read, or of a copy's source, out of an input.
+macro_rules! conditions {
+    ($input:expr) => {
+        $crate::conditions::Conditions {
+            matches: $input.if_match.take(),
+            none_matches: $input.if_none_match.take(),
+            modified_since: $input.if_modified_since.take(),
+            unmodified_since: $input.if_unmodified_since.take(),
+        }
+    };
+    (source of $input:expr) => {
+        $crate::conditions::Conditions {
+            matches: $input.copy_source_if_match.take(),
+            none_matches: $input.copy_source_if_none_match.take(),
+            modified_since: $input.copy_source_if_modified_since.take(),
+            unmodified_since: $input.copy_source_if_unmodified_since.take(),
+        }
+    };
+}
+pub(crate) use conditions;
+
 #[derive(Debug, Default)]
 pub struct Conditions {
     pub matches: Option<ETagCondition>,

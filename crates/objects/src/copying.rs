@@ -3,164 +3,199 @@
 
 use crate::access::account;
 use crate::authorize::Who;
-use crate::conditions::{self, Conditions};
+use crate::conditions::{self, Conditions, conditions};
 use crate::contents::{Reading, Slice};
-use crate::crypt::Key;
+use crate::crypt::{Key, Lock};
 use crate::db::Tx;
 use crate::describe::{described, etag, stamp, with_sums};
 use crate::encryption;
 use crate::lock::Wish;
 use crate::objects::checked_key;
 use crate::quota;
-use crate::rows::{self, Bucket, Put, Version};
+use crate::rows::{self, About, Bucket, Put, Version};
 use crate::sum::{Algorithm, Covers, Sum};
-use crate::upload::Received;
+use crate::upload::{Received, Said};
 use crate::{Store, read, upload};
 use s3s::dto::*;
 use s3s::{S3Request, S3Result, s3_error};
 use std::sync::Arc;
+
+/// What a copy is made of.
+pub struct Source {
+    who: Who,
+    bucket: Bucket,
+    pub version: Version,
+    /// The client's key that opens it.
+    opener: Option<Key>,
+    reading: Arc<Reading>,
+}
+
+impl Source {
+    /// What the client is told of the version.
+    pub fn told(&self) -> Option<String> {
+        self.bucket.told(&self.version.id)
+    }
+
+    /// What was looked at may be gone by now: its bytes would be, too.
+    pub fn unchanged(&self, tx: &Tx<'_>) -> S3Result<()> {
+        let bucket = rows::bucket(tx.connection, &self.bucket.name, &self.who.account)?;
+        let key = String::from_utf8_lossy(&self.version.key);
+        let still = rows::version(tx.connection, bucket.id, &key, &self.version.id)?;
+        match still.is_some_and(|still| still.age == self.version.age) {
+            true => Ok(()),
+            false => Err(s3_error!(
+                OperationAborted,
+                "The source changed while it was copied. Try again."
+            )),
+        }
+    }
+
+    /// Bytes of it as they are kept in another place, with their ETag and checksum: shared where they are
+    /// locked alike, else written anew.
+    pub async fn kept(
+        &self,
+        store: &Arc<Store>,
+        slices: Vec<Slice>,
+        lock: &Lock,
+        algorithm: Algorithm,
+    ) -> S3Result<(String, Sum, Bytes)> {
+        let (reading, opener) = (self.reading.clone(), self.opener.clone());
+        let body = read::body(store, reading, slices.clone(), opener).await?;
+        if lock.is_of(&self.version.about) {
+            let (md5, sum) = digest(body, algorithm).await?;
+            return Ok((lock.etag(md5), sum, Bytes::Shared(slices)));
+        }
+        let said = Said::of_length(slices.iter().map(|slice| slice.len).sum());
+        let written = upload::receive(&store.contents, &said, Some(body), algorithm, lock).await?;
+        let (tag, sum) = (written.md5.clone(), written.sum.clone());
+        Ok((tag, sum, Bytes::Own(Box::new(written))))
+    }
+}
+
+/// What a copy makes of its source besides the bytes.
+struct Changes {
+    described: About,
+    replaced: bool,
+    retagged: bool,
+    /// The checksum's algorithm, where another is wished.
+    sum: Option<Algorithm>,
+}
+
+impl Changes {
+    fn of(request: &mut S3Request<CopyObjectInput>) -> S3Result<Self> {
+        let input = &mut request.input;
+        let named = |asked: &ChecksumAlgorithm| {
+            Algorithm::named(asked.as_str()).ok_or_else(upload::invalid_algorithm)
+        };
+        Ok(Self {
+            replaced: directive(input.metadata_directive.as_ref().map(|it| it.as_str()))?,
+            retagged: directive(input.tagging_directive.as_ref().map(|it| it.as_str()))?,
+            sum: input.checksum_algorithm.as_ref().map(named).transpose()?,
+            described: described!(input).about()?,
+        })
+    }
+
+    /// Whether an object that is copied onto itself would be another one.
+    fn are_any(&self, version: &Version) -> bool {
+        self.replaced || self.retagged || self.described.class != version.about.class
+    }
+
+    fn applied(&self, version: &Version) -> About {
+        let mut about = version.about.clone();
+        if self.replaced {
+            about.headers = self.described.headers.clone();
+            about.metadata = self.described.metadata.clone();
+        }
+        if self.retagged {
+            about.tags = self.described.tags.clone();
+        }
+        about.class = self.described.class.clone();
+        about.parts = Vec::new();
+        about
+    }
+
+    /// Whether the copy's ETag or checksum can't be its source's: an object that was made of parts becomes
+    /// one, and they are of all its bytes then.
+    fn need_digests(&self, version: &Version) -> bool {
+        let sum = version.about.sum.as_ref();
+        let other = self
+            .sum
+            .is_some_and(|asked| sum.is_none_or(|sum| sum.algorithm != asked));
+        let composite = sum.is_none_or(|sum| sum.covers == Covers::Composite);
+        other || composite || version.etag.contains('-')
+    }
+
+    fn algorithm(&self, version: &Version) -> Algorithm {
+        let sum = version.about.sum.as_ref().map(|sum| sum.algorithm);
+        self.sum.or(sum).unwrap_or(Algorithm::Crc64Nvme)
+    }
+}
 
 impl Store {
     pub async fn copy_object(
         self: &Arc<Self>,
         mut request: S3Request<CopyObjectInput>,
     ) -> S3Result<CopyObjectOutput> {
-        let from_who = Who::of_source(&request.extensions)?;
         let account = account(&request.extensions)?;
         checked_key(&request.input.key)?;
         let (matches, none_matches) = destination_conditions(&request.headers)?;
         let access = self.acl_wish(&request.headers, &request.extensions)?;
         let wished = encryption::Wish::of(&request.headers)?;
-        let opener = encryption::source_key(&request.headers)?;
-        let replaced = directive(
-            request
-                .input
-                .metadata_directive
-                .as_ref()
-                .map(|d| d.as_str()),
-        )?;
-        let retagged = directive(request.input.tagging_directive.as_ref().map(|d| d.as_str()))?;
-        let described = described!(request.input).about()?;
+        let changes = Changes::of(&mut request)?;
+        let conditions = conditions!(source of request.input);
+        let place = request.input.copy_source.clone();
+        let source = self.source(&request, &place, conditions).await?;
+        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let lock = wished.lock(&bucket, self.encrypts());
         let input = request.input;
-        let (name, key, id) = source(&input.copy_source)?;
-        let conditions = Conditions {
-            matches: input.copy_source_if_match,
-            none_matches: input.copy_source_if_none_match,
-            modified_since: input.copy_source_if_modified_since,
-            unmodified_since: input.copy_source_if_unmodified_since,
-        };
-        let wish = Wish::of(
-            input.object_lock_mode,
-            input.object_lock_retain_until_date,
-            input.object_lock_legal_hold_status,
-        );
-        let itself = name == input.bucket && key == input.key && id.is_none();
-        let asked = match &input.checksum_algorithm {
-            None => None,
-            Some(asked) => {
-                Some(Algorithm::named(asked.as_str()).ok_or_else(upload::invalid_algorithm)?)
-            }
-        };
-        let reading = self.contents.reading();
-        let (caller, version_asked) = (from_who.clone(), id.clone());
-        let (to, to_account) = (input.bucket.clone(), account.clone());
-        let (own, encryption, always) = (opener.clone(), wished.clone(), self.encrypts());
-        let from = self
-            .db
-            .read(move |db| {
-                let bucket = rows::bucket(db, &name, &caller.account)?;
-                let version = rows::named(db, bucket.id, &key, version_asked.as_deref())?;
-                if version.marker {
-                    return Err(match version_asked {
-                        Some(_) => s3_error!(InvalidRequest, "The source of a copy request may not specifically refer to a delete marker by version id."),
-                        None => rows::no_such_key(),
-                    });
-                }
-                caller.may(&bucket, &version)?;
-                conditions.allow_copy(&version)?;
-                encryption::opened_by(&version.about, own.as_ref())?;
-                let to = rows::bucket(db, &to, &to_account)?;
-                Ok((bucket, version, encryption.lock(&to, always)))
-            })
-            .await?;
-        let (from_bucket, version, lock) = from;
+        let version = &source.version;
         if version.size > 5 << 30 {
             return Err(s3_error!(
                 InvalidRequest,
                 "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120"
             ));
         }
-        let class = described.class.clone();
-        let same = class == version.about.class && !wished.is_given();
-        if itself && !replaced && !retagged && same {
+        let (name, key, id) = named(&place)?;
+        let itself = name == input.bucket && key == input.key && id.is_none();
+        if itself && !changes.are_any(version) && !wished.is_given() {
             return Err(s3_error!(
                 InvalidRequest,
                 "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes."
             ));
         }
-        let mut about = version.about.clone();
-        if replaced {
-            about.headers = described.headers.clone();
-            about.metadata = described.metadata.clone();
-        }
-        if retagged {
-            about.tags = described.tags.clone();
-        }
-        about.class = class;
-        about.parts = Vec::new();
-        // An object that was made of parts becomes one; its checksum and ETag are of all its bytes then.
-        let other =
-            asked.is_some_and(|asked| about.sum.as_ref().is_none_or(|sum| sum.algorithm != asked));
-        let composite = about
-            .sum
-            .as_ref()
-            .is_none_or(|sum| sum.covers == Covers::Composite);
-        let mut tag = version.etag.clone();
-        let mut kept = Bytes::Shared(version.slices.clone());
+        let mut about = changes.applied(version);
         about.encryption = lock.noted();
         encryption::tell(&request.extensions, about.encryption.as_ref(), lock.key());
-        if !lock.is_of(&version.about) {
-            let algorithm = asked
-                .or(about.sum.as_ref().map(|sum| sum.algorithm))
-                .unwrap_or(Algorithm::Crc64Nvme);
-            let slices = version.slices.clone();
-            let written = self
-                .rewritten(reading, slices, opener, &lock, algorithm)
-                .await?;
-            (tag, about.sum) = (written.md5.clone(), Some(written.sum.clone()));
-            kept = Bytes::Own(Box::new(written));
-        } else if other || composite || tag.contains('-') {
-            let algorithm = asked
-                .or(about.sum.as_ref().map(|sum| sum.algorithm))
-                .unwrap_or(Algorithm::Crc64Nvme);
-            let digests = self
-                .digest(reading, version.slices.clone(), opener, algorithm)
-                .await?;
-            (tag, about.sum) = (lock.etag(digests.0), Some(digests.1));
+        let mut tag = version.etag.clone();
+        let mut bytes = Bytes::Shared(version.slices.clone());
+        if !lock.is_of(&version.about) || changes.need_digests(version) {
+            let (slices, algorithm) = (version.slices.clone(), changes.algorithm(version));
+            let kept = source.kept(self, slices, &lock, algorithm).await?;
+            (tag, about.sum, bytes) = (kept.0, Some(kept.1), kept.2);
         }
-        let (size, sum, copied) = (version.size, about.sum.clone(), tag.clone());
-        let source_told = from_bucket.told(&version.id);
+        let wish = Wish::of(
+            input.object_lock_mode,
+            input.object_lock_retain_until_date,
+            input.object_lock_legal_hold_status,
+        );
+        let (sum, copied, source_told) = (about.sum.clone(), tag.clone(), source.told());
         let (made, told) = self
             .db
             .write(move |tx| {
-                let from = rows::bucket(tx.connection, &from_bucket.name, &from_who.account)?;
-                unchanged(tx, &from, &version)?;
+                source.unchanged(tx)?;
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
                 if matches.is_some() || none_matches.is_some() {
                     let current = rows::current(tx.connection, bucket.id, &input.key)?;
-                    conditions::allow_write(
-                        matches.as_ref(),
-                        none_matches.as_ref(),
-                        current.as_ref(),
-                    )?;
+                    let (matches, none) = (matches.as_ref(), none_matches.as_ref());
+                    conditions::allow_write(matches, none, current.as_ref())?;
                 }
                 wish.apply(&bucket, &mut about, tx.now_ms)?;
                 access.apply(&bucket, &mut about)?;
                 let put = Put {
-                    size,
+                    size: source.version.size,
                     etag: copied,
                     about,
-                    slices: kept.used(tx)?,
+                    slices: bytes.used(tx)?,
                 };
                 let made = bucket.put(tx, &input.key, put)?;
                 quota::judge(tx, &bucket)?;
@@ -182,33 +217,55 @@ impl Store {
         })
     }
 
-    /// Reads bytes that are here through: their MD5 in hexadecimal digits, and their checksum.
-    pub async fn digest(
+    /// The version that a copy is made of: let in, its conditions met, opened by its key.
+    pub async fn source<T>(
         self: &Arc<Self>,
-        reading: Reading,
-        slices: Vec<Slice>,
-        key: Option<Key>,
-        algorithm: Algorithm,
-    ) -> S3Result<(String, Sum)> {
-        use futures_util::StreamExt;
-        use md5::Digest;
-        let mut body = read::body(self, reading, slices, key).await?;
-        let (mut md5, mut sum) = (md5::Md5::new(), crate::sum::Digester::new(algorithm));
-        while let Some(piece) = body.next().await {
-            let piece = piece.map_err(|error| crate::error::internal(error.to_string()))?;
-            (md5, sum) = tokio::task::spawn_blocking(move || {
-                md5.update(&piece);
-                sum.update(&piece);
-                (md5, sum)
+        request: &S3Request<T>,
+        place: &CopySource,
+        conditions: Conditions,
+    ) -> S3Result<Source> {
+        let who = Who::of_source(&request.extensions)?;
+        let opener = encryption::source_key(&request.headers)?;
+        let (name, key, id) = named(place)?;
+        let reading = Arc::new(self.contents.reading());
+        self.db
+            .read(move |db| {
+                let bucket = rows::bucket(db, &name, &who.account)?;
+                let version = rows::named(db, bucket.id, &key, id.as_deref())?;
+                if version.marker {
+                    return Err(match id {
+                        Some(_) => s3_error!(InvalidRequest, "The source of a copy request may not specifically refer to a delete marker by version id."),
+                        None => rows::no_such_key(),
+                    });
+                }
+                who.may(&bucket, &version)?;
+                conditions.allow_copy(&version)?;
+                encryption::opened_by(&version.about, opener.as_ref())?;
+                Ok(Source { who, bucket, version, opener, reading })
             })
             .await
-            .map_err(crate::error::internal)?;
-        }
-        Ok((
-            hex::encode(md5.finalize()),
-            Sum::of_bytes(algorithm, &sum.finish()),
-        ))
     }
+}
+
+/// Reads bytes through: their MD5 in hexadecimal digits, and their checksum.
+async fn digest(mut body: StreamingBlob, algorithm: Algorithm) -> S3Result<(String, Sum)> {
+    use futures_util::StreamExt;
+    use md5::Digest;
+    let (mut md5, mut sum) = (md5::Md5::new(), crate::sum::Digester::new(algorithm));
+    while let Some(piece) = body.next().await {
+        let piece = piece.map_err(|error| crate::error::internal(error.to_string()))?;
+        (md5, sum) = tokio::task::spawn_blocking(move || {
+            md5.update(&piece);
+            sum.update(&piece);
+            (md5, sum)
+        })
+        .await
+        .map_err(crate::error::internal)?;
+    }
+    Ok((
+        hex::encode(md5.finalize()),
+        Sum::of_bytes(algorithm, &sum.finish()),
+    ))
 }
 
 /// The bytes of a copy: its source's, or its own where they are kept in another way.
@@ -257,7 +314,7 @@ fn directive(value: Option<&str>) -> S3Result<bool> {
 }
 
 /// Bucket, key and version of a copy's source.
-pub fn source(source: &CopySource) -> S3Result<(String, String, Option<String>)> {
+pub fn named(source: &CopySource) -> S3Result<(String, String, Option<String>)> {
     match source {
         CopySource::Bucket {
             bucket,
@@ -271,19 +328,6 @@ pub fn source(source: &CopySource) -> S3Result<(String, String, Option<String>)>
         _ => Err(s3_error!(
             NotImplemented,
             "There are no access points here."
-        )),
-    }
-}
-
-/// What was looked at may be gone by now: its bytes would be, too.
-pub fn unchanged(tx: &Tx<'_>, from: &Bucket, version: &Version) -> S3Result<()> {
-    let key = String::from_utf8_lossy(&version.key);
-    let still = rows::version(tx.connection, from.id, &key, &version.id)?;
-    match still.is_some_and(|still| still.age == version.age) {
-        true => Ok(()),
-        false => Err(s3_error!(
-            OperationAborted,
-            "The source changed while it was copied. Try again."
         )),
     }
 }

@@ -6,13 +6,10 @@ use crate::Store;
 use crate::access::{account, denied, unavailable};
 use crate::authorize::Client;
 use crate::buckets::malformed;
-use crate::contents::{Reading, Slice};
 use crate::crypt::{Key, Lock};
 use crate::error::custom;
 use crate::front::Besides;
 use crate::rows::{About, Bucket, Upload};
-use crate::sum::Algorithm;
-use crate::upload::{self, Received, Said};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{Extensions, HeaderMap, HeaderValue, StatusCode};
@@ -272,20 +269,6 @@ impl Store {
     /// Whether everything is encrypted that doesn't say otherwise.
     pub fn encrypts(&self) -> bool {
         self.cloud.rules().encryption
-    }
-
-    /// Writes bytes that are here once more, kept in another way.
-    pub async fn rewritten(
-        self: &Arc<Self>,
-        reading: Reading,
-        slices: Vec<Slice>,
-        key: Option<Key>,
-        lock: &Lock,
-        algorithm: Algorithm,
-    ) -> S3Result<Received> {
-        let said = Said::of_length(slices.iter().map(|slice| slice.len).sum());
-        let body = crate::read::body(self, reading, slices, key).await?;
-        upload::receive(&self.contents, &said, Some(body), algorithm, lock).await
     }
 
     pub async fn get_bucket_encryption(

@@ -4,9 +4,8 @@
 use crate::Store;
 use crate::access::account;
 use crate::authorize::Who;
-use crate::conditions::{self, Conditions};
+use crate::conditions::{self, conditions};
 use crate::contents::{Slice, cut};
-use crate::copying::{Bytes, source, unchanged};
 use crate::crypt::Lock;
 use crate::describe::{covers, described, etag, stamp, with_sums};
 use crate::encryption::{self, Encryption};
@@ -161,84 +160,50 @@ impl Store {
 
     pub async fn upload_part_copy(
         self: &Arc<Self>,
-        request: S3Request<UploadPartCopyInput>,
+        mut request: S3Request<UploadPartCopyInput>,
     ) -> S3Result<UploadPartCopyOutput> {
-        let from_who = Who::of_source(&request.extensions)?;
         let who = Who::of(&request.extensions)?;
-        let input = request.input;
+        let input = &mut request.input;
         let number = part_number(input.part_number)?;
+        let conditions = conditions!(source of input);
+        let place = input.copy_source.clone();
         let upload = self
             .upload(&who, &input.bucket, &input.key, &input.upload_id)
             .await?;
         let lock = Lock::of_upload(&upload, &request.headers)?;
         encryption::tell(&request.extensions, lock.noted().as_ref(), lock.key());
-        let own = encryption::source_key(&request.headers)?;
-        let (name, key, id) = source(&input.copy_source)?;
-        let conditions = Conditions {
-            matches: input.copy_source_if_match,
-            none_matches: input.copy_source_if_none_match,
-            modified_since: input.copy_source_if_modified_since,
-            unmodified_since: input.copy_source_if_unmodified_since,
-        };
-        let reading = self.contents.reading();
-        let (caller, opener) = (from_who, own.clone());
-        let (from, version) = self
-            .db
-            .read(move |db| {
-                let bucket = rows::bucket(db, &name, &caller.account)?;
-                let version = rows::named(db, bucket.id, &key, id.as_deref())?;
-                if version.marker {
-                    return Err(rows::no_such_key());
-                }
-                caller.may(&bucket, &version)?;
-                conditions.allow_copy(&version)?;
-                encryption::opened_by(&version.about, opener.as_ref())?;
-                Ok((bucket, version))
-            })
-            .await?;
-        let slices = copied_range(&version, input.copy_source_range.as_deref())?;
+        let source = self.source(&request, &place, conditions).await?;
+        let input = request.input;
+        let slices = copied_range(&source.version, input.copy_source_range.as_deref())?;
         let size = slices.iter().map(|slice| slice.len).sum();
         if size > 5 << 30 {
             return Err(upload::too_large());
         }
-        let asked = asked_of(&upload);
-        let (md5, sum, kept) = match lock.is_of(&version.about) {
-            true => {
-                let algorithm = asked.algorithm;
-                let (md5, sum) = self.digest(reading, slices.clone(), own, algorithm).await?;
-                (lock.etag(md5), sum, Bytes::Shared(slices))
-            }
-            false => {
-                let written = self
-                    .rewritten(reading, slices, own, &lock, asked.algorithm)
-                    .await?;
-                let (md5, sum) = (written.md5.clone(), written.sum.clone());
-                (md5, sum, Bytes::Own(Box::new(written)))
-            }
-        };
+        let algorithm = asked_of(&upload).algorithm;
+        let (tag, sum, bytes) = source.kept(self, slices, &lock, algorithm).await?;
         let part = Part {
             number,
             size,
-            etag: md5.clone(),
+            etag: tag.clone(),
             modified_ms: 0,
             sum: Some(sum.clone()),
             slices: Vec::new(),
         };
-        let told = from.told(&version.id);
+        let told = source.told();
         let modified_ms = self
             .db
             .write(move |tx| {
-                unchanged(tx, &from, &version)?;
+                source.unchanged(tx)?;
                 let bucket = rows::bucket(tx.connection, &input.bucket, &who.account)?;
                 rows::open_upload(tx.connection, bucket.id, &input.key, &input.upload_id)?;
-                let slices = kept.used(tx)?;
+                let slices = bytes.used(tx)?;
                 put_part(tx, &bucket, &input.upload_id, Part { slices, ..part })?;
                 Ok(tx.now_ms)
             })
             .await?;
         self.after_write();
         let mut result = CopyPartResult {
-            e_tag: Some(etag(&md5)),
+            e_tag: Some(etag(&tag)),
             last_modified: Some(stamp(modified_ms)),
             ..Default::default()
         };

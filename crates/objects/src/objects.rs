@@ -3,7 +3,7 @@
 use crate::Store;
 use crate::access::account;
 use crate::authorize::Who;
-use crate::conditions::{self, Conditions};
+use crate::conditions::{self, Conditions, conditions};
 use crate::contents::{Reading, cut};
 use crate::crypt::Key;
 use crate::describe::{described, etag, headers, stamp, with_sums};
@@ -334,18 +334,13 @@ impl Store {
     ) -> S3Result<GetObjectOutput> {
         let who = Who::of(&request.extensions)?;
         let key = encryption::customer_key(&request.headers)?;
-        let input = request.input;
+        let mut input = request.input;
         let look = Look {
             who,
             bucket: input.bucket,
             key: input.key,
             version: input.version_id,
-            conditions: Conditions {
-                matches: input.if_match,
-                none_matches: input.if_none_match,
-                modified_since: input.if_modified_since,
-                unmodified_since: input.if_unmodified_since,
-            },
+            conditions: conditions!(input),
             bytes: true,
             opened_by: Some(key.clone()),
         };
@@ -367,7 +362,7 @@ impl Store {
             }
             None => {
                 let slices = cut(&version.slices, window.start, window.len);
-                read::body(self, found._reading, slices, key).await?
+                read::body(self, Arc::new(found._reading), slices, key).await?
             }
         });
         Ok(output)
@@ -379,18 +374,13 @@ impl Store {
     ) -> S3Result<HeadObjectOutput> {
         let who = Who::of(&request.extensions)?;
         let key = encryption::customer_key(&request.headers)?;
-        let input = request.input;
+        let mut input = request.input;
         let look = Look {
             who,
             bucket: input.bucket,
             key: input.key,
             version: input.version_id,
-            conditions: Conditions {
-                matches: input.if_match,
-                none_matches: input.if_none_match,
-                modified_since: input.if_modified_since,
-                unmodified_since: input.if_unmodified_since,
-            },
+            conditions: conditions!(input),
             bytes: false,
             opened_by: Some(key.clone()),
         };

@@ -23,7 +23,7 @@ const STALLED: std::time::Duration = std::time::Duration::from_secs(120);
 struct Pieces {
     store: Arc<Store>,
     /// Keeps the bytes from being collected.
-    _reading: Reading,
+    _reading: Arc<Reading>,
     slices: std::vec::IntoIter<Slice>,
     /// What is left of the slice that is being read.
     left: Slice,
@@ -77,7 +77,7 @@ impl Pieces {
 /// body that breaks off.
 pub async fn body(
     store: &Arc<Store>,
-    reading: Reading,
+    reading: Arc<Reading>,
     slices: Vec<Slice>,
     key: Option<Key>,
 ) -> S3Result<StreamingBlob> {
