@@ -151,6 +151,7 @@ impl Store {
                 for upload in uploads(tx.connection, bucket.id)? {
                     multipart::abort(tx, bucket.id, &upload)?;
                 }
+                tx.touches_all();
                 tx.connection
                     .execute("DELETE FROM buckets WHERE id = ?1", [bucket.id])
                     .map_err(internal)?;

@@ -8,6 +8,7 @@
 use crate::contents::{Contents, New, Slice};
 use crate::error::{database_error, gone, internal};
 use crate::quota;
+use crate::recent::{self, Recent};
 use crate::rows::{Bucket, all_buckets};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use s3s::{S3Error, S3Result};
@@ -99,9 +100,21 @@ pub struct Tx<'a> {
     seq: &'a Cell<i64>,
     freed: &'a Cell<i64>,
     kept: &'a RefCell<Vec<New>>,
+    touched: &'a Cell<u64>,
 }
 
 impl Tx<'_> {
+    /// An object changes: what was read of it before is old.
+    pub fn touches(&self, bucket: &str, key: &[u8]) {
+        let shard = recent::shard(bucket, key);
+        self.touched.set(self.touched.get() | 1 << shard);
+    }
+
+    /// A bucket changes, and with it what all its objects are.
+    pub fn touches_all(&self) {
+        self.touched.set(recent::ALL);
+    }
+
     /// A number higher than all before.
     pub fn next_seq(&self) -> i64 {
         self.seq.set(self.seq.get() + 1);
@@ -206,6 +219,7 @@ pub struct Db {
     jobs: Mutex<mpsc::Sender<Job>>,
     idle: Mutex<Vec<Connection>>,
     reading: Arc<Semaphore>,
+    pub recent: Arc<Recent>,
 }
 
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -246,8 +260,9 @@ impl Db {
             [FORMAT],
         )?;
         contents.reconcile(&connection)?;
+        let recent = Arc::new(Recent::default());
         let (jobs, queue) = mpsc::channel();
-        let writer = Writer::new(connection, contents, clock)?;
+        let writer = Writer::new(connection, contents, recent.clone(), clock)?;
         std::thread::Builder::new()
             .name("objects-writer".into())
             .spawn(move || writer.run(&queue))?;
@@ -256,6 +271,7 @@ impl Db {
             jobs: Mutex::new(jobs),
             idle: Mutex::default(),
             reading: Arc::new(Semaphore::new(READERS)),
+            recent,
         }))
     }
 
@@ -358,6 +374,8 @@ struct Writer {
     clock: Clock,
     seq: Cell<i64>,
     freed: Cell<i64>,
+    touched: Cell<u64>,
+    recent: Arc<Recent>,
     /// A commit failed in a way that leaves open what is on the disk: only a new start can tell.
     broken: AtomicBool,
 }
@@ -366,6 +384,7 @@ impl Writer {
     fn new(
         connection: Connection,
         contents: Arc<Contents>,
+        recent: Arc<Recent>,
         clock: Clock,
     ) -> rusqlite::Result<Self> {
         let seq = connection.query_row("SELECT seq FROM meta", [], |row| row.get(0))?;
@@ -381,6 +400,8 @@ impl Writer {
             clock,
             seq: Cell::new(seq),
             freed: Cell::new(freed),
+            touched: Cell::new(0),
+            recent,
             broken: AtomicBool::new(false),
         })
     }
@@ -400,6 +421,8 @@ impl Writer {
                 Err(_) => drop(kept),
             }
             self.contents.freed_up_to(self.freed.get());
+            // Before anybody hears of it.
+            self.recent.touched(self.touched.replace(0));
             for reply in replies {
                 reply(match &fate {
                     Ok(()) => Ok(()),
@@ -426,6 +449,7 @@ impl Writer {
             seq: &self.seq,
             freed: &self.freed,
             kept,
+            touched: &self.touched,
         };
         let mut done = begun;
         for job in jobs {

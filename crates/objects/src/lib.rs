@@ -42,6 +42,7 @@ mod policy;
 mod quota;
 mod rates;
 mod read;
+mod recent;
 mod rows;
 mod s3;
 mod signed;

@@ -1,20 +1,20 @@
 //! Objects: put, get, head, and what GetObjectAttributes asks.
 
 use crate::Store;
-use crate::access::account;
+use crate::access::{account, denied};
 use crate::authorize::Who;
 use crate::conditions::{self, Conditions, conditions};
 use crate::contents::{Reading, cut};
 use crate::crypt::Key;
 use crate::describe::{described, etag, headers, stamp, with_sums};
-use crate::encryption;
+use crate::encryption::{self, Encryption};
 use crate::error::custom;
 use crate::front::Besides;
 use crate::lifecycle;
 use crate::lock::{self, Wish};
 use crate::quota;
 use crate::read;
-use crate::rows::{self, About, Put, Version};
+use crate::rows::{self, About, Bucket, Put, Version};
 use crate::sum::{Algorithm, Covers, Sum};
 use crate::upload::{self, Said};
 use bytes::Bytes;
@@ -45,6 +45,40 @@ pub struct Look {
     pub bytes: bool,
     /// The client's key, if it sent one, where it has to be the right one.
     pub opened_by: Option<Option<Key>>,
+}
+
+impl Look {
+    /// What is found, if it may be seen like this.
+    fn judged(
+        &self,
+        bucket: &Bucket,
+        version: Version,
+        bytes: Option<Bytes>,
+        reading: Reading,
+    ) -> S3Result<Found> {
+        let told = bucket.told(&version.id);
+        readable(&version, self.version.is_some(), told.as_ref())?;
+        self.who.may(bucket, &version)?;
+        self.conditions.allow_read(&version)?;
+        if let Some(key) = &self.opened_by {
+            encryption::opened_by(&version.about, key.as_ref())?;
+        }
+        let expiration = lifecycle::expiration(bucket, &version);
+        Ok(Found {
+            version,
+            told,
+            expiration,
+            bytes,
+            _reading: reading,
+        })
+    }
+}
+
+impl Found {
+    /// Nothing that a client's key opens is kept.
+    fn is_keepable(&self) -> bool {
+        !matches!(self.version.about.encryption, Some(Encryption::Customer(_)))
+    }
 }
 
 /// What a read found.
@@ -296,34 +330,37 @@ impl Store {
     /// The version that a read is about, once its conditions hold.
     pub async fn find(self: &Arc<Self>, look: Look) -> S3Result<Found> {
         let reading = self.contents.reading();
+        let recent = self.db.recent.clone();
+        let stamp = recent.stamp(&look.bucket, &look.key);
+        let current = look.version.is_none();
+        let kept = current.then(|| recent.get(&look.bucket, &look.key, stamp));
+        if let Some(kept) = kept
+            .flatten()
+            .filter(|kept| kept.bytes.is_some() || !look.bytes)
+        {
+            if kept.bucket.owner != look.who.account {
+                return Err(denied());
+            }
+            let version = kept.version.clone();
+            return look.judged(&kept.bucket, version, kept.bytes.clone(), reading);
+        }
         let contents = self.contents.clone();
         self.db
             .read(move |db| {
                 let bucket = rows::bucket(db, &look.bucket, &look.who.account)?;
                 let version = rows::named(db, bucket.id, &look.key, look.version.as_deref())?;
-                let told = bucket.told(&version.id);
-                readable(&version, look.version.is_some(), told.as_ref())?;
-                look.who.may(&bucket, &version)?;
-                look.conditions.allow_read(&version)?;
-                if let Some(key) = &look.opened_by {
-                    encryption::opened_by(&version.about, key.as_ref())?;
-                }
+                let key = look.opened_by.as_ref().and_then(Option::as_ref);
                 let small = look.bytes && version.size <= crate::contents::INLINE as u64;
+                let fits = || encryption::opened_by(&version.about, key).is_ok();
                 let bytes = match (&version.slices[..], small) {
-                    ([slice], true) => {
-                        let key = look.opened_by.as_ref().and_then(Option::as_ref);
-                        Some(contents.read(db, *slice, key)?)
-                    }
+                    ([slice], true) if fits() => Some(contents.read(db, *slice, key)?),
                     _ => None,
                 };
-                let expiration = lifecycle::expiration(&bucket, &version);
-                Ok(Found {
-                    version,
-                    told,
-                    expiration,
-                    bytes,
-                    _reading: reading,
-                })
+                let found = look.judged(&bucket, version, bytes, reading)?;
+                if current && found.is_keepable() {
+                    recent.keep(stamp, bucket, found.version.clone(), found.bytes.clone());
+                }
+                Ok(found)
             })
             .await
     }

@@ -428,6 +428,7 @@ impl Bucket {
             slices: put.slices,
         };
         version.insert(tx, self.id)?;
+        tx.touches(&self.name, &version.key);
         Ok(version)
     }
 
@@ -447,6 +448,7 @@ impl Bucket {
     }
 
     fn forget(&self, tx: &Tx<'_>, version: &Version) -> S3Result<()> {
+        tx.touches(&self.name, &version.key);
         let gone = tx
             .connection
             .prepare_cached("DELETE FROM versions WHERE bucket = ?1 AND key = ?2 AND age = ?3")
@@ -461,6 +463,7 @@ impl Bucket {
 
     /// Changes what an object is besides its bytes.
     pub fn describe(&self, tx: &Tx<'_>, version: &Version, about: &About) -> S3Result<()> {
+        tx.touches(&self.name, &version.key);
         tx.connection
             .prepare_cached(
                 "UPDATE versions SET about = ?4 WHERE bucket = ?1 AND key = ?2 AND age = ?3",
@@ -473,6 +476,7 @@ impl Bucket {
     }
 
     pub fn configure(&self, tx: &Tx<'_>, config: &Config) -> S3Result<()> {
+        tx.touches_all();
         tx.connection
             .prepare_cached("UPDATE buckets SET config = ?2 WHERE id = ?1")
             .and_then(|mut update| update.execute(params![self.id, json(config)]))
