@@ -137,7 +137,7 @@ async fn authenticate(
     next: Next,
 ) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
-    if let Some(caller) = scraper(&controller, &parts) {
+    if let Some(caller) = scraper(&controller, &parts)? {
         parts.extensions.insert(caller);
         return Ok(next.run(Request::from_parts(parts, body)).await);
     }
@@ -182,21 +182,29 @@ async fn authenticate(
 }
 
 /// Who brings the token of the home's file `metrics.token`: it is good for the metrics only.
-fn scraper(controller: &Controller, parts: &axum::http::request::Parts) -> Option<Caller> {
-    let header = parts.headers.get("authorization")?.to_str().ok()?;
-    let token = header.strip_prefix("Bearer ")?;
-    let asks = parts.method == "GET" && parts.uri.path() == "/metrics";
+fn scraper(
+    controller: &Controller,
+    parts: &axum::http::request::Parts,
+) -> Result<Option<Caller>, Problem> {
+    let header = parts.headers.get("authorization");
+    let header = header.and_then(|header| header.to_str().ok());
+    let Some(token) = header.and_then(|header| header.strip_prefix("Bearer ")) else {
+        return Ok(None);
+    };
+    let asks = ["GET", "HEAD"].contains(&parts.method.as_str()) && parts.uri.path() == "/metrics";
     let is_it = Sha256::digest(token) == Sha256::digest(&controller.metrics_token);
     let snapshot = controller.cluster.snapshot();
-    let account = snapshot
-        .state
-        .accounts
-        .values()
-        .find(|account| account.admin)?;
-    (asks && is_it).then(|| Caller {
-        account: account.id.clone(),
-        admin: true,
-    })
+    let mut accounts = snapshot.state.accounts.values();
+    match accounts.find(|account| account.admin) {
+        Some(account) if asks && is_it => Ok(Some(Caller {
+            account: account.id.clone(),
+            admin: true,
+        })),
+        _ => Err(Problem(
+            StatusCode::FORBIDDEN,
+            "the only token is that of the home's file metrics.token, for /boira/v1/metrics".into(),
+        )),
+    }
 }
 
 /// An account's id, by its name, id or small number.
@@ -244,6 +252,8 @@ async fn status(
     State(controller): State<Arc<Controller>>,
     caller: Extension<Caller>,
 ) -> Json<Value> {
+    let mut problems = controller.problems.lock().await.clone();
+    problems.extend(objects::problems(&controller));
     let snapshot = controller.cluster.snapshot();
     let state = &snapshot.state;
     let count = |name| {
@@ -260,7 +270,7 @@ async fn status(
         "account": caller.account,
         "hosts": state.hosts.len(),
         "silent_hosts": state.silent.len(),
-        "problems": *controller.problems.lock().await,
+        "problems": problems,
         "running": count(StateName::Running),
         "pending": count(StateName::Pending),
         "stopped": count(StateName::Stopped),

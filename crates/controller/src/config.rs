@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use boira_core::{InstanceTypes, Settings, settings};
 use boira_model::InstanceType;
 use serde::{Deserialize, Serialize};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -180,6 +181,17 @@ fn check_settings(settings: &Settings) -> Result<()> {
         domain_is_fine,
         "s3_domain: a domain's name, as s3.example.org, without a port"
     );
+    if let Some(path) = &settings.s3_master_key {
+        let mode = std::fs::metadata(path).map(|file| file.permissions().mode());
+        anyhow::ensure!(
+            Path::new(path).is_absolute() && mode.is_ok(),
+            "s3_master_key: {path} isn't there; it counts from the next start on, and what is encrypted needs its key: copy objects/master.key of the home there first"
+        );
+        anyhow::ensure!(
+            mode.is_ok_and(|mode| mode & 0o077 == 0),
+            "s3_master_key: {path} can be read by others: chmod 600 {path}"
+        );
+    }
     for (name, value) in [
         ("cpu_overcommit", settings.cpu_overcommit),
         ("memory_overcommit", settings.memory_overcommit),

@@ -380,7 +380,9 @@ async fn clockwork(controller: Arc<Controller>) {
         if now != stamp {
             stamp = now;
             match controller.read_files().await {
-                Ok(()) => tracing::info!("settings and instance types were read again"),
+                Ok(true) => tracing::info!("settings and instance types were read again"),
+                // Each was named.
+                Ok(false) => {}
                 Err(error) => tracing::error!("changed files are ignored: {error:#}"),
             }
         }
@@ -446,7 +448,8 @@ async fn note_silence(controller: &Controller) {
 
 impl Controller {
     /// Puts the administrator's files in force, at the start and whenever they change.
-    async fn read_files(&self) -> Result<()> {
+    /// Answers whether nothing was wrong with them.
+    async fn read_files(&self) -> Result<bool> {
         // Held until it is in force: a change of types through the API would be undone.
         let mut problems = self.problems.lock().await;
         let (mut settings, types, mut found) = self.files.read()?;
@@ -461,9 +464,10 @@ impl Controller {
         for problem in &found {
             tracing::error!("{problem}");
         }
+        let fine = found.is_empty();
         *problems = found;
         self.put_in_force(Some(settings), types).await?;
-        Ok(())
+        Ok(fine)
     }
 
     async fn put_in_force(

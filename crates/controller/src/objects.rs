@@ -177,6 +177,11 @@ pub async fn quota_of(controller: &Controller, account: &str) -> Result<Option<Q
     quota.map_err(unreadable)
 }
 
+/// What is wrong with the object store.
+pub fn problems(controller: &Controller) -> Vec<String> {
+    front(controller).store().problems()
+}
+
 /// `GET /metrics`, for Prometheus.
 pub async fn metrics(State(controller): State<Arc<Controller>>) -> Result<Response, Problem> {
     let text = front(&controller).store().metrics().await;

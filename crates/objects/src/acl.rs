@@ -271,7 +271,7 @@ impl Wish {
         };
         let acl = self.of_owned(&owner, &of_bucket)?;
         if blocks_public && acl.as_ref().is_some_and(Acl::is_public) {
-            return Err(denied());
+            return Err(blocked());
         }
         let plain = Acl::private(&owner);
         Ok((
@@ -366,6 +366,14 @@ pub fn of_xml(
         grants.push(Grant { who, permission });
     }
     limited(grants)
+}
+
+/// A list that lets everybody in, where the public access block doesn't let that be.
+pub fn blocked() -> S3Error {
+    s3_error!(
+        AccessDenied,
+        "Access Denied: the bucket's public access block (BlockPublicAcls) prevents public ACLs."
+    )
 }
 
 /// The error of a bucket whose ACLs are off.

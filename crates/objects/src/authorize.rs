@@ -604,6 +604,14 @@ impl Store {
             .await
     }
 
+    /// Whether there is such an account, by its number or its canonical user id.
+    fn has(&self, account: &str) -> bool {
+        match account.len() {
+            64 => self.cloud.account_of(account).is_some(),
+            _ => self.cloud.account_of(&canonical(account)).is_some(),
+        }
+    }
+
     /// Puts in force what a bucket's row says now.
     pub async fn policy_changed(self: &Arc<Self>, name: &str) -> S3Result<()> {
         let _one = self.changing.lock().await;
@@ -628,6 +636,9 @@ impl Store {
             return Err(malformed("Policies are limited to 20 KB in size.".into()));
         }
         let parsed = Policy::parse(&input.policy, &input.bucket).map_err(malformed)?;
+        if !parsed.accounts().all(|account| self.has(account)) {
+            return Err(malformed("Invalid principal in policy".into()));
+        }
         let name = input.bucket.clone();
         self.db
             .write(move |tx| {

@@ -143,10 +143,11 @@ impl Store {
                     })
                     .map_err(internal)?;
                 if used {
-                    return Err(s3_error!(
-                        BucketNotEmpty,
-                        "The bucket you tried to delete is not empty. You must delete all versions in the bucket."
-                    ));
+                    let message = match bucket.config.versioning {
+                        Some(_) => "The bucket you tried to delete is not empty. You must delete all versions in the bucket.",
+                        None => "The bucket you tried to delete is not empty",
+                    };
+                    return Err(s3_error!(BucketNotEmpty, "{message}"));
                 }
                 for upload in uploads(tx.connection, bucket.id)? {
                     multipart::abort(tx, bucket.id, &upload)?;

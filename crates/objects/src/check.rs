@@ -157,6 +157,20 @@ impl Store {
         Ok(true)
     }
 
+    /// What is wrong with the store, for who looks after it.
+    pub fn problems(&self) -> Vec<String> {
+        let key = self.contents.no_master().map(|error| {
+            format!("objects that the master key encrypts can't be read or written: {error}")
+        });
+        let damaged = self.contents.damaged.all().len();
+        let damage = (damaged > 0).then(|| {
+            format!(
+                "objects are damaged on the disk: `boira bucket check` names them ({damaged} found)"
+            )
+        });
+        key.into_iter().chain(damage).collect()
+    }
+
     pub async fn users_of(self: &Arc<Self>, id: i64) -> S3Result<Vec<String>> {
         self.db
             .read(move |db| users_of(db, id).map_err(internal))
@@ -199,8 +213,13 @@ fn users_of(db: &Connection, id: i64) -> rusqlite::Result<Vec<String>> {
         let (bucket, key, version): (String, Vec<u8>, String) =
             (row.get(0)?, row.get(1)?, row.get(2)?);
         found.push(format!(
-            "{bucket}/{} ({version})",
-            String::from_utf8_lossy(&key)
+            "{bucket}/{}{}",
+            String::from_utf8_lossy(&key),
+            if version == crate::rows::NULL {
+                String::new()
+            } else {
+                format!(" ({version})")
+            }
         ));
     }
     let part = db

@@ -11,7 +11,7 @@ use crate::error::{full, internal};
 use crate::sum::crc32c;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension};
-use s3s::S3Result;
+use s3s::{S3Result, s3_error};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File, OpenOptions};
@@ -20,7 +20,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Bytes that one checksum covers, and that are read at once.
 pub const BLOCK: usize = 256 << 10;
@@ -78,9 +78,9 @@ pub fn cut(slices: &[Slice], start: u64, len: u64) -> Vec<Slice> {
 
 pub struct Contents {
     data: PathBuf,
-    master: Master,
-    /// Where the master key is, and whether this start made it.
-    master_key: (PathBuf, bool),
+    /// Where the master key is, and it, or why it isn't there; known once the rows were read.
+    master_key: PathBuf,
+    master: OnceLock<Result<Master, MasterError>>,
     pub buffers: Buffers,
     next: AtomicI64,
     /// Bytes of uploads that are under way.
@@ -181,11 +181,10 @@ impl Contents {
         }
         File::open(&data)?.sync_all()?;
         File::open(dir)?.sync_all()?;
-        let (master, made) = Master::open(master_key)?;
         Ok(Arc::new(Self {
             data,
-            master,
-            master_key: (master_key.to_owned(), made),
+            master_key: master_key.to_owned(),
+            master: OnceLock::new(),
             buffers: Buffers::default(),
             promised: AtomicU64::new(0),
             damaged: Damaged::default(),
@@ -198,7 +197,7 @@ impl Contents {
     /// Removes files that no row names, and goes on with numbers that were never given out.
     pub fn reconcile(&self, connection: &Connection) -> Result<(), crate::db::OpenError> {
         let mut named = HashSet::new();
-        let mut highest = 0;
+        let (mut highest, mut needed) = (0, None);
         let mut rows = connection.prepare("SELECT id, bytes IS NULL, key FROM contents")?;
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
@@ -208,13 +207,8 @@ impl Contents {
                 named.insert(id);
             }
             let key: Option<Vec<u8>> = row.get(2)?;
-            if key.is_some_and(|key| !self.master.fits(id, &key)) {
-                let (path, made) = &self.master_key;
-                if *made {
-                    fs::remove_file(path)?;
-                }
-                let why = if *made { "missing" } else { "another one" };
-                return Err(MasterError::Lost(path.clone(), why).into());
+            if let Some(key) = key.filter(|key| needed.is_none() && Master::wrapped(key)) {
+                needed = Some((id, key));
             }
         }
         for low in 0..=u8::MAX {
@@ -230,7 +224,37 @@ impl Contents {
             }
         }
         self.next.store(highest + 1, Ordering::Relaxed);
+        let master = Master::open(&self.master_key, needed);
+        if let Err(error) = &master {
+            tracing::error!(
+                "objects that the master key encrypts can't be read or written: {error}"
+            );
+        }
+        let _ = self.master.set(master);
         Ok(())
+    }
+
+    /// Why there is no master key, if there is none.
+    pub fn no_master(&self) -> Option<&MasterError> {
+        self.master.get().and_then(|master| master.as_ref().err())
+    }
+
+    fn master(&self) -> Option<&Master> {
+        self.master.get().and_then(|master| master.as_ref().ok())
+    }
+
+    fn blocks(&self, lock: &Lock, id: i64) -> S3Result<Option<(Blocks, Vec<u8>)>> {
+        match lock {
+            Lock::Open => Ok(None),
+            Lock::Customer(own) => Ok(Some(Blocks::new(Ok(own), id))),
+            Lock::Master => match self.master() {
+                Some(master) => Ok(Some(Blocks::new(Err(master), id))),
+                None => Err(s3_error!(
+                    ServiceUnavailable,
+                    "The cloud's master key isn't there, so nothing can be encrypted with it. Tell the administrator."
+                )),
+            },
+        }
     }
 
     fn path(&self, id: i64) -> PathBuf {
@@ -242,9 +266,9 @@ impl Contents {
     }
 
     /// A content that goes into its row.
-    pub fn inline(&self, bytes: Bytes, lock: &Lock) -> New {
+    pub fn inline(&self, bytes: Bytes, lock: &Lock) -> S3Result<New> {
         let id = self.fresh();
-        let (bytes, sealed) = match Blocks::new(lock, &self.master, id) {
+        let (bytes, sealed) = match self.blocks(lock, id)? {
             None => (bytes, None),
             Some((blocks, key)) => {
                 let mut bytes = bytes.to_vec();
@@ -252,7 +276,7 @@ impl Contents {
                 (Bytes::from(bytes), Some((key, tag.to_vec())))
             }
         };
-        New {
+        Ok(New {
             id,
             sealed,
             size: bytes.len() as u64,
@@ -262,19 +286,20 @@ impl Contents {
                 .collect(),
             bytes: Some(bytes),
             file: None,
-        }
+        })
     }
 
     /// Begins a content that is a file.
-    pub fn create(&self, lock: &Lock) -> io::Result<Writing> {
+    pub fn create(&self, lock: &Lock) -> S3Result<Writing> {
         let id = self.fresh();
-        let (blocks, key) = Blocks::new(lock, &self.master, id).unzip();
+        let (blocks, key) = self.blocks(lock, id)?.unzip();
         let path = self.path(id);
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(&path)?;
+            .open(&path)
+            .map_err(io_error)?;
         Ok(Writing {
             file,
             blocks,
@@ -387,8 +412,8 @@ impl Contents {
         let blocks = match &row.key {
             None => None,
             Some(wrapped) => {
-                let blocks = Blocks::of(wrapped, &self.master, key, id);
-                Some(blocks.ok_or_else(|| self.damaged.note(id, "no key at hand opens it"))?)
+                let blocks = Blocks::of(wrapped, self.master(), key, id);
+                Some(blocks.ok_or_else(|| locked(id))?)
             }
         };
         self.opened(id, row, blocks)
@@ -568,6 +593,22 @@ impl Damaged {
     pub fn forget(&self, id: i64) {
         let mut all = self.0.lock().expect("no holder of this lock panics");
         all.remove(&id);
+    }
+}
+
+/// The key is missing, and not the bytes.
+fn locked(id: i64) -> s3s::S3Error {
+    tracing::error!("no key at hand opens content {id:016x}");
+    s3_error!(
+        ServiceUnavailable,
+        "The key that this object is encrypted with isn't there. Tell the administrator."
+    )
+}
+
+pub fn io_error(error: io::Error) -> s3s::S3Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
+        _ => internal(error),
     }
 }
 

@@ -112,22 +112,28 @@ pub enum MasterError {
     Io(PathBuf, io::Error),
     #[error("{0} is no master key: 64 hexadecimal digits are")]
     Malformed(PathBuf),
+    #[error("{0} isn't there, and encrypted objects are that need it: restore it and start again")]
+    Missing(PathBuf),
     #[error(
-        "encrypted objects need the master key that they were written with, and {0} is {1}; restore it"
+        "{0} is another key than the one that encrypted objects were written with: restore that one and start again"
     )]
-    Lost(PathBuf, &'static str),
+    Another(PathBuf),
 }
 
 impl Master {
-    /// Reads the file, or makes it, durably.
-    pub fn open(path: &Path) -> Result<(Self, bool), MasterError> {
+    /// Reads the file; makes it, durably, where nothing needs the one that was there. `needed` is a
+    /// content whose key was wrapped by it.
+    pub fn open(path: &Path, needed: Option<(i64, Vec<u8>)>) -> Result<Self, MasterError> {
         let failed = |error| MasterError::Io(path.to_owned(), error);
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && needed.is_none() => {
                 let key = Key(random());
                 make(path, &hex::encode(key.0)).map_err(failed)?;
-                return Ok((Self(key), true));
+                return Ok(Self(key));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(MasterError::Missing(path.to_owned()));
             }
             Err(error) => return Err(failed(error)),
         };
@@ -135,12 +141,17 @@ impl Master {
             .ok()
             .and_then(|bytes| Key::of(&bytes));
         let key = key.ok_or_else(|| MasterError::Malformed(path.to_owned()))?;
-        Ok((Self(key), false))
+        match needed {
+            Some((content, wrapped)) if key.unwrap(content, &wrapped).is_none() => {
+                Err(MasterError::Another(path.to_owned()))
+            }
+            _ => Ok(Self(key)),
+        }
     }
 
-    /// Whether a content's key was wrapped by this key, or by one of a client's.
-    pub fn fits(&self, content: i64, wrapped: &[u8]) -> bool {
-        wrapped.first() != Some(&BY_MASTER) || self.0.unwrap(content, wrapped).is_some()
+    /// Whether a content's key was wrapped by a master key.
+    pub fn wrapped(wrapped: &[u8]) -> bool {
+        wrapped.first() == Some(&BY_MASTER)
     }
 }
 
@@ -165,21 +176,25 @@ fn make(path: &Path, text: &str) -> io::Result<()> {
 pub struct Blocks(LessSafeKey);
 
 impl Blocks {
-    /// For a new content: with its key, wrapped.
-    pub fn new(lock: &Lock, master: &Master, content: i64) -> Option<(Self, Vec<u8>)> {
+    /// For a new content, with its key, wrapped: by the client's key, or else by the master's.
+    pub fn new(by: Result<&Key, &Master>, content: i64) -> (Self, Vec<u8>) {
         let key = Key(random());
-        let wrapped = match lock {
-            Lock::Open => return None,
-            Lock::Master => master.0.wrap(BY_MASTER, content, &key),
-            Lock::Customer(own) => own.wrap(BY_CUSTOMER, content, &key),
+        let wrapped = match by {
+            Ok(own) => own.wrap(BY_CUSTOMER, content, &key),
+            Err(master) => master.0.wrap(BY_MASTER, content, &key),
         };
-        Some((Self(key.cipher()), wrapped))
+        (Self(key.cipher()), wrapped)
     }
 
     /// For a content that is there. `None` if no key at hand opens it.
-    pub fn of(wrapped: &[u8], master: &Master, own: Option<&Key>, content: i64) -> Option<Self> {
+    pub fn of(
+        wrapped: &[u8],
+        master: Option<&Master>,
+        own: Option<&Key>,
+        content: i64,
+    ) -> Option<Self> {
         let by = match wrapped.first() {
-            Some(&BY_MASTER) => &master.0,
+            Some(&BY_MASTER) => &master?.0,
             Some(&BY_CUSTOMER) => own?,
             _ => return None,
         };
@@ -217,17 +232,16 @@ mod tests {
     #[test]
     fn only_the_right_key_opens_the_right_block() {
         let folder = tempfile::tempdir().unwrap();
-        let (master, new) = Master::open(&folder.path().join("master.key")).unwrap();
-        assert!(new);
-        let (again, new) = Master::open(&folder.path().join("master.key")).unwrap();
-        assert!(!new);
+        let path = folder.path().join("master.key");
+        let master = Master::open(&path, None).unwrap();
         let own = Key::of(&[7; 32]).unwrap();
-        for lock in [Lock::Master, Lock::Customer(own.clone())] {
-            let (blocks, wrapped) = Blocks::new(&lock, &master, 5).unwrap();
+        for by in [Err(&master), Ok(&own)] {
+            let (blocks, wrapped) = Blocks::new(by, 5);
+            let again = Master::open(&path, None).unwrap();
             let mut block = *b"some bytes";
             let tag = blocks.seal(3, &mut block);
             assert_ne!(&block, b"some bytes");
-            let opener = |content, key| Blocks::of(&wrapped, &again, key, content);
+            let opener = |content, key| Blocks::of(&wrapped, Some(&again), key, content);
             assert!(opener(6, Some(&own)).is_none(), "another content");
             let blocks = opener(5, Some(&own)).unwrap();
             assert!(!blocks.open(2, &mut block.clone(), &tag), "another place");
@@ -235,20 +249,32 @@ mod tests {
             assert!(blocks.open(3, &mut block, &tag));
             assert_eq!(&block, b"some bytes");
         }
-        let (_, wrapped) = Blocks::new(&Lock::Customer(own), &master, 5).unwrap();
-        assert!(Blocks::of(&wrapped, &master, None, 5).is_none());
-        assert!(Blocks::of(&wrapped, &master, Key::of(&[8; 32]).as_ref(), 5).is_none());
-        assert!(Blocks::new(&Lock::Open, &master, 5).is_none());
-        assert_eq!(format!("{:?}", Key::of(&[7; 32]).unwrap()), "Key(…)");
+        let (_, wrapped) = Blocks::new(Ok(&own), 5);
+        assert!(Blocks::of(&wrapped, Some(&master), None, 5).is_none());
+        assert!(Blocks::of(&wrapped, None, Key::of(&[8; 32]).as_ref(), 5).is_none());
+        assert_eq!(format!("{own:?}"), "Key(…)");
     }
 
     #[test]
     fn a_master_key_is_what_it_should_be() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("master.key");
+        let (_, wrapped) = Blocks::new(Err(&Master::open(&path, None).unwrap()), 5);
+        let needed = || Some((5, wrapped.clone()));
+        assert!(Master::open(&path, needed()).is_ok());
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(
+            Master::open(&path, needed()),
+            Err(MasterError::Missing(_))
+        ));
+        Master::open(&path, None).unwrap();
+        assert!(matches!(
+            Master::open(&path, needed()),
+            Err(MasterError::Another(_))
+        ));
         fs::write(&path, "short").unwrap();
         assert!(matches!(
-            Master::open(&path),
+            Master::open(&path, None),
             Err(MasterError::Malformed(_))
         ));
     }

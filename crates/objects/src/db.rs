@@ -206,8 +206,6 @@ pub enum OpenError {
         "{0} is missing or empty, and there are objects beside it: restore it from a backup, or move the folder data/ away to begin anew"
     )]
     Lost(PathBuf),
-    #[error(transparent)]
-    Master(#[from] crate::crypt::MasterError),
     #[error("the object store's database: {0}")]
     Database(#[from] rusqlite::Error),
     #[error("the object store's files: {0}")]

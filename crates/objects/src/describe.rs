@@ -98,10 +98,13 @@ impl Described {
         if let Some(class) = &class
             && !CLASSES.contains(&class.as_str())
         {
-            return Err(s3_error!(
-                InvalidStorageClass,
-                "The storage class you specified is not valid"
-            ));
+            let message = match class.as_str() {
+                "GLACIER" | "DEEP_ARCHIVE" => {
+                    "The storage class you specified is not valid: there is no archive here"
+                }
+                _ => "The storage class you specified is not valid",
+            };
+            return Err(s3_error!(InvalidStorageClass, "{message}"));
         }
         Ok(About {
             headers,

@@ -340,6 +340,16 @@ fn judge_transition(
         _ => return Err(malformed()),
     }
     let ends = expiration.and_then(|expiration| expiration.days);
+    let dated = expiration.and_then(|expiration| expiration.date.as_ref());
+    if (transition.date.is_some() && ends.is_some())
+        || (transition.days.is_some() && dated.is_some())
+    {
+        return Err(custom(
+            "InvalidRequest",
+            StatusCode::BAD_REQUEST,
+            "Found mixed 'Date' and 'Days' based Expiration and Transition actions in lifecycle rule",
+        ));
+    }
     if transition
         .days
         .zip(ends)

@@ -2,7 +2,7 @@
 //! ownership of objects and disabling ACLs for your bucket").
 
 use crate::Store;
-use crate::access::{account, canonical, denied, named_owner};
+use crate::access::{account, canonical, named_owner};
 use crate::acl::{self, ANONYMOUS, Acl, EC2, Wish};
 use crate::authorize::{Who, blocked};
 use crate::buckets::malformed;
@@ -324,7 +324,7 @@ fn may_be_set(bucket: &Bucket, acl: &Acl) -> S3Result<()> {
         return Err(acl::disabled());
     }
     match acl.is_public() && blocked(&bucket.config).block_public_acls == Some(true) {
-        true => Err(denied()),
+        true => Err(acl::blocked()),
         false => Ok(()),
     }
 }

@@ -99,6 +99,13 @@ impl Policy {
         })
     }
 
+    /// The accounts that it names, by their numbers or canonical user ids.
+    pub fn accounts(&self) -> impl Iterator<Item = &str> {
+        let statements = self.statements.iter();
+        let named = statements.flat_map(|statement| &statement.principals.accounts);
+        named.map(String::as_str)
+    }
+
     pub fn answer(&self, question: &Question<'_>) -> Answer {
         let mut answer = Answer::Nothing;
         for statement in self
@@ -150,13 +157,11 @@ impl Statement {
         };
         let principals = Principals::parse(&mut fields)?;
         let actions = Patterns::take(&mut fields, "Action")?;
-        let known = |action: &&String| {
-            *action != "*"
-                && !action
-                    .get(..3)
-                    .is_some_and(|start| start.eq_ignore_ascii_case("s3:"))
-        };
-        if actions.patterns.iter().any(|action| known(&action)) {
+        if !actions
+            .patterns
+            .iter()
+            .all(|action| action::is_known(action))
+        {
             return Err("Policy has invalid action".into());
         }
         let resources = Patterns::take(&mut fields, "Resource")?;
@@ -514,7 +519,7 @@ mod tests {
             ),
             (
                 with("Condition", json!({"StringEquals": {"aws:Mood": "x"}})),
-                "Policy has an invalid condition key",
+                "Policy has an invalid condition key: aws:Mood",
             ),
             (
                 with("Condition", json!({"IpAddress": {"aws:SourceIp": "x"}})),

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 
 const SHARDS: usize = 64;
 /// What a generation may weigh, in bytes; there are two.
-const WEIGHT: usize = 16 << 20;
+const WEIGHT: usize = 32 << 20;
 /// What an entry weighs besides its bytes.
 const ENTRY: usize = 1 << 10;
 

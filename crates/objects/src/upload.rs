@@ -1,9 +1,9 @@
 //! Takes a body in: bytes to the disk, digests on the way, and what the client said of them verified
 //! before anything is acknowledged.
 
-use crate::contents::{BLOCK, Contents, INLINE, New, Slice, Writing};
+use crate::contents::{BLOCK, Contents, INLINE, New, Slice, Writing, io_error};
 use crate::crypt::Lock;
-use crate::error::{custom, full, internal};
+use crate::error::{custom, internal};
 use crate::form::Limits;
 use crate::sum::{Algorithm, Digester, Sum};
 use base64::Engine;
@@ -386,9 +386,7 @@ impl Rest {
         self.digest(block);
         let writing = match &mut self.writing {
             Some(writing) => writing,
-            None => self
-                .writing
-                .insert(contents.create(&self.lock).map_err(io_error)?),
+            None => self.writing.insert(contents.create(&self.lock)?),
         };
         writing.block(block).map_err(io_error)
     }
@@ -425,7 +423,10 @@ impl Intake {
     fn small(mut self, contents: &Contents, bytes: Bytes) -> S3Result<Digested> {
         self.md5.update(&bytes);
         self.rest.digest(&bytes);
-        let new = (!bytes.is_empty()).then(|| contents.inline(bytes, &self.rest.lock));
+        let new = match bytes.is_empty() {
+            true => None,
+            false => Some(contents.inline(bytes, &self.rest.lock)?),
+        };
         self.digested(new)
     }
 
@@ -451,12 +452,5 @@ impl Intake {
             sum: sum(self.rest.sum),
             check: self.rest.check.map(sum),
         })
-    }
-}
-
-fn io_error(error: std::io::Error) -> S3Error {
-    match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => full(),
-        _ => internal(error),
     }
 }

@@ -55,9 +55,12 @@ const SUBRESOURCES: [&str; 26] = [
 /// The request without the prefix, signed for the rest of its path. Others are what they were.
 pub fn stripped(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Request<Body>> {
     let path = request.uri().path().to_owned();
-    let Some(rest) = path.strip_prefix(PREFIX) else {
+    // s3cmd takes it for a part of the host's name, and writes those small.
+    let start = path.get(..PREFIX.len());
+    if !start.is_some_and(|start| start.eq_ignore_ascii_case(PREFIX)) {
         return Ok(request);
-    };
+    }
+    let rest = &path[PREFIX.len()..];
     if !(rest.is_empty() || rest.starts_with('/')) {
         return Ok(request);
     }

@@ -35,8 +35,8 @@ const ALL: &str = "AbortMultipartUpload CompleteMultipartUpload CopyObject Creat
     UploadPart UploadPartCopy WriteGetObjectResponse";
 
 /// Those that answer as AWS does for a bucket with which nothing was done.
-const PLAIN: &str = "DeleteBucketEncryption DeleteBucketReplication DeleteBucketWebsite \
-    GetBucketAccelerateConfiguration GetBucketEncryption GetBucketLogging \
+const PLAIN: &str = "DeleteBucketReplication DeleteBucketWebsite \
+    GetBucketAccelerateConfiguration GetBucketLogging \
     GetBucketNotificationConfiguration GetBucketReplication GetBucketRequestPayment \
     GetBucketWebsite ListBucketAnalyticsConfigurations \
     ListBucketIntelligentTieringConfigurations ListBucketInventoryConfigurations \

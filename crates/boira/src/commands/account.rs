@@ -48,9 +48,22 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
             show_key(format, &client, &issued);
         }
         Command::Quota { name, quota } => {
+            let answer = client.json(Method::GET, "/accounts", None).await?;
+            let accounts = answer["accounts"].as_array().into_iter().flatten();
+            let mut fitting = accounts.filter(|account| {
+                account["name"] == name
+                    || account["id"] == name
+                    || account["number"]
+                        .as_u64()
+                        .is_some_and(|number| number.to_string() == name)
+            });
+            let now = fitting.next().with_context(|| {
+                format!("there is no account {name}; `boira account ls` lists them")
+            })?;
             let path = format!("/accounts/{}/quota", segment(&name));
             let of = format!("the buckets of {name}");
-            quota.put(&client, format, &path, &of).await?;
+            let place = (path.as_str(), &now["quota"]);
+            quota.put(&client, format, place, &of).await?;
         }
         Command::Rm { name } => {
             let path = format!("/accounts/{}", segment(&name));
@@ -112,6 +125,12 @@ fn show_key(format: Format, client: &Client, issued: &Value) {
     env::show(&env::variables(&Access {
         access_key_id: text("access_key_id"),
         secret_access_key: text("secret_access_key"),
+        // The caller's own variable means nothing to a cloud without TLS.
+        authority: client
+            .access
+            .authority
+            .clone()
+            .filter(|_| client.access.endpoint.starts_with("https")),
         ..client.access.clone()
     }));
 }

@@ -35,16 +35,17 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
         Command::Ls => list(&client, format).await,
         Command::Du { bucket } => du(&client, format, &bucket).await,
         Command::Quota { bucket, quota } => {
+            let now = named(&client, &bucket).await?;
             let path = format!("/buckets/{}/quota", segment(&bucket));
-            quota
-                .put(&client, format, &path, &format!("bucket {bucket}"))
-                .await
+            let of = format!("bucket {bucket}");
+            let place = (path.as_str(), &now["quota"]);
+            quota.put(&client, format, place, &of).await
         }
         Command::Check => check(&client, format).await,
     }
 }
 
-/// Bounds of a bucket, or of all an account's.
+/// Bounds of a bucket, or of all an account's: none given shows them.
 #[derive(Args)]
 pub struct Bounds {
     /// Bytes at most: a number, or one with K, M, G or T for powers of 1024
@@ -54,17 +55,31 @@ pub struct Bounds {
     #[arg(long)]
     objects: Option<u64>,
     /// No bound any more
-    #[arg(long, conflicts_with_all = ["size", "objects"], required_unless_present_any = ["size", "objects"])]
+    #[arg(long, conflicts_with_all = ["size", "objects"])]
     none: bool,
 }
 
 impl Bounds {
-    pub async fn put(&self, client: &Client, format: Format, path: &str, of: &str) -> Result<()> {
-        let body = json!({ "bytes": self.size, "objects": self.objects });
-        let set = client.json(Method::PUT, path, Some(&body)).await?;
+    /// Sets what is given, and leaves the rest of `now` as it is.
+    pub async fn put(
+        &self,
+        client: &Client,
+        format: Format,
+        (path, now): (&str, &Value),
+        of: &str,
+    ) -> Result<()> {
+        let kept = |name: &str| now[name].as_u64().filter(|_| !self.none);
+        let (bytes, objects) = (
+            self.size.or(kept("bytes")),
+            self.objects.or(kept("objects")),
+        );
+        let mut quota = json!({ "bytes": bytes, "objects": objects });
+        if self.none || self.size.is_some() || self.objects.is_some() {
+            quota = client.json(Method::PUT, path, Some(&quota)).await?["quota"].take();
+        }
         match format {
-            Format::Json => output::json(&set),
-            Format::Table => line_out(&format!("{of} may hold {}", bounds(&set["quota"]))),
+            Format::Json => output::json(&json!({ "quota": quota })),
+            Format::Table => line_out(&format!("{of} may hold {}", bounds(&quota))),
         }
         Ok(())
     }
@@ -107,6 +122,13 @@ async fn buckets(client: &Client) -> Result<Vec<Value>> {
     }
 }
 
+async fn named(client: &Client, name: &str) -> Result<Value> {
+    let buckets = buckets(client).await?;
+    let mut buckets = buckets.into_iter();
+    let found = buckets.find(|bucket| bucket["name"] == name);
+    found.with_context(|| format!("there is no bucket {name}; `boira bucket ls` lists them"))
+}
+
 fn size(value: &Value) -> String {
     bytes(value.as_u64().unwrap_or(0))
 }
@@ -144,19 +166,16 @@ async fn list(client: &Client, format: Format) -> Result<()> {
 }
 
 async fn du(client: &Client, format: Format, name: &str) -> Result<()> {
-    let buckets = buckets(client).await?;
-    let bucket = buckets
-        .iter()
-        .find(|bucket| bucket["name"] == name)
-        .with_context(|| format!("there is no bucket {name}; `boira bucket ls` lists them"))?;
+    let bucket = named(client, name).await?;
     if format == Format::Json {
-        output::json(bucket);
+        output::json(&bucket);
         return Ok(());
     }
     line_out(&format!(
-        "{:>12}  {} objects",
+        "{:>12}  {} object{}",
         size(&bucket["bytes"]),
-        bucket["objects"]
+        bucket["objects"],
+        if bucket["objects"] == 1 { "" } else { "s" }
     ));
     let (older, uploads) = (&bucket["older_versions"], &bucket["upload_bytes"]);
     line_out(&format!(

@@ -202,7 +202,7 @@ fn buckets_are_listed_measured_and_checked() {
     let damaged = boira(&["bucket", "check", "--output", "json"]);
     let found: serde_json::Value = serde_json::from_str(&damaged.stdout).expect("JSON");
     assert_eq!(
-        found["damaged"][0]["belongs_to"][0], "check/large (null)",
+        found["damaged"][0]["belongs_to"][0], "check/large",
         "{found}"
     );
     assert!(damaged.fails(1).contains("1 of them are damaged"));

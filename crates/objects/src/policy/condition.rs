@@ -65,9 +65,10 @@ impl Condition {
             let operator = Operator::named(rest).ok_or_else(invalid)?;
             for (key, values) in keys {
                 let values = texts(values).ok_or_else(invalid)?;
-                let key = key.to_ascii_lowercase();
+                let spelt = key;
+                let key = spelt.to_ascii_lowercase();
                 if !is_known(&key) {
-                    return Err("Policy has an invalid condition key".into());
+                    return Err(format!("Policy has an invalid condition key: {spelt}"));
                 }
                 if let Operator::Address { .. } = operator
                     && values.iter().any(|value| Network::parse(value).is_none())

@@ -80,31 +80,32 @@ async fn what_is_encrypted_is_nowhere_on_the_disk() {
 }
 
 #[tokio::test]
-async fn without_its_master_key_a_store_with_encrypted_objects_does_not_open() {
+async fn without_its_master_key_all_the_rest_is_served() {
     let here = Here::new().await;
     let aes = [("x-amz-server-side-encryption", "AES256")];
-    let request = with_headers(put_secret("k", 1), &aes);
-    here.store.put_object(request).await.unwrap();
-    let path = here.folder.path().to_owned();
-    let key = path.join("master.key");
+    let put = |key: &str| with_headers(put_secret(key, 1), &aes);
+    here.store.put_object(put("k")).await.unwrap();
+    here.put("open", b"open").await;
+    let key = here.folder.path().join("master.key");
     let kept = std::fs::read_to_string(&key).unwrap();
-    drop(here.store);
-    let refused = |path: &Path| {
-        let opened = Store::open(path, settings(), Arc::new(NoKeys), Arc::new(|| 0));
-        opened.err().unwrap().to_string()
-    };
     std::fs::remove_file(&key).unwrap();
-    assert!(refused(&path).contains("is missing; restore it"));
-    assert!(!key.exists(), "no new one takes its place");
-    std::fs::write(&key, "00".repeat(32)).unwrap();
-    assert!(refused(&path).contains("is another one; restore it"));
+    let mut here = here;
+    for why in ["isn't there", "is another key"] {
+        here = here.again().await;
+        assert!(
+            here.store.problems()[0].contains(why),
+            "{:?}",
+            here.store.problems()
+        );
+        assert_eq!(here.read("k").await, Err("ServiceUnavailable".into()));
+        assert_eq!(here.read("open").await.unwrap(), b"open");
+        let refused = here.store.put_object(put("new")).await.unwrap_err();
+        assert_eq!(refused.code().as_str(), "ServiceUnavailable");
+        std::fs::write(&key, "00".repeat(32)).unwrap();
+    }
     std::fs::write(&key, kept).unwrap();
-    let store = open(&path, &here.now);
-    let here = Here {
-        store,
-        folder: here.folder,
-        now: here.now,
-    };
+    let here = here.again().await;
+    assert!(here.store.problems().is_empty());
     assert_eq!(here.read("k").await.unwrap(), SECRET);
 }
 

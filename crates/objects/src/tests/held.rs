@@ -173,7 +173,7 @@ async fn damage_is_named_in_the_metrics() {
         .unwrap();
     file.write_all_at(b"!", 5).unwrap();
     assert_eq!(here.read("k").await, Err("InternalError".into()));
-    let named = "boira_object_damaged{object=\"bucket/k (null)\"} 1";
+    let named = "boira_object_damaged{object=\"bucket/k\"} 1";
     assert!(here.store.metrics().await.unwrap().contains(named));
     here.put("k", &bytes(200_000)).await;
     assert!(
