@@ -253,7 +253,9 @@ async fn status(
     caller: Extension<Caller>,
 ) -> Json<Value> {
     let mut problems = controller.problems.lock().await.clone();
-    problems.extend(objects::problems(&controller));
+    if caller.admin {
+        problems.extend(objects::problems(&controller));
+    }
     let snapshot = controller.cluster.snapshot();
     let state = &snapshot.state;
     let count = |name| {

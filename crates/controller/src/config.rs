@@ -159,6 +159,21 @@ fn parse_types(text: &str) -> Result<InstanceTypes> {
     Ok(types)
 }
 
+/// What is wrong with the file of the object store's master key: no reason to refuse the settings, for it
+/// may be on a disk that isn't there just now.
+pub fn master_key_problem(settings: &Settings) -> Option<String> {
+    let path = settings.s3_master_key.as_ref()?;
+    match std::fs::metadata(path) {
+        Err(_) => Some(format!(
+            "s3_master_key: {path} isn't there; it is read at a start, and what is encrypted needs its key: copy objects/master.key of the home there first"
+        )),
+        Ok(file) if file.permissions().mode() & 0o077 != 0 => Some(format!(
+            "s3_master_key: {path} can be read by others: chmod 600 {path}"
+        )),
+        Ok(_) => None,
+    }
+}
+
 fn check_settings(settings: &Settings) -> Result<()> {
     const YEAR_S: u64 = 366 * 24 * 3600;
     let region_is_fine = (1..=64).contains(&settings.region.len())
@@ -181,17 +196,11 @@ fn check_settings(settings: &Settings) -> Result<()> {
         domain_is_fine,
         "s3_domain: a domain's name, as s3.example.org, without a port"
     );
-    if let Some(path) = &settings.s3_master_key {
-        let mode = std::fs::metadata(path).map(|file| file.permissions().mode());
-        anyhow::ensure!(
-            Path::new(path).is_absolute() && mode.is_ok(),
-            "s3_master_key: {path} isn't there; it counts from the next start on, and what is encrypted needs its key: copy objects/master.key of the home there first"
-        );
-        anyhow::ensure!(
-            mode.is_ok_and(|mode| mode & 0o077 == 0),
-            "s3_master_key: {path} can be read by others: chmod 600 {path}"
-        );
-    }
+    let key = settings.s3_master_key.as_deref();
+    anyhow::ensure!(
+        key.is_none_or(|path| Path::new(path).is_absolute()),
+        "s3_master_key: an absolute path, as /media/key/boira.key"
+    );
     for (name, value) in [
         ("cpu_overcommit", settings.cpu_overcommit),
         ("memory_overcommit", settings.memory_overcommit),

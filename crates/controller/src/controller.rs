@@ -1,6 +1,6 @@
 //! A running controller: opens the home, starts the writer, the listeners and the clockwork.
 
-use crate::config::{Files, write_atomically};
+use crate::config::{Files, master_key_problem, write_atomically};
 use crate::ec2::Facts;
 use crate::identity::Signer;
 use crate::links::Links;
@@ -461,6 +461,7 @@ impl Controller {
             ));
             settings.region = region;
         }
+        found.extend(master_key_problem(&settings));
         for problem in &found {
             tracing::error!("{problem}");
         }

@@ -73,7 +73,9 @@ struct Taken {
     whole: Arc<AtomicBool>,
     /// What nobody read to its end.
     rest: Arc<Mutex<Option<Body>>>,
+    /// Whether the client waits to be told to go on, and whether it was.
     waits: bool,
+    begun: Arc<AtomicBool>,
 }
 
 /// So much of a refused body is still read, and for so long.
@@ -102,7 +104,8 @@ impl Taken {
             .lock()
             .expect("no holder of this lock panics")
             .take();
-        if let Some(rest) = rest.filter(|_| !self.waits) {
+        let comes = !self.waits || self.begun.load(Ordering::Relaxed);
+        if let Some(rest) = rest.filter(|_| comes) {
             let read = Limited::new(rest, LINGER_BYTES).collect();
             let whole = matches!(tokio::time::timeout(LINGER, read).await, Ok(Ok(_)));
             self.whole.store(whole, Ordering::Relaxed);
@@ -142,6 +145,7 @@ impl hyper::body::Body for Watched {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.taken.begun.store(true, Ordering::Relaxed);
         let polled = Pin::new(&mut self.body).poll_frame(context);
         if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
             self.taken.whole.store(true, Ordering::Relaxed);

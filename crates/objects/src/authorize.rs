@@ -74,10 +74,11 @@ impl Policies {
 impl Governed {
     fn of(bucket: &Bucket) -> Option<Self> {
         let acls = bucket.config.ownership != Ownership::BucketOwnerEnforced;
-        let policy = bucket.config.policy.as_ref().and_then(|text| {
-            Policy::parse(text, &bucket.name)
-                .inspect_err(|error| tracing::error!("the policy of {}: {error}", bucket.name))
-                .ok()
+        let policy = bucket.config.policy.as_ref().map(|text| {
+            Policy::parse(text, &bucket.name).unwrap_or_else(|error| {
+                tracing::error!("the policy of {} keeps everybody out: {error}", bucket.name);
+                Policy::denying()
+            })
         });
         if policy.is_none() && !acls {
             return None;
@@ -137,6 +138,8 @@ pub struct Judge {
     bucket: String,
     object: Arc<Object>,
     action: Arc<str>,
+    /// What is asked besides, if the object has tags: they go along.
+    for_tags: Option<Arc<str>>,
 }
 
 /// The judge of a copy's source.
@@ -159,10 +162,18 @@ impl Judge {
             ..self.clone()
         };
         let key = String::from_utf8_lossy(&version.key);
-        match again.may(&self.action, &key) {
+        match again.may(&self.action, &key) && again.may_take_tags(&key) {
             true => Ok(()),
             false => Err(denied()),
         }
+    }
+
+    fn may_take_tags(&self, key: &str) -> bool {
+        let asked = self
+            .for_tags
+            .as_ref()
+            .filter(|_| !self.object.tags.is_empty());
+        asked.is_none_or(|action| self.may(action, key))
     }
 
     /// Whether a policy lets it do that, whatever ACLs say.
@@ -361,6 +372,7 @@ pub async fn acting(store: &Arc<Store>, asked: &Asked<'_>) -> S3Result<(String, 
         bucket: bucket.to_owned(),
         object: Arc::new(object),
         action: action.as_str().into(),
+        for_tags: None,
     };
     let owner = judge.governed.owner.clone();
     // Its keys are in the body: each is judged when it is read.
@@ -450,7 +462,6 @@ pub async fn acting_for_source(
     let object = store
         .looked_at(&governed, &action, &bucket, Some(&key), id)
         .await?;
-    let tags = !object.tags.is_empty() && copies_tags(asked);
     let judge = Judge {
         context: Arc::new(context_of(store, asked, &object)),
         governed,
@@ -458,8 +469,9 @@ pub async fn acting_for_source(
         bucket,
         object: Arc::new(object),
         action: action.as_str().into(),
+        for_tags: copies_tags(asked).then(|| tagging.as_str().into()),
     };
-    match judge.may(&action, &key) && (!tags || judge.may(&tagging, &key)) {
+    match judge.may(&action, &key) && judge.may_take_tags(&key) {
         true => Ok(Some((judge.governed.owner.clone(), Some(judge)))),
         false => Err(denied()),
     }
@@ -636,6 +648,9 @@ impl Store {
             return Err(malformed("Policies are limited to 20 KB in size.".into()));
         }
         let parsed = Policy::parse(&input.policy, &input.bucket).map_err(malformed)?;
+        if !parsed.means_something() {
+            return Err(malformed("Policy has invalid action".into()));
+        }
         if !parsed.accounts().all(|account| self.has(account)) {
             return Err(malformed("Invalid principal in policy".into()));
         }

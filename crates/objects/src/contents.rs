@@ -80,6 +80,8 @@ pub struct Contents {
     data: PathBuf,
     /// Where the master key is, and it, or why it isn't there; known once the rows were read.
     master_key: PathBuf,
+    /// Whether it may be made.
+    makes_master: bool,
     master: OnceLock<Result<Master, MasterError>>,
     pub buffers: Buffers,
     next: AtomicI64,
@@ -174,7 +176,7 @@ fn remove(path: &Path) {
 
 impl Contents {
     /// Makes the folders. What has no row goes in [`Contents::reconcile`].
-    pub fn open(dir: &Path, master_key: &Path) -> Result<Arc<Self>, crate::db::OpenError> {
+    pub fn open(dir: &Path, master_key: Option<&Path>) -> Result<Arc<Self>, crate::db::OpenError> {
         let data = dir.join("data");
         for low in 0..=u8::MAX {
             fs::create_dir_all(data.join(format!("{low:02x}")))?;
@@ -183,7 +185,8 @@ impl Contents {
         File::open(dir)?.sync_all()?;
         Ok(Arc::new(Self {
             data,
-            master_key: master_key.to_owned(),
+            makes_master: master_key.is_none(),
+            master_key: master_key.map_or_else(|| dir.join("master.key"), Path::to_owned),
             master: OnceLock::new(),
             buffers: Buffers::default(),
             promised: AtomicU64::new(0),
@@ -197,7 +200,7 @@ impl Contents {
     /// Removes files that no row names, and goes on with numbers that were never given out.
     pub fn reconcile(&self, connection: &Connection) -> Result<(), crate::db::OpenError> {
         let mut named = HashSet::new();
-        let (mut highest, mut needed) = (0, None);
+        let (mut highest, mut needed) = (0, Vec::new());
         let mut rows = connection.prepare("SELECT id, bytes IS NULL, key FROM contents")?;
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
@@ -207,8 +210,9 @@ impl Contents {
                 named.insert(id);
             }
             let key: Option<Vec<u8>> = row.get(2)?;
-            if let Some(key) = key.filter(|key| needed.is_none() && Master::wrapped(key)) {
-                needed = Some((id, key));
+            // Some are enough: one may be damaged.
+            if let Some(key) = key.filter(|key| needed.len() < 64 && Master::wrapped(key)) {
+                needed.push((id, key));
             }
         }
         for low in 0..=u8::MAX {
@@ -224,7 +228,7 @@ impl Contents {
             }
         }
         self.next.store(highest + 1, Ordering::Relaxed);
-        let master = Master::open(&self.master_key, needed);
+        let master = Master::open(&self.master_key, self.makes_master, &needed);
         if let Err(error) = &master {
             tracing::error!(
                 "objects that the master key encrypts can't be read or written: {error}"
@@ -391,10 +395,15 @@ impl Contents {
         }
     }
 
-    /// Compares bytes of a content with their checksums, for which no key is needed.
+    /// Compares bytes of a content with their checksums, for which no key is needed, and with what was
+    /// sealed, where the master key did.
     pub fn check(&self, connection: &Connection, slice: Slice) -> S3Result<()> {
         let row = row(connection, slice.content)?;
-        let found = self.opened(slice.content, row, None)?;
+        let by_master = row.key.as_deref().is_some_and(Master::wrapped);
+        let found = match by_master && self.master().is_some() {
+            true => self.open_content(connection, slice.content, None)?,
+            false => self.opened(slice.content, row, None)?,
+        };
         match found.place {
             Place::Row(_) => self.read_row(found, slice).map(|_| ()),
             Place::File(_) => self.read_file(&found, slice).map(|_| ()),
@@ -413,7 +422,14 @@ impl Contents {
             None => None,
             Some(wrapped) => {
                 let blocks = Blocks::of(wrapped, self.master(), key, id);
-                Some(blocks.ok_or_else(|| locked(id))?)
+                let has_key = match Master::wrapped(wrapped) {
+                    true => self.master().is_some(),
+                    false => key.is_some(),
+                };
+                Some(blocks.ok_or_else(|| match has_key {
+                    true => self.damaged.note(id, "its key isn't what was wrapped"),
+                    false => locked(id),
+                })?)
             }
         };
         self.opened(id, row, blocks)

@@ -155,6 +155,12 @@ impl Store {
                 "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120"
             ));
         }
+        if !lock.is_of(&version.about) && !bucket.replaces() {
+            let (bucket, size) = (bucket.clone(), version.size);
+            self.db
+                .read(move |db| quota::judge_with(db, &bucket, size))
+                .await?;
+        }
         let (name, key, id) = named(&place)?;
         let itself = name == input.bucket && key == input.key && id.is_none();
         if itself && !changes.are_any(version) && !wished.is_given() {

@@ -112,7 +112,7 @@ pub enum MasterError {
     Io(PathBuf, io::Error),
     #[error("{0} is no master key: 64 hexadecimal digits are")]
     Malformed(PathBuf),
-    #[error("{0} isn't there, and encrypted objects are that need it: restore it and start again")]
+    #[error("{0} isn't there: restore the key there and start again")]
     Missing(PathBuf),
     #[error(
         "{0} is another key than the one that encrypted objects were written with: restore that one and start again"
@@ -121,31 +121,32 @@ pub enum MasterError {
 }
 
 impl Master {
-    /// Reads the file; makes it, durably, where nothing needs the one that was there. `needed` is a
-    /// content whose key was wrapped by it.
-    pub fn open(path: &Path, needed: Option<(i64, Vec<u8>)>) -> Result<Self, MasterError> {
+    /// Reads the file; makes it, durably, if that is wished and nothing needs the one that was there.
+    /// `needed` are contents whose keys were wrapped by it.
+    pub fn open(
+        path: &Path,
+        make_it: bool,
+        needed: &[(i64, Vec<u8>)],
+    ) -> Result<Self, MasterError> {
         let failed = |error| MasterError::Io(path.to_owned(), error);
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && needed.is_none() => {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            Err(_) if make_it && needed.is_empty() => {
                 let key = Key(random());
                 make(path, &hex::encode(key.0)).map_err(failed)?;
                 return Ok(Self(key));
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(MasterError::Missing(path.to_owned()));
-            }
-            Err(error) => return Err(failed(error)),
+            Err(_) => return Err(MasterError::Missing(path.to_owned())),
         };
         let key = hex::decode(text.trim())
             .ok()
             .and_then(|bytes| Key::of(&bytes));
         let key = key.ok_or_else(|| MasterError::Malformed(path.to_owned()))?;
-        match needed {
-            Some((content, wrapped)) if key.unwrap(content, &wrapped).is_none() => {
-                Err(MasterError::Another(path.to_owned()))
-            }
-            _ => Ok(Self(key)),
+        let opens = |(content, wrapped): &(i64, Vec<u8>)| key.unwrap(*content, wrapped).is_some();
+        match needed.is_empty() || needed.iter().any(opens) {
+            true => Ok(Self(key)),
+            false => Err(MasterError::Another(path.to_owned())),
         }
     }
 
@@ -233,11 +234,11 @@ mod tests {
     fn only_the_right_key_opens_the_right_block() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("master.key");
-        let master = Master::open(&path, None).unwrap();
+        let master = Master::open(&path, true, &[]).unwrap();
         let own = Key::of(&[7; 32]).unwrap();
         for by in [Err(&master), Ok(&own)] {
             let (blocks, wrapped) = Blocks::new(by, 5);
-            let again = Master::open(&path, None).unwrap();
+            let again = Master::open(&path, true, &[]).unwrap();
             let mut block = *b"some bytes";
             let tag = blocks.seal(3, &mut block);
             assert_ne!(&block, b"some bytes");
@@ -259,22 +260,27 @@ mod tests {
     fn a_master_key_is_what_it_should_be() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("master.key");
-        let (_, wrapped) = Blocks::new(Err(&Master::open(&path, None).unwrap()), 5);
-        let needed = || Some((5, wrapped.clone()));
-        assert!(Master::open(&path, needed()).is_ok());
+        let (_, wrapped) = Blocks::new(Err(&Master::open(&path, true, &[]).unwrap()), 5);
+        let needed = [(6, wrapped.clone()), (5, wrapped)];
+        assert!(Master::open(&path, true, &needed).is_ok());
         fs::remove_file(&path).unwrap();
         assert!(matches!(
-            Master::open(&path, needed()),
+            Master::open(&path, true, &needed),
             Err(MasterError::Missing(_))
         ));
-        Master::open(&path, None).unwrap();
+        let asked = Master::open(&path, false, &[]);
+        assert!(
+            matches!(asked, Err(MasterError::Missing(_))),
+            "not where it is kept elsewhere"
+        );
+        Master::open(&path, true, &[]).unwrap();
         assert!(matches!(
-            Master::open(&path, needed()),
+            Master::open(&path, true, &needed),
             Err(MasterError::Another(_))
         ));
         fs::write(&path, "short").unwrap();
         assert!(matches!(
-            Master::open(&path, None),
+            Master::open(&path, true, &[]),
             Err(MasterError::Malformed(_))
         ));
     }

@@ -492,6 +492,7 @@ impl Writer {
                     .prepare_cached("UPDATE meta SET seq = ?1")?
                     .execute([self.seq.get()])?;
             }
+            self.recent.begins(self.touched.get());
             self.connection
                 .execute_batch("COMMIT")
                 .inspect_err(|error| {

@@ -209,8 +209,7 @@ impl Front {
 
     /// The bucket that a browser's form is sent to.
     fn form_for(&self, request: &Request<Body>) -> S3Result<Option<String>> {
-        let (headers, path) = (request.headers(), request.uri().path());
-        let host = headers.get("host").and_then(|host| host.to_str().ok());
+        let (headers, path, host) = (request.headers(), request.uri().path(), host(request));
         let by_host = host
             .and_then(|host| self.store.bucket_of_host(host))
             .is_some();
@@ -224,7 +223,7 @@ impl Front {
         let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
         let start = kind.and_then(|kind| kind.get(..FORM.len()));
         let is_form = start.is_some_and(|start| start.eq_ignore_ascii_case(FORM));
-        let plain = request.uri().query().is_none() && of_bucket;
+        let plain = request.uri().query().is_none() && of_bucket && !bucket.is_empty();
         match (request.method() == Method::POST, is_form, plain) {
             (true, true, true) => Ok(Some(bucket)),
             (true, false, true) => Err(form::not_a_form()),

@@ -114,9 +114,7 @@ impl Store {
         if let Some(parent) = dir.parent().filter(|parent| parent.is_dir()) {
             std::fs::File::open(parent)?.sync_all()?;
         }
-        let master_key = settings.master_key.clone();
-        let master_key = master_key.unwrap_or_else(|| dir.join("master.key"));
-        let contents = Contents::open(dir, &master_key)?;
+        let contents = Contents::open(dir, settings.master_key.as_deref())?;
         let db = Db::open(&dir.join("objects.db"), contents.clone(), clock.clone())?;
         let policies = Policies::default();
         policies.learn(&db.buckets()?);

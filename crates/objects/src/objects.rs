@@ -333,11 +333,11 @@ impl Store {
         let recent = self.db.recent.clone();
         let stamp = recent.stamp(&look.bucket, &look.key);
         let current = look.version.is_none();
-        let kept = current.then(|| recent.get(&look.bucket, &look.key, stamp));
-        if let Some(kept) = kept
-            .flatten()
-            .filter(|kept| kept.bytes.is_some() || !look.bytes)
-        {
+        let kept = current
+            .then(|| recent.get(&look.bucket, &look.key, stamp))
+            .flatten();
+        let known = kept.is_some();
+        if let Some(kept) = kept.filter(|kept| kept.bytes.is_some() || !look.bytes) {
             if kept.bucket.owner != look.who.account {
                 return Err(denied());
             }
@@ -349,15 +349,18 @@ impl Store {
             .read(move |db| {
                 let bucket = rows::bucket(db, &look.bucket, &look.who.account)?;
                 let version = rows::named(db, bucket.id, &look.key, look.version.as_deref())?;
-                let key = look.opened_by.as_ref().and_then(Option::as_ref);
+                let mut found = look.judged(&bucket, version, None, reading)?;
+                let version = &found.version;
                 let small = look.bytes && version.size <= crate::contents::INLINE as u64;
-                let fits = || encryption::opened_by(&version.about, key).is_ok();
-                let bytes = match (&version.slices[..], small) {
-                    ([slice], true) if fits() => Some(contents.read(db, *slice, key)?),
+                found.bytes = match (&version.slices[..], small) {
+                    ([], true) => Some(Bytes::new()),
+                    ([slice], true) => {
+                        let key = look.opened_by.as_ref().and_then(Option::as_ref);
+                        Some(contents.read(db, *slice, key)?)
+                    }
                     _ => None,
                 };
-                let found = look.judged(&bucket, version, bytes, reading)?;
-                if current && found.is_keepable() {
+                if current && found.is_keepable() && (!known || found.bytes.is_some()) {
                     recent.keep(stamp, bucket, found.version.clone(), found.bytes.clone());
                 }
                 Ok(found)

@@ -99,6 +99,37 @@ impl Policy {
         })
     }
 
+    /// What keeps everybody out, for a policy that can't be read any more: its denials must not be lost.
+    pub fn denying() -> Self {
+        let everything = || Patterns {
+            patterns: vec!["*".into()],
+            except: false,
+        };
+        let everybody = Principals {
+            everybody: true,
+            accounts: Vec::new(),
+            except: false,
+        };
+        Self {
+            statements: vec![Statement {
+                allow: false,
+                principals: everybody,
+                actions: everything(),
+                resources: everything(),
+                conditions: Vec::new(),
+            }],
+        }
+    }
+
+    /// Whether all actions that it names are some.
+    pub fn means_something(&self) -> bool {
+        let mut statements = self.statements.iter();
+        statements.all(|statement| {
+            let mut patterns = statement.actions.patterns.iter();
+            patterns.all(|pattern| action::is_known(pattern))
+        })
+    }
+
     /// The accounts that it names, by their numbers or canonical user ids.
     pub fn accounts(&self) -> impl Iterator<Item = &str> {
         let statements = self.statements.iter();

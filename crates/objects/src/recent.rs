@@ -1,10 +1,11 @@
 //! What was read lately, kept in memory: current objects, with their bytes where they are few.
 //!
-//! A stamp tells whether it still holds: names fall into shards, each with a number that the writer
-//! raises after every commit that touched one of them, and before anybody hears of it. Who reads takes the
-//! stamp first; what was found under an older one isn't looked at again.
+//! A stamp tells whether it still holds: names fall into shards, each with a number that the writer raises
+//! before and after every commit that touches one of them; it is odd in between, and then nothing is looked
+//! at here. Who reads takes the stamp first; what was found under an older one isn't looked at again.
 
-use crate::rows::{Bucket, Version};
+use crate::contents::Slice;
+use crate::rows::{Bucket, Version, json};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
@@ -17,6 +18,8 @@ const SHARDS: usize = 64;
 const WEIGHT: usize = 32 << 20;
 /// What an entry weighs besides its bytes.
 const ENTRY: usize = 1 << 10;
+/// What it may weigh at most, so that one bucket's long settings don't fill all.
+const HEAVIEST: usize = 128 << 10;
 
 /// Shards that a transaction touched, a bit for each.
 pub const ALL: u64 = u64::MAX;
@@ -41,6 +44,18 @@ pub struct Kept {
     /// Its bytes, if they are few and there is no client's key to them.
     pub bytes: Option<Bytes>,
     number: u64,
+    weight: usize,
+}
+
+impl Kept {
+    fn weighed(bucket: &Bucket, version: &Version, bytes: Option<&Bytes>) -> usize {
+        ENTRY
+            + bytes.map_or(0, Bytes::len)
+            + 2 * version.key.len()
+            + json(&bucket.config).len()
+            + json(&version.about).len()
+            + version.slices.len() * size_of::<Slice>()
+    }
 }
 
 type Entries = HashMap<(String, String), Arc<Kept>>;
@@ -85,14 +100,18 @@ impl Recent {
                 found
             }
         };
-        (found.number == stamp.number).then_some(found)
+        (found.number == stamp.number && stamp.number.is_multiple_of(2)).then_some(found)
     }
 
     pub fn keep(&self, stamp: Stamp, bucket: Bucket, version: Version, bytes: Option<Bytes>) {
         // Somebody wrote meanwhile: it would never be looked at.
-        if self.numbers[stamp.shard].load(Ordering::Acquire) != stamp.number {
+        let number = self.numbers[stamp.shard].load(Ordering::Acquire);
+        let weight = Kept::weighed(&bucket, &version, bytes.as_ref());
+        if number != stamp.number || !number.is_multiple_of(2) || weight > HEAVIEST {
             return;
         }
+        // What it lies in may be far larger.
+        let bytes = bytes.map(|bytes| Bytes::copy_from_slice(&bytes));
         let key = String::from_utf8_lossy(&version.key).into_owned();
         let name = (bucket.name.clone(), key);
         let kept = Arc::new(Kept {
@@ -100,16 +119,27 @@ impl Recent {
             version,
             bytes,
             number: stamp.number,
+            weight,
         });
         let mut entries = self.entries.lock().expect("no holder of this lock panics");
         entries.put(name, kept);
     }
 
-    /// What these shards hold is old now.
+    /// A commit that touches these shards begins.
+    pub fn begins(&self, shards: u64) {
+        self.each(shards, |number| number | 1);
+    }
+
+    /// It is over, whatever became of it: what these shards hold is old now.
     pub fn touched(&self, shards: u64) {
+        self.each(shards, |number| (number | 1) + 1);
+    }
+
+    /// There is one writer.
+    fn each(&self, shards: u64, next: impl Fn(u64) -> u64) {
         for (index, number) in self.numbers.iter().enumerate() {
             if shards & (1 << index) != 0 {
-                number.fetch_add(1, Ordering::AcqRel);
+                number.store(next(number.load(Ordering::Relaxed)), Ordering::Release);
             }
         }
     }
@@ -117,8 +147,10 @@ impl Recent {
 
 impl Generations {
     fn put(&mut self, name: (String, String), kept: Arc<Kept>) {
-        self.weight += ENTRY + kept.bytes.as_ref().map_or(0, Bytes::len);
-        self.young.insert(name, kept);
+        self.weight += kept.weight;
+        if let Some(before) = self.young.insert(name, kept) {
+            self.weight -= before.weight;
+        }
         if self.weight > WEIGHT {
             self.old = std::mem::take(&mut self.young);
             self.weight = 0;
@@ -166,6 +198,9 @@ mod tests {
         let stamp = recent.stamp("b", "k");
         keep(&recent, stamp, "k", 1);
         assert!(has("k"));
+        recent.begins(1 << shard("b", b"k"));
+        assert!(!has("k"), "who looks now may see either");
+        keep(&recent, recent.stamp("b", "k"), "k", 1);
         recent.touched(1 << shard("b", b"k"));
         assert!(!has("k"));
         // Who began to read before the commit doesn't bring the old state back.
@@ -191,9 +226,7 @@ mod tests {
         }
         let entries = recent.entries.lock().unwrap();
         let all = entries.young.values().chain(entries.old.values());
-        let weight: usize = all
-            .map(|kept| ENTRY + kept.bytes.as_ref().map_or(0, Bytes::len))
-            .sum();
-        assert!(weight <= 2 * WEIGHT + (64 << 10), "{weight}");
+        let weight: usize = all.map(|kept| kept.weight).sum();
+        assert!(weight <= 2 * (WEIGHT + HEAVIEST), "{weight}");
     }
 }

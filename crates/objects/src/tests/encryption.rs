@@ -182,3 +182,34 @@ async fn a_store_of_the_first_format_opens() {
     };
     assert_eq!(here.store.db.read(format).await.unwrap(), 2);
 }
+
+#[tokio::test]
+async fn a_damaged_key_is_damage() {
+    let here = Here::new().await;
+    let aes = [("x-amz-server-side-encryption", "AES256")];
+    for key in ["a", "b"] {
+        let request = with_headers(put_secret(key, 1), &aes);
+        here.store.put_object(request).await.unwrap();
+    }
+    here.store
+        .db
+        .write(|tx| {
+            let key = [&[1_u8][..], &[0; 60]].concat();
+            let change = "UPDATE contents SET key = ?1 WHERE id = 1";
+            tx.connection.execute(change, [key]).unwrap();
+            Ok(())
+        })
+        .await
+        .unwrap();
+    // The master key is the right one all the same.
+    let here = here.again().await;
+    assert!(
+        here.store.problems().is_empty(),
+        "{:?}",
+        here.store.problems()
+    );
+    assert_eq!(here.read("a").await, Err("InternalError".into()));
+    assert_eq!(here.read("b").await.unwrap(), SECRET);
+    let checked = here.store.check(0, u64::MAX, None).await.unwrap();
+    assert_eq!(checked.damaged[0].belongs_to, ["bucket/a"]);
+}
