@@ -1,4 +1,5 @@
-//! Gives bytes out: verified, in pieces, with two of them in memory however slow the reader is.
+//! Gives bytes out: verified, in pieces, two of them in memory at most. They begin small and grow for who
+//! takes them at once, so that a thousand slow readers hold little.
 
 use crate::Store;
 use crate::contents::{BLOCK, Opened, Reading, Slice};
@@ -14,8 +15,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
-/// Bytes that are read at once.
-const PIECE: u64 = 2 * BLOCK as u64;
+/// Bytes that are read at once for a reader that is quick.
+const PIECE: u64 = BLOCK as u64;
+/// For one that is slow, or of whom nothing is known yet.
+const LITTLE: u64 = 64 << 10;
+/// A reader that lets a piece wait for so long is slow.
+const SLOW: std::time::Duration = std::time::Duration::from_millis(200);
 /// How long a reader may take nothing of what waits for it.
 const STALLED: std::time::Duration = std::time::Duration::from_secs(120);
 
@@ -30,9 +35,20 @@ struct Pieces {
     opened: Option<Arc<Opened>>,
     /// The client's, where it takes one.
     key: Option<Key>,
+    /// How much to read next.
+    piece: u64,
 }
 
 impl Pieces {
+    /// Reads more at once for who took the last piece quickly.
+    fn at_pace(mut self, waited: std::time::Duration) -> Self {
+        self.piece = match waited < SLOW {
+            true => (self.piece * 2).min(PIECE),
+            false => LITTLE,
+        };
+        self
+    }
+
     async fn next(mut self) -> S3Result<Option<(Bytes, Self)>> {
         while self.left.len == 0 {
             let Some(slice) = self.slices.next() else {
@@ -50,8 +66,8 @@ impl Pieces {
             // What is in a row is read anew for each piece, so that it isn't held for a slow reader.
             self.opened = Some(opened).filter(Opened::is_file).map(Arc::new);
         }
-        // Up to the end of a run of blocks, so that each is read and verified once.
-        let end = (self.left.offset / PIECE + 1) * PIECE;
+        // Up to the end of a run of blocks, so that for the quick each is read and verified once.
+        let end = (self.left.offset / self.piece + 1) * self.piece;
         let now = Slice {
             len: self.left.len.min(end - self.left.offset),
             ..self.left
@@ -66,6 +82,11 @@ impl Pieces {
             Some(opened) => tokio::task::spawn_blocking(move || contents.read_file(&opened, now))
                 .await
                 .map_err(internal)??,
+        };
+        // What a slow reader holds isn't to hold the whole block.
+        let bytes = match self.piece < BLOCK as u64 {
+            true => Bytes::copy_from_slice(&bytes),
+            false => bytes,
         };
         self.left.offset += now.len;
         self.left.len -= now.len;
@@ -93,6 +114,7 @@ pub async fn body(
         },
         opened: None,
         key,
+        piece: LITTLE,
     };
     let Some((first, rest)) = pieces.next().await? else {
         return Ok(whole(Bytes::new()));
@@ -104,16 +126,20 @@ pub async fn body(
     tokio::spawn(async move {
         let mut rest = rest;
         loop {
-            let (item, next) = match rest.next().await {
-                Ok(None) => return,
-                Ok(Some((bytes, next))) => (Ok(bytes), Some(next)),
-                Err(error) => (Err(StdError::from(error)), None),
+            // Read only when there is a place for it. A reader that is gone, or that has stopped reading,
+            // gets no more.
+            let begun = tokio::time::Instant::now();
+            let place = tokio::time::timeout(STALLED, sender.reserve()).await;
+            let Ok(Ok(place)) = place else {
+                return;
             };
-            // A reader that is gone, or that has stopped reading, gets no more.
-            let sent = tokio::time::timeout(STALLED, sender.send(item)).await;
-            match (sent, next) {
-                (Ok(Ok(())), Some(next)) => rest = next,
-                _ => return,
+            match rest.at_pace(begun.elapsed()).next().await {
+                Ok(None) => return,
+                Ok(Some((bytes, next))) => {
+                    place.send(Ok(bytes));
+                    rest = next;
+                }
+                Err(error) => return place.send(Err(StdError::from(error))),
             }
         }
     });

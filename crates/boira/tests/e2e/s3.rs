@@ -298,6 +298,16 @@ fn a_full_disk_refuses_writes_and_keeps_serving() {
 }
 
 #[test]
+fn slow_clients_hold_little_memory() {
+    let controller = Controller::start();
+    let mut command = controller.client(python());
+    command
+        .arg(own_file("s3_slow.py"))
+        .arg(controller.process.id().to_string());
+    println!("{}", run(&mut command, Duration::from_secs(90)).ok());
+}
+
+#[test]
 fn aws_clis_sync_copy_and_presign() {
     let v2: &[&str] = match Path::new("/usr/bin/aws").exists() {
         true => &["v1", "v2"],
