@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
 /// Bytes that are read at once for a reader that is quick.
-const PIECE: u64 = BLOCK as u64;
+const PIECE: u64 = 2 * BLOCK as u64;
 /// For one that is slow, or of whom nothing is known yet.
 const LITTLE: u64 = 64 << 10;
 /// A reader that lets a piece wait for so long is slow.

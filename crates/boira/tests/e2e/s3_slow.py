@@ -57,7 +57,7 @@ url = path("get_object", "k")
 get = f"GET {url} HTTP/1.1\r\nHost: {HOST.netloc}\r\n\r\n".encode()
 put = f"PUT {path('put_object', 'p')} HTTP/1.1\r\nHost: {HOST.netloc}\r\nContent-Length: {MIB}\r\n\r\n".encode()
 begun = settled()
-for what, request, each in [("idle connections", b"", 0.1), ("readers that stop", get, 0.6),
+for what, request, each in [("idle connections", b"", 0.1), ("readers that stop", get, 1.4),
                             ("writers that stop", put + b"x" * 1000, 0.45)]:
     before = settled()
     held = list(connections(request))
