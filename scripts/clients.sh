@@ -7,7 +7,8 @@ ANSIBLE_CORE=2.18.6
 # Everything that is made for Ansible; its collection amazon.aws is 9.5.0.
 ANSIBLE=11.6.0
 
-# PyPI's AWS CLI v1, boto3, s3cmd and Ansible in .venv; Debian's AWS CLI v2 and rclone as packages.
+# PyPI's AWS CLI v1, boto3, s3cmd and Ansible in .venv; Debian's AWS CLI v2, rclone
+# and, where there is FUSE, s3fs as packages.
 ensure_clients() {
     stamp=".venv/boira-$AWSCLI_V1-$BOTO3-$S3CMD-$ANSIBLE_CORE-$ANSIBLE"
     if [ ! -e "$stamp" ]; then
@@ -31,6 +32,11 @@ ensure_clients() {
         update_lists
         echo "installing: rclone"
         apt_quietly install rclone
+    fi
+    if [ -e /dev/fuse ] && ! command -v s3fs >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1; then
+        update_lists
+        echo "installing: s3fs"
+        apt_quietly install s3fs fuse3
     fi
 }
 

@@ -21,24 +21,26 @@ pub fn ms_between(from_ns: u64, to_ns: u64) -> f64 {
     to_ns.saturating_sub(from_ns) as f64 / 1e6
 }
 
-/// A child that is killed when it is dropped, and by the kernel when its parent is gone.
-pub struct Tied(pub Child);
+/// A child that ends when it is dropped, and by the kernel when its parent is gone.
+pub struct Tied(pub Child, i32);
 
 impl Tied {
     pub fn spawn(command: &mut Command) -> Result<Self> {
+        Self::ended_by(libc::SIGKILL, command)
+    }
+
+    /// One that has children of its own, which it ends on that signal.
+    pub fn ended_by(signal: i32, command: &mut Command) -> Result<Self> {
         // SAFETY: prctl is async-signal-safe and takes plain values.
         unsafe {
-            command.pre_exec(
-                || match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                    0 => Ok(()),
-                    _ => Err(std::io::Error::last_os_error()),
-                },
-            );
+            command.pre_exec(move || match libc::prctl(libc::PR_SET_PDEATHSIG, signal) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
         }
         let name = command.get_program().to_string_lossy().into_owned();
-        Ok(Self(
-            command.spawn().with_context(|| format!("start {name}"))?,
-        ))
+        let child = command.spawn().with_context(|| format!("start {name}"))?;
+        Ok(Self(child, signal))
     }
 
     pub fn id(&self) -> u32 {
@@ -46,8 +48,11 @@ impl Tied {
     }
 
     pub fn kill(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            // SAFETY: it takes numbers; the child isn't waited for yet, so the id is still its own.
+            unsafe { libc::kill(self.0.id() as i32, self.1) };
+        }
         // It may have ended on its own.
-        let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }

@@ -373,7 +373,8 @@ impl Nginx {
         );
         let path = folder.join("nginx.conf");
         std::fs::write(&path, config)?;
-        let process = Tied::spawn(
+        let process = Tied::ended_by(
+            libc::SIGTERM,
             Command::new("nginx")
                 .arg("-c")
                 .arg(&path)

@@ -327,6 +327,14 @@ fn rclone_syncs_and_checks() {
 }
 
 #[test]
+fn buckets_are_mounted_by_s3fs_and_rclone() {
+    match Path::new("/dev/fuse").exists() {
+        true => tools_do(&["mounts"]),
+        false => println!("skipped: there is no FUSE here"),
+    }
+}
+
+#[test]
 fn what_was_acknowledged_outlives_kills() {
     let (folder, binary) = folder_with_binary("boira-s3-");
     let mut command = Command::new(python());

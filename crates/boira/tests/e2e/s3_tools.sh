@@ -4,6 +4,10 @@
 set -eu
 tool=$1 folder=$2 bin=$3
 host=${AWS_ENDPOINT_URL#http://}
+# What is mounted is seen by nobody else, and gone with the last of these processes.
+if [ "$tool" = mounts ] && [ -z "${APART:-}" ]; then
+    APART=1 exec unshare --mount sh "$0" "$@"
+fi
 bucket="tools-$tool"
 cd "$folder"
 mkdir -p tree/sub
@@ -65,10 +69,14 @@ s3cmd_tour() {
     s3cmd rb "s3://$bucket"
 }
 
-rclone_tour() {
+rclone_remote() {
     export RCLONE_CONFIG=/dev/null RCLONE_CONFIG_B_TYPE=s3 RCLONE_CONFIG_B_PROVIDER=Other
     export RCLONE_CONFIG_B_ENV_AUTH=true RCLONE_CONFIG_B_REGION=us-east-1
     export RCLONE_CONFIG_B_ENDPOINT="$AWS_ENDPOINT_URL"
+}
+
+rclone_tour() {
+    rclone_remote
     rclone mkdir "b:$bucket"
     rclone sync tree "b:$bucket/tree"
     rclone check tree "b:$bucket/tree"
@@ -85,6 +93,41 @@ rclone_tour() {
     rclone cat "b:$bucket/moved" >moved
     same moved tree/big
     rclone purge "b:$bucket"
+}
+
+# A bucket as a folder, by a program that is given and where it mounts: `at`.
+mounted_tour() {
+    mkdir -p at
+    "$@" &
+    pid=$!
+    for _ in $(seq 200); do
+        mountpoint -q at && break
+        sleep 0.1
+    done
+    mountpoint at
+    mkdir at/dir
+    cp tree/big at/dir/big
+    cmp tree/big at/dir/big
+    mv at/dir/big at/dir/moved
+    echo more >>at/dir/moved
+    cmp -n 30000000 tree/big at/dir/moved
+    test "$(tail -c 5 at/dir/moved)" = more
+    test "$(ls at/dir)" = moved
+    rm at/dir/moved
+    rmdir at/dir
+    test -z "$(ls at)"
+    umount at
+    wait $pid
+}
+
+mounts_tour() {
+    "$bin/aws" s3 mb "s3://$bucket"
+    export AWSACCESSKEYID="$AWS_ACCESS_KEY_ID" AWSSECRETACCESSKEY="$AWS_SECRET_ACCESS_KEY"
+    mounted_tour s3fs "$bucket" at -f -o "url=$AWS_ENDPOINT_URL" -o use_path_request_style \
+        -o endpoint=us-east-1 -o sigv4
+    rclone_remote
+    mounted_tour rclone mount "b:$bucket" at --vfs-cache-mode full --vfs-write-back 0 --cache-dir cache
+    "$bin/aws" s3 rb "s3://$bucket" --force
 }
 
 case $tool in
@@ -107,5 +150,6 @@ s3cmd | s3cmd-v2)
     s3cmd_tour
     ;;
 rclone) rclone_tour ;;
+mounts) mounts_tour ;;
 esac
 echo "$tool: done"
