@@ -5,6 +5,7 @@ use crate::Store;
 use crate::acl::EC2;
 use crate::authorize::{self, Asked, Client, OfSource};
 use crate::encryption;
+use crate::error::{denied, no_length, no_tokens, unknown_key};
 use crate::metrics::Operation;
 use crate::signed::{self, Query};
 use async_trait::async_trait;
@@ -13,7 +14,7 @@ use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::dto::Owner;
 use s3s::path::S3Path;
-use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
+use s3s::{S3Error, S3ErrorCode, S3Result};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -78,24 +79,6 @@ pub fn account(extensions: &Extensions) -> S3Result<String> {
 pub fn note(extensions: &mut Extensions, acting: String, caller: Option<String>) {
     extensions.insert(Account(acting));
     extensions.insert(Asker(caller));
-}
-
-pub fn unknown_key() -> S3Error {
-    s3_error!(
-        InvalidAccessKeyId,
-        "The AWS Access Key Id you provided does not exist in our records."
-    )
-}
-
-pub fn other_signature() -> S3Error {
-    s3_error!(
-        SignatureDoesNotMatch,
-        "The request signature we calculated does not match the signature you provided. Check your key and signing method."
-    )
-}
-
-pub fn denied() -> S3Error {
-    s3_error!(AccessDenied, "Access Denied")
 }
 
 /// Who asks, whoever it acts for: `None` for who has no key.
@@ -168,10 +151,7 @@ impl S3Access for Gate {
         signed::check_date(cx.headers(), &query, (self.0.clock)())?;
         signed::check_query(&query, account.is_some())?;
         if cx.headers().contains_key("x-amz-security-token") {
-            return Err(s3_error!(
-                InvalidToken,
-                "The provided token is malformed or otherwise invalid."
-            ));
+            return Err(no_tokens());
         }
         let (bucket, key) = match cx.s3_path() {
             S3Path::Root => (None, None),
@@ -223,10 +203,7 @@ fn check_length(headers: &HeaderMap, operation: &str) -> S3Result<()> {
     let says = |name: &str| headers.contains_key(name);
     let puts = ["PutObject", "UploadPart"].contains(&operation);
     match puts && !says("content-length") && !says("transfer-encoding") {
-        true => Err(s3_error!(
-            MissingContentLength,
-            "You must provide the Content-Length HTTP header."
-        )),
+        true => Err(no_length()),
         false => Ok(()),
     }
 }

@@ -1,8 +1,8 @@
 //! Access control lists: who is granted what on a bucket or an object, as canned names, headers and XML
 //! say it (AWS, "Access control list (ACL) overview").
 
-use crate::access::{canonical, denied};
-use crate::error::custom;
+use crate::access::canonical;
+use crate::error::{custom, denied};
 use crate::rows::{Bucket, Ownership};
 use http::{HeaderMap, StatusCode};
 use s3s::dto;

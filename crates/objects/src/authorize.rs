@@ -5,11 +5,11 @@
 //! only the owner gets in, as the operations themselves find.
 
 use crate::Store;
-use crate::access::{self, canonical, denied};
+use crate::access::{self, canonical};
 use crate::acl::{self, ANONYMOUS, Acl, Level, Permission};
 use crate::conditions::time;
 use crate::copying::named;
-use crate::error::custom;
+use crate::error::{custom, denied};
 use crate::ownership;
 use crate::policy::{self, Answer, Policy, Question};
 use crate::rows::{self, Bucket, Config, Ownership, Upload, Version};

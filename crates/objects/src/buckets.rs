@@ -559,10 +559,3 @@ fn check_location(region: &str, constraint: Option<&str>) -> S3Result<()> {
         )),
     }
 }
-
-pub fn malformed() -> S3Error {
-    s3_error!(
-        MalformedXML,
-        "The XML you provided was not well-formed or did not validate against our published schema"
-    )
-}

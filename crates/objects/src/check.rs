@@ -2,8 +2,9 @@
 //! written. A scrubber does the latter slowly all the time; who asks gets it at full speed.
 
 use crate::Store;
-use crate::contents::{BLOCK, Slice, is_damage};
+use crate::contents::{BLOCK, Slice};
 use crate::error::internal;
+use crate::opened::is_damage;
 use crate::quota::{self, Held, Quota};
 use rusqlite::{Connection, OptionalExtension, params};
 use s3s::S3Result;

@@ -6,14 +6,15 @@
 //! which is compared at every read: what is damaged is an error, never an answer.
 
 use crate::buffers::Buffers;
-use crate::crypt::{Blocks, Key, Lock, Master, MasterError, TAG_BYTES};
+use crate::crypt::{Blocks, Lock, Master, MasterError};
 use crate::error::{full, internal};
+use crate::opened::Damaged;
 use crate::sum::crc32c;
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use s3s::{S3Result, s3_error};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
@@ -88,7 +89,7 @@ pub struct Contents {
     /// Bytes of uploads that are under way.
     promised: AtomicU64,
     /// Contents that were found damaged since the start.
-    pub damaged: Damaged,
+    pub damaged: Arc<Damaged>,
     /// The newest entry of `freed` that is committed.
     freed: AtomicI64,
     /// For each of them that a reader began with, how many such readers there are.
@@ -190,7 +191,7 @@ impl Contents {
             master: OnceLock::new(),
             buffers: Buffers::default(),
             promised: AtomicU64::new(0),
-            damaged: Damaged::default(),
+            damaged: Arc::default(),
             next: AtomicI64::new(1),
             freed: AtomicI64::new(0),
             readers: Mutex::default(),
@@ -243,7 +244,7 @@ impl Contents {
         self.master.get().and_then(|master| master.as_ref().err())
     }
 
-    fn master(&self) -> Option<&Master> {
+    pub fn master(&self) -> Option<&Master> {
         self.master.get().and_then(|master| master.as_ref().ok())
     }
 
@@ -261,7 +262,7 @@ impl Contents {
         }
     }
 
-    fn path(&self, id: i64) -> PathBuf {
+    pub fn path(&self, id: i64) -> PathBuf {
         self.data.join(format!("{:02x}/{id:016x}", id & 0xff))
     }
 
@@ -380,245 +381,6 @@ impl Contents {
     pub fn remove(&self, id: i64) {
         remove(&self.path(id));
     }
-
-    /// Reads bytes of a content, verified block by block, and in the clear.
-    pub fn read(
-        &self,
-        connection: &Connection,
-        slice: Slice,
-        key: Option<&Key>,
-    ) -> S3Result<Bytes> {
-        let found = self.open_content(connection, slice.content, key)?;
-        match found.place {
-            Place::Row(_) => self.read_row(found, slice),
-            Place::File(_) => self.read_file(&found, slice),
-        }
-    }
-
-    /// Compares bytes of a content with their checksums, for which no key is needed, and with what was
-    /// sealed, where the master key did.
-    pub fn check(&self, connection: &Connection, slice: Slice) -> S3Result<()> {
-        let row = row(connection, slice.content)?;
-        let by_master = row.key.as_deref().is_some_and(Master::wrapped);
-        let found = match by_master && self.master().is_some() {
-            true => self.open_content(connection, slice.content, None)?,
-            false => self.opened(slice.content, row, None)?,
-        };
-        match found.place {
-            Place::Row(_) => self.read_row(found, slice).map(|_| ()),
-            Place::File(_) => self.read_file(&found, slice).map(|_| ()),
-        }
-    }
-
-    /// Opens a content, with what it takes to read it.
-    pub fn open_content(
-        &self,
-        connection: &Connection,
-        id: i64,
-        key: Option<&Key>,
-    ) -> S3Result<Opened> {
-        let row = row(connection, id)?;
-        let blocks = match &row.key {
-            None => None,
-            Some(wrapped) => {
-                let blocks = Blocks::of(wrapped, self.master(), key, id);
-                let has_key = match Master::wrapped(wrapped) {
-                    true => self.master().is_some(),
-                    false => key.is_some(),
-                };
-                Some(blocks.ok_or_else(|| match has_key {
-                    true => self.damaged.note(id, "its key isn't what was wrapped"),
-                    false => locked(id),
-                })?)
-            }
-        };
-        self.opened(id, row, blocks)
-    }
-
-    fn opened(&self, id: i64, row: ContentRow, blocks: Option<Blocks>) -> S3Result<Opened> {
-        let place = match row.bytes {
-            Some(bytes) => Place::Row(bytes),
-            None => {
-                let file = File::open(self.path(id));
-                Place::File(file.map_err(|error| self.damaged.note(id, &error.to_string()))?)
-            }
-        };
-        Ok(Opened {
-            place,
-            size: row.size,
-            sums: row.sums,
-            tags: row.tags,
-            blocks,
-        })
-    }
-
-    fn read_row(&self, found: Opened, slice: Slice) -> S3Result<Bytes> {
-        let Place::Row(mut bytes) = found.place else {
-            unreachable!("who calls it has looked");
-        };
-        self.verify(slice.content, 0, &bytes, &found.sums)?;
-        let (from, to) = (slice.offset as usize, (slice.offset + slice.len) as usize);
-        if bytes.len() as u64 != found.size || to > bytes.len() {
-            return Err(self.damaged.note(slice.content, "its bytes are missing"));
-        }
-        if let Some(blocks) = &found.blocks {
-            open_blocks(
-                &self.damaged,
-                blocks,
-                slice.content,
-                0,
-                &mut bytes,
-                &found.tags,
-            )?;
-        }
-        Ok(Bytes::from(bytes).slice(from..to))
-    }
-
-    /// Reads of a file, at most to the end of a run of whole blocks.
-    pub fn read_file(&self, found: &Opened, slice: Slice) -> S3Result<Bytes> {
-        let Place::File(file) = &found.place else {
-            unreachable!("who calls it has looked");
-        };
-        let block = BLOCK as u64;
-        let first = slice.offset / block;
-        let start = first * block;
-        let end = (slice.offset + slice.len)
-            .div_ceil(block)
-            .saturating_mul(block)
-            .min(found.size);
-        let mut bytes = self
-            .buffers
-            .read(file, start, (end - start) as usize)
-            .map_err(|error| self.damaged.note(slice.content, &error.to_string()))?;
-        self.verify(slice.content, first as usize, bytes.as_ref(), &found.sums)?;
-        if let Some(blocks) = &found.blocks {
-            open_blocks(
-                &self.damaged,
-                blocks,
-                slice.content,
-                first,
-                bytes.as_mut(),
-                &found.tags,
-            )?;
-        }
-        let from = (slice.offset - start) as usize;
-        Ok(bytes.freeze().slice(from..from + slice.len as usize))
-    }
-
-    fn verify(&self, id: i64, first: usize, bytes: &[u8], sums: &[u8]) -> S3Result<()> {
-        for (index, block) in bytes.chunks(BLOCK).enumerate() {
-            let at = (first + index) * 4;
-            if sums.get(at..at + 4) != Some(&crc32c(block).to_le_bytes()[..]) {
-                return Err(self
-                    .damaged
-                    .note(id, &format!("block {} has another checksum", first + index)));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A content that is being read.
-pub struct Opened {
-    place: Place,
-    size: u64,
-    sums: Vec<u8>,
-    tags: Vec<u8>,
-    blocks: Option<Blocks>,
-}
-
-impl Opened {
-    pub fn is_file(&self) -> bool {
-        matches!(self.place, Place::File(_))
-    }
-}
-
-enum Place {
-    Row(Vec<u8>),
-    File(File),
-}
-
-struct ContentRow {
-    size: u64,
-    sums: Vec<u8>,
-    bytes: Option<Vec<u8>>,
-    key: Option<Vec<u8>>,
-    tags: Vec<u8>,
-}
-
-fn row(connection: &Connection, id: i64) -> S3Result<ContentRow> {
-    let row = connection
-        .prepare_cached("SELECT size, sums, bytes, key, tags FROM contents WHERE id = ?1")
-        .and_then(|mut select| {
-            select
-                .query_row([id], |row| {
-                    let tags: Option<Vec<u8>> = row.get(4)?;
-                    Ok(ContentRow {
-                        size: row.get(0)?,
-                        sums: row.get(1)?,
-                        bytes: row.get(2)?,
-                        key: row.get(3)?,
-                        tags: tags.unwrap_or_default(),
-                    })
-                })
-                .optional()
-        })
-        .map_err(internal)?;
-    row.ok_or_else(|| internal(format!("content {id} is gone")))
-}
-
-/// Decrypts blocks in their place; `first` is the number of the first of them.
-fn open_blocks(
-    damaged: &Damaged,
-    blocks: &Blocks,
-    id: i64,
-    first: u64,
-    bytes: &mut [u8],
-    tags: &[u8],
-) -> S3Result<()> {
-    for (index, block) in bytes.chunks_mut(BLOCK).enumerate() {
-        let index = first + index as u64;
-        let at = index as usize * TAG_BYTES;
-        let tag = tags.get(at..at + TAG_BYTES).unwrap_or_default();
-        if !blocks.open(index, block, tag) {
-            return Err(damaged.note(id, &format!("block {index} isn't what was sealed")));
-        }
-    }
-    Ok(())
-}
-
-const DAMAGED: &str = "The object is damaged on the disk. Tell the administrator.";
-
-/// The numbers of contents that aren't what was written.
-#[derive(Default)]
-pub struct Damaged(Mutex<BTreeSet<i64>>);
-
-impl Damaged {
-    fn note(&self, id: i64, why: &str) -> s3s::S3Error {
-        tracing::error!("content {id:016x} is damaged: {why}");
-        let mut all = self.0.lock().expect("no holder of this lock panics");
-        all.insert(id);
-        s3s::S3Error::with_message(s3s::S3ErrorCode::InternalError, DAMAGED)
-    }
-
-    pub fn all(&self) -> Vec<i64> {
-        let all = self.0.lock().expect("no holder of this lock panics");
-        all.iter().copied().collect()
-    }
-
-    pub fn forget(&self, id: i64) {
-        let mut all = self.0.lock().expect("no holder of this lock panics");
-        all.remove(&id);
-    }
-}
-
-/// The key is missing, and not the bytes.
-fn locked(id: i64) -> s3s::S3Error {
-    tracing::error!("no key at hand opens content {id:016x}");
-    s3_error!(
-        ServiceUnavailable,
-        "The key that this object is encrypted with isn't there. Tell the administrator."
-    )
 }
 
 pub fn io_error(error: io::Error) -> s3s::S3Error {
@@ -626,11 +388,6 @@ pub fn io_error(error: io::Error) -> s3s::S3Error {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
         _ => internal(error),
     }
-}
-
-/// Whether that was the reason, and not that nothing could be read just now.
-pub fn is_damage(error: &s3s::S3Error) -> bool {
-    error.message() == Some(DAMAGED)
 }
 
 /// A content that is being written, in blocks of [`BLOCK`] bytes but for the last.

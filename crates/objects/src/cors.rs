@@ -3,7 +3,7 @@
 
 use crate::Store;
 use crate::access::account;
-use crate::error::custom;
+use crate::error::{custom, malformed};
 use crate::rows;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -99,10 +99,7 @@ fn fits(pattern: &str, text: &str) -> bool {
 
 fn judged(rules: &[CORSRule]) -> S3Result<()> {
     if rules.is_empty() || rules.len() > MOST_RULES {
-        return Err(s3_error!(
-            MalformedXML,
-            "The XML you provided was not well-formed or did not validate against our published schema"
-        ));
+        return Err(malformed());
     }
     for rule in rules {
         if let Some(method) = rule
@@ -132,10 +129,7 @@ fn judged(rules: &[CORSRule]) -> S3Result<()> {
             }
         }
         if rule.allowed_origins.is_empty() || rule.allowed_methods.is_empty() {
-            return Err(s3_error!(
-                MalformedXML,
-                "The XML you provided was not well-formed or did not validate against our published schema"
-            ));
+            return Err(malformed());
         }
     }
     Ok(())

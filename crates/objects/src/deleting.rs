@@ -1,17 +1,17 @@
 //! Deleting: one object or a thousand, a version for good or a marker in front.
 
 use crate::Store;
-use crate::access::{account, denied};
+use crate::access::account;
 use crate::authorize::Judge;
 use crate::conditions;
 use crate::db::Tx;
 use crate::describe::stamp;
-use crate::error::is_ours;
+use crate::error::{denied, is_ours, malformed};
 use crate::lock;
 use crate::policy;
 use crate::rows::{self, Bucket, Versioning};
 use s3s::dto::*;
-use s3s::{S3Request, S3Result, s3_error};
+use s3s::{S3Request, S3Result};
 use std::sync::Arc;
 
 impl Store {
@@ -58,10 +58,7 @@ impl Store {
         let quiet = input.delete.quiet == Some(true);
         let wanted = input.delete.objects;
         if wanted.is_empty() || wanted.len() > 1000 {
-            return Err(s3_error!(
-                MalformedXML,
-                "The XML you provided was not well-formed or did not validate against our published schema"
-            ));
+            return Err(malformed());
         }
         let outcomes = self
             .db

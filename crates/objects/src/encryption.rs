@@ -3,11 +3,10 @@
 //! customer-provided keys").
 
 use crate::Store;
-use crate::access::{account, denied, unavailable};
+use crate::access::{account, unavailable};
 use crate::authorize::Client;
-use crate::buckets::malformed;
 use crate::crypt::{Key, Lock};
-use crate::error::custom;
+use crate::error::{custom, denied, malformed};
 use crate::front::Besides;
 use crate::rows::{About, Bucket, Upload};
 use base64::Engine;
@@ -115,11 +114,7 @@ fn key_of(headers: &HeaderMap, prefix: &str) -> S3Result<Option<Key>> {
     let key = key.ok_or_else(|| missing("an appropriate secret key"))?;
     let md5 = md5.ok_or_else(|| missing("the client calculated MD5 of the secret key"))?;
     if algorithm != AES256 {
-        return Err(custom(
-            "InvalidEncryptionAlgorithmError",
-            StatusCode::BAD_REQUEST,
-            "The Encryption request you specified is not valid. Supported value: AES256.",
-        ));
+        return Err(unknown_algorithm());
     }
     let key = STANDARD.decode(key).ok().and_then(|key| Key::of(&key));
     let key = key.ok_or_else(|| {
@@ -135,6 +130,14 @@ fn key_of(headers: &HeaderMap, prefix: &str) -> S3Result<Option<Key>> {
             "The calculated MD5 hash of the key did not match the hash that was provided."
         )),
     }
+}
+
+fn unknown_algorithm() -> S3Error {
+    custom(
+        "InvalidEncryptionAlgorithmError",
+        StatusCode::BAD_REQUEST,
+        "The Encryption request you specified is not valid. Supported value: AES256.",
+    )
 }
 
 /// What a request that writes says of encryption.
@@ -161,11 +164,7 @@ impl Wish {
                 "There is no key management service here; AES256 encrypts with the cloud's own key",
             )),
             (Some(AES256), false) => Ok(Self { own, asked: true }),
-            (Some(_), false) => Err(custom(
-                "InvalidEncryptionAlgorithmError",
-                StatusCode::BAD_REQUEST,
-                "The Encryption request you specified is not valid. Supported value: AES256.",
-            )),
+            (Some(_), false) => Err(unknown_algorithm()),
             (None, _) => Ok(Self { own, asked: false }),
         }
     }

@@ -11,6 +11,86 @@ pub fn is_ours(error: &S3Error) -> bool {
     ["InternalError", "InsufficientStorage", "ServiceUnavailable"].contains(&code)
 }
 
+pub fn denied() -> S3Error {
+    s3_error!(AccessDenied, "Access Denied")
+}
+
+pub fn malformed() -> S3Error {
+    s3_error!(
+        MalformedXML,
+        "The XML you provided was not well-formed or did not validate against our published schema"
+    )
+}
+
+pub fn unknown_key() -> S3Error {
+    s3_error!(
+        InvalidAccessKeyId,
+        "The AWS Access Key Id you provided does not exist in our records."
+    )
+}
+
+/// There are no temporary credentials here.
+pub fn no_tokens() -> S3Error {
+    s3_error!(
+        InvalidToken,
+        "The provided token is malformed or otherwise invalid."
+    )
+}
+
+pub fn other_signature() -> S3Error {
+    s3_error!(
+        SignatureDoesNotMatch,
+        "The request signature we calculated does not match the signature you provided. Check your key and signing method."
+    )
+}
+
+pub fn other_hash() -> S3Error {
+    custom(
+        "XAmzContentSHA256Mismatch",
+        StatusCode::BAD_REQUEST,
+        "The provided 'x-amz-content-sha256' header does not match what was computed.",
+    )
+}
+
+pub fn no_chunks() -> S3Error {
+    s3_error!(
+        InvalidRequest,
+        "The request body is not well-formed aws-chunked content."
+    )
+}
+
+pub fn incomplete() -> S3Error {
+    s3_error!(
+        IncompleteBody,
+        "You did not provide the number of bytes specified by the Content-Length HTTP header."
+    )
+}
+
+pub fn no_length() -> S3Error {
+    s3_error!(
+        MissingContentLength,
+        "You must provide the Content-Length HTTP header."
+    )
+}
+
+pub fn too_slow() -> S3Error {
+    s3_error!(
+        RequestTimeout,
+        "Your socket connection to the server was not read from or written to within the timeout period."
+    )
+}
+
+pub fn no_uri() -> S3Error {
+    s3_error!(InvalidURI, "Couldn't parse the specified URI.")
+}
+
+pub fn not_allowed() -> S3Error {
+    s3_error!(
+        MethodNotAllowed,
+        "The specified method is not allowed against this resource."
+    )
+}
+
 /// The writer has stopped.
 pub fn gone() -> S3Error {
     s3_error!(

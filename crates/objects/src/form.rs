@@ -7,7 +7,9 @@ use crate::Store;
 use crate::access;
 use crate::authorize::{self, Asked, Client};
 use crate::encryption;
-use crate::error::{custom, internal};
+use crate::error::{
+    custom, internal, malformed, no_length, no_tokens, other_signature, too_slow, unknown_key,
+};
 use crate::front::Besides;
 use crate::signed::Query;
 use crate::tagging::{encoded_tags, judged_set};
@@ -73,13 +75,6 @@ impl Head {
     }
 }
 
-fn too_slow() -> S3Error {
-    s3_error!(
-        RequestTimeout,
-        "Your socket connection to the server was not read from or written to within the timeout period."
-    )
-}
-
 /// How many bytes a form's file may have.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -115,7 +110,7 @@ pub fn not_a_form() -> S3Error {
     )
 }
 
-fn malformed(_: impl std::fmt::Display) -> S3Error {
+fn no_form(_: impl std::fmt::Display) -> S3Error {
     custom(
         "MalformedPOSTRequest",
         StatusCode::BAD_REQUEST,
@@ -140,15 +135,10 @@ pub async fn post(
     let (parts, body) = request.into_parts();
     let kind = parts.headers.get(CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let boundary = multer::parse_boundary(kind).map_err(malformed)?;
+    let boundary = multer::parse_boundary(kind).map_err(no_form)?;
     let length = parts.headers.get(CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    let length = length.ok_or_else(|| {
-        s3_error!(
-            MissingContentLength,
-            "You must provide the Content-Length HTTP header."
-        )
-    })?;
+    let length = length.ok_or_else(no_length)?;
     let head = Head::default();
     let mut form = Multipart::new(head.watch(body), boundary);
     let read = fields_and_file(&mut form);
@@ -178,7 +168,7 @@ pub async fn post(
 async fn fields_and_file(form: &mut Multipart<'static>) -> S3Result<(Fields, Field<'static>)> {
     let mut fields = BTreeMap::new();
     let mut left = FIELD_BYTES;
-    while let Some(mut field) = form.next_field().await.map_err(malformed)? {
+    while let Some(mut field) = form.next_field().await.map_err(no_form)? {
         let name = field.name().unwrap_or_default().to_ascii_lowercase();
         if name == "file" {
             let path = field.file_name().unwrap_or_default().to_owned();
@@ -191,12 +181,12 @@ async fn fields_and_file(form: &mut Multipart<'static>) -> S3Result<(Fields, Fie
             return Ok((Fields(fields), field));
         }
         let mut value = Vec::new();
-        while let Some(piece) = field.chunk().await.map_err(malformed)? {
+        while let Some(piece) = field.chunk().await.map_err(no_form)? {
             left = left.checked_sub(piece.len()).ok_or_else(too_many_fields)?;
             value.extend_from_slice(&piece);
         }
         left = left.checked_sub(name.len()).ok_or_else(too_many_fields)?;
-        let value = String::from_utf8(value).map_err(malformed)?;
+        let value = String::from_utf8(value).map_err(no_form)?;
         fields.insert(name, value);
     }
     Err(s3_error!(
@@ -214,10 +204,7 @@ fn signed_by(
 ) -> S3Result<(Option<String>, (u64, u64))> {
     fields.wanted("key")?;
     if fields.get("x-amz-security-token").is_some() {
-        return Err(s3_error!(
-            InvalidToken,
-            "The provided token is malformed or otherwise invalid."
-        ));
+        return Err(no_tokens());
     }
     let is_signed = ["policy", "signature", "x-amz-signature", "awsaccesskeyid"];
     if !is_signed.iter().any(|name| fields.get(name).is_some()) {
@@ -250,15 +237,12 @@ fn signed_by(
 fn verified_v2(store: &Store, fields: &Fields, policy: &str) -> S3Result<String> {
     let access_key = fields.wanted("awsaccesskeyid")?;
     let signature = fields.wanted("signature")?;
-    let (account, secret) = store
-        .cloud
-        .find(access_key)
-        .ok_or_else(access::unknown_key)?;
+    let (account, secret) = store.cloud.find(access_key).ok_or_else(unknown_key)?;
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret.as_bytes());
     let signature = STANDARD.decode(signature).unwrap_or_default();
     match hmac::verify(&key, policy.as_bytes(), &signature) {
         Ok(()) => Ok(account),
-        Err(_) => Err(access::other_signature()),
+        Err(_) => Err(other_signature()),
     }
 }
 
@@ -287,10 +271,7 @@ fn verified_v4(store: &Store, fields: &Fields, policy: &str) -> S3Result<String>
             "The X-Amz-Credential field is of another day than X-Amz-Date.",
         ));
     }
-    let (account, secret) = store
-        .cloud
-        .find(access_key)
-        .ok_or_else(access::unknown_key)?;
+    let (account, secret) = store.cloud.find(access_key).ok_or_else(unknown_key)?;
     let sign = |key: &[u8], data: &str| {
         let key = hmac::Key::new(hmac::HMAC_SHA256, key);
         hmac::sign(&key, data.as_bytes()).as_ref().to_vec()
@@ -303,7 +284,7 @@ fn verified_v4(store: &Store, fields: &Fields, policy: &str) -> S3Result<String>
     let signature = hex::decode(signature).unwrap_or_default();
     match hmac::verify(&key, policy.as_bytes(), &signature) {
         Ok(()) => Ok(account),
-        Err(_) => Err(access::other_signature()),
+        Err(_) => Err(other_signature()),
     }
 }
 
@@ -340,7 +321,7 @@ fn put(
 ) -> S3Result<Put> {
     let mut headers = HeaderMap::new();
     let mut set = |name: &str, value: &str| -> S3Result<()> {
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(malformed)?;
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(no_form)?;
         let value = HeaderValue::from_str(value).map_err(|_| {
             S3Error::with_message(
                 S3ErrorCode::InvalidArgument,
@@ -373,7 +354,7 @@ fn put(
 fn tagging(text: &str) -> S3Result<String> {
     use s3s::xml::{Deserialize, Deserializer};
     let mut reader = Deserializer::new(text.as_bytes());
-    let tagging = Tagging::deserialize(&mut reader).map_err(|_| crate::buckets::malformed())?;
+    let tagging = Tagging::deserialize(&mut reader).map_err(|_| malformed())?;
     Ok(encoded_tags(&judged_set(tagging.tag_set, 10)?))
 }
 
@@ -403,7 +384,7 @@ impl Put {
         };
         let time = |name: &str, format| {
             text(name)
-                .map(|value| Timestamp::parse(format, &value).map_err(malformed))
+                .map(|value| Timestamp::parse(format, &value).map_err(no_form))
                 .transpose()
         };
         let meta = self.headers.iter().filter_map(|(name, value)| {

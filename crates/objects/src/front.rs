@@ -4,7 +4,7 @@
 use crate::Store;
 use crate::access::Gate;
 use crate::cors::{self, Asked};
-use crate::error::custom;
+use crate::error::{custom, incomplete, no_chunks, not_allowed, other_hash};
 use crate::form;
 use crate::metrics::{Done, Operation};
 use crate::s3::Api;
@@ -228,7 +228,7 @@ impl Front {
             (true, true, true) => Ok(Some(bucket)),
             (true, false, true) => Err(form::not_a_form()),
             // s3s would hold it in memory.
-            (true, true, false) => Err(s3_error!(MethodNotAllowed)),
+            (true, true, false) => Err(not_allowed()),
             _ => Ok(None),
         }
     }
@@ -239,7 +239,7 @@ impl Front {
             .store
             .bucket_of_request(host(request), request.uri().path());
         if of_bucket.is_none() && [Method::PUT, Method::DELETE].contains(request.method()) {
-            return Err(s3_error!(MethodNotAllowed));
+            return Err(not_allowed());
         }
         let query = Query::of(request.uri().query().unwrap_or_default())?;
         signed::check_form(request.headers(), &query)?;
@@ -270,19 +270,9 @@ async fn told_apart(
     }
     let hash = hash.map(HeaderValue::as_bytes).unwrap_or_default();
     Err(match hash {
-        _ if hash.starts_with(b"STREAMING-") => s3_error!(
-            InvalidRequest,
-            "The request body is not well-formed aws-chunked content."
-        ),
-        _ if hash.len() == 64 => custom(
-            "XAmzContentSHA256Mismatch",
-            StatusCode::BAD_REQUEST,
-            "The provided 'x-amz-content-sha256' header does not match what was computed.",
-        ),
-        _ => s3_error!(
-            IncompleteBody,
-            "You did not provide the number of bytes specified by the Content-Length HTTP header."
-        ),
+        _ if hash.starts_with(b"STREAMING-") => no_chunks(),
+        _ if hash.len() == 64 => other_hash(),
+        _ => incomplete(),
     })
 }
 

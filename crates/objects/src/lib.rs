@@ -8,8 +8,8 @@
 //!
 //! `s3` names the operations; `objects`, `copying`, `deleting`, `tagging`, `multipart`, `listing`,
 //! `buckets`, `ownership`, `lock`, `encryption`, `lifecycle` and `cors` are what they do; `walrus`, `signed`, `access` and `authorize` let them in;
-//! `acl`, `policy`, `conditions`, `list` and `sum` decide without a store; `contents`, `crypt` and `db`
-//! are the disk.
+//! `acl`, `policy`, `conditions`, `list` and `sum` decide without a store; `contents`, `opened`,
+//! `crypt` and `db` are the disk.
 
 mod access;
 mod acl;
@@ -37,6 +37,7 @@ mod lock;
 mod metrics;
 mod multipart;
 mod objects;
+mod opened;
 mod ownership;
 mod policy;
 mod quota;

@@ -6,7 +6,7 @@
 
 use crate::Store;
 use crate::access::account;
-use crate::error::{custom, internal};
+use crate::error::{custom, internal, malformed};
 use crate::lock;
 use crate::multipart;
 use crate::rows::{self, Bucket, Upload, Version, Versioning};
@@ -204,13 +204,6 @@ pub fn expiration(bucket: &Bucket, version: &Version) -> Option<String> {
         "expiry-date=\"{}\", rule-id=\"{id}\"",
         String::from_utf8_lossy(&date)
     ))
-}
-
-fn malformed() -> S3Error {
-    s3_error!(
-        MalformedXML,
-        "The XML you provided was not well-formed or did not validate against our published schema"
-    )
 }
 
 fn invalid(message: &'static str) -> S3Error {

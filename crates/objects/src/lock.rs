@@ -5,7 +5,7 @@ use crate::Store;
 use crate::access::account;
 use crate::authorize::Who;
 use crate::describe::stamp;
-use crate::error::custom;
+use crate::error::{custom, malformed, not_allowed};
 use crate::rows::{self, About, Bucket, Version, Versioning};
 use http::StatusCode;
 use s3s::dto::*;
@@ -47,13 +47,6 @@ impl Mode {
             Mode::Compliance => ObjectLockMode::COMPLIANCE,
         }
     }
-}
-
-fn malformed() -> S3Error {
-    s3_error!(
-        MalformedXML,
-        "The XML you provided was not well-formed or did not validate against our published schema"
-    )
 }
 
 fn missing() -> S3Error {
@@ -340,10 +333,7 @@ impl Store {
                 }
                 let version = rows::named(tx.connection, bucket.id, &key, id.as_deref())?;
                 if version.marker {
-                    return Err(s3_error!(
-                        MethodNotAllowed,
-                        "The specified method is not allowed against this resource."
-                    ));
+                    return Err(not_allowed());
                 }
                 who.may(&bucket, &version)?;
                 let mut about = version.about.clone();

@@ -1,14 +1,14 @@
 //! Objects: put, get, head, and what GetObjectAttributes asks.
 
 use crate::Store;
-use crate::access::{account, denied};
+use crate::access::account;
 use crate::authorize::Who;
 use crate::conditions::{self, Conditions, conditions};
 use crate::contents::{Reading, cut};
 use crate::crypt::Key;
 use crate::describe::{described, etag, headers, stamp, with_sums};
 use crate::encryption::{self, Encryption};
-use crate::error::custom;
+use crate::error::{custom, denied, not_allowed};
 use crate::front::Besides;
 use crate::lifecycle;
 use crate::lock::{self, Wish};
@@ -185,10 +185,7 @@ pub fn readable(version: &Version, named: bool, told: Option<&String>) -> S3Resu
         return Ok(());
     }
     let mut error = match named {
-        true => s3_error!(
-            MethodNotAllowed,
-            "The specified method is not allowed against this resource."
-        ),
+        true => not_allowed(),
         false => rows::no_such_key(),
     };
     let mut headers = http::HeaderMap::new();
@@ -356,7 +353,7 @@ impl Store {
                     ([], true) => Some(Bytes::new()),
                     ([slice], true) => {
                         let key = look.opened_by.as_ref().and_then(Option::as_ref);
-                        Some(contents.read(db, *slice, key)?)
+                        Some(contents.opened(db, slice.content, key)?.read(*slice)?)
                     }
                     _ => None,
                 };

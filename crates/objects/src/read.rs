@@ -2,9 +2,10 @@
 //! takes them at once, so that a thousand slow readers hold little.
 
 use crate::Store;
-use crate::contents::{BLOCK, Opened, Reading, Slice};
+use crate::contents::{BLOCK, Reading, Slice};
 use crate::crypt::Key;
 use crate::error::internal;
+use crate::opened::Opened;
 use bytes::Bytes;
 use futures_util::Stream;
 use s3s::dto::StreamingBlob;
@@ -61,7 +62,7 @@ impl Pieces {
             let opened = self
                 .store
                 .db
-                .read(move |db| contents.open_content(db, content, key.as_ref()))
+                .read(move |db| contents.opened(db, content, key.as_ref()))
                 .await?;
             // What is in a row is read anew for each piece, so that it isn't held for a slow reader.
             self.opened = Some(opened).filter(Opened::is_file).map(Arc::new);
@@ -76,10 +77,12 @@ impl Pieces {
         let bytes = match self.opened.clone() {
             None => {
                 let key = self.key.clone();
-                let look = move |db: &rusqlite::Connection| contents.read(db, now, key.as_ref());
+                let look = move |db: &rusqlite::Connection| {
+                    contents.opened(db, now.content, key.as_ref())?.read(now)
+                };
                 self.store.db.read(look).await?
             }
-            Some(opened) => tokio::task::spawn_blocking(move || contents.read_file(&opened, now))
+            Some(opened) => tokio::task::spawn_blocking(move || opened.read(now))
                 .await
                 .map_err(internal)??,
         };

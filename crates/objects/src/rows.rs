@@ -4,7 +4,7 @@ use crate::acl::Acl;
 use crate::contents::Slice;
 use crate::db::Tx;
 use crate::encryption::Encryption;
-use crate::error::internal;
+use crate::error::{denied, internal};
 use crate::lock::Retention;
 use crate::quota::Quota;
 use crate::sum::{Algorithm, Sum};
@@ -255,7 +255,7 @@ pub fn no_such_bucket() -> S3Error {
 pub fn bucket(connection: &Connection, name: &str, account: &str) -> S3Result<Bucket> {
     match find_bucket(connection, name)? {
         None => Err(no_such_bucket()),
-        Some(bucket) if bucket.owner != account => Err(s3_error!(AccessDenied, "Access Denied")),
+        Some(bucket) if bucket.owner != account => Err(denied()),
         Some(bucket) => Ok(bucket),
     }
 }

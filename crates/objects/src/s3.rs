@@ -1,9 +1,8 @@
 //! The operations of S3 that are served: one line each. s3s answers `NotImplemented` for the others.
 
 use crate::Store;
-use crate::access::denied;
 use crate::authorize::Judge;
-use crate::error::internal;
+use crate::error::{denied, internal};
 use s3s::dto::*;
 use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 //! date, its scope, and whether everything is signed that has to be.
 
 use crate::conditions::time;
+use crate::error::{denied, no_tokens, no_uri};
 use crate::tagging::decoded;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Uri, header};
@@ -22,8 +23,7 @@ impl Query {
         };
         let parts = text.split('&').filter(|part| !part.is_empty());
         let pairs: Option<Vec<_>> = parts.map(pair).collect();
-        let invalid = || s3_error!(InvalidURI, "Couldn't parse the specified URI.");
-        pairs.map(Self).ok_or_else(invalid)
+        pairs.map(Self).ok_or_else(no_uri)
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
@@ -83,7 +83,7 @@ pub fn check_form(headers: &HeaderMap, query: &Query) -> S3Result<()> {
     };
     let value = value.to_str().unwrap_or_default();
     if value.is_empty() {
-        return Err(crate::access::denied());
+        return Err(denied());
     }
     let of_v2 = value.strip_prefix("AWS ");
     if of_v2.is_some_and(|rest| !rest.contains(':')) {
@@ -175,10 +175,7 @@ pub fn check_query(query: &Query, signed: bool) -> S3Result<()> {
         ));
     }
     if query.has("X-Amz-Security-Token") {
-        return Err(s3_error!(
-            InvalidToken,
-            "The provided token is malformed or otherwise invalid."
-        ));
+        return Err(no_tokens());
     }
     let expires = query.get("X-Amz-Expires");
     let expires = expires.and_then(|seconds| seconds.parse::<u64>().ok());

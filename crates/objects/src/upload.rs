@@ -3,7 +3,9 @@
 
 use crate::contents::{BLOCK, Contents, INLINE, New, Slice, Writing, io_error};
 use crate::crypt::Lock;
-use crate::error::{custom, internal};
+use crate::error::{
+    custom, incomplete, internal, no_chunks, no_length, other_hash, other_signature, too_slow,
+};
 use crate::form::Limits;
 use crate::sum::{Algorithm, Digester, Sum};
 use base64::Engine;
@@ -111,10 +113,7 @@ impl Said {
             ));
         }
         if self.len.is_some_and(|len| len != size) {
-            return Err(s3_error!(
-                IncompleteBody,
-                "You did not provide the number of bytes specified by the Content-Length HTTP header."
-            ));
+            return Err(incomplete());
         }
         if self.md5.as_ref().is_some_and(|said| said != md5) {
             let message = "The Content-MD5 you specified did not match what we received.";
@@ -218,12 +217,7 @@ pub async fn receive(
     lock: &Lock,
 ) -> S3Result<Received> {
     let most = said.limits.map(|limits| limits.most);
-    let len = said.len.or(most).ok_or_else(|| {
-        s3_error!(
-            MissingContentLength,
-            "You must provide the Content-Length HTTP header."
-        )
-    })?;
+    let len = said.len.or(most).ok_or_else(no_length)?;
     if len > MOST && most.is_none() {
         return Err(too_large());
     }
@@ -289,10 +283,7 @@ async fn next(body: &mut Option<StreamingBlob>) -> S3Result<Option<Bytes>> {
         return Ok(None);
     };
     match tokio::time::timeout(STALLED, body.next()).await {
-        Err(_) => Err(s3_error!(
-            RequestTimeout,
-            "Your socket connection to the server was not read from or written to within the timeout period."
-        )),
+        Err(_) => Err(too_slow()),
         Ok(None) => Ok(None),
         Ok(Some(Ok(piece))) => Ok(Some(piece)),
         Ok(Some(Err(error))) => Err(broken(error)),
@@ -306,31 +297,18 @@ fn broken(error: s3s::StdError) -> S3Error {
         Err(error) => {
             let text = error.to_string();
             if text.contains("SignatureMismatch") {
-                return s3_error!(
-                    SignatureDoesNotMatch,
-                    "The request signature we calculated does not match the signature you provided. Check your key and signing method."
-                );
+                return other_signature();
             }
             if text.contains("Sha256Mismatch") {
-                return custom(
-                    "XAmzContentSHA256Mismatch",
-                    http::StatusCode::BAD_REQUEST,
-                    "The provided 'x-amz-content-sha256' header does not match what was computed.",
-                );
+                return other_hash();
             }
             if ["FormatError", "TooLarge", "TooMany"]
                 .iter()
                 .any(|kind| text.contains(kind))
             {
-                return s3_error!(
-                    InvalidRequest,
-                    "The request body is not well-formed aws-chunked content."
-                );
+                return no_chunks();
             }
-            s3_error!(
-                IncompleteBody,
-                "You did not provide the number of bytes specified by the Content-Length HTTP header."
-            )
+            incomplete()
         }
     }
 }

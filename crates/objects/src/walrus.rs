@@ -5,6 +5,7 @@
 //! so a signature over the whole path is verified here, and replaced by one over the rest.
 
 use crate::access::{Cloud, unavailable};
+use crate::error::denied;
 use crate::tagging::decoded;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -226,7 +227,7 @@ impl Signed {
         let header = headers.get(AUTHORIZATION);
         let header = header.and_then(|it| it.to_str().ok()).unwrap_or_default();
         let header = header.replace(&self.signature, again);
-        let header = HeaderValue::from_str(&header).map_err(|_| crate::access::denied())?;
+        let header = HeaderValue::from_str(&header).map_err(|_| denied())?;
         headers.insert(AUTHORIZATION, header);
         Ok(())
     }
