@@ -3,7 +3,7 @@
 
 use crate::Store;
 use crate::acl::EC2;
-use crate::authorize::{self, Asked, Client, OfSource};
+use crate::authorize::{self, Asked, Client, Judge, OfSource};
 use crate::encryption;
 use crate::error::{denied, no_length, no_tokens, unknown_key};
 use crate::metrics::Operation;
@@ -140,12 +140,8 @@ impl S3Access for Gate {
             }
         };
         let client = cx.extensions_mut().get::<Client>().copied();
-        let asker = match (cx.credentials(), client) {
-            (Some(credentials), _) => credentials.access_key.clone(),
-            (None, Some(client)) => client.address.to_string(),
-            (None, None) => String::new(),
-        };
-        self.0.rates.count(&*self.0.cloud, &asker)?;
+        let key = cx.credentials().map(|it| it.access_key.as_str());
+        self.0.count(key, client)?;
         let query = Query::of(cx.uri().query().unwrap_or_default())?;
         signed::check_scope(cx.headers(), &query, &self.0.settings.region)?;
         signed::check_date(cx.headers(), &query, (self.0.clock)())?;
@@ -167,11 +163,8 @@ impl S3Access for Gate {
             client,
             account: account.as_deref(),
         };
-        let (acting, judge) = authorize::acting(&self.0, &asked).await?;
-        check_headers(asked.headers, Some(&acting))?;
+        let (acting, judge) = admitted(&self.0, &asked).await?;
         check_length(asked.headers, asked.operation)?;
-        encryption::check_headers(asked.headers, asked.operation)?;
-        encryption::check_transport(asked.headers, client)?;
         let source = authorize::acting_for_source(&self.0, &asked).await?;
         if let Some((source, _)) = &source {
             check_source(asked.headers, source)?;
@@ -189,6 +182,15 @@ impl S3Access for Gate {
         note(extensions, acting, account);
         Ok(())
     }
+}
+
+/// Lets a request in, or not: for whom it acts then, and who judges what it does on the way.
+pub async fn admitted(store: &Arc<Store>, asked: &Asked<'_>) -> S3Result<(String, Option<Judge>)> {
+    let (acting, judge) = authorize::acting(store, asked).await?;
+    check_headers(asked.headers, &acting)?;
+    encryption::check_headers(asked.headers, asked.operation)?;
+    encryption::check_transport(asked.headers, asked.client)?;
+    Ok((acting, judge))
 }
 
 fn check_source(headers: &HeaderMap, owner: &str) -> S3Result<()> {
@@ -209,23 +211,15 @@ fn check_length(headers: &HeaderMap, operation: &str) -> S3Result<()> {
 }
 
 /// No option is ignored: what a header asks for is there, or is refused.
-pub fn check_headers(headers: &HeaderMap, owner: Option<&str>) -> S3Result<()> {
-    let text = |name: &str| {
-        headers
-            .get(name)
-            .map(|value| value.to_str().unwrap_or_default())
-    };
-    let expected = text("x-amz-expected-bucket-owner");
-    if expected.is_some_and(|expected| Some(expected) != owner) {
+fn check_headers(headers: &HeaderMap, owner: &str) -> S3Result<()> {
+    let expected = headers.get("x-amz-expected-bucket-owner");
+    if expected.is_some_and(|expected| expected.as_bytes() != owner.as_bytes()) {
         return Err(denied());
     }
-    for name in headers.keys() {
-        let name = name.as_str();
-        if name == "x-amz-write-offset-bytes" {
-            return Err(unavailable("Objects can't be appended to"));
-        }
+    match headers.contains_key("x-amz-write-offset-bytes") {
+        true => Err(unavailable("Objects can't be appended to")),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 pub fn unavailable(what: &str) -> S3Error {

@@ -114,8 +114,9 @@ pub fn blocked(config: &Config) -> PublicAccessBlockConfiguration {
 #[derive(Default)]
 struct Object {
     tags: BTreeMap<String, String>,
-    /// Which version it is, the canonical user id of its owner, and its list, where there is one.
+    /// The canonical user id of its owner, and its list, where there is an object.
     owned: Option<(String, Acl)>,
+    /// Which version it is.
     age: Option<i64>,
 }
 
@@ -147,6 +148,27 @@ pub struct Judge {
 pub struct OfSource(pub Judge);
 
 impl Judge {
+    fn of(
+        store: &Store,
+        asked: &Asked<'_>,
+        governed: Arc<Governed>,
+        bucket: &str,
+        object: Object,
+        action: &str,
+    ) -> Self {
+        let mut context = context(asked, (store.clock)());
+        note_tags(&mut context, &object);
+        Self {
+            governed,
+            account: asked.account.map(ToOwned::to_owned),
+            context: Arc::new(context),
+            bucket: bucket.to_owned(),
+            object: Arc::new(object),
+            action: action.into(),
+            for_tags: None,
+        }
+    }
+
     /// Judges once more, where what is found isn't what was there when the request was let in.
     pub fn still(&self, bucket: &Bucket, version: &Version) -> S3Result<()> {
         if self.object.age == Some(version.age) {
@@ -365,15 +387,7 @@ pub async fn acting(store: &Arc<Store>, asked: &Asked<'_>) -> S3Result<(String, 
     let object = store
         .looked_at(&governed, &action, bucket, asked.key, id)
         .await?;
-    let judge = Judge {
-        context: Arc::new(context_of(store, asked, &object)),
-        governed,
-        account: asked.account(),
-        bucket: bucket.to_owned(),
-        object: Arc::new(object),
-        action: action.as_str().into(),
-        for_tags: None,
-    };
+    let judge = Judge::of(store, asked, governed, bucket, object, &action);
     let owner = judge.governed.owner.clone();
     // Its keys are in the body: each is judged when it is read.
     let later = asked.operation == "DeleteObjects";
@@ -427,12 +441,6 @@ fn besides(headers: &HeaderMap) -> Vec<&'static str> {
 
 const EXISTING_TAG: &str = "s3:existingobjecttag/";
 
-fn context_of(store: &Store, asked: &Asked<'_>, object: &Object) -> BTreeMap<String, Vec<String>> {
-    let mut context = context(asked, (store.clock)());
-    note_tags(&mut context, object);
-    context
-}
-
 fn note_tags(context: &mut BTreeMap<String, Vec<String>>, object: &Object) {
     for (name, value) in &object.tags {
         let name = format!("{EXISTING_TAG}{}", name.to_lowercase());
@@ -463,13 +471,8 @@ pub async fn acting_for_source(
         .looked_at(&governed, &action, &bucket, Some(&key), id)
         .await?;
     let judge = Judge {
-        context: Arc::new(context_of(store, asked, &object)),
-        governed,
-        account: asked.account(),
-        bucket,
-        object: Arc::new(object),
-        action: action.as_str().into(),
         for_tags: copies_tags(asked).then(|| tagging.as_str().into()),
+        ..Judge::of(store, asked, governed, &bucket, object, &action)
     };
     match judge.may(&action, &key) && judge.may_take_tags(&key) {
         true => Ok(Some((judge.governed.owner.clone(), Some(judge)))),
@@ -654,22 +657,17 @@ impl Store {
         if !parsed.accounts().all(|account| self.has(account)) {
             return Err(malformed("Invalid principal in policy".into()));
         }
-        let name = input.bucket.clone();
-        self.db
-            .write(move |tx| {
-                let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
-                if parsed.is_public() && blocked(&bucket.config).block_public_policy == Some(true) {
-                    return Err(s3_error!(
-                        AccessDenied,
-                        "The policy grants public access, which the bucket's public access block (BlockPublicPolicy) prevents."
-                    ));
-                }
-                let mut config = bucket.config.clone();
-                config.policy = Some(input.policy);
-                bucket.configure(tx, &config)
-            })
-            .await?;
-        self.policy_changed(&name).await?;
+        self.configure(account, input.bucket, move |_, config| {
+            if parsed.is_public() && blocked(config).block_public_policy == Some(true) {
+                return Err(s3_error!(
+                    AccessDenied,
+                    "The policy grants public access, which the bucket's public access block (BlockPublicPolicy) prevents."
+                ));
+            }
+            config.policy = Some(input.policy);
+            Ok(())
+        })
+        .await?;
         Ok(PutBucketPolicyOutput::default())
     }
 
@@ -689,10 +687,8 @@ impl Store {
         request: S3Request<DeleteBucketPolicyInput>,
     ) -> S3Result<DeleteBucketPolicyOutput> {
         let account = crate::access::account(&request.extensions)?;
-        let name = request.input.bucket;
-        self.set(account, name.clone(), |config| config.policy = None)
+        self.set(account, request.input.bucket, |config| config.policy = None)
             .await?;
-        self.policy_changed(&name).await?;
         Ok(DeleteBucketPolicyOutput::default())
     }
 

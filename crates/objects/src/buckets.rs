@@ -287,7 +287,7 @@ impl Store {
                 ));
             }
         };
-        self.configure(account, input.bucket, move |config| {
+        self.configure(account, input.bucket, move |_, config| {
             if config.lock.is_some() && versioning == Versioning::Suspended {
                 return Err(s3_error!(
                     InvalidBucketState,
@@ -370,12 +370,11 @@ impl Store {
         ] {
             setting.get_or_insert(false);
         }
-        self.set(account, input.bucket.clone(), move |config| {
+        self.set(account, input.bucket, move |config| {
             config.public_access = Some(wanted);
             config.public_access_removed = false;
         })
         .await?;
-        self.policy_changed(&input.bucket).await?;
         Ok(PutPublicAccessBlockOutput::default())
     }
 
@@ -384,13 +383,11 @@ impl Store {
         request: S3Request<DeletePublicAccessBlockInput>,
     ) -> S3Result<DeletePublicAccessBlockOutput> {
         let account = account(&request.extensions)?;
-        let name = request.input.bucket;
-        self.set(account, name.clone(), |config| {
+        self.set(account, request.input.bucket, |config| {
             config.public_access = None;
             config.public_access_removed = true;
         })
         .await?;
-        self.policy_changed(&name).await?;
         Ok(DeletePublicAccessBlockOutput::default())
     }
 
@@ -433,32 +430,35 @@ impl Store {
 
     /// Changes a setting that depends on no other.
     pub async fn set(
-        &self,
+        self: &Arc<Self>,
         account: String,
         name: String,
         change: impl FnOnce(&mut Config) + Send + 'static,
     ) -> S3Result<()> {
-        let change = move |config: &mut Config| {
+        let change = move |_: &Row, config: &mut Config| {
             change(config);
             Ok(())
         };
         self.configure(account, name, change).await
     }
 
+    /// Changes settings of a bucket as it is now, and puts in force what they say of who gets in.
     pub async fn configure(
-        &self,
+        self: &Arc<Self>,
         account: String,
         name: String,
-        change: impl FnOnce(&mut Config) -> S3Result<()> + Send + 'static,
+        change: impl FnOnce(&Row, &mut Config) -> S3Result<()> + Send + 'static,
     ) -> S3Result<()> {
+        let changed = name.clone();
         self.db
             .write(move |tx| {
                 let bucket = rows::bucket(tx.connection, &name, &account)?;
                 let mut config = bucket.config.clone();
-                change(&mut config)?;
+                change(&bucket, &mut config)?;
                 bucket.configure(tx, &config)
             })
-            .await
+            .await?;
+        self.policy_changed(&changed).await
     }
 }
 

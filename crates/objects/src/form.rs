@@ -5,8 +5,7 @@ mod policy;
 
 use crate::Store;
 use crate::access;
-use crate::authorize::{self, Asked, Client};
-use crate::encryption;
+use crate::authorize::{Asked, Client};
 use crate::error::{
     custom, internal, malformed, no_length, no_tokens, other_signature, too_slow, unknown_key,
 };
@@ -208,10 +207,7 @@ fn signed_by(
     }
     let is_signed = ["policy", "signature", "x-amz-signature", "awsaccesskeyid"];
     if !is_signed.iter().any(|name| fields.get(name).is_some()) {
-        let asker = client.map(|client| client.address.to_string());
-        store
-            .rates
-            .count(&*store.cloud, &asker.unwrap_or_default())?;
+        store.count(None, client)?;
         return Ok((None, (0, u64::MAX)));
     }
     let encoded = fields.wanted("policy")?;
@@ -220,15 +216,11 @@ fn signed_by(
         true => verified_v2(store, fields, encoded)?,
         false => verified_v4(store, fields, encoded)?,
     };
-    let asker = fields
+    let credential = fields
         .get("awsaccesskeyid")
         .or_else(|| fields.get("x-amz-credential"));
-    let asker = asker
-        .unwrap_or_default()
-        .split('/')
-        .next()
-        .unwrap_or_default();
-    store.rates.count(&*store.cloud, asker)?;
+    let key = credential.and_then(|credential| credential.split('/').next());
+    store.count(key, client)?;
     let policy = Policy::parse(encoded)?;
     let lengths = policy.allows(&fields.0, bucket, (store.clock)())?;
     Ok((Some(account), lengths))
@@ -375,9 +367,7 @@ impl Put {
             client: self.client,
             account: self.account.as_deref(),
         };
-        let (acting, _) = authorize::acting(store, &asked).await?;
-        access::check_headers(&self.headers, Some(&acting))?;
-        encryption::check_transport(&self.headers, self.client)?;
+        let (acting, _) = access::admitted(store, &asked).await?;
         let text = |name: &str| {
             let value = self.headers.get(name).and_then(|value| value.to_str().ok());
             value.map(ToOwned::to_owned)

@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::host::{S3Host, VirtualHost};
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{Body, S3Result, s3_error};
+use s3s::{Body, S3Error, S3Result, s3_error};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -47,6 +47,12 @@ pub struct Front {
     store: Arc<Store>,
 }
 
+/// What a request is sent to, by its host's name or by its path.
+struct Target {
+    bucket: Option<String>,
+    has_key: bool,
+}
+
 impl Front {
     pub fn new(store: &Arc<Store>) -> Self {
         let mut builder = S3ServiceBuilder::new(Api(store.clone()));
@@ -65,42 +71,20 @@ impl Front {
     }
 
     /// Answers a request; `request_id` is 16 characters or more, for logs and support.
-    pub async fn call(&self, request: Request<Body>, request_id: &str) -> Response<Body> {
-        let path = request.uri().path().to_owned();
-        // By its host's name, a bucket may have keys that begin like that path.
-        let by_host = host(&request)
-            .and_then(|host| self.store.bucket_of_host(host))
-            .is_some();
-        let request = match by_host {
-            true => Ok(request),
-            false => walrus::stripped(&*self.store.cloud, request).map(slashed),
-        };
-        let request = match request {
-            Ok(request) => request,
-            Err(refused) => {
-                let response = refused.to_http_response().unwrap_or_default();
-                return completed(response, &path, request_id, false).await;
-            }
-        };
+    pub async fn call(&self, mut request: Request<Body>, request_id: &str) -> Response<Body> {
         let begun = Instant::now();
-        let mut request = request;
         let operation = Operation::default();
         request.extensions_mut().insert(operation.clone());
         let received = length(request.headers());
         let head = request.method() == Method::HEAD;
-        let bucket = self
-            .store
-            .bucket_of_request(host(&request), request.uri().path());
-        let origin = self.across_origins(&request).await;
-        let preflight = request.method() == Method::OPTIONS;
-        let resource = request.uri().path().to_owned();
-        let mut response = match preflight {
-            true => preflighted(origin.as_ref(), &resource, request_id).await,
-            false => self.answer(request, request_id).await,
+        let path = request.uri().path().to_owned();
+        let (bucket, mut response) = match self.routed(request) {
+            Ok((request, target)) => {
+                let response = self.served(request, &target, request_id).await;
+                (target.bucket, response)
+            }
+            Err(why) => (None, refused(why, &path, request_id, head).await),
         };
-        if let Some(Ok(allowed)) = origin {
-            response.headers_mut().extend(allowed);
-        }
         let headers = response.headers_mut();
         if let Ok(value) = HeaderValue::from_str(request_id) {
             headers.insert("x-amz-request-id", value.clone());
@@ -118,11 +102,52 @@ impl Front {
         response
     }
 
+    /// The request as s3s reads it, and what it is sent to.
+    fn routed(&self, request: Request<Body>) -> S3Result<(Request<Body>, Target)> {
+        let by_host = host(&request).and_then(|host| self.store.bucket_of_host(host));
+        if let Some(bucket) = by_host {
+            // Its keys may begin like any path.
+            let path = request.uri().path().trim_matches('/');
+            let target = Target {
+                has_key: !path.is_empty(),
+                bucket: Some(bucket),
+            };
+            return Ok((request, target));
+        }
+        let request = slashed(walrus::stripped(&*self.store.cloud, request)?);
+        let path = request.uri().path().trim_matches('/');
+        let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
+        let target = Target {
+            bucket: (!bucket.is_empty()).then(|| bucket.to_owned()),
+            has_key: !key.is_empty(),
+        };
+        Ok((request, target))
+    }
+
+    async fn served(
+        &self,
+        request: Request<Body>,
+        target: &Target,
+        request_id: &str,
+    ) -> Response<Body> {
+        let origin = self.across_origins(&request, target).await;
+        let resource = request.uri().path().to_owned();
+        let mut response = match *request.method() {
+            Method::OPTIONS => preflighted(origin.as_ref(), &resource, request_id).await,
+            _ => self.answer(request, target, request_id).await,
+        };
+        if let Some(Ok(allowed)) = origin {
+            response.headers_mut().extend(allowed);
+        }
+        response
+    }
+
     /// What a bucket says to a request from a page of another origin: headers, or why not. `None` for
     /// requests that come from no page.
     async fn across_origins(
         &self,
         request: &Request<Body>,
+        target: &Target,
     ) -> Option<Result<HeaderMap, &'static str>> {
         let text = |name: &str| {
             request
@@ -131,9 +156,7 @@ impl Front {
                 .and_then(|value| value.to_str().ok())
         };
         let origin = text("origin")?;
-        let bucket = self
-            .store
-            .bucket_of_request(host(request), request.uri().path())?;
+        let bucket = target.bucket.clone()?;
         let asked = Asked {
             origin,
             method: match request.method() {
@@ -161,13 +184,18 @@ impl Front {
         Some(cors::allowed(&rules, &asked).ok_or(none))
     }
 
-    async fn answer(&self, request: Request<Body>, request_id: &str) -> Response<Body> {
+    async fn answer(
+        &self,
+        request: Request<Body>,
+        target: &Target,
+        request_id: &str,
+    ) -> Response<Body> {
         let head = request.method() == Method::HEAD;
         let resource = request.uri().path().to_owned();
         let attributes = asks_for(request.uri(), "attributes");
-        let mut response = match self.answered(request).await {
+        let mut response = match self.answered(request, target).await {
             Ok(response) => response,
-            Err(refused) => refused.to_http_response().unwrap_or_default(),
+            Err(why) => why.to_http_response().unwrap_or_default(),
         };
         let status = response.status();
         if status.is_client_error() || status.is_server_error() {
@@ -184,9 +212,9 @@ impl Front {
         response
     }
 
-    async fn answered(&self, request: Request<Body>) -> S3Result<Response<Body>> {
-        self.acceptable(&request)?;
-        if let Some(bucket) = self.form_for(&request)? {
+    async fn answered(&self, request: Request<Body>, target: &Target) -> S3Result<Response<Body>> {
+        acceptable(&request, target)?;
+        if let Some(bucket) = form_for(&request, target)? {
             if let Some(operation) = request.extensions().get::<Operation>() {
                 operation.set("PostObject");
             }
@@ -206,45 +234,35 @@ impl Front {
         response.headers_mut().extend(besides.take());
         Ok(response)
     }
+}
 
-    /// The bucket that a browser's form is sent to.
-    fn form_for(&self, request: &Request<Body>) -> S3Result<Option<String>> {
-        let (headers, path, host) = (request.headers(), request.uri().path(), host(request));
-        let by_host = host
-            .and_then(|host| self.store.bucket_of_host(host))
-            .is_some();
-        let key = path.trim_matches('/');
-        let of_bucket = if by_host {
-            key.is_empty()
-        } else {
-            !key.contains('/')
-        };
-        let bucket = self.store.bucket_of_request(host, path).unwrap_or_default();
-        let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-        let start = kind.and_then(|kind| kind.get(..FORM.len()));
-        let is_form = start.is_some_and(|start| start.eq_ignore_ascii_case(FORM));
-        let plain = request.uri().query().is_none() && of_bucket && !bucket.is_empty();
-        match (request.method() == Method::POST, is_form, plain) {
-            (true, true, true) => Ok(Some(bucket)),
-            (true, false, true) => Err(form::not_a_form()),
-            // s3s would hold it in memory.
-            (true, true, false) => Err(not_allowed()),
-            _ => Ok(None),
-        }
+/// The bucket that a browser's form is sent to.
+fn form_for(request: &Request<Body>, target: &Target) -> S3Result<Option<String>> {
+    if request.method() != Method::POST {
+        return Ok(None);
     }
+    let kind = request.headers().get(CONTENT_TYPE);
+    let start = kind.and_then(|kind| kind.as_bytes().get(..FORM.len()));
+    let is_form = start.is_some_and(|start| start.eq_ignore_ascii_case(FORM));
+    let plain = request.uri().query().is_none() && !target.has_key;
+    match (is_form, target.bucket.clone().filter(|_| plain)) {
+        (true, Some(bucket)) => Ok(Some(bucket)),
+        (false, Some(_)) => Err(form::not_a_form()),
+        // s3s would hold it in memory.
+        (true, None) => Err(not_allowed()),
+        (false, None) => Ok(None),
+    }
+}
 
-    /// What s3s would take, or refuse in words of its own.
-    fn acceptable(&self, request: &Request<Body>) -> S3Result<()> {
-        let of_bucket = self
-            .store
-            .bucket_of_request(host(request), request.uri().path());
-        if of_bucket.is_none() && [Method::PUT, Method::DELETE].contains(request.method()) {
-            return Err(not_allowed());
-        }
-        let query = Query::of(request.uri().query().unwrap_or_default())?;
-        signed::check_form(request.headers(), &query)?;
-        signed::check_headers(request.headers(), &query)
+/// What s3s would take, or refuse in words of its own.
+fn acceptable(request: &Request<Body>, target: &Target) -> S3Result<()> {
+    let of_nothing = target.bucket.is_none();
+    if of_nothing && [Method::PUT, Method::DELETE].contains(request.method()) {
+        return Err(not_allowed());
     }
+    let query = Query::of(request.uri().query().unwrap_or_default())?;
+    signed::check_form(request.headers(), &query)?;
+    signed::check_headers(request.headers(), &query)
 }
 
 /// The name that a request came to: of HTTP/2 it is in the address.
@@ -282,7 +300,7 @@ async fn preflighted(
     resource: &str,
     request_id: &str,
 ) -> Response<Body> {
-    let refused = match origin {
+    let why = match origin {
         Some(Ok(_)) => return Response::new(Body::empty()),
         Some(Err(why)) => custom("AccessForbidden", StatusCode::FORBIDDEN, *why),
         None => custom(
@@ -291,8 +309,7 @@ async fn preflighted(
             "Insufficient information. Origin request header needed.",
         ),
     };
-    let response = refused.to_http_response().unwrap_or_default();
-    completed(response, resource, request_id, false).await
+    refused(why, resource, request_id, false).await
 }
 
 fn slashed(mut request: Request<Body>) -> Request<Body> {
@@ -407,13 +424,11 @@ impl Store {
             .strip_suffix('.')?;
         (!bucket.is_empty()).then(|| bucket.to_owned())
     }
+}
 
-    fn bucket_of_request(&self, host: Option<&str>, path: &str) -> Option<String> {
-        host.and_then(|host| self.bucket_of_host(host)).or_else(|| {
-            let name = path.trim_start_matches('/').split('/').next()?;
-            (!name.is_empty()).then(|| name.to_owned())
-        })
-    }
+async fn refused(why: S3Error, resource: &str, request_id: &str, head: bool) -> Response<Body> {
+    let response = why.to_http_response().unwrap_or_default();
+    completed(response, resource, request_id, head).await
 }
 
 /// An error's body with all that AWS's have: Code, Message, Resource, RequestId, HostId.

@@ -237,7 +237,7 @@ impl Store {
         let input = request.input;
         let lock = input.object_lock_configuration.ok_or_else(malformed)?;
         judged(&lock)?;
-        self.configure(account, input.bucket, move |config| {
+        self.configure(account, input.bucket, move |_, config| {
             if config.versioning != Some(Versioning::Enabled) {
                 return Err(s3_error!(
                     InvalidBucketState,

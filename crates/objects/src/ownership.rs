@@ -133,20 +133,15 @@ impl Store {
             Some(body) => acl::of_xml(body, &owner, |id| self.knows(id))?,
             None => wish.of_bucket(&owner)?.ok_or_else(nothing_given)?,
         };
-        let changed = name.clone();
-        self.db
-            .write(move |tx| {
-                let bucket = rows::bucket(tx.connection, &name, &account)?;
-                if by_body && holds_anyway(&bucket, &wanted) {
-                    return Ok(());
-                }
-                may_be_set(&bucket, &wanted)?;
-                let mut config = bucket.config.clone();
-                config.acl = Some(wanted);
-                bucket.configure(tx, &config)
-            })
-            .await?;
-        self.policy_changed(&changed).await?;
+        self.configure(account, name, move |bucket, config| {
+            if by_body && holds_anyway(bucket, &wanted) {
+                return Ok(());
+            }
+            may_be_set(bucket, &wanted)?;
+            config.acl = Some(wanted);
+            Ok(())
+        })
+        .await?;
         Ok(PutBucketAclOutput::default())
     }
 
@@ -264,20 +259,15 @@ impl Store {
         name: String,
         ownership: Ownership,
     ) -> S3Result<()> {
-        let changed = name.clone();
-        self.db
-            .write(move |tx| {
-                let bucket = rows::bucket(tx.connection, &name, &account)?;
-                let private = Acl::private(&canonical(&bucket.owner));
-                if ownership == Ownership::BucketOwnerEnforced && of_bucket(&bucket) != private {
-                    return Err(acl::with_enforced());
-                }
-                let mut config = bucket.config.clone();
-                config.ownership = ownership;
-                bucket.configure(tx, &config)
-            })
-            .await?;
-        self.policy_changed(&changed).await
+        self.configure(account, name, move |bucket, config| {
+            let private = Acl::private(&canonical(&bucket.owner));
+            if ownership == Ownership::BucketOwnerEnforced && of_bucket(bucket) != private {
+                return Err(acl::with_enforced());
+            }
+            config.ownership = ownership;
+            Ok(())
+        })
+        .await
     }
 }
 

@@ -1,6 +1,7 @@
 //! How often an access key may ask: a bucket of tokens for each, which fills as time goes by.
 
-use crate::access::Cloud;
+use crate::Store;
+use crate::authorize::Client;
 use s3s::{S3Result, s3_error};
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -31,16 +32,21 @@ impl Tokens {
     }
 }
 
-impl Rates {
+impl Store {
     /// Counts a request of an access key, or of an address where there is no key.
-    pub fn count(&self, cloud: &dyn Cloud, asker: &str) -> S3Result<()> {
-        let per_second = cloud.rules().requests_per_second;
-        match per_second == 0 || self.take(asker, per_second as f64, Instant::now()) {
+    pub fn count(&self, access_key: Option<&str>, client: Option<Client>) -> S3Result<()> {
+        let per_second = self.cloud.rules().requests_per_second;
+        let address = || client.map(|client| client.address.to_string());
+        let asker = access_key.map(ToOwned::to_owned).or_else(address);
+        let asker = asker.unwrap_or_default();
+        match per_second == 0 || self.rates.take(&asker, per_second as f64, Instant::now()) {
             true => Ok(()),
             false => Err(s3_error!(SlowDown, "Please reduce your request rate.")),
         }
     }
+}
 
+impl Rates {
     fn take(&self, asker: &str, per_second: f64, now: Instant) -> bool {
         let mut all = self.0.lock().expect("no holder of this lock panics");
         if all.len() >= KEPT {
