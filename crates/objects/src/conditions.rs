@@ -1,7 +1,8 @@
 //! Preconditions: `If-Match`, `If-None-Match`, `If-Modified-Since` and `If-Unmodified-Since` of reads
 //! and copies (RFC 9110, 13.2.2, as AWS applies it), and the first two of writes.
 
-use crate::rows::Version;
+use crate::rows::{self, Bucket, Version};
+use rusqlite::Connection;
 use s3s::dto::{ETagCondition, Timestamp};
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 use std::time::{Duration, SystemTime};
@@ -99,14 +100,35 @@ impl Conditions {
     }
 }
 
+/// Conditions on what a write would replace.
+#[derive(Clone, Debug, Default)]
+pub struct OfWrite {
+    pub matches: Option<ETagCondition>,
+    pub none_matches: Option<ETagCondition>,
+}
+
+impl OfWrite {
+    pub fn judge(&self, db: &Connection, bucket: &Bucket, key: &str) -> S3Result<()> {
+        if self.matches.is_none() && self.none_matches.is_none() {
+            return Ok(());
+        }
+        let current = rows::current(db, bucket.id, key)?;
+        let current = current.filter(|version| !version.marker);
+        allow_write(
+            self.matches.as_ref(),
+            self.none_matches.as_ref(),
+            current.as_ref(),
+        )
+    }
+}
+
 /// For PUT and CompleteMultipartUpload (AWS, "How to prevent object overwrites with conditional
 /// writes"): `If-None-Match` takes `*` only, `If-Match` of a key that isn't there is NoSuchKey.
-pub fn allow_write(
+fn allow_write(
     matches: Option<&ETagCondition>,
     none_matches: Option<&ETagCondition>,
     current: Option<&Version>,
 ) -> S3Result<()> {
-    let current = current.filter(|version| !version.marker);
     if let Some(unwanted) = none_matches {
         if !unwanted.is_any() {
             return Err(s3_error!(
@@ -120,7 +142,7 @@ pub fn allow_write(
     }
     match (matches, current) {
         (None, _) => Ok(()),
-        (Some(_), None) => Err(crate::rows::no_such_key()),
+        (Some(_), None) => Err(rows::no_such_key()),
         (Some(wanted), Some(version)) if is(wanted, &version.etag) => Ok(()),
         (Some(_), Some(_)) => Err(failed()),
     }

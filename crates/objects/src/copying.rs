@@ -3,7 +3,7 @@
 
 use crate::access::account;
 use crate::authorize::Who;
-use crate::conditions::{self, Conditions, conditions};
+use crate::conditions::{Conditions, OfWrite, conditions};
 use crate::contents::{Reading, Slice};
 use crate::crypt::{Key, Lock};
 use crate::db::Tx;
@@ -138,13 +138,13 @@ impl Store {
     ) -> S3Result<CopyObjectOutput> {
         let account = account(&request.extensions)?;
         checked_key(&request.input.key)?;
-        let (matches, none_matches) = destination_conditions(&request.headers)?;
+        let conditions = destination_conditions(&request.headers)?;
         let access = self.acl_wish(&request.headers, &request.extensions)?;
         let wished = encryption::Wish::of(&request.headers)?;
         let changes = Changes::of(&mut request)?;
-        let conditions = conditions!(source of request.input);
+        let of_source = conditions!(source of request.input);
         let place = request.input.copy_source.clone();
-        let source = self.source(&request, &place, conditions).await?;
+        let source = self.source(&request, &place, of_source).await?;
         let bucket = self.bucket_of(&request, &request.input.bucket).await?;
         let lock = wished.lock(&bucket, self.encrypts());
         let input = request.input;
@@ -190,11 +190,7 @@ impl Store {
             .write(move |tx| {
                 source.unchanged(tx)?;
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
-                if matches.is_some() || none_matches.is_some() {
-                    let current = rows::current(tx.connection, bucket.id, &input.key)?;
-                    let (matches, none) = (matches.as_ref(), none_matches.as_ref());
-                    conditions::allow_write(matches, none, current.as_ref())?;
-                }
+                conditions.judge(tx.connection, &bucket, &input.key)?;
                 wish.apply(&bucket, &mut about, tx.now_ms)?;
                 access.apply(&bucket, &mut about)?;
                 let put = Put {
@@ -287,28 +283,23 @@ impl Bytes {
                 tx.share(&slices)?;
                 Ok(slices)
             }
-            Self::Own(received) => {
-                let slices = received.slices();
-                if let Some(new) = received.new {
-                    tx.keep(new)?;
-                }
-                Ok(slices)
-            }
+            Self::Own(received) => received.kept(tx),
         }
     }
 }
 
 /// `If-Match` and `If-None-Match` of a copy are about what it would replace; s3s doesn't read them.
-fn destination_conditions(
-    headers: &http::HeaderMap,
-) -> S3Result<(Option<ETagCondition>, Option<ETagCondition>)> {
+fn destination_conditions(headers: &http::HeaderMap) -> S3Result<OfWrite> {
     let read = |name: &str| match headers.get(name) {
         None => Ok(None),
         Some(value) => ETagCondition::parse_http_header(value.as_bytes())
             .map(Some)
             .map_err(|_| s3_error!(InvalidArgument, "Invalid ETag in a condition")),
     };
-    Ok((read("if-match")?, read("if-none-match")?))
+    Ok(OfWrite {
+        matches: read("if-match")?,
+        none_matches: read("if-none-match")?,
+    })
 }
 
 fn directive(value: Option<&str>) -> S3Result<bool> {

@@ -4,7 +4,7 @@
 use crate::Store;
 use crate::access::account;
 use crate::authorize::Who;
-use crate::conditions::{self, conditions};
+use crate::conditions::{self, OfWrite, conditions};
 use crate::contents::{Slice, cut};
 use crate::crypt::Lock;
 use crate::describe::{covers, described, etag, stamp, with_sums};
@@ -133,8 +133,9 @@ impl Store {
             etag: received.md5.clone(),
             modified_ms: 0,
             sum: Some(received.sum.clone()),
-            slices: received.slices(),
+            slices: Vec::new(),
         };
+        let tag = received.md5.clone();
         let sum = received
             .sent
             .clone()
@@ -143,15 +144,13 @@ impl Store {
             .write(move |tx| {
                 let bucket = rows::bucket(tx.connection, &input.bucket, &who.account)?;
                 rows::open_upload(tx.connection, bucket.id, &input.key, &input.upload_id)?;
-                if let Some(new) = received.new {
-                    tx.keep(new)?;
-                }
-                put_part(tx, &bucket, &input.upload_id, part)
+                let slices = received.kept(tx)?;
+                put_part(tx, &bucket, &input.upload_id, Part { slices, ..part })
             })
             .await?;
         self.after_write();
         let mut output = UploadPartOutput {
-            e_tag: Some(etag(&received.md5)),
+            e_tag: Some(etag(&tag)),
             ..Default::default()
         };
         let _ = with_sums!(output, Some(&sum));
@@ -268,6 +267,10 @@ impl Store {
             .collect(),
             kind: input.checksum_type.map(|kind| kind.as_str().to_owned()),
         };
+        let conditions = OfWrite {
+            matches: input.if_match,
+            none_matches: input.if_none_match,
+        };
         let (bucket, key) = (input.bucket.clone(), input.key.clone());
         let (done, told) = self
             .db
@@ -296,9 +299,7 @@ impl Store {
                         .and_then(|_| Err(internal("a completed upload is open"))),
                     };
                 }
-                let current = rows::current(tx.connection, bucket.id, &input.key)?;
-                let (matches, none) = (input.if_match.as_ref(), input.if_none_match.as_ref());
-                conditions::allow_write(matches, none, current.as_ref())?;
+                conditions.judge(tx.connection, &bucket, &input.key)?;
                 let have = rows::parts(tx.connection, &upload.id, 0, MOST_PARTS as usize)?;
                 let (put, unused) = assemble(&upload, have, &named, &expected)?;
                 for part in unused {

@@ -3,7 +3,7 @@
 use crate::Store;
 use crate::access::account;
 use crate::authorize::Who;
-use crate::conditions::{self, Conditions, conditions};
+use crate::conditions::{Conditions, OfWrite, conditions};
 use crate::contents::{Reading, cut};
 use crate::crypt::Key;
 use crate::describe::{described, etag, headers, stamp, with_sums};
@@ -69,7 +69,7 @@ impl Look {
             told,
             expiration,
             bytes,
-            _reading: reading,
+            reading,
         })
     }
 }
@@ -88,7 +88,8 @@ pub struct Found {
     expiration: Option<String>,
     /// The bytes, if they are few and there was no other question.
     bytes: Option<Bytes>,
-    _reading: Reading,
+    /// What keeps them there while they are read.
+    reading: Reading,
 }
 
 /// Which bytes of an object are wanted.
@@ -200,9 +201,31 @@ pub fn readable(version: &Version, named: bool, told: Option<&String>) -> S3Resu
     Err(error)
 }
 
+/// What GET and HEAD find, and which bytes of it are asked for: their inputs are two types with the same
+/// members.
+macro_rules! found {
+    ($store:expr, $request:ident, $key:expr, $bytes:expr) => {{
+        let input = &mut $request.input;
+        let look = Look {
+            who: Who::of(&$request.extensions)?,
+            bucket: std::mem::take(&mut input.bucket),
+            key: std::mem::take(&mut input.key),
+            version: input.version_id.take(),
+            conditions: conditions!(input),
+            bytes: $bytes,
+            opened_by: Some($key.clone()),
+        };
+        let found = $store.find(look).await?;
+        let window = Window::of(&found.version, input.range, input.part_number)?;
+        let encryption = found.version.about.encryption.as_ref();
+        encryption::tell(&$request.extensions, encryption, $key.as_ref());
+        (found, window)
+    }};
+}
+
 /// What GET and HEAD say of an object: their outputs are two types with the same members.
 macro_rules! shown {
-    ($output:ident, $found:expr, $window:expr, $part:expr, $sums:expr) => {{
+    ($output:ident, $input:expr, $found:expr, $window:expr) => {{
         let version = &$found.version;
         let (lock_mode, lock_until, hold) = lock::shown(&version.about);
         let mut output = $output {
@@ -216,7 +239,7 @@ macro_rules! shown {
             e_tag: Some(etag(&version.etag)),
             last_modified: Some(stamp(version.modified_ms)),
             metadata: Some(version.about.metadata.clone().into_iter().collect()),
-            parts_count: parts_count(version, $part),
+            parts_count: parts_count(version, $input.part_number),
             storage_class: version.about.class.clone().map(StorageClass::from),
             version_id: $found.told.clone(),
             ..Default::default()
@@ -230,7 +253,7 @@ macro_rules! shown {
             "expires" => output.expires = Timestamp::parse(TimestampFormat::HttpDate, &value).ok(),
             _ => output.website_redirect_location = Some(value),
         });
-        if $sums {
+        if $input.checksum_mode.is_some() {
             output.checksum_type = with_sums!(output, $window.sum(version));
         }
         output
@@ -257,8 +280,11 @@ impl Store {
         let encryption = encryption::Wish::of(&request.headers)?;
         let (always, coming) = (self.encrypts(), said.at_least());
         let (name, key) = (input.bucket.clone(), input.key.clone());
-        let (matches, none_matches) = (input.if_match.clone(), input.if_none_match.clone());
-        let (caller, asked) = (account.clone(), access.clone());
+        let conditions = OfWrite {
+            matches: input.if_match.clone(),
+            none_matches: input.if_none_match.clone(),
+        };
+        let (caller, asked, first) = (account.clone(), access.clone(), conditions.clone());
         let lock = self
             .db
             .read(move |db| {
@@ -269,12 +295,7 @@ impl Store {
                 if !bucket.replaces() {
                     quota::judge_with(db, &bucket, coming)?;
                 }
-                if matches.is_none() && none_matches.is_none() {
-                    return Ok(lock);
-                }
-                let current = rows::current(db, bucket.id, &key)?;
-                let (matches, none) = (matches.as_ref(), none_matches.as_ref());
-                conditions::allow_write(matches, none, current.as_ref())?;
+                first.judge(db, &bucket, &key)?;
                 Ok(lock)
             })
             .await?;
@@ -284,36 +305,27 @@ impl Store {
         encryption::tell(&request.extensions, about.encryption.as_ref(), lock.key());
         about.sum = Some(received.sum.clone());
         let (size, tag, sum) = (received.size, received.md5.clone(), received.sum.clone());
-        let (version, told, expiration) = self
+        let made = tag.clone();
+        let (told, expiration) = self
             .db
             .write(move |tx| {
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
-                if input.if_match.is_some() || input.if_none_match.is_some() {
-                    let current = rows::current(tx.connection, bucket.id, &input.key)?;
-                    let (matches, none) = (input.if_match.as_ref(), input.if_none_match.as_ref());
-                    conditions::allow_write(matches, none, current.as_ref())?;
-                }
+                conditions.judge(tx.connection, &bucket, &input.key)?;
                 wish.apply(&bucket, &mut about, tx.now_ms)?;
                 access.apply(&bucket, &mut about)?;
-                let slices = received.slices();
-                if let Some(new) = received.new {
-                    tx.keep(new)?;
-                }
                 let put = Put {
-                    size: received.size,
-                    etag: received.md5,
+                    size,
+                    etag: made,
                     about,
-                    slices,
+                    slices: received.kept(tx)?,
                 };
                 let version = bucket.put(tx, &input.key, put)?;
                 quota::judge(tx, &bucket)?;
                 let told = bucket.told_maker(&version.id);
-                let expiration = lifecycle::expiration(&bucket, &version);
-                Ok((version, told, expiration))
+                Ok((told, lifecycle::expiration(&bucket, &version)))
             })
             .await?;
         self.after_write();
-        debug_assert_eq!(version.size, size);
         let mut output = PutObjectOutput {
             e_tag: Some(etag(&tag)),
             expiration,
@@ -367,30 +379,12 @@ impl Store {
 
     pub async fn get_object(
         self: &Arc<Self>,
-        request: S3Request<GetObjectInput>,
+        mut request: S3Request<GetObjectInput>,
     ) -> S3Result<GetObjectOutput> {
-        let who = Who::of(&request.extensions)?;
         let key = encryption::customer_key(&request.headers)?;
-        let mut input = request.input;
-        let look = Look {
-            who,
-            bucket: input.bucket,
-            key: input.key,
-            version: input.version_id,
-            conditions: conditions!(input),
-            bytes: true,
-            opened_by: Some(key.clone()),
-        };
-        let found = self.find(look).await?;
+        let (found, window) = found!(self, request, key, true);
         let version = &found.version;
-        let window = Window::of(version, input.range, input.part_number)?;
-        encryption::tell(
-            &request.extensions,
-            version.about.encryption.as_ref(),
-            key.as_ref(),
-        );
-        let sums = input.checksum_mode.is_some();
-        let mut output = shown!(GetObjectOutput, found, window, input.part_number, sums);
+        let mut output = shown!(GetObjectOutput, request.input, found, window);
         output.tag_count = Some(version.about.tags.len() as i32).filter(|count| *count > 0);
         output.body = Some(match found.bytes {
             Some(bytes) => {
@@ -399,7 +393,7 @@ impl Store {
             }
             None => {
                 let slices = cut(&version.slices, window.start, window.len);
-                read::body(self, Arc::new(found._reading), slices, key).await?
+                read::body(self, Arc::new(found.reading), slices, key).await?
             }
         });
         Ok(output)
@@ -407,36 +401,15 @@ impl Store {
 
     pub async fn head_object(
         self: &Arc<Self>,
-        request: S3Request<HeadObjectInput>,
+        mut request: S3Request<HeadObjectInput>,
     ) -> S3Result<HeadObjectOutput> {
-        let who = Who::of(&request.extensions)?;
         let key = encryption::customer_key(&request.headers)?;
-        let mut input = request.input;
-        let look = Look {
-            who,
-            bucket: input.bucket,
-            key: input.key,
-            version: input.version_id,
-            conditions: conditions!(input),
-            bytes: false,
-            opened_by: Some(key.clone()),
-        };
-        let found = self.find(look).await?;
-        let about = &found.version.about;
-        let window = Window::of(&found.version, input.range, input.part_number)?;
-        encryption::tell(&request.extensions, about.encryption.as_ref(), key.as_ref());
-        let tags = about.tags.len();
+        let (found, window) = found!(self, request, key, false);
+        let tags = found.version.about.tags.len();
         if let Some(besides) = request.extensions.get::<Besides>().filter(|_| tags > 0) {
             besides.set("x-amz-tagging-count", tags.into());
         }
-        let sums = input.checksum_mode.is_some();
-        Ok(shown!(
-            HeadObjectOutput,
-            found,
-            window,
-            input.part_number,
-            sums
-        ))
+        Ok(shown!(HeadObjectOutput, request.input, found, window))
     }
 
     pub async fn get_object_attributes(

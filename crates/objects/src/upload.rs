@@ -3,6 +3,7 @@
 
 use crate::contents::{BLOCK, Contents, INLINE, New, Slice, Writing, io_error};
 use crate::crypt::Lock;
+use crate::db::Tx;
 use crate::error::{
     custom, incomplete, internal, no_chunks, no_length, other_hash, other_signature, too_slow,
 };
@@ -40,7 +41,7 @@ pub struct Said {
 
 /// A body that is on the disk, and has no row yet.
 pub struct Received {
-    pub new: Option<New>,
+    new: Option<New>,
     pub size: u64,
     /// In hexadecimal digits: the ETag.
     pub md5: String,
@@ -50,8 +51,13 @@ pub struct Received {
 }
 
 impl Received {
-    pub fn slices(&self) -> Vec<Slice> {
-        self.new.iter().map(New::slice).collect()
+    /// Keeps the bytes; whoever calls it notes their slices.
+    pub fn kept(self, tx: &Tx<'_>) -> S3Result<Vec<Slice>> {
+        let slices = self.new.iter().map(New::slice).collect();
+        if let Some(new) = self.new {
+            tx.keep(new)?;
+        }
+        Ok(slices)
     }
 }
 
