@@ -348,14 +348,19 @@ impl Scope {
     }
 }
 
-/// The signature of a canonical request.
-fn signature(secret: &str, scope: &Scope, time_ms: i64, canonical: &[u8]) -> [u8; 32] {
+/// The signature of a canonical request ("Create a signed AWS API request", steps 2 to 4).
+pub fn signature(secret: &str, scope: &Scope, time_ms: i64, canonical: &[u8]) -> [u8; 32] {
     let to_sign = format!(
         "{ALGORITHM}\n{}\n{}\n{}",
         time::format_basic(time_ms),
         scope.path(),
         hex::encode(Sha256::digest(canonical))
     );
+    mac(secret, scope, to_sign.as_bytes())
+}
+
+/// The signature of any text: policies of browsers' forms are signed as they are.
+pub fn mac(secret: &str, scope: &Scope, text: &[u8]) -> [u8; 32] {
     let mut key = hmac_sha256(format!("AWS4{secret}").as_bytes(), scope.date.as_bytes());
     for step in [
         scope.region.as_str(),
@@ -364,7 +369,7 @@ fn signature(secret: &str, scope: &Scope, time_ms: i64, canonical: &[u8]) -> [u8
     ] {
         key = hmac_sha256(&key, step.as_bytes());
     }
-    hmac_sha256(&key, to_sign.as_bytes())
+    hmac_sha256(&key, text)
 }
 
 fn hmac_sha256(key: &[u8], data: &[u8]) -> [u8; 32] {
@@ -471,7 +476,8 @@ fn canonical_header(head: &RequestHead<'_>, name: &str) -> Vec<u8> {
     canonical
 }
 
-fn header_field<'h>(fields: &'h str, name: &str) -> Option<&'h str> {
+/// A field of an `Authorization` header, of what comes after the algorithm.
+pub fn header_field<'h>(fields: &'h str, name: &str) -> Option<&'h str> {
     fields
         .split(',')
         .filter_map(|field| field.trim().split_once('='))

@@ -2,8 +2,8 @@
 //! Each is signed after it was changed, so that it gets beyond the signature.
 
 use crate::targets::{Message, texts};
+use boira_api::sigv4;
 use boira_objects::{Cloud, Front, Rules, Settings, Store};
-use hmac::{Hmac, Mac as _};
 use http_body_util::BodyExt;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Request, Uri};
@@ -162,21 +162,13 @@ fn sign(request: &mut Request<Body>, body: &[u8]) {
         names.join(";"),
         String::from_utf8_lossy(hash.as_bytes())
     );
-    let text = format!(
-        "AWS4-HMAC-SHA256\n{DATE}\n{SCOPE}\n{}",
-        hex::encode(Sha256::digest(canonical))
-    );
-    let hmac = |key: &[u8], data: &str| {
-        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("any length");
-        mac.update(data.as_bytes());
-        mac.finalize().into_bytes().to_vec()
-    };
-    let first = format!("AWS4{SECRET}").into_bytes();
-    let key = SCOPE.split('/').fold(first, |key, part| hmac(&key, part));
+    let credential = format!("{KEY}/{SCOPE}");
+    let scope = sigv4::parse_credential(&credential).expect("a credential");
+    let signature = sigv4::signature(SECRET, &scope, NOW_MS, canonical.as_bytes());
     let authorization = format!(
-        "AWS4-HMAC-SHA256 Credential={KEY}/{SCOPE}, SignedHeaders={}, Signature={}",
+        "AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={}, Signature={}",
         names.join(";"),
-        hex::encode(hmac(&key, &text))
+        hex::encode(signature)
     );
     if let Ok(value) = HeaderValue::from_str(&authorization) {
         request.headers_mut().insert("authorization", value);

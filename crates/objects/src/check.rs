@@ -3,6 +3,7 @@
 
 use crate::Store;
 use crate::contents::{BLOCK, Slice};
+use crate::crypt::MasterError;
 use crate::error::internal;
 use crate::opened::is_damage;
 use crate::quota::{self, Held, Quota};
@@ -160,9 +161,7 @@ impl Store {
 
     /// What is wrong with the store, for who looks after it.
     pub fn problems(&self) -> Vec<String> {
-        let key = self.contents.no_master().map(|error| {
-            format!("objects that the master key encrypts can't be read or written: {error}")
-        });
+        let key = self.contents.no_master().map(MasterError::consequence);
         let damaged = self.contents.damaged.all().len();
         let damage = (damaged > 0).then(|| {
             format!(

@@ -231,9 +231,7 @@ impl Contents {
         self.next.store(highest + 1, Ordering::Relaxed);
         let master = Master::open(&self.master_key, self.makes_master, &needed);
         if let Err(error) = &master {
-            tracing::error!(
-                "objects that the master key encrypts can't be read or written: {error}"
-            );
+            tracing::error!("{}", error.consequence());
         }
         let _ = self.master.set(master);
         Ok(())

@@ -120,6 +120,13 @@ pub enum MasterError {
     Another(PathBuf),
 }
 
+impl MasterError {
+    /// What that means, for who looks after the store.
+    pub fn consequence(&self) -> String {
+        format!("objects that the master key encrypts can't be read or written: {self}")
+    }
+}
+
 impl Master {
     /// Reads the file; makes it, durably, if that is wished and nothing needs the one that was there.
     /// `needed` are contents whose keys were wrapped by it.

@@ -126,8 +126,15 @@ pub fn etag(value: &str) -> ETag {
     ETag::Strong(value.to_owned())
 }
 
+/// Of milliseconds since 1970.
 pub fn stamp(ms: i64) -> Timestamp {
     Timestamp::from(time(ms))
+}
+
+/// In milliseconds since 1970.
+pub fn millis(timestamp: &Timestamp) -> i64 {
+    let time = time::OffsetDateTime::from(timestamp.clone());
+    (time.unix_timestamp_nanos() / 1_000_000) as i64
 }
 
 /// A checksum among the five members that the outputs have for it.

@@ -10,10 +10,9 @@ use crate::error::{
     custom, internal, malformed, no_length, no_tokens, other_signature, too_slow, unknown_key,
 };
 use crate::front::Besides;
-use crate::signed::Query;
+use crate::signed::{Query, mac_of_version_2};
 use crate::tagging::{encoded_tags, judged_set};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use boira_api::sigv4;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
@@ -21,7 +20,6 @@ use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response, St
 use http_body_util::BodyExt;
 use multer::{Field, Multipart};
 use policy::Policy;
-use ring::hmac;
 use s3s::dto::*;
 use s3s::stream::{ByteStream, RemainingLength};
 use s3s::{Body, S3Error, S3ErrorCode, S3Request, S3Result, StdError, s3_error};
@@ -31,6 +29,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use subtle::ConstantTimeEq;
 
 /// Bytes of the fields before the file (AWS, "POST Object", "Restrictions").
 const FIELD_BYTES: usize = 20 << 10;
@@ -230,11 +229,10 @@ fn verified_v2(store: &Store, fields: &Fields, policy: &str) -> S3Result<String>
     let access_key = fields.wanted("awsaccesskeyid")?;
     let signature = fields.wanted("signature")?;
     let (account, secret) = store.cloud.find(access_key).ok_or_else(unknown_key)?;
-    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret.as_bytes());
-    let signature = STANDARD.decode(signature).unwrap_or_default();
-    match hmac::verify(&key, policy.as_bytes(), &signature) {
-        Ok(()) => Ok(account),
-        Err(_) => Err(other_signature()),
+    let wanted = mac_of_version_2(&secret, policy);
+    match bool::from(wanted.as_bytes().ct_eq(signature.as_bytes())) {
+        true => Ok(account),
+        false => Err(other_signature()),
     }
 }
 
@@ -249,34 +247,25 @@ fn verified_v4(store: &Store, fields: &Fields, policy: &str) -> S3Result<String>
             "X-Amz-Algorithm only supports \"AWS4-HMAC-SHA256\"",
         ));
     }
-    let scope: Vec<&str> = credential.split('/').collect();
-    let [access_key, day, region, service, "aws4_request"] = scope[..] else {
-        return Err(invalid("The X-Amz-Credential field is malformed."));
-    };
-    if region != store.settings.region || service != "s3" {
+    let scope = sigv4::parse_credential(credential)
+        .ok_or_else(|| invalid("The X-Amz-Credential field is malformed."))?;
+    if scope.region != store.settings.region || scope.service != "s3" {
         return Err(invalid(
             "The X-Amz-Credential field is of another region or service.",
         ));
     }
-    if date.get(..8) != Some(day) {
+    if date.get(..8) != Some(&scope.date) {
         return Err(invalid(
             "The X-Amz-Credential field is of another day than X-Amz-Date.",
         ));
     }
-    let (account, secret) = store.cloud.find(access_key).ok_or_else(unknown_key)?;
-    let sign = |key: &[u8], data: &str| {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, key);
-        hmac::sign(&key, data.as_bytes()).as_ref().to_vec()
-    };
-    let mut key = format!("AWS4{secret}").into_bytes();
-    for part in [day, region, service, "aws4_request"] {
-        key = sign(&key, part);
-    }
-    let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+    let found = store.cloud.find(&scope.access_key);
+    let (account, secret) = found.ok_or_else(unknown_key)?;
+    let wanted = sigv4::mac(&secret, &scope, policy.as_bytes());
     let signature = hex::decode(signature).unwrap_or_default();
-    match hmac::verify(&key, policy.as_bytes(), &signature) {
-        Ok(()) => Ok(account),
-        Err(_) => Err(other_signature()),
+    match bool::from(wanted[..].ct_eq(&signature)) {
+        true => Ok(account),
+        false => Err(other_signature()),
     }
 }
 

@@ -6,10 +6,15 @@
 //!                master.key     wraps the keys of encrypted ones
 //! ```
 //!
-//! `s3` names the operations; `objects`, `copying`, `deleting`, `tagging`, `multipart`, `listing`,
-//! `buckets`, `ownership`, `lock`, `encryption`, `lifecycle` and `cors` are what they do; `walrus`, `signed`, `access` and `authorize` let them in;
-//! `acl`, `policy`, `conditions`, `list` and `sum` decide without a store; `contents`, `opened`,
-//! `crypt` and `db` are the disk.
+//! A request comes in by `front` (from old paths by `walrus`, as a form by `form`), is let in by `access`,
+//! `signed`, `rates` and `authorize`, and named by `s3`. What it does is in `objects`, `copying`,
+//! `deleting`, `tagging`, `multipart`, `listing`, `buckets`, `ownership`, `lock`, `encryption`, `lifecycle`
+//! and `cors`; `upload` and `read` move bytes. `acl`, `policy`, `conditions`, `list` and `sum` decide
+//! without a store, `describe` and `error` are shapes of answers.
+//!
+//! `db` and `rows` are the database, with what it counts in `quota`; `contents`, `opened`, `crypt` and
+//! `buffers` are the bytes on the disk, which `collect` removes and `check` reads through; `recent` is what
+//! stays in memory. `metrics` counts.
 
 mod access;
 mod acl;

@@ -6,6 +6,7 @@
 
 use crate::Store;
 use crate::access::account;
+use crate::describe::millis;
 use crate::error::{custom, internal, malformed};
 use crate::lock;
 use crate::multipart;
@@ -92,7 +93,7 @@ fn moved_by(rule: &LifecycleRule, seen: &Seen<'_>, now_ms: i64) -> usize {
     let Some((since_ms, newer)) = seen.noncurrent else {
         let transitions = rule.transitions.iter().flatten();
         let past = transitions.filter(|transition| match (&transition.date, transition.days) {
-            (Some(date), _) => now_ms >= lock::millis(date),
+            (Some(date), _) => now_ms >= millis(date),
             (None, days) => now_ms >= after_days(seen.modified_ms, days.unwrap_or(0)),
         });
         return past
@@ -142,7 +143,7 @@ fn due_by(rule: &LifecycleRule, seen: &Seen<'_>, now_ms: i64) -> Option<Due> {
 fn expires_ms(rule: &LifecycleRule, modified_ms: i64) -> Option<i64> {
     let expiration = rule.expiration.as_ref()?;
     match (&expiration.date, expiration.days) {
-        (Some(date), _) => Some(lock::millis(date)),
+        (Some(date), _) => Some(millis(date)),
         (None, Some(days)) => Some(after_days(modified_ms, days)),
         (None, None) => None,
     }
@@ -277,7 +278,7 @@ fn judge(rule: &LifecycleRule) -> S3Result<()> {
         if expiration
             .date
             .as_ref()
-            .is_some_and(|date| lock::millis(date) % DAY_MS != 0)
+            .is_some_and(|date| millis(date) % DAY_MS != 0)
         {
             return Err(invalid("'Date' must be at midnight GMT"));
         }
@@ -326,7 +327,7 @@ fn judge_transition(
     expiration: Option<&LifecycleExpiration>,
 ) -> S3Result<()> {
     match (&transition.date, transition.days) {
-        (Some(date), None) if lock::millis(date) % DAY_MS != 0 => {
+        (Some(date), None) if millis(date) % DAY_MS != 0 => {
             return Err(invalid("'Date' must be at midnight GMT"));
         }
         (Some(_), None) | (None, Some(_)) => {}

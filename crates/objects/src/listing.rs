@@ -10,6 +10,7 @@ use crate::rows::{self, Version};
 use crate::sum::Sum;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use boira_api::form;
 use rusqlite::{Connection, params};
 use s3s::dto::*;
 use s3s::{S3Request, S3Result, s3_error};
@@ -33,15 +34,8 @@ pub fn wants_url(asked: Option<&EncodingType>) -> S3Result<bool> {
 /// doesn't undo `+`.
 pub fn encoded(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'/' | b'*' => {
-                out.push(char::from(byte));
-            }
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
+    form::percent_encode(&mut out, name.as_bytes(), b"/*");
+    out.replace('~', "%7E")
 }
 
 fn text(bytes: &[u8]) -> String {

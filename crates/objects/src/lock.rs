@@ -4,6 +4,7 @@
 use crate::Store;
 use crate::access::account;
 use crate::authorize::Who;
+use crate::describe::millis;
 use crate::describe::stamp;
 use crate::error::{custom, malformed, not_allowed};
 use crate::rows::{self, About, Bucket, Version, Versioning};
@@ -61,12 +62,6 @@ fn protected() -> S3Error {
         AccessDenied,
         "Access Denied because object protected by object lock."
     )
-}
-
-/// In milliseconds since 1970.
-pub fn millis(timestamp: &Timestamp) -> i64 {
-    let time = time::OffsetDateTime::from(timestamp.clone());
-    (time.unix_timestamp_nanos() / 1_000_000) as i64
 }
 
 /// What a request that makes an object says of its lock.

@@ -64,7 +64,7 @@ impl Pieces {
                 .db
                 .read(move |db| contents.opened(db, content, key.as_ref()))
                 .await?;
-            // What is in a row is read anew for each piece, so that it isn't held for a slow reader.
+            // What is in a row isn't kept, so that no slow reader holds its bytes.
             self.opened = Some(opened).filter(Opened::is_file).map(Arc::new);
         }
         // Up to the end of a run of blocks, so that for the quick each is read and verified once.

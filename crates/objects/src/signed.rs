@@ -1,13 +1,18 @@
 //! What a request says of its signature, judged before or beside its verification by s3s: its form, its
 //! date, its scope, and whether everything is signed that has to be.
 
-use crate::conditions::time;
+use crate::describe::millis;
 use crate::error::{denied, no_tokens, no_uri};
-use crate::tagging::decoded;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use boira_api::sigv4::{header_field, parse_credential};
+use boira_api::{form, time};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Uri, header};
+use ring::hmac;
 use s3s::dto::{Timestamp, TimestampFormat};
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
+use std::borrow::Cow;
 
 /// Clocks may differ by so much.
 const SKEW_MS: i64 = 15 * 60 * 1000;
@@ -17,13 +22,9 @@ pub struct Query(Vec<(String, String)>);
 
 impl Query {
     pub fn of(text: &str) -> S3Result<Self> {
-        let pair = |pair: &str| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            Some((decoded(name)?, decoded(value)?))
-        };
-        let parts = text.split('&').filter(|part| !part.is_empty());
-        let pairs: Option<Vec<_>> = parts.map(pair).collect();
-        pairs.map(Self).ok_or_else(no_uri)
+        let pairs = form::parse(text.as_bytes()).map_err(|_| no_uri())?;
+        let owned = |(name, value): (Cow<'_, str>, Cow<'_, str>)| (name.into(), value.into());
+        Ok(Self(pairs.into_iter().map(owned).collect()))
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
@@ -46,6 +47,12 @@ impl Query {
     }
 }
 
+/// A signature of version 2, in base64 ("Signing and authenticating REST requests").
+pub fn mac_of_version_2(secret: &str, text: &str) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret.as_bytes());
+    STANDARD.encode(hmac::sign(&key, text.as_bytes()))
+}
+
 /// What is no signature at all, or more than one, in AWS's words for it.
 pub fn check_form(headers: &HeaderMap, query: &Query) -> S3Result<()> {
     let negative = |value: &str| value.parse::<i64>().is_ok_and(|seconds| seconds < 0);
@@ -56,14 +63,14 @@ pub fn check_form(headers: &HeaderMap, query: &Query) -> S3Result<()> {
         ));
     }
     let date = query.get("X-Amz-Date");
-    if date.is_some_and(|date| basic_date(date).is_none()) {
+    if date.is_some_and(|date| time::parse_basic(date).is_none()) {
         return Err(s3_error!(
             AuthorizationQueryParametersError,
             "X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\""
         ));
     }
     let credential = query.get("X-Amz-Credential");
-    if credential.is_some_and(|credential| !has_day(credential)) {
+    if credential.is_some_and(|credential| parse_credential(credential).is_none()) {
         return Err(s3_error!(
             AuthorizationQueryParametersError,
             "Error parsing the X-Amz-Credential parameter; the Credential is mal-formed; expecting \"<YOUR-AKID>/YYYYMMDD/REGION/SERVICE/aws4_request\"."
@@ -92,10 +99,8 @@ pub fn check_form(headers: &HeaderMap, query: &Query) -> S3Result<()> {
             "AWS authorization header is invalid.  Expected AwsAccessKeyId:signature"
         ));
     }
-    let (_, credential) = value.split_once("Credential=").unwrap_or_default();
-    if value.starts_with("AWS4-")
-        && !has_day(credential.split([',', ' ']).next().unwrap_or_default())
-    {
+    let credential = || parse_credential(field(value, "Credential")?);
+    if value.starts_with("AWS4-") && credential().is_none() {
         return Err(s3_error!(
             AuthorizationHeaderMalformed,
             "The authorization header is malformed; the Credential is mal-formed; expecting \"<YOUR-AKID>/YYYYMMDD/REGION/SERVICE/aws4_request\"."
@@ -105,7 +110,7 @@ pub fn check_form(headers: &HeaderMap, query: &Query) -> S3Result<()> {
     let date = headers
         .get("x-amz-date")
         .and_then(|date| date.to_str().ok());
-    if of_v2.is_none() && date.is_some_and(|date| basic_date(date).is_none()) {
+    if of_v2.is_none() && date.is_some_and(|date| time::parse_basic(date).is_none()) {
         return Err(dateless());
     }
     let signed = of_v2.is_some() || value.starts_with("AWS4-");
@@ -115,10 +120,10 @@ pub fn check_form(headers: &HeaderMap, query: &Query) -> S3Result<()> {
     }
 }
 
-/// `AKIA…/20261129/us-east-1/s3/aws4_request`, as far as its day goes.
-fn has_day(credential: &str) -> bool {
-    let day = credential.rsplit('/').nth(3).unwrap_or_default();
-    day.len() == 8 && day.bytes().all(|byte| byte.is_ascii_digit())
+/// A field of `AWS4-HMAC-SHA256 Credential=…, SignedHeaders=…, Signature=…`.
+pub fn field<'h>(authorization: &'h str, name: &str) -> Option<&'h str> {
+    let (_, fields) = authorization.split_once(' ')?;
+    header_field(fields, name)
 }
 
 /// What version 2 doesn't sign could be appended by who was given the URL: subresources that it doesn't
@@ -149,20 +154,8 @@ pub fn date_header(headers: &HeaderMap) -> Option<HeaderValue> {
         return None;
     }
     let date = text("date")?;
-    let date = match basic_date(date) {
-        Some(date) => date,
-        None => http_date(date)?,
-    };
-    let mut spelt = Vec::new();
-    date.format(TimestampFormat::DateTime, &mut spelt).ok()?;
-    let spelt = String::from_utf8(spelt).ok()?;
-    let digits: String = spelt
-        .split('.')
-        .next()?
-        .chars()
-        .filter(|c| !"-:Z".contains(*c))
-        .collect();
-    HeaderValue::from_str(&format!("{digits}Z")).ok()
+    let said = time::parse_basic(date).or_else(|| http_date(date))?;
+    HeaderValue::from_str(&time::format_basic(said)).ok()
 }
 
 /// Presigned URLs that are worth more, or longer, than AWS lets them be.
@@ -216,10 +209,7 @@ pub fn check_headers(headers: &HeaderMap, query: &Query) -> S3Result<()> {
     let value = headers.get(header::AUTHORIZATION);
     let value = value.and_then(|value| value.to_str().ok());
     let signed = match value.filter(|value| value.starts_with("AWS4-")) {
-        Some(value) => {
-            let (_, rest) = value.split_once("SignedHeaders=").ok_or_else(unsigned)?;
-            rest.split([',', ' ']).next().unwrap_or_default()
-        }
+        Some(value) => field(value, "SignedHeaders").ok_or_else(unsigned)?,
         None if query.has("X-Amz-Signature") => {
             query.get("X-Amz-SignedHeaders").ok_or_else(unsigned)?
         }
@@ -239,45 +229,35 @@ pub fn check_headers(headers: &HeaderMap, query: &Query) -> S3Result<()> {
 
 /// The region and the service of a version 4 signature, which s3s takes as they are.
 pub fn check_scope(headers: &HeaderMap, query: &Query, region: &str) -> S3Result<()> {
-    let header = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once("Credential="))
-        .map(|(_, rest)| rest.split([',', ' ']).next().unwrap_or_default().to_owned());
-    let presigned = || query.get("X-Amz-Credential").map(ToOwned::to_owned);
-    let (in_header, credential) = match header {
-        Some(credential) => (true, Some(credential)),
-        None => (false, presigned()),
+    let header = headers.get(header::AUTHORIZATION);
+    let header = header.and_then(|value| field(value.to_str().ok()?, "Credential"));
+    let (code, what, credential) = match (header, query.get("X-Amz-Credential")) {
+        (Some(credential), _) => (
+            S3ErrorCode::AuthorizationHeaderMalformed,
+            "The authorization header is malformed",
+            credential,
+        ),
+        (None, Some(credential)) => (
+            S3ErrorCode::AuthorizationQueryParametersError,
+            "Error parsing the X-Amz-Credential parameter",
+            credential,
+        ),
+        (None, None) => return Ok(()),
     };
-    let Some(credential) = credential else {
-        return Ok(());
-    };
-    let mut parts = credential.rsplit('/');
-    let (_, service, signed_region) = (parts.next(), parts.next(), parts.next());
-    let code = match in_header {
-        true => S3ErrorCode::AuthorizationHeaderMalformed,
-        false => S3ErrorCode::AuthorizationQueryParametersError,
-    };
-    let what = if in_header {
-        "The authorization header is malformed"
-    } else {
-        "Error parsing the X-Amz-Credential parameter"
-    };
-    if service != Some("s3") {
-        return Err(S3Error::with_message(
-            code,
-            format!(
-                "{what}; incorrect service {:?}. This endpoint belongs to \"s3\".",
-                service.unwrap_or_default()
-            ),
-        ));
+    let wrong = |why: String| S3Error::with_message(code.clone(), format!("{what}; {why}"));
+    let scope = parse_credential(credential);
+    let scope = scope.ok_or_else(|| wrong("the Credential is mal-formed".into()))?;
+    if scope.service != "s3" {
+        return Err(wrong(format!(
+            "incorrect service {:?}. This endpoint belongs to \"s3\".",
+            scope.service
+        )));
     }
-    if signed_region != Some(region) {
-        let wrong = signed_region.unwrap_or_default();
-        let mut error = S3Error::with_message(
-            code,
-            format!("{what}; the region '{wrong}' is wrong; expecting '{region}'"),
-        );
+    if scope.region != region {
+        let mut error = wrong(format!(
+            "the region '{}' is wrong; expecting '{region}'",
+            scope.region
+        ));
         let mut headers = HeaderMap::new();
         if let Ok(value) = http::HeaderValue::from_str(region) {
             headers.insert("x-amz-bucket-region", value);
@@ -292,7 +272,7 @@ pub fn check_scope(headers: &HeaderMap, query: &Query, region: &str) -> S3Result
 /// form's date may be as old as its policy allows.
 pub fn check_date(headers: &HeaderMap, query: &Query, now_ms: i64) -> S3Result<()> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let off = |ms: i64| Timestamp::from(time(now_ms + ms));
+    let is_about_now = |said: i64| (said - now_ms).abs() < SKEW_MS;
     let skewed = || {
         s3_error!(
             RequestTimeTooSkewed,
@@ -300,15 +280,15 @@ pub fn check_date(headers: &HeaderMap, query: &Query, now_ms: i64) -> S3Result<(
         )
     };
     if text("authorization").is_some_and(|value| value.starts_with("AWS4-")) {
-        let said = text("x-amz-date").and_then(basic_date).ok_or_else(skewed)?;
-        return match said > off(-SKEW_MS) && said < off(SKEW_MS) {
+        let said = text("x-amz-date").and_then(time::parse_basic);
+        return match said.is_some_and(is_about_now) {
             true => Ok(()),
             false => Err(skewed()),
         };
     }
     if let Some(date) = query.get("X-Amz-Date") {
         // How old it may be, it says itself.
-        return match basic_date(date).is_some_and(|said| said < off(SKEW_MS)) {
+        return match time::parse_basic(date).is_some_and(|said| said < now_ms + SKEW_MS) {
             true => Ok(()),
             false => Err(s3_error!(AccessDenied, "Request is not valid yet")),
         };
@@ -318,42 +298,21 @@ pub fn check_date(headers: &HeaderMap, query: &Query, now_ms: i64) -> S3Result<(
     }
     let date = text("x-amz-date").or_else(|| text("date"));
     let date = date.ok_or_else(dateless)?;
-    let said = http_date(date).filter(|said| *said >= Timestamp::from(time(0)));
-    let said = said.ok_or_else(dateless)?;
-    match said > off(-SKEW_MS) && said < off(SKEW_MS) {
+    let said = http_date(date).filter(|said| *said >= 0);
+    match is_about_now(said.ok_or_else(dateless)?) {
         true => Ok(()),
         false => Err(skewed()),
     }
 }
 
 /// `Sun, 29 Nov 2026 08:00:00 GMT`; old clients spell the zone as they like.
-fn http_date(text: &str) -> Option<Timestamp> {
+fn http_date(text: &str) -> Option<i64> {
     let zones = ["+0000", "-0000", "UTC"];
     let spelt = zones
         .iter()
         .fold(text.to_owned(), |text, zone| text.replace(zone, "GMT"));
-    Timestamp::parse(TimestampFormat::HttpDate, &spelt).ok()
-}
-
-/// `20261129T080000Z`.
-fn basic_date(text: &str) -> Option<Timestamp> {
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let parts = text
-        .is_ascii()
-        .then(|| text.strip_suffix('Z')?.split_once('T'))??;
-    if text.len() != 16 || parts.0.len() != 8 || !digits(parts.0) || !digits(parts.1) {
-        return None;
-    }
-    let spelt = format!(
-        "{}-{}-{}T{}:{}:{}Z",
-        &text[..4],
-        &text[4..6],
-        &text[6..8],
-        &text[9..11],
-        &text[11..13],
-        &text[13..15]
-    );
-    Timestamp::parse(TimestampFormat::DateTime, &spelt).ok()
+    let date = Timestamp::parse(TimestampFormat::HttpDate, &spelt).ok()?;
+    Some(millis(&date))
 }
 
 /// Version 2 signs a bucket's path with a slash, whether it is sent with one or not (AWS, "Signing and

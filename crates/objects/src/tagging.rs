@@ -5,9 +5,11 @@ use crate::authorize::Who;
 use crate::error::custom;
 use crate::objects::{Look, readable};
 use crate::rows::{self, About};
+use boira_api::form;
 use http::StatusCode;
 use s3s::dto::*;
 use s3s::{S3Request, S3Result, s3_error};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -94,38 +96,23 @@ pub fn tags_of_header(text: Option<&str>) -> S3Result<BTreeMap<String, String>> 
             "The header 'x-amz-tagging' shall be encoded as UTF-8 then URLEncoded URL query parameters without tag name duplicates."
         )
     };
-    let mut tags = Vec::new();
-    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        tags.push((
-            decoded(name).ok_or_else(wrong)?,
-            decoded(value).ok_or_else(wrong)?,
-        ));
-    }
-    judged(tags, 10)
+    let pairs = form::parse(text.as_bytes()).map_err(|_| wrong())?;
+    let tag = |(name, value): (Cow<'_, str>, Cow<'_, str>)| (name.into(), value.into());
+    judged(pairs.into_iter().map(tag).collect(), 10)
 }
 
 /// The other way round.
 pub fn encoded_tags(tags: &BTreeMap<String, String>) -> String {
-    let part = |text: &String| crate::listing::encoded(text).replace('/', "%2F");
-    let pair = |(name, value): (&String, &String)| format!("{}={}", part(name), part(value));
-    tags.iter().map(pair).collect::<Vec<_>>().join("&")
-}
-
-pub fn decoded(text: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        out.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let digits = [bytes.next()?, bytes.next()?];
-                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
-            }
-            other => other,
-        });
+    let mut text = String::new();
+    for (name, value) in tags {
+        if !text.is_empty() {
+            text.push('&');
+        }
+        form::percent_encode(&mut text, name.as_bytes(), b"");
+        text.push('=');
+        form::percent_encode(&mut text, value.as_bytes(), b"");
     }
-    String::from_utf8(out).ok()
+    text
 }
 
 /// Tags within AWS's limits ("Categorizing your storage using tags"): `most` of them.

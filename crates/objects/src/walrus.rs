@@ -6,16 +6,16 @@
 
 use crate::access::{Cloud, unavailable};
 use crate::error::denied;
-use crate::tagging::decoded;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use crate::signed::{field, mac_of_version_2};
+use boira_api::sigv4::{self, Scope};
+use boira_api::{form, time};
 use http::header::AUTHORIZATION;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Uri};
-use ring::hmac;
 use s3s::{Body, S3Result, s3_error};
-use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use subtle::ConstantTimeEq;
 
 const PREFIX: &str = "/services/Walrus";
 
@@ -75,7 +75,10 @@ pub fn stripped(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Reque
         // Version 2 signs a bucket's path with a slash at its end, also where it is sent without.
         let of_bucket = rest.len() > 1 && !rest[1..].contains('/');
         let slashed = matches!(signed.kind, Kind::V2) && of_bucket;
-        let fits = |path: &str| signed.over(&request, path, &secret) == signed.signature;
+        let fits = |path: &str| {
+            let wanted = signed.over(&request, path, &secret);
+            bool::from(wanted.as_bytes().ct_eq(signed.signature.as_bytes()))
+        };
         if fits(&path) || (slashed && fits(&format!("{path}/"))) {
             if signed.chunks {
                 return Err(unavailable(
@@ -103,17 +106,9 @@ pub fn stripped(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Reque
 }
 
 /// As signatures spell it: what RFC 3986 calls unreserved stays.
-fn spelt(text: &str, slash: bool) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                out.push(char::from(byte));
-            }
-            b'/' if slash => out.push('/'),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
+fn spelt(text: impl AsRef<[u8]>, keep: &[u8]) -> String {
+    let mut out = String::new();
+    form::percent_encode(&mut out, text.as_ref(), keep);
     out
 }
 
@@ -130,26 +125,19 @@ struct Signed {
 enum Kind {
     V2,
     V4 {
-        /// `20261129/us-east-1/s3/aws4_request`
-        scope: String,
+        scope: Scope,
         headers: Vec<String>,
-        date: String,
+        time_ms: i64,
     },
 }
 
 fn pairs(request: &Request<Body>) -> BTreeMap<String, String> {
     let query = request.uri().query().unwrap_or_default();
-    let pair = |pair: &str| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        // Only here is a plus sign no space.
-        let plain = |text: &str| decoded(&text.replace('+', "%2B"));
-        Some((plain(name)?, plain(value)?))
-    };
-    query
-        .split('&')
-        .filter(|it| !it.is_empty())
-        .filter_map(pair)
-        .collect()
+    // Only here is a plus sign no space.
+    let query = query.replace('+', "%2B");
+    let pairs = form::parse(query.as_bytes()).unwrap_or_default();
+    let owned = |(name, value): (Cow<'_, str>, Cow<'_, str>)| (name.into(), value.into());
+    pairs.into_iter().map(owned).collect()
 }
 
 impl Signed {
@@ -160,17 +148,17 @@ impl Signed {
         let asked = |name: &str| query.get(name).cloned();
         let chunks =
             text("x-amz-content-sha256").is_some_and(|hash| hash.starts_with("STREAMING-AWS4-"));
-        let v4 = |credential: &str, signed: &str, signature, date, in_query| {
-            let (access_key, scope) = credential.split_once('/')?;
+        let v4 = |credential: &str, signed: &str, signature: &str, date: &str, in_query| {
+            let scope = sigv4::parse_credential(credential)?;
             Some(Self {
-                access_key: access_key.to_owned(),
-                signature,
+                access_key: scope.access_key.clone(),
+                signature: signature.to_owned(),
                 in_query,
                 chunks,
                 kind: Kind::V4 {
-                    scope: scope.to_owned(),
+                    scope,
                     headers: signed.split(';').map(ToOwned::to_owned).collect(),
-                    date,
+                    time_ms: time::parse_basic(date)?,
                 },
             })
         };
@@ -182,19 +170,13 @@ impl Signed {
             kind: Kind::V2,
         };
         match text("authorization") {
-            Some(header) if header.starts_with("AWS4-") => {
-                let part = |name: &str| {
-                    let (_, rest) = header.split_once(name)?;
-                    rest.split([',', ' ']).next().map(ToOwned::to_owned)
-                };
-                v4(
-                    &part("Credential=")?,
-                    &part("SignedHeaders=")?,
-                    part("Signature=")?,
-                    text("x-amz-date")?,
-                    false,
-                )
-            }
+            Some(header) if header.starts_with("AWS4-") => v4(
+                field(&header, "Credential")?,
+                field(&header, "SignedHeaders")?,
+                field(&header, "Signature")?,
+                &text("x-amz-date")?,
+                false,
+            ),
             Some(header) => {
                 let (access_key, signature) = header.strip_prefix("AWS ")?.split_once(':')?;
                 Some(v2(access_key.to_owned(), signature.to_owned(), false))
@@ -202,8 +184,8 @@ impl Signed {
             None if query.contains_key("X-Amz-Signature") => v4(
                 &asked("X-Amz-Credential")?,
                 &asked("X-Amz-SignedHeaders")?,
-                asked("X-Amz-Signature")?,
-                asked("X-Amz-Date")?,
+                &asked("X-Amz-Signature")?,
+                &asked("X-Amz-Date")?,
                 true,
             ),
             None => Some(v2(asked("AWSAccessKeyId")?, asked("Signature")?, true)),
@@ -213,7 +195,7 @@ impl Signed {
     fn replaced_in_query(&self, query: &str, again: &str) -> String {
         match self.in_query {
             true => {
-                let (old, new) = (spelt(&self.signature, false), spelt(again, false));
+                let (old, new) = (spelt(&self.signature, b""), spelt(again, b""));
                 query.replace(&old, &new)
             }
             false => query.to_owned(),
@@ -235,25 +217,15 @@ impl Signed {
     /// The signature of the request as if it had that path.
     fn over(&self, request: &Request<Body>, path: &str, secret: &str) -> String {
         match &self.kind {
-            Kind::V2 => {
-                let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret.as_bytes());
-                STANDARD.encode(hmac::sign(&key, self.text_v2(request, path).as_bytes()))
-            }
+            Kind::V2 => mac_of_version_2(secret, &self.text_v2(request, path)),
             Kind::V4 {
                 scope,
                 headers,
-                date,
+                time_ms,
             } => {
                 let canonical = self.canonical_v4(request, path, headers);
-                let digest = hex::encode(Sha256::digest(canonical));
-                let text = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{digest}");
-                let sign = |key: &[u8], data: &str| {
-                    let key = hmac::Key::new(hmac::HMAC_SHA256, key);
-                    hmac::sign(&key, data.as_bytes()).as_ref().to_vec()
-                };
-                let first = format!("AWS4{secret}").into_bytes();
-                let key = scope.split('/').fold(first, |key, part| sign(&key, part));
-                hex::encode(sign(&key, &text))
+                let canonical = canonical.as_bytes();
+                hex::encode(sigv4::signature(secret, scope, *time_ms, canonical))
             }
         }
     }
@@ -291,11 +263,11 @@ impl Signed {
     }
 
     fn canonical_v4(&self, request: &Request<Body>, path: &str, signed: &[String]) -> String {
-        let plain = decoded(&path.replace('+', "%2B")).unwrap_or_default();
+        let plain = form::percent_decode(path.as_bytes()).unwrap_or_default();
         let mut query: Vec<String> = pairs(request)
             .iter()
             .filter(|(name, _)| *name != "X-Amz-Signature")
-            .map(|(name, value)| format!("{}={}", spelt(name, false), spelt(value, false)))
+            .map(|(name, value)| format!("{}={}", spelt(name, b""), spelt(value, b"")))
             .collect();
         query.sort_unstable();
         let headers: String = signed
@@ -315,7 +287,7 @@ impl Signed {
         format!(
             "{}\n{}\n{}\n{headers}\n{}\n{hash}",
             request.method(),
-            spelt(&plain, true),
+            spelt(plain, b"/"),
             query.join("&"),
             signed.join(";")
         )

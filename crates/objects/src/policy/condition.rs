@@ -288,7 +288,7 @@ fn seconds(text: &str) -> Option<i64> {
     let parse =
         |text: &str| s3s::dto::Timestamp::parse(s3s::dto::TimestampFormat::DateTime, text).ok();
     let whole = parse(text).or_else(|| parse(&format!("{text}T00:00:00Z")))?;
-    Some(crate::lock::millis(&whole) / 1000)
+    Some(crate::describe::millis(&whole) / 1000)
 }
 
 /// An address, or a range of them.
