@@ -201,7 +201,7 @@ async fn poll(
         answer.seq = seq;
         answer.streams = link.streams();
         let fence_ms = fence_ms.min(snapshot.state.settings.fence_ms());
-        let fenced = snapshot.state.placed_on(host).any(|row| row.is_fenced());
+        let fenced = snapshot.state.fenced_on(host).next().is_some();
         answer.lease_ms = fenced.then(|| fence::lease_ms(fence_ms));
         let mut patience_ms = snapshot.state.settings.silence_ms() / 2;
         if fenced {

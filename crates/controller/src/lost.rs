@@ -31,6 +31,7 @@ pub async fn tick(controller: &Arc<Controller>) {
     let snapshot = controller.cluster.snapshot();
     let settings = &snapshot.state.settings;
     let fence_ms = settings.fence_ms();
+    let silence = Duration::from_millis(settings.silence_ms());
     for (host, row) in &snapshot.state.hosts {
         let link = controller.links.of(host);
         let shorter = row.fence_ms > fence_ms
@@ -44,7 +45,9 @@ pub async fn tick(controller: &Arc<Controller>) {
             // What can't be committed is tried again.
             let _ = decided.await;
         }
-        let is_due = heal::is_due(&snapshot.state, host);
+        // Who was heard of lately has no witnesses against it, so its instances needn't be looked at.
+        let is_quiet = link.silence() >= silence;
+        let is_due = is_quiet && heal::is_due(&snapshot.state, host);
         let is_out = link.watch(|watch, _| watch.is_out());
         let witnesses = match is_due && !is_out {
             true => witnesses(controller, &snapshot.state, host),

@@ -19,7 +19,7 @@ pub async fn show(
     let state = &controller.cluster.snapshot().state;
     let (prospect, why) = match heal::prospect(state, &row) {
         Prospect::Reimaged => ("reimage", None),
-        Prospect::Waits(why) => ("wait", Some(why)),
+        Prospect::Waits(why) => ("wait", Some(why.to_string())),
     };
     let host = row.placement.as_ref().map(|placement| &placement.host);
     let name = host

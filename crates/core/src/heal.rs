@@ -15,31 +15,54 @@ use crate::schedule::{self, Need};
 use crate::{Draft, State, moving};
 use boira_model::wire::FENCES;
 use boira_model::*;
+use std::fmt;
 
 /// What would happen to an instance if its host were lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prospect {
-    /// It waits for its host; why nothing else is done.
-    Waits(String),
+    /// It waits for its host.
+    Waits(Why),
     /// It is started on another host, with disks made anew.
     Reimaged,
 }
 
+/// Why nothing else is done for an instance than to wait for its host. Put into words where somebody
+/// asks: every instance is judged whenever anything has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    OffForIt,
+    OffInTheCloud,
+    NotAskedFor(Option<VolumeId>),
+    KeepsDisk(VolumeId),
+    NoOtherHost(String),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OffForIt => f.write_str("automatic recovery is off for it"),
+            Self::OffInTheCloud => f.write_str("automatic recovery is off in this cloud"),
+            Self::NotAskedFor(disk) => write!(
+                f,
+                "its disk {} is on that host only; the tag {RECOVER}=reimage would have it made \
+                 anew elsewhere",
+                disk.as_ref().map_or("", |disk| disk.as_str())
+            ),
+            Self::KeepsDisk(disk) => write!(f, "its disk {disk} is to outlive it"),
+            Self::NoOtherHost(zone) => write!(f, "there is no other host in its zone {zone}"),
+        }
+    }
+}
+
 pub fn prospect(state: &State, row: &Instance) -> Prospect {
-    let waits = |why: String| Prospect::Waits(why);
     if !row.auto_recovery {
-        return waits("automatic recovery is off for it".into());
+        return Prospect::Waits(Why::OffForIt);
     }
     if !state.settings.auto_recovery {
-        return waits("automatic recovery is off in this cloud".into());
+        return Prospect::Waits(Why::OffInTheCloud);
     }
     if policy::recovery(state, row) == Recovery::Wait {
-        let disk = row.disks.first().map(|disk| disk.as_str());
-        return waits(format!(
-            "its disk {} is on that host only; the tag {RECOVER}=reimage would have it made anew \
-             elsewhere",
-            disk.unwrap_or("")
-        ));
+        return Prospect::Waits(Why::NotAskedFor(row.disks.first().cloned()));
     }
     let kept = |disk: &&std::sync::Arc<Volume>| {
         let attachment = disk.attachment.as_ref();
@@ -47,7 +70,7 @@ pub fn prospect(state: &State, row: &Instance) -> Prospect {
     };
     let mut disks = row.disks.iter().filter_map(|id| state.volumes.get(id));
     if let Some(disk) = disks.find(kept) {
-        return waits(format!("its disk {} is to outlive it", disk.id));
+        return Prospect::Waits(Why::KeepsDisk(disk.id.clone()));
     }
     let mut others = state.hosts.values().filter(|host| {
         let here = row.placement.as_ref().map(|placement| &placement.host);
@@ -55,7 +78,7 @@ pub fn prospect(state: &State, row: &Instance) -> Prospect {
     });
     match others.any(|host| host.zone == row.zone) {
         true => Prospect::Reimaged,
-        false => waits(format!("there is no other host in its zone {}", row.zone)),
+        false => Prospect::Waits(Why::NoOtherHost(row.zone.clone())),
     }
 }
 
@@ -101,7 +124,7 @@ pub fn tick(draft: &mut Draft) {
 
 /// A host's agent is one that doesn't know of fences: it holds nothing.
 pub fn unfence(draft: &mut Draft, host: &HostId) {
-    let fenced = draft.state.placed_on(host).filter(|row| row.is_fenced());
+    let fenced = draft.state.fenced_on(host);
     for id in fenced.map(|row| row.id.clone()).collect::<Vec<_>>() {
         draft.edit_instance(&id, |row| row.fencing = Fencing::No);
     }
@@ -143,7 +166,7 @@ pub fn lost(draft: &mut Draft, host: &HostId) {
         return;
     }
     draft.state.silent.insert(host.clone());
-    let here: Vec<_> = draft.state.placed_on(host).cloned().collect();
+    let here: Vec<_> = draft.state.fenced_on(host).cloned().collect();
     for row in here {
         if goes_on_elsewhere(&draft.state, &row) {
             reimage(draft, &row);
@@ -206,6 +229,6 @@ fn reimage(draft: &mut Draft, row: &Instance) {
 /// Whether a host that is lost has something to be started elsewhere.
 pub fn is_due(state: &State, host: &HostId) -> bool {
     state
-        .placed_on(host)
+        .fenced_on(host)
         .any(|row| goes_on_elsewhere(state, row))
 }

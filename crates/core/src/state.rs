@@ -54,6 +54,8 @@ pub struct State {
     pub silent: OrdSet<HostId>,
     pub usage: OrdMap<HostId, Usage>,
     pub placed: OrdMap<HostId, OrdSet<InstanceId>>,
+    /// Of those placed on a host the ones that it holds at its deadline, or is asked to.
+    pub fenced: OrdMap<HostId, OrdSet<InstanceId>>,
     pub stored: OrdMap<HostId, OrdSet<VolumeId>>,
     pub leases: OrdMap<(SubnetId, Ipv4Addr), InterfaceId>,
     pub key_names: OrdMap<(AccountId, String), KeyPairId>,
@@ -288,6 +290,18 @@ impl State {
             .filter_map(|id| self.instances.get(id))
     }
 
+    /// The instances that a host holds at its deadline, or is asked to.
+    pub fn fenced_on<'a>(
+        &'a self,
+        host: &HostId,
+    ) -> impl Iterator<Item = &'a Arc<Instance>> + use<'a> {
+        self.fenced
+            .get(host)
+            .into_iter()
+            .flat_map(|ids| ids.iter())
+            .filter_map(|id| self.instances.get(id))
+    }
+
     fn put_instance(&mut self, row: Arc<Instance>) {
         let old = self.instances.get(&row.id).cloned();
         if let Some(old) = &old {
@@ -298,6 +312,12 @@ impl State {
                 .entry(placement.host.clone())
                 .or_default()
                 .insert(row.id.clone());
+            if row.is_fenced() {
+                self.fenced
+                    .entry(placement.host.clone())
+                    .or_default()
+                    .insert(row.id.clone());
+            }
             for (host, overhead_bytes) in promised_by(&row) {
                 let usage = self.usage.entry(host.clone()).or_default();
                 usage.instances += 1;
@@ -337,6 +357,9 @@ impl State {
     fn forget_instance(&mut self, row: &Instance) {
         if let Some(placement) = &row.placement {
             if let Some(ids) = self.placed.get_mut(&placement.host) {
+                ids.remove(&row.id);
+            }
+            if let Some(ids) = self.fenced.get_mut(&placement.host) {
                 ids.remove(&row.id);
             }
             for (host, overhead_bytes) in promised_by(row) {

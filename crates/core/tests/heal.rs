@@ -31,7 +31,7 @@ fn prospect(cloud: &Cloud, id: &InstanceId) -> Prospect {
 
 fn why_it_waits(cloud: &Cloud, id: &InstanceId) -> String {
     match prospect(cloud, id) {
-        Prospect::Waits(why) => why,
+        Prospect::Waits(why) => why.to_string(),
         Prospect::Reimaged => panic!("it would be made anew"),
     }
 }

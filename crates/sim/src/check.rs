@@ -118,6 +118,8 @@ pub fn indices(state: &State) -> Verdict {
     same("usage", usage(&fresh) == usage(state))?;
     let placed = |state: &State| filled(&state.placed, |ids| ids.is_empty());
     same("placed", placed(&fresh) == placed(state))?;
+    let fenced = |state: &State| filled(&state.fenced, |ids| ids.is_empty());
+    same("fenced", fenced(&fresh) == fenced(state))?;
     let stored = |state: &State| filled(&state.stored, |ids| ids.is_empty());
     same("stored", stored(&fresh) == stored(state))?;
     let members = |state: &State| filled(&state.members, |ids| ids.is_empty());

@@ -322,7 +322,7 @@ impl Controller {
 
     fn is_fenced(&self, host: &HostId) -> bool {
         let state = &self.snapshot().state;
-        state.placed_on(host).any(|row| row.is_fenced())
+        state.fenced_on(host).next().is_some()
     }
 
     fn answer(&self, request: &Envelope, have: &[String; 4]) -> Option<Reply> {
