@@ -87,14 +87,8 @@ pub fn delete(draft: &mut Draft, owner: &AccountId, id: &str) -> Result<GroupId,
 }
 
 fn user_of(state: &State, group: &SecurityGroup) -> Option<String> {
-    let ports = state
-        .members
-        .get(&group.vpc)
-        .into_iter()
-        .flat_map(|ids| ids.iter());
-    let port = ports
-        .filter_map(|id| state.interfaces.get(id))
-        .find(|port| port.groups.contains(&group.id));
+    let members = state.members.get(&group.id);
+    let port = members.and_then(|members| members.values().next());
     let names = |rule: &Rule| rule.peer == Peer::Group(group.id.clone());
     let referring = || {
         let others = state.groups.values().filter(|row| row.id != group.id);
@@ -103,7 +97,7 @@ fn user_of(state: &State, group: &SecurityGroup) -> Option<String> {
             .find(|row| row.rules.iter().any(names))
             .map(|row| row.id.to_string())
     };
-    port.map(|port| port.id.to_string()).or_else(referring)
+    port.map(|port| port.to_string()).or_else(referring)
 }
 
 /// Adds rules. A peer group must be in the same VPC.

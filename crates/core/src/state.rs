@@ -59,7 +59,10 @@ pub struct State {
     pub stored: OrdMap<HostId, OrdSet<VolumeId>>,
     pub leases: OrdMap<(SubnetId, Ipv4Addr), InterfaceId>,
     pub key_names: OrdMap<(AccountId, String), KeyPairId>,
-    pub members: OrdMap<VpcId, OrdSet<InterfaceId>>,
+    /// The interfaces in each group, by their addresses.
+    pub members: OrdMap<GroupId, OrdMap<Ipv4Addr, InterfaceId>>,
+    /// The addresses of a VPC that are up, by the host where they are.
+    pub up: OrdMap<VpcId, OrdMap<HostId, OrdSet<Ipv4Addr>>>,
     /// Hosts that have ports of a VPC, with how many instances make it so.
     pub vpc_hosts: OrdMap<VpcId, OrdMap<HostId, u64>>,
     pub owned: OrdMap<AccountId, OrdSet<InstanceId>>,
@@ -337,6 +340,13 @@ impl State {
                 .entry(placement.host.clone())
                 .or_default() += 1;
             self.touch_host(&placement.host);
+            if let Some(host) = row.connected_at() {
+                for port in &row.interfaces {
+                    if let Some(port) = self.interfaces.get(port).cloned() {
+                        self.bring_up(&port, host);
+                    }
+                }
+            }
         } else if row.desired == Desired::Running {
             self.waiting.insert(row.id.clone());
         }
@@ -381,6 +391,13 @@ impl State {
             if let Some(next) = &placement.moving_to {
                 self.touch_host(next);
             }
+            if let Some(host) = row.connected_at() {
+                for port in &row.interfaces {
+                    if let Some(port) = self.interfaces.get(port).cloned() {
+                        self.take_down(&port, host);
+                    }
+                }
+            }
         }
         self.waiting.remove(&row.id);
         self.moving.remove(&row.id);
@@ -423,12 +440,45 @@ impl State {
         }
         self.leases
             .insert((row.subnet.clone(), row.ip), row.id.clone());
-        self.members
-            .entry(row.vpc.clone())
-            .or_default()
-            .insert(row.id.clone());
+        for group in &row.groups {
+            self.members
+                .entry(group.clone())
+                .or_default()
+                .insert(row.ip, row.id.clone());
+        }
+        // An instance and its interface are put in either order.
+        if let Some(instance) = self.holder(&row).cloned()
+            && let Some(host) = instance.connected_at()
+            && instance.interfaces.contains(&row.id)
+        {
+            self.bring_up(&row, host);
+        }
         self.touch_vpc(&row.vpc);
         self.interfaces.insert(row.id.clone(), row);
+    }
+
+    fn holder(&self, row: &Interface) -> Option<&Arc<Instance>> {
+        self.instances.get(&row.attachment.as_ref()?.instance)
+    }
+
+    fn bring_up(&mut self, port: &Interface, host: &HostId) {
+        self.up
+            .entry(port.vpc.clone())
+            .or_default()
+            .entry(host.clone())
+            .or_default()
+            .insert(port.ip);
+    }
+
+    fn take_down(&mut self, port: &Interface, host: &HostId) {
+        if let Some(hosts) = self.up.get_mut(&port.vpc)
+            && let Some(addresses) = hosts.get_mut(host)
+        {
+            addresses.remove(&port.ip);
+            if addresses.is_empty() {
+                hosts.remove(host);
+            }
+        }
     }
 
     fn forget_interface(&mut self, row: &Interface) {
@@ -436,8 +486,15 @@ impl State {
         if self.leases.get(&lease) == Some(&row.id) {
             self.leases.remove(&lease);
         }
-        if let Some(ids) = self.members.get_mut(&row.vpc) {
-            ids.remove(&row.id);
+        for group in &row.groups {
+            if let Some(members) = self.members.get_mut(group) {
+                members.remove(&row.ip);
+            }
+        }
+        if let Some(instance) = self.holder(row).cloned()
+            && let Some(host) = instance.connected_at()
+        {
+            self.take_down(row, host);
         }
         self.touch_vpc(&row.vpc);
     }

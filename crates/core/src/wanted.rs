@@ -221,8 +221,8 @@ fn overlay(state: &State, host: &HostId, vpc: &Vpc) -> Option<WantedOverlay> {
     let here = state.hosts.get(host)?;
     here.peer()?;
     let mut peers: BTreeMap<u64, WantedPeer> = BTreeMap::new();
-    let neighbours = state.vpc_hosts.get(&vpc.id)?;
-    for other in neighbours.keys().filter(|other| *other != host) {
+    let up = state.up.get(&vpc.id)?;
+    for (other, addresses) in up.iter().filter(|(other, _)| *other != host) {
         let row = state.hosts.get(other);
         let Some((row, (key, endpoint))) = row.and_then(|row| Some((row, row.peer()?))) else {
             continue;
@@ -231,30 +231,15 @@ fn overlay(state: &State, host: &HostId, vpc: &Vpc) -> Option<WantedOverlay> {
             host: row.number,
             key: key.into(),
             endpoint,
-            addresses: addresses(state, other, &vpc.id),
+            addresses: addresses.iter().copied().collect(),
         };
-        if !peer.addresses.is_empty() {
-            peers.insert(row.number, peer);
-        }
+        peers.insert(row.number, peer);
     }
     (!peers.is_empty()).then(|| WantedOverlay {
         vni: vpc.number,
         host: here.number,
         peers: peers.into_values().collect(),
     })
-}
-
-/// The addresses of a VPC that are up on a host.
-fn addresses(state: &State, host: &HostId, vpc: &VpcId) -> Vec<std::net::Ipv4Addr> {
-    let up = state
-        .placed_on(host)
-        .filter(|row| row.vpc == *vpc && row.connected_at().is_some());
-    let ports = up.flat_map(|row| &row.interfaces);
-    let mut addresses: Vec<_> = ports
-        .filter_map(|id| Some(state.interfaces.get(id)?.ip))
-        .collect();
-    addresses.sort();
-    addresses
 }
 
 fn wanted_port(state: &State, row: &Instance, port: &Interface, notary: &dyn Notary) -> WantedPort {
@@ -288,7 +273,16 @@ fn groups(state: &State, ports: &[WantedPort]) -> Vec<WantedGroup> {
         .collect();
     let referenced: BTreeSet<GroupId> = named.iter().cloned().collect();
     ids.extend(named);
-    let members = members(state, &referenced);
+    let members = |group: &GroupId| -> Vec<std::net::Ipv4Addr> {
+        let members = state
+            .members
+            .get(group)
+            .filter(|_| referenced.contains(group));
+        members
+            .into_iter()
+            .flat_map(|members| members.keys().copied())
+            .collect()
+    };
     let rules = |group: &SecurityGroup, direction| {
         group
             .rules
@@ -301,32 +295,11 @@ fn groups(state: &State, ports: &[WantedPort]) -> Vec<WantedGroup> {
         .filter_map(|id| state.groups.get(id))
         .map(|group| WantedGroup {
             id: group.id.clone(),
-            members: members.get(&group.id).cloned().unwrap_or_default(),
+            members: members(&group.id),
             ingress: rules(group, Direction::Ingress),
             egress: rules(group, Direction::Egress),
         })
         .collect()
-}
-
-fn members(state: &State, of: &BTreeSet<GroupId>) -> BTreeMap<GroupId, Vec<std::net::Ipv4Addr>> {
-    let vpcs: BTreeSet<&VpcId> = of
-        .iter()
-        .filter_map(|id| state.groups.get(id))
-        .map(|group| &group.vpc)
-        .collect();
-    let mut members: BTreeMap<GroupId, Vec<_>> = BTreeMap::new();
-    let ports = vpcs
-        .into_iter()
-        .filter_map(|vpc| state.members.get(vpc))
-        .flat_map(|ids| ids.iter())
-        .filter_map(|id| state.interfaces.get(id));
-    for port in ports {
-        for group in port.groups.iter().filter(|id| of.contains(*id)) {
-            members.entry(group.clone()).or_default().push(port.ip);
-        }
-    }
-    members.values_mut().for_each(|ips| ips.sort());
-    members
 }
 
 /// `ip-172-31-0-7.ec2.internal`, as AWS names instances of us-east-1; elsewhere

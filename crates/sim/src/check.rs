@@ -122,8 +122,10 @@ pub fn indices(state: &State) -> Verdict {
     same("fenced", fenced(&fresh) == fenced(state))?;
     let stored = |state: &State| filled(&state.stored, |ids| ids.is_empty());
     same("stored", stored(&fresh) == stored(state))?;
-    let members = |state: &State| filled(&state.members, |ids| ids.is_empty());
+    let members = |state: &State| filled(&state.members, |ips| ips.is_empty());
     same("members", members(&fresh) == members(state))?;
+    let up = |state: &State| filled(&state.up, |hosts| hosts.is_empty());
+    same("up", up(&fresh) == up(state))?;
     let vpc_hosts = |state: &State| filled(&state.vpc_hosts, |hosts| hosts.is_empty());
     same("vpc_hosts", vpc_hosts(&fresh) == vpc_hosts(state))?;
     let owned = |state: &State| filled(&state.owned, |ids| ids.is_empty());

@@ -75,7 +75,10 @@ impl Disk {
     /// Opens the store as a starting controller does.
     pub fn open(&self) -> Result<Box<dyn Store>, StoreError> {
         let store: Box<dyn Store> = match &self.medium {
-            Medium::Sqlite { name, .. } => Box::new(Sqlite::open(name.as_ref(), &self.cloud)?),
+            Medium::Sqlite { name, .. } => {
+                let store = Sqlite::open(name.as_ref(), &self.cloud)?;
+                Box::new(store.folding_after(8))
+            }
             Medium::Rows(rows) => Box::new(InMemory {
                 rows: rows.clone(),
                 cloud: self.cloud.clone(),
@@ -132,6 +135,10 @@ impl Store for Faulty {
         *self.disk.crashed.lock().expect("one thread per run") = true;
         // Nobody hears this any more.
         Err(StoreError::Full)
+    }
+
+    fn tidy(&mut self) -> Result<(), StoreError> {
+        self.store.tidy()
     }
 }
 

@@ -1,10 +1,11 @@
 //! Where rows are kept (one trait, one embedded database), and the single [`Writer`] that changes them.
 //!
-//! A commit is one transaction that holds the rows, the append-only log of changes (sequence, epoch,
-//! change) and the instances' histories. It carries the epoch of the leader that made it; a store
-//! that another leader has opened since refuses it.
+//! A commit appends to the log of changes (sequence, epoch, change) in one transaction; rows and the
+//! instances' histories follow from the log ([`sqlite`]). It carries the epoch of the leader that made
+//! it; a store that another leader has opened since refuses it.
 
 mod migrate;
+mod record;
 mod sqlite;
 mod writer;
 
@@ -48,4 +49,9 @@ pub trait Store: Send {
 
     /// Makes `changes` durable in order, all or none, and returns the last one's sequence number.
     fn commit(&mut self, changes: &[Change]) -> Result<u64, StoreError>;
+
+    /// Work that nobody waits for, between commits. What fails of it is tried again.
+    fn tidy(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }

@@ -9,14 +9,31 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use std::path::{Path, PathBuf};
 
 /// What this program writes.
-pub const FORMAT: i64 = 2;
+pub const FORMAT: i64 = 3;
 
 type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
 /// The step that leads to each format from the one before.
-const STEPS: [(i64, Step); 1] = [
+const STEPS: [(i64, Step); 2] = [
     // Fences, restarts and quarantine: all of them absent in older rows, which means what it meant.
     (2, |_| Ok(())),
+    // Rows follow from the log; a log of before is folded already, to its last change.
+    (3, |transaction| {
+        transaction.execute_batch(
+            "ALTER TABLE meta RENAME COLUMN seq TO applied;
+             ALTER TABLE rows RENAME TO rows_by_key;
+             CREATE TABLE rows (
+                 n INTEGER PRIMARY KEY,
+                 kind INTEGER NOT NULL,
+                 key TEXT NOT NULL,
+                 body TEXT NOT NULL,
+                 UNIQUE (kind, key)
+             );
+             INSERT INTO rows (kind, key, body)
+                 SELECT kind, key, body FROM rows_by_key ORDER BY kind, key;
+             DROP TABLE rows_by_key;",
+        )
+    }),
 ];
 
 /// Where the copy is that was made before a store left this format, when its newest change had this

@@ -1,18 +1,33 @@
 //! The embedded store: SQLite in WAL mode with `synchronous=FULL`, so that a commit is on the disk
 //! when it returns.
+//!
+//! ```text
+//!  commit ──► log: changes 1 … applied … seq          appended, a page or two per change
+//!                          │
+//!  fold   ──►              └──► rows, history         each row once, however often it changed
+//! ```
+//! A commit only appends to the log. What the log has beyond `applied` is folded into the tables of rows
+//! and histories once there are many such changes, after their answers are given, and before anything is
+//! loaded. Random places of large tables are so written once for hundreds of commits.
 
 use crate::migrate::{self, FORMAT};
+use crate::record::{self, Folded, Record};
 use crate::{Loaded, Store, StoreError};
 use boira_core::{Change, Kind, Row};
 use boira_model::{CloudId, Event, InstanceId, Wall};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params,
+};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// The latest changes that the log keeps.
 const LOG_KEEPS: u64 = 100_000;
-/// Old changes that a commit removes for each new one, at most: a log that is too long gets shorter
-/// without any commit having to wait for it.
+/// Changes that may wait to be folded. Folding takes some milliseconds of the writer's time.
+const FOLD_AFTER: u64 = 256;
+/// Old changes that a fold removes for each new one, at most: a log that is too long gets shorter
+/// without anybody having to wait for it.
 const LOG_CUT_PER_CHANGE: u64 = 4;
 
 const SCHEMA: &str = "
@@ -21,14 +36,15 @@ const SCHEMA: &str = "
         format INTEGER NOT NULL,
         cloud TEXT NOT NULL,
         epoch INTEGER NOT NULL,
-        seq INTEGER NOT NULL
+        applied INTEGER NOT NULL
     );
     CREATE TABLE IF NOT EXISTS rows (
+        n INTEGER PRIMARY KEY,
         kind INTEGER NOT NULL,
         key TEXT NOT NULL,
         body TEXT NOT NULL,
-        PRIMARY KEY (kind, key)
-    ) WITHOUT ROWID;
+        UNIQUE (kind, key)
+    );
     CREATE TABLE IF NOT EXISTS log (
         seq INTEGER PRIMARY KEY,
         epoch INTEGER NOT NULL,
@@ -48,9 +64,11 @@ const SCHEMA: &str = "
 pub struct Sqlite {
     connection: Connection,
     epoch: i64,
+    /// Sequence number of the newest change.
     seq: u64,
-    /// Sequence number of the oldest change in the log.
-    log_starts: u64,
+    /// Sequence number of the newest change that is folded.
+    applied: u64,
+    fold_after: u64,
     log_keeps: u64,
 }
 
@@ -81,24 +99,31 @@ impl Sqlite {
         }
         connection.execute_batch(SCHEMA)?;
         connection.execute(
-            "INSERT INTO meta (one, format, cloud, epoch, seq) VALUES (1, ?1, ?2, 1, 0)
+            "INSERT INTO meta (one, format, cloud, epoch, applied) VALUES (1, ?1, ?2, 1, 0)
              ON CONFLICT (one) DO UPDATE SET epoch = epoch + 1",
             params![FORMAT, fresh.as_str()],
         )?;
-        let (epoch, seq) = connection.query_row("SELECT epoch, seq FROM meta", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?;
-        let log_starts =
-            connection.query_row("SELECT COALESCE(MIN(seq), ?1) FROM log", [seq + 1], |row| {
-                row.get(0)
-            })?;
-        Ok(Self {
+        let epoch = connection.query_row("SELECT epoch FROM meta", [], |row| row.get(0))?;
+        let mut store = Self {
             connection,
             epoch,
-            seq,
-            log_starts,
+            seq: 0,
+            applied: 0,
+            fold_after: FOLD_AFTER,
             log_keeps: LOG_KEEPS,
-        })
+        };
+        store.look()?;
+        Ok(store)
+    }
+
+    /// Finds out what there is: a transaction that failed may have reached the disk.
+    fn look(&mut self) -> Result<(), StoreError> {
+        (self.applied, self.seq) = self.connection.query_row(
+            "SELECT applied, MAX(applied, (SELECT COALESCE(MAX(seq), 0) FROM log)) FROM meta",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        Ok(())
     }
 
     /// The same store with a log of another length.
@@ -109,84 +134,116 @@ impl Sqlite {
         }
     }
 
-    fn write(&mut self, changes: &[Change]) -> Result<u64, StoreError> {
-        let transaction = self
-            .connection
-            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    /// The same store, which folds after another number of changes.
+    pub fn folding_after(self, changes: u64) -> Self {
+        Self {
+            fold_after: changes,
+            ..self
+        }
+    }
+
+    fn append(&mut self, changes: &[Change]) -> Result<u64, StoreError> {
+        let transaction = led(&mut self.connection, self.epoch)?;
         let mut seq = self.seq;
-        let mut log_starts = self.log_starts;
         {
-            // First of all, or a replaced leader would stumble over the new one's log.
-            let led = transaction
-                .prepare_cached("UPDATE meta SET seq = ?1 WHERE epoch = ?2")?
-                .execute(params![seq + changes.len() as u64, self.epoch])?;
-            if led != 1 {
-                return Err(StoreError::Fenced);
-            }
-            let mut put = transaction.prepare_cached(
-                "INSERT INTO rows (kind, key, body) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (kind, key) DO UPDATE SET body = excluded.body",
-            )?;
-            let mut delete =
-                transaction.prepare_cached("DELETE FROM rows WHERE kind = ?1 AND key = ?2")?;
             let mut log = transaction
                 .prepare_cached("INSERT INTO log (seq, epoch, change) VALUES (?1, ?2, ?3)")?;
-            let mut history = transaction.prepare_cached(
-                "INSERT INTO history (instance, at_ms, cause, what, took_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?;
-            let mut forget =
-                transaction.prepare_cached("DELETE FROM history WHERE instance = ?1")?;
             for change in changes {
                 seq += 1;
-                let mut text = String::from("{\"puts\":[");
-                for (index, row) in change.puts.iter().enumerate() {
-                    let (kind, key, body) = (row.kind() as u8, row.key(), row.to_json());
-                    put.execute(params![kind, key, body])?;
-                    if index > 0 {
-                        text.push(',');
-                    }
-                    text.push_str(&format!("[{kind},"));
-                    text.push_str(&body);
-                    text.push(']');
-                }
-                text.push_str("],\"deletes\":[");
-                for (index, (kind, key)) in change.deletes.iter().enumerate() {
-                    delete.execute(params![*kind as u8, key])?;
-                    let comma = if index > 0 { "," } else { "" };
-                    let key = serde_json::Value::from(key.as_str());
-                    text.push_str(&format!("{comma}[{},{key}]", *kind as u8));
-                }
-                text.push_str("]}");
-                log.execute(params![seq, self.epoch, text])?;
-                for event in &change.events {
-                    history.execute(params![
-                        event.instance.as_str(),
-                        event.at.0,
-                        event.cause,
-                        event.what,
-                        event.took_ms
-                    ])?;
-                }
-                for (kind, key) in &change.deletes {
-                    if *kind == Kind::Instance {
-                        forget.execute([key])?;
-                    }
-                }
-            }
-            let keeps_from = (seq + 1).saturating_sub(self.log_keeps);
-            let cut = keeps_from.min(log_starts + LOG_CUT_PER_CHANGE * changes.len() as u64);
-            if cut > log_starts {
-                transaction
-                    .prepare_cached("DELETE FROM log WHERE seq < ?1")?
-                    .execute([cut])?;
-                log_starts = cut;
+                log.execute(params![seq, self.epoch, record::write(change)])?;
             }
         }
         transaction.commit()?;
-        self.log_starts = log_starts;
         Ok(seq)
     }
+
+    /// Brings rows and histories up to the end of the log, and cuts off the log's beginning.
+    fn fold(&mut self) -> Result<(), StoreError> {
+        if self.applied == self.seq {
+            return Ok(());
+        }
+        let transaction = led(&mut self.connection, self.epoch)?;
+        let mut rows = BTreeMap::new();
+        {
+            // A fold that failed may have reached the disk.
+            let applied: u64 = transaction
+                .prepare_cached("SELECT applied FROM meta")?
+                .query_row([], |row| row.get(0))?;
+            let mut log =
+                transaction.prepare_cached("SELECT change FROM log WHERE seq > ?1 ORDER BY seq")?;
+            let mut found = log.query([applied])?;
+            while let Some(row) = found.next()? {
+                let text = row.get_ref(0)?.as_str();
+                let text = text.map_err(|error| StoreError::Corrupt(error.to_string()))?;
+                let record = Record::read(text)?;
+                note(&transaction, &record)?;
+                record.apply(&mut rows);
+            }
+            put(&transaction, rows)?;
+            let keeps_from = (self.seq + 1).saturating_sub(self.log_keeps);
+            let most = LOG_CUT_PER_CHANGE * (self.seq - applied);
+            transaction
+                .prepare_cached(
+                    "DELETE FROM log WHERE seq < MIN(?1, (SELECT MIN(seq) FROM log) + ?2)",
+                )?
+                .execute([keeps_from, most])?;
+            transaction
+                .prepare_cached("UPDATE meta SET applied = ?1")?
+                .execute([self.seq])?;
+        }
+        transaction.commit()?;
+        self.applied = self.seq;
+        Ok(())
+    }
+}
+
+/// A transaction of the leader of this epoch. A replaced leader finds that out first of all, or it would
+/// stumble over the new one's log.
+fn led(connection: &mut Connection, epoch: i64) -> Result<Transaction<'_>, StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let leads: i64 = transaction
+        .prepare_cached("SELECT epoch FROM meta")?
+        .query_row([], |row| row.get(0))?;
+    match leads == epoch {
+        true => Ok(transaction),
+        false => Err(StoreError::Fenced),
+    }
+}
+
+/// Adds to the histories what a change says, and forgets those of instances that it deletes.
+fn note(transaction: &Transaction<'_>, record: &Record<'_>) -> Result<(), StoreError> {
+    let mut add = transaction.prepare_cached(
+        "INSERT INTO history (instance, at_ms, cause, what, took_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    for event in &record.events {
+        add.execute(params![
+            event.instance.as_str(),
+            event.at.0,
+            event.cause,
+            event.what,
+            event.took_ms
+        ])?;
+    }
+    let mut forget = transaction.prepare_cached("DELETE FROM history WHERE instance = ?1")?;
+    for instance in record.deleted_instances() {
+        forget.execute([instance])?;
+    }
+    Ok(())
+}
+
+fn put(transaction: &Transaction<'_>, rows: Folded) -> Result<(), StoreError> {
+    let mut put = transaction.prepare_cached(
+        "INSERT INTO rows (kind, key, body) VALUES (?1, ?2, ?3)
+         ON CONFLICT (kind, key) DO UPDATE SET body = excluded.body",
+    )?;
+    let mut delete = transaction.prepare_cached("DELETE FROM rows WHERE kind = ?1 AND key = ?2")?;
+    for ((kind, key), body) in rows {
+        match body {
+            Some(body) => put.execute(params![kind, key, body])?,
+            None => delete.execute(params![kind, key])?,
+        };
+    }
+    Ok(())
 }
 
 /// The rows hold secrets of access keys. SQLite gives the files beside the database its mode, so that
@@ -217,12 +274,11 @@ pub fn keep_private(path: &Path) -> io::Result<()> {
 
 impl Store for Sqlite {
     fn load(&mut self) -> Result<Loaded, StoreError> {
-        let (cloud, seq): (String, u64) =
-            self.connection
-                .query_row("SELECT cloud, seq FROM meta", [], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })?;
-        self.seq = seq;
+        self.look()?;
+        self.fold()?;
+        let cloud: String = self
+            .connection
+            .query_row("SELECT cloud FROM meta", [], |row| row.get(0))?;
         let mut statement = self
             .connection
             .prepare_cached("SELECT kind, key, body FROM rows ORDER BY kind, key")?;
@@ -244,12 +300,12 @@ impl Store for Sqlite {
         Ok(Loaded {
             cloud: CloudId::from(cloud.as_str()),
             rows,
-            seq,
+            seq: self.seq,
         })
     }
 
     fn commit(&mut self, changes: &[Change]) -> Result<u64, StoreError> {
-        match self.write(changes) {
+        match self.append(changes) {
             Ok(seq) => {
                 self.seq = seq;
                 Ok(seq)
@@ -260,6 +316,13 @@ impl Store for Sqlite {
                 Err(StoreError::Full)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    fn tidy(&mut self) -> Result<(), StoreError> {
+        match self.seq - self.applied >= self.fold_after {
+            true => self.fold(),
+            false => Ok(()),
         }
     }
 }
@@ -281,8 +344,10 @@ impl History {
     pub fn of(&self, instance: &InstanceId) -> Result<Vec<Event>, StoreError> {
         let flags =
             rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags)?;
-        let mut statement = connection.prepare(
+        let mut connection = Connection::open_with_flags(&self.path, flags)?;
+        // One moment of the store: a fold moves lines from the log to the histories.
+        let moment = connection.transaction()?;
+        let mut statement = moment.prepare(
             "SELECT at_ms, cause, what, took_ms FROM history WHERE instance = ?1 ORDER BY n",
         )?;
         let events = statement.query_map([instance.as_str()], |row| {
@@ -294,6 +359,21 @@ impl History {
                 took_ms: row.get(3)?,
             })
         })?;
-        Ok(events.collect::<Result<_, _>>()?)
+        let mut events = events.collect::<Result<Vec<_>, _>>()?;
+        let mut log = moment.prepare(
+            "SELECT change FROM log WHERE seq > (SELECT applied FROM meta) ORDER BY seq",
+        )?;
+        let mut found = log.query([])?;
+        while let Some(row) = found.next()? {
+            let text: String = row.get(0)?;
+            let record = Record::read(&text)?;
+            if record.deleted_instances().any(|id| id == instance.as_str()) {
+                events.clear();
+            } else {
+                let own = record.events.into_iter();
+                events.extend(own.filter(|event| event.instance == *instance));
+            }
+        }
+        Ok(events)
     }
 }

@@ -215,16 +215,26 @@ impl Writer {
         for release in releases {
             release(outcome.clone());
         }
+        self.tidy();
+    }
+
+    /// What fails is tried again after the next batch, and doesn't harm what was committed.
+    fn tidy(&mut self) {
+        match self.store.tidy() {
+            Ok(()) => {}
+            Err(StoreError::Fenced) => taken_over(),
+            Err(error) => {
+                let why = anyhow::Error::new(error);
+                tracing::error!("the store can't be tidied up: {why:#}");
+            }
+        }
     }
 
     fn commit(&mut self, working: State, changes: &[Change]) -> Result<(), Unavailable> {
         if !changes.is_empty() {
             match self.store.commit(changes) {
                 Ok(seq) => self.seq = seq,
-                Err(StoreError::Fenced) => {
-                    tracing::error!("another controller took the store over; stopping");
-                    std::process::exit(3);
-                }
+                Err(StoreError::Fenced) => taken_over(),
                 Err(error) => {
                     let why = anyhow::Error::new(error);
                     tracing::error!("commit failed, nothing of it is kept: {why:#}");
@@ -298,6 +308,11 @@ fn changed_hosts(before: &State, after: &State) -> Vec<HostId> {
             imbl::ordmap::DiffItem::Remove(..) => None,
         })
         .collect()
+}
+
+fn taken_over() -> ! {
+    tracing::error!("another controller took the store over; stopping");
+    std::process::exit(3);
 }
 
 /// The wall clock, read at the edge.

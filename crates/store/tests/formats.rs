@@ -2,11 +2,12 @@
 
 use boira_core::{Row, State};
 use boira_model::*;
-use boira_store::{Sqlite, Store, StoreError};
+use boira_store::{History, Sqlite, Store, StoreError};
 use rusqlite::Connection;
 use std::path::Path;
 
 const FORMAT_1: &str = include_str!("fixtures/format-1.sql");
+const FORMAT_2: &str = include_str!("fixtures/format-2.sql");
 
 fn open(path: &Path) -> Result<Sqlite, StoreError> {
     Sqlite::open(path, &CloudId::from("cloud-of-nobody"))
@@ -25,13 +26,19 @@ fn made_of(text: &str, path: &Path) {
 }
 
 #[test]
-fn a_store_of_format_1_opens_with_all_that_was_in_it_after_a_copy_was_made() {
+fn a_store_of_an_older_format_opens_with_all_that_was_in_it_after_a_copy_was_made() {
+    opens_with_all_that_was_in_it(FORMAT_1, 1, 36);
+    opens_with_all_that_was_in_it(FORMAT_2, 2, 44);
+}
+
+fn opens_with_all_that_was_in_it(fixture: &str, format: i64, seq: u64) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("boira.db");
-    made_of(FORMAT_1, &path);
+    made_of(fixture, &path);
     let mut store = open(&path).expect("it is migrated");
     let loaded = store.load().expect("it loads");
-    assert_eq!(loaded.cloud.as_str(), "cloud-098fd84e830eb53e5");
+    assert_ne!(loaded.cloud.as_str(), "cloud-of-nobody");
+    assert_eq!(loaded.seq, seq);
     let mut state = State::default();
     for row in loaded.rows {
         state.put(row);
@@ -64,15 +71,22 @@ fn a_store_of_format_1_opens_with_all_that_was_in_it_after_a_copy_was_made() {
         (2, 2, 2)
     );
 
+    for id in state.instances.keys() {
+        let history = History::new(&path).of(id).expect("it reads");
+        assert_eq!(history[0].what, "launched, placed on vm");
+    }
+
     // What was is there as it was, for whoever goes back.
-    let copy = folder.path().join("boira.db.format-1-36");
-    assert_eq!(format_of(&copy), 1);
+    let copy = folder
+        .path()
+        .join(format!("boira.db.format-{format}-{seq}"));
+    assert_eq!(format_of(&copy), format);
     let mode = std::os::unix::fs::PermissionsExt::mode(
         &std::fs::metadata(&copy).expect("it is there").permissions(),
     );
     assert_eq!(mode & 0o777, 0o600, "it holds secrets");
     drop(store);
-    assert!(format_of(&path) > 1);
+    assert!(format_of(&path) > format);
 
     // Opened again it is no older store.
     std::fs::remove_file(&copy).expect("it is there");

@@ -158,32 +158,57 @@ fn the_log_keeps_the_latest_changes_and_a_long_one_gets_shorter_bit_by_bit() {
         let found = statement.query_map([], |row| row.get(0)).expect("it reads");
         found.collect::<Result<_, _>>().expect("numbers")
     };
-    let mut store = open(&path);
+    let mut store = open(&path).folding_after(1);
+    let commit = |store: &mut Sqlite, changes: &[Change]| {
+        store.commit(changes).expect("it leads");
+        store.tidy().expect("it leads");
+    };
     for _ in 0..20 {
-        store.commit(&put("a")).expect("it leads");
+        commit(&mut store, &put("a"));
     }
     assert_eq!(log(), (1..=20).collect::<Vec<_>>());
-    let mut store = open(&path).keeping(5);
-    store.commit(&put("b")).expect("it leads");
+    let mut store = open(&path).keeping(5).folding_after(1);
+    commit(&mut store, &put("b"));
     let cut = log();
     assert_eq!(cut.last(), Some(&21));
     assert!((6..21).contains(&cut.len()), "a few at a time: {cut:?}");
     for _ in 0..20 {
-        store.commit(&put("b")).expect("it leads");
+        commit(&mut store, &put("b"));
     }
     assert_eq!(log(), (37..=41).collect::<Vec<_>>());
-    let mut store = open(&path).keeping(5);
-    let three = [put("a"), put("c"), put("d")].concat();
-    store.commit(&three).expect("it leads");
+    let mut store = open(&path).keeping(5).folding_after(1);
+    commit(&mut store, &[put("a"), put("c"), put("d")].concat());
     assert_eq!(log(), (40..=44).collect::<Vec<_>>());
     assert_eq!(keys(&mut store), set(["a", "b", "c", "d"]));
 }
 
 #[test]
-fn a_history_goes_with_its_instance() {
+fn what_is_not_yet_folded_is_kept_in_the_log_however_short_that_is_to_be() {
     let home = tempfile::tempdir().expect("a directory");
     let path = home.path().join("boira.db");
-    let mut store = open(&path);
+    let mut store = open(&path).keeping(2).folding_after(100);
+    for name in ["a", "b", "c", "d", "e"] {
+        store.commit(&put(name)).expect("it leads");
+        store.tidy().expect("it leads");
+    }
+    let mut next = open(&path).keeping(2);
+    assert_eq!(keys(&mut next), set(["a", "b", "c", "d", "e"]));
+    next.commit(&put("f")).expect("it leads now");
+    let refused = store.load();
+    assert!(matches!(refused, Err(StoreError::Fenced)), "it would fold");
+}
+
+#[test]
+fn a_history_goes_with_its_instance() {
+    for fold_after in [1, 1000] {
+        a_history_goes(fold_after);
+    }
+}
+
+fn a_history_goes(fold_after: u64) {
+    let home = tempfile::tempdir().expect("a directory");
+    let path = home.path().join("boira.db");
+    let mut store = open(&path).folding_after(fold_after);
     let [ours, other] = [1, 2].map(InstanceId::from_entropy);
     let event = |instance: &InstanceId| Event {
         instance: instance.clone(),
@@ -197,6 +222,7 @@ fn a_history_goes_with_its_instance() {
         ..Change::default()
     };
     store.commit(&[lived]).expect("it leads");
+    store.tidy().expect("it leads");
     let history = History::new(&path);
     assert_eq!(history.of(&ours).expect("it reads").len(), 2);
     let gone = Change {
@@ -205,6 +231,7 @@ fn a_history_goes_with_its_instance() {
         ..Change::default()
     };
     store.commit(&[gone]).expect("it leads");
+    store.tidy().expect("it leads");
     assert_eq!(history.of(&ours).expect("it reads"), []);
     assert_eq!(history.of(&other).expect("it reads").len(), 1);
 }

@@ -42,6 +42,7 @@ impl Journal {
         let seq = store.commit(&changes).expect("the disk is fine");
         self.states.insert(seq, self.rows.clone());
         self.acknowledged.push((recording::position(), seq));
+        store.tidy().expect("the disk is fine");
     }
 
     fn change(&self) -> Change {
@@ -74,7 +75,8 @@ impl Journal {
 }
 
 fn open(path: impl AsRef<Path>) -> Sqlite {
-    Sqlite::open(path.as_ref(), &CloudId::from("cloud-1")).expect("the store opens")
+    let store = Sqlite::open(path.as_ref(), &CloudId::from("cloud-1")).expect("the store opens");
+    store.folding_after(5)
 }
 
 /// In memory where that is possible: what a sync makes durable is decided here, not by a disk.
