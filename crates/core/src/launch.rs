@@ -2,7 +2,7 @@
 
 use crate::refusal::Thing;
 use crate::row::ClientToken;
-use crate::schedule::{self, Need};
+use crate::schedule::{self, Need, Places};
 use crate::{Draft, Refusal, heal, network, policy};
 use boira_model::*;
 use std::net::Ipv4Addr;
@@ -85,12 +85,12 @@ pub fn launch(draft: &mut Draft, ask: &Launch) -> Result<Vec<InstanceId>, Refusa
     if let Some(earlier) = repeated(draft, ask)? {
         return Ok(earlier);
     }
-    let order = resolve(draft, ask)?;
+    let mut order = resolve(draft, ask)?;
     let most = quota(draft, ask)?;
     let reservation = ReservationId::from_entropy(draft.ctx.entropy());
     let mut ids = Vec::new();
     for index in 0..most {
-        match launch_one(draft, ask, &order, &reservation, index) {
+        match launch_one(draft, ask, &mut order, &reservation, index) {
             Ok(id) => ids.push(id),
             Err(Refusal::NoCapacity { .. } | Refusal::NoAddress(_)) if index >= ask.min => break,
             Err(refusal) => return Err(refusal),
@@ -126,9 +126,15 @@ fn repeated(draft: &Draft, ask: &Launch) -> Result<Option<Vec<InstanceId>>, Refu
 struct Order {
     image: Arc<Image>,
     kind: InstanceType,
-    subnet_choices: Vec<Arc<Subnet>>,
+    choices: Vec<Choice>,
     groups: Vec<GroupId>,
     root_bytes: u64,
+}
+
+/// A subnet, and the hosts of its zone once they are looked at.
+struct Choice {
+    subnet: Arc<Subnet>,
+    places: Option<Places>,
 }
 
 fn resolve(draft: &Draft, ask: &Launch) -> Result<Order, Refusal> {
@@ -147,8 +153,12 @@ fn resolve(draft: &Draft, ask: &Launch) -> Result<Order, Refusal> {
     {
         return Err(Refusal::NotFound(Thing::KeyPair, name.clone()));
     }
-    let subnet_choices = choose_subnets(draft, ask)?;
-    let groups = choose_groups(draft, ask, &subnet_choices[0].vpc)?;
+    let subnets = choose_subnets(draft, ask)?;
+    let groups = choose_groups(draft, ask, &subnets[0].vpc)?;
+    let choice = |subnet| Choice {
+        subnet,
+        places: None,
+    };
     check_fits(&image, &kind)?;
     if ask.cpu_credits.is_some() && !kind.burstable {
         return Err(Refusal::NotBurstable(kind.name));
@@ -157,7 +167,7 @@ fn resolve(draft: &Draft, ask: &Launch) -> Result<Order, Refusal> {
     Ok(Order {
         image,
         kind,
-        subnet_choices,
+        choices: subnets.into_iter().map(choice).collect(),
         groups,
         root_bytes,
     })
@@ -294,11 +304,12 @@ fn quota(draft: &Draft, ask: &Launch) -> Result<u32, Refusal> {
 fn launch_one(
     draft: &mut Draft,
     ask: &Launch,
-    order: &Order,
+    order: &mut Order,
     reservation: &ReservationId,
     index: u32,
 ) -> Result<InstanceId, Refusal> {
-    let (host, subnet, ip) = choose_place(draft, ask, order)?;
+    let (choice, host, ip) = choose_place(draft, ask, order)?;
+    let subnet = order.choices[choice].subnet.clone();
     let id = InstanceId::from_entropy(draft.ctx.entropy());
     let interface = put_interface(draft, ask, order, &subnet, &id, ip);
     let volume = put_volume(draft, ask, order, &host, &id);
@@ -360,18 +371,21 @@ fn launch_one(
     draft.put(instance);
     heal::fence(draft, &id);
     draft.log(&id, "api", format!("launched, placed on {}", host.name));
+    if let Some(places) = &mut order.choices[choice].places {
+        places.judge_again(&draft.state, &host);
+    }
     Ok(id)
 }
 
-/// The first zone with room and a free address, by the order of the choices.
+/// The first choice with room and a free address: its index, a host and the address.
 fn choose_place(
     draft: &mut Draft,
     ask: &Launch,
-    order: &Order,
-) -> Result<(Arc<Host>, Arc<Subnet>, Ipv4Addr), Refusal> {
+    order: &mut Order,
+) -> Result<(usize, Arc<Host>, Ipv4Addr), Refusal> {
     let (mut reasons, mut full) = (Vec::new(), None);
-    for subnet in &order.subnet_choices {
-        let need = Need {
+    for (index, Choice { subnet, places }) in order.choices.iter_mut().enumerate() {
+        let need = || Need {
             vcpus: order.kind.vcpus,
             memory_bytes: order.kind.memory_bytes(),
             disk_bytes: order.root_bytes,
@@ -381,7 +395,8 @@ fn choose_place(
             guest: None,
             cpu_level: policy::cpu_level(&order.image, &order.kind),
         };
-        let host = match schedule::place(&draft.state, &need) {
+        let places = places.get_or_insert_with(|| Places::of(&draft.state, need()));
+        let host = match places.best() {
             Ok(host) => draft.state.hosts[&host].clone(),
             Err(lines) => {
                 reasons.extend(lines);
@@ -389,7 +404,7 @@ fn choose_place(
             }
         };
         match network::lease(draft, subnet, ask.private_ip) {
-            Ok(ip) => return Ok((host, subnet.clone(), ip)),
+            Ok(ip) => return Ok((index, host, ip)),
             Err(refusal @ Refusal::NoAddress(_)) => full = Some(refusal),
             Err(refusal) => return Err(refusal),
         }

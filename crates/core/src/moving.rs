@@ -434,7 +434,7 @@ pub fn tick(draft: &mut Draft) {
     let halted = |id: &&InstanceId| {
         let live = draft.state.instances.get(*id).and_then(|row| row.live());
         let since = live.and_then(|live| live.departed);
-        since.is_some_and(|since| now.since_ms(since) >= HALTED_MS)
+        since.is_some_and(|since| now.is_past(since, HALTED_MS))
     };
     for id in moving.filter(halted).cloned().collect::<Vec<_>>() {
         fail(draft, &id, "the other host has not got all of it");
@@ -442,7 +442,7 @@ pub fn tick(draft: &mut Draft) {
     let moving = draft.state.moving.iter();
     let waits = |id: &&InstanceId| {
         let live = draft.state.instances.get(*id).and_then(|row| row.live());
-        live.is_some_and(|live| !live.ready && now.since_ms(live.since) >= PREPARING_MS)
+        live.is_some_and(|live| !live.ready && now.is_past(live.since, PREPARING_MS))
     };
     for id in moving.filter(waits).cloned().collect::<Vec<_>>() {
         fail(draft, &id, "the other host is not ready for it");

@@ -60,42 +60,92 @@ pub fn place_where(
     need: &Need,
     fits: impl Fn(&Host) -> Result<(), String>,
 ) -> Result<HostId, Vec<String>> {
-    let mut reasons = Vec::new();
-    let fastest = state
-        .hosts
-        .values()
-        .map(|host| speed(host))
-        .max()
-        .unwrap_or(0);
-    let mut best: Option<(u64, &HostId)> = None;
-    for (id, host) in &state.hosts {
-        if let Err(_elsewhere) = belongs(host, need) {
-            continue;
-        }
-        match fits(host).and_then(|()| room(state, host, need)) {
-            // Equal hosts by id, so that the choice is stable.
-            Ok(left) => {
-                let score = score(state, host, left, fastest);
-                if best.is_none_or(|(most, _)| score > most) {
-                    best = Some((score, id));
-                }
+    Places::among(state, need.clone(), fits).best()
+}
+
+/// Every host judged for one need, so that many alike are placed without judging all hosts each time.
+pub struct Places {
+    need: Need,
+    fastest: u64,
+    /// In the order of the ids.
+    judged: Vec<(HostId, Place)>,
+}
+
+/// How good a host is, the larger the better, or a line that says why it can't be used.
+type Place = Result<u64, String>;
+
+impl Places {
+    pub fn of(state: &State, need: Need) -> Self {
+        Self::among(state, need, |_| Ok(()))
+    }
+
+    fn among(state: &State, need: Need, fits: impl Fn(&Host) -> Result<(), String>) -> Self {
+        let speeds = state.hosts.values().map(|host| speed(host));
+        let mut places = Self {
+            fastest: speeds.max().unwrap_or(0),
+            judged: Vec::new(),
+            need,
+        };
+        for (id, host) in &state.hosts {
+            if belongs(host, &places.need).is_ok() {
+                let place = fits(host)
+                    .map_err(|reason| format!("{}: {reason}", host.name))
+                    .and_then(|()| places.judge(state, host));
+                places.judged.push((id.clone(), place));
             }
-            Err(reason) => reasons.push(format!("{}: {reason}", host.name)),
+        }
+        places
+    }
+
+    /// The host to use, or one line per host that was considered.
+    pub fn best(&self) -> Result<HostId, Vec<String>> {
+        let mut best: Option<(u64, &HostId)> = None;
+        for (id, place) in &self.judged {
+            // Equal hosts by id, so that the choice is stable.
+            if let Ok(score) = place
+                && best.is_none_or(|(most, _)| *score > most)
+            {
+                best = Some((*score, id));
+            }
+        }
+        match best {
+            Some((_, id)) => Ok(id.clone()),
+            None => Err(self.reasons()),
         }
     }
-    match best {
-        Some((_, id)) => Ok(id.clone()),
-        None if reasons.is_empty() => {
-            let host = match need.leaving {
-                Some(_) => "no other host",
-                None => "no host",
-            };
-            Err(vec![match &need.zone {
-                Some(zone) => format!("{host} has joined zone {zone}"),
-                None => format!("{host} has joined the cloud"),
-            }])
+
+    /// A host has got one of those that are placed.
+    pub fn judge_again(&mut self, state: &State, host: &Host) {
+        let own = self.judged.binary_search_by(|(id, _)| id.cmp(&host.id));
+        if let Ok(index) = own {
+            self.judged[index].1 = self.judge(state, host);
         }
-        None => Err(reasons),
+    }
+
+    fn judge(&self, state: &State, host: &Host) -> Place {
+        match room(state, host, &self.need) {
+            Ok(left) => Ok(score(state, host, left, self.fastest)),
+            Err(reason) => Err(format!("{}: {reason}", host.name)),
+        }
+    }
+
+    fn reasons(&self) -> Vec<String> {
+        let reasons = self
+            .judged
+            .iter()
+            .filter_map(|(_, place)| place.clone().err());
+        let reasons: Vec<_> = reasons.collect();
+        if !reasons.is_empty() {
+            return reasons;
+        }
+        let host = match self.need.leaving {
+            Some(_) => "no other host",
+            None => "no host",
+        };
+        vec![match &self.need.zone {
+            Some(zone) => format!("{host} has joined zone {zone}"),
+            None => format!("{host} has joined the cloud"),
+        }]
     }
 }
 
@@ -261,7 +311,7 @@ fn room(state: &State, host: &Host, need: &Need) -> Verdict {
     if let Some(why) = host.quarantine.as_ref().filter(|_| need.host.is_none()) {
         return Err(format!("is in quarantine: {why}"));
     }
-    if state.contact(&host.id) == Contact::Silent {
+    if state.silent.contains(&host.id) {
         return Err("has not been heard of lately".into());
     }
     if let Some((machine, cpu)) = &need.guest {

@@ -182,6 +182,7 @@ impl State {
             Kind::Instance => {
                 if let Some(row) = self.instances.remove(key) {
                     self.forget_instance(&row);
+                    self.touch_hosts_of(&row);
                 }
             }
             Kind::ClientToken => {
@@ -330,16 +331,12 @@ impl State {
             if placement.moving_to.is_some() {
                 self.moving.insert(row.id.clone());
             }
-            if let Some(next) = &placement.moving_to {
-                self.touch_host(next);
-            }
             *self
                 .vpc_hosts
                 .entry(row.vpc.clone())
                 .or_default()
                 .entry(placement.host.clone())
                 .or_default() += 1;
-            self.touch_host(&placement.host);
             if let Some(host) = row.connected_at() {
                 for port in &row.interfaces {
                     if let Some(port) = self.interfaces.get(port).cloned() {
@@ -357,6 +354,11 @@ impl State {
             .entry(row.owner.clone())
             .or_default()
             .insert(row.id.clone());
+        // What a host reports is no news to it.
+        if !old.as_ref().is_some_and(|old| told_alike(old, &row)) {
+            old.iter().for_each(|old| self.touch_hosts_of(old));
+            self.touch_hosts_of(&row);
+        }
         // Other hosts have routes to it.
         if old.as_ref().and_then(|old| old.connected_at()) != row.connected_at() {
             self.touch_vpc(&row.vpc);
@@ -386,10 +388,6 @@ impl State {
                 if *count == 0 {
                     hosts.remove(&placement.host);
                 }
-            }
-            self.touch_host(&placement.host);
-            if let Some(next) = &placement.moving_to {
-                self.touch_host(next);
             }
             if let Some(host) = row.connected_at() {
                 for port in &row.interfaces {
@@ -503,6 +501,16 @@ impl State {
         *self.revisions.entry(host.clone()).or_default() += 1;
     }
 
+    /// The host of an instance, and the one that it goes to.
+    fn touch_hosts_of(&mut self, row: &Instance) {
+        if let Some(placement) = &row.placement {
+            self.touch_host(&placement.host);
+            if let Some(next) = &placement.moving_to {
+                self.touch_host(next);
+            }
+        }
+    }
+
     /// Who shares a VPC with a host has to know where it is.
     fn touch_neighbours(&mut self, host: &HostId) {
         let shared = self.vpc_hosts.iter();
@@ -521,6 +529,19 @@ impl State {
             self.touch_host(host);
         }
     }
+}
+
+/// Whether hosts are told the same of both: they differ in what was observed at most, and are on the
+/// network at the same place.
+fn told_alike(old: &Instance, new: &Instance) -> bool {
+    let observed = Instance {
+        observed: new.observed.clone(),
+        reachable: new.reachable,
+        reachable_since: new.reachable_since,
+        since: new.since,
+        ..old.clone()
+    };
+    observed == *new && old.connected_at() == new.connected_at()
 }
 
 /// The hosts that keep room for an instance, its own and where it is moving to, each with the memory

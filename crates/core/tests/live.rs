@@ -113,7 +113,7 @@ fn it_goes_on_there_once_both_hosts_have_said_that_they_are_done() {
 #[test]
 fn a_move_that_comes_to_nothing_leaves_it_where_it_is_and_its_generation_is_not_given_out_again() {
     type Ends = fn(&mut Cloud, &InstanceId);
-    let ends: [Ends; 6] = [
+    let ends: [Ends; 8] = [
         |cloud, id| {
             let taken_back = cloud.decide(|draft| moving::cancel(draft, id.as_str()));
             taken_back.expect("it moves");
@@ -145,6 +145,16 @@ fn a_move_that_comes_to_nothing_leaves_it_where_it_is_and_its_generation_is_not_
             cloud.change(reconcile::tick);
             assert!(cloud.row(id).live().is_some(), "it may be on its way");
             cloud.passes(15_000);
+            cloud.change(reconcile::tick);
+        },
+        // The clock was hours ahead and is set right.
+        |cloud, id| {
+            departs(cloud, id);
+            cloud.passes(-3_600_000);
+            cloud.change(reconcile::tick);
+        },
+        |cloud, _| {
+            cloud.passes(-3_600_000);
             cloud.change(reconcile::tick);
         },
         |cloud, id| {

@@ -26,6 +26,11 @@ impl Wall {
     pub fn since_ms(self, earlier: Self) -> i64 {
         self.0.saturating_sub(earlier.0)
     }
+
+    /// Whether so much time has passed since then, or the clock went back, so that nobody knows.
+    pub fn is_past(self, since: Self, ms: i64) -> bool {
+        !(0..ms).contains(&self.since_ms(since))
+    }
 }
 
 impl Boot {
