@@ -4,6 +4,7 @@
 //! and never by what it says. Beside it, `/join` is for who has no certificate yet.
 
 use crate::controller::Controller;
+use crate::identity::Signer;
 use crate::join;
 use crate::links::Told;
 use crate::pki::{HostCertificate, HostRequest};
@@ -14,6 +15,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
+use boira_core::sync::Hashes;
+use boira_core::wanted::Notary;
 use boira_core::{fence, observe, sync, wanted};
 use boira_model::volume::file;
 use boira_model::wire::{
@@ -22,6 +25,7 @@ use boira_model::wire::{
 };
 use boira_model::{HostId, Volume};
 use serde::Deserialize;
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -183,19 +187,19 @@ async fn poll(
             return Err(unknown());
         }
         // Before anything is derived: a signature that is made meanwhile counts next time.
-        let told = Told {
-            revision: snapshot.state.revision(host),
-            settings: snapshot.state.settings.clone(),
-            signatures: controller.notary.signatures(),
-            have: have.clone(),
-        };
+        let signed = controller.notary.signatures();
         let mut answer = SyncAnswer::default();
-        if !link.knows(&told) {
-            let wanted = wanted::wanted(&snapshot.state, host, &controller.notary);
-            answer = sync::parts(wanted, snapshot.seq, have);
-            if sync::is_empty(&answer) {
-                link.note_told(told);
-            }
+        if !link.has_all(&snapshot.state, host, signed, have) {
+            let notary = Noting::new(&controller.notary);
+            let wanted = wanted::wanted(&snapshot.state, host, &notary);
+            let hashes = Hashes::of(&wanted);
+            link.note_told(Told {
+                revision: snapshot.state.revision(host),
+                settings: snapshot.state.settings.clone(),
+                unsigned: notary.missed.get().then_some(signed),
+                hashes: hashes.clone(),
+            });
+            answer = sync::parts(wanted, hashes, snapshot.seq, have);
         }
         answer.cloud = Some(controller.cluster.cloud.clone());
         answer.seq = seq;
@@ -218,6 +222,29 @@ async fn poll(
         {
             return Ok(answer);
         }
+    }
+}
+
+/// Notes whether a signature was missing.
+struct Noting<'a> {
+    notary: &'a Signer,
+    missed: Cell<bool>,
+}
+
+impl<'a> Noting<'a> {
+    fn new(notary: &'a Signer) -> Self {
+        Self {
+            notary,
+            missed: Cell::new(false),
+        }
+    }
+}
+
+impl Notary for Noting<'_> {
+    fn sign(&self, document: &str) -> Option<(String, String)> {
+        let signed = self.notary.sign(document);
+        self.missed.set(self.missed.get() || signed.is_none());
+        signed
     }
 }
 

@@ -2,7 +2,7 @@
 //! opened to it. Nothing here is stored; a new controller learns it again from the agents' next polls.
 
 use boira_core::fence::Watch;
-use boira_core::sync::{Admit, Inbox};
+use boira_core::sync::{Admit, Hashes, Inbox};
 use boira_core::{Settings, State};
 use boira_model::wire::{Arriving, Leaving, StreamKind, StreamRequest, SyncRequest};
 use boira_model::{HostId, InstanceId};
@@ -45,16 +45,15 @@ struct Facts {
     asked: HashMap<String, (StreamRequest, oneshot::Sender<Result<Stream, String>>)>,
 }
 
-/// What a host's wanted state was derived from, and what the host then had: as long as both are the
-/// same there is nothing to tell, and an idle cloud derives nothing.
-#[derive(PartialEq)]
+/// What a host's wanted state was derived from, and what came of it. As long as it would be derived from
+/// the same and the host has it all there is nothing to tell, and an idle cloud derives nothing.
 pub struct Told {
     pub revision: u64,
     /// Settings are in no row, so no revision counts their changes.
     pub settings: Arc<Settings>,
-    /// Signatures of identity documents that were made so far.
-    pub signatures: u64,
-    pub have: [String; 4],
+    /// How many identity documents were signed, where one was missing.
+    pub unsigned: Option<u64>,
+    pub hashes: Hashes,
 }
 
 /// Keys that were revoked while this controller ran: who has shown one before is still connected.
@@ -308,9 +307,14 @@ impl Link {
         leaving.find(|guest| guest.instance == *instance).cloned()
     }
 
-    /// Whether the host has all that could be derived.
-    pub fn knows(&self, told: &Told) -> bool {
-        self.facts().told.as_ref() == Some(told)
+    /// Whether a host that has these parts has all that could be derived.
+    pub fn has_all(&self, state: &State, host: &HostId, signed: u64, have: &[String; 4]) -> bool {
+        self.facts().told.as_ref().is_some_and(|told| {
+            told.revision == state.revision(host)
+                && told.settings == state.settings
+                && told.unsigned.is_none_or(|count| count == signed)
+                && told.hashes.are(have)
+        })
     }
 
     pub fn note_told(&self, told: Told) {

@@ -72,8 +72,11 @@ pub struct State {
     pub waiting: OrdSet<InstanceId>,
     /// Instances that are on their way to another host.
     pub moving: OrdSet<InstanceId>,
-    /// Raised for a host whenever something that it is told may have changed.
+    /// Raised for a host whenever something that it is told may have changed; complete after
+    /// [`State::spread`].
     pub revisions: OrdMap<HostId, u64>,
+    /// VPCs in which something has changed that their hosts are told.
+    pub touched: OrdSet<VpcId>,
 }
 
 impl State {
@@ -522,11 +525,15 @@ impl State {
 
     /// Group membership, rules and places reach every host that has a port in the VPC.
     fn touch_vpc(&mut self, vpc: &VpcId) {
-        let Some(hosts) = self.vpc_hosts.get(vpc).cloned() else {
-            return;
-        };
-        for host in hosts.keys() {
-            self.touch_host(host);
+        self.touched.insert(vpc.clone());
+    }
+
+    /// Raises the revisions of hosts for what has changed in their VPCs: once for a whole batch of
+    /// changes, as there may be hundreds of hosts.
+    pub fn spread(&mut self) {
+        for vpc in std::mem::take(&mut self.touched) {
+            let hosts = self.vpc_hosts.get(&vpc).cloned().unwrap_or_default();
+            hosts.keys().for_each(|host| self.touch_host(host));
         }
     }
 }

@@ -86,27 +86,48 @@ impl Inbox {
     }
 }
 
-/// The parts that differ from what the host has. `generation` is the store's sequence number of the
-/// snapshot that `wanted` was derived from.
-pub fn parts(wanted: Wanted, generation: u64, have: &[String; 4]) -> SyncAnswer {
-    let [instances, network, images, volumes] = have;
-    SyncAnswer {
-        instances: part(wanted.instances, generation, instances),
-        network: part(wanted.network, generation, network),
-        images: part(wanted.images, generation, images),
-        volumes: part(wanted.volumes, generation, volumes),
-        ..SyncAnswer::default()
+/// The hashes of all parts of a host's wanted state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hashes([String; 4]);
+
+impl Hashes {
+    pub fn of(wanted: &Wanted) -> Self {
+        Self([
+            hash(&wanted.instances),
+            hash(&wanted.network),
+            hash(&wanted.images),
+            hash(&wanted.volumes),
+        ])
+    }
+
+    /// Whether there is nothing to tell a host that has these parts, each `generation:hash`.
+    pub fn are(&self, have: &[String; 4]) -> bool {
+        self.0.iter().zip(have).all(|(hash, have)| is(hash, have))
     }
 }
 
-fn part<T: Serialize>(body: T, generation: u64, have: &str) -> Option<Versioned<T>> {
-    let hash = hash(&body);
-    let has = have.split_once(':').map(|(_, hash)| hash);
-    (has != Some(hash.as_str())).then_some(Versioned {
-        generation,
-        hash,
-        body,
-    })
+fn is(hash: &str, have: &str) -> bool {
+    have.split_once(':').is_some_and(|(_, has)| has == hash)
+}
+
+/// The parts that differ from what the host has. `generation` is the store's sequence number of the
+/// snapshot that `wanted` was derived from.
+pub fn parts(wanted: Wanted, hashes: Hashes, generation: u64, have: &[String; 4]) -> SyncAnswer {
+    fn part<T>(body: T, generation: u64, hash: String, have: &str) -> Option<Versioned<T>> {
+        (!is(&hash, have)).then_some(Versioned {
+            generation,
+            hash,
+            body,
+        })
+    }
+    let [instances, network, images, volumes] = hashes.0;
+    SyncAnswer {
+        instances: part(wanted.instances, generation, instances, &have[0]),
+        network: part(wanted.network, generation, network, &have[1]),
+        images: part(wanted.images, generation, images, &have[2]),
+        volumes: part(wanted.volumes, generation, volumes, &have[3]),
+        ..SyncAnswer::default()
+    }
 }
 
 /// Whether an answer tells the host nothing, so that it can wait for something to tell.
@@ -392,9 +413,10 @@ mod tests {
     }
 
     fn answer(accepted: &Accepted, wanted: Wanted, generation: u64) -> SyncAnswer {
+        let hashes = Hashes::of(&wanted);
         SyncAnswer {
             cloud: Some(CloudId::from("cloud-1")),
-            ..parts(wanted, generation, &accepted.have())
+            ..parts(wanted, hashes, generation, &accepted.have())
         }
     }
 

@@ -2,7 +2,7 @@
 
 use boira_core::memory::{self, Memories};
 use boira_core::plan::{self, ATTEMPTS, Facts, Guest, Memory, Plan, STEADY_MS, Step};
-use boira_core::sync::{Accepted, parts};
+use boira_core::sync::{Accepted, Hashes, parts};
 use boira_core::wanted::Wanted;
 use boira_model::wire::*;
 use boira_model::*;
@@ -319,7 +319,7 @@ fn a_new_agent_neither_repeats_resets_nor_tries_again_what_was_given_up() {
     let mut wanted = wanted(Power::On);
     wanted.instances[0].resets = 2;
     let mut accepted = Accepted::default();
-    let mut answer = parts(wanted.clone(), 1, &accepted.have());
+    let mut answer = parts(wanted.clone(), Hashes::of(&wanted), 1, &accepted.have());
     answer.cloud = Some(CloudId::from("cloud-1"));
     assert!(accepted.accept(answer));
     let memory = Memory {

@@ -336,13 +336,14 @@ impl Controller {
     fn derive(&self, request: &Envelope, have: &[String; 4]) -> SyncAnswer {
         let snapshot = self.snapshot();
         let wanted = wanted::wanted(&snapshot.state, &request.host, &NoNotary);
+        let hashes = sync::Hashes::of(&wanted);
         SyncAnswer {
             cloud: Some(self.disk.cloud.clone()),
             seq: request.seq,
             lease_ms: self
                 .is_fenced(&request.host)
                 .then(|| fence::lease_ms(self.fence_ms())),
-            ..sync::parts(wanted, snapshot.seq, have)
+            ..sync::parts(wanted, hashes, snapshot.seq, have)
         }
     }
 

@@ -248,7 +248,8 @@ impl Writer {
     }
 
     /// Shows the state to readers and tells the hosts that it may concern.
-    fn publish(&mut self, state: State) {
+    fn publish(&mut self, mut state: State) {
+        state.spread();
         let before = std::mem::replace(&mut self.state, state);
         let hosts = changed_hosts(&before, &self.state);
         let snapshot = Arc::new(Snapshot {

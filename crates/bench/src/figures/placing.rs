@@ -33,7 +33,7 @@ fn over(hosts: u32, extent: Extent) -> Result<Figure> {
     let mut worker = Worker::start()?;
     let title = format!("{total} instances from the request to running, over {hosts} hosts");
     let mut figure = Figure::new(title, "ms", Target::AtMost(1000.0)).because(
-        "the simulated hosts' own work takes the processors that they share with the controller (CPU times below)",
+        "all instances are in one VPC, so each host is told where all others' addresses are, on the processors that hosts and controller share (CPU times below)",
     );
     let mut answered = Vec::new();
     let mut busy = Vec::new();

@@ -165,6 +165,7 @@ impl Cloud {
             "a change of the state would not be stored"
         );
         self.state = draft.state;
+        self.state.spread();
         Ok(done)
     }
 

@@ -90,6 +90,7 @@ impl Cloud {
             "the change is complete"
         );
         self.state = draft.state;
+        self.state.spread();
         Ok(outcome)
     }
 
