@@ -6,7 +6,6 @@
 use crate::controller::Controller;
 use crate::identity::Signer;
 use crate::join;
-use crate::links::Told;
 use crate::pki::{HostCertificate, HostRequest};
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
@@ -15,7 +14,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use boira_core::sync::Hashes;
+use boira_core::sync::{Hashes, Told};
 use boira_core::wanted::Notary;
 use boira_core::{fence, observe, sync, wanted};
 use boira_model::volume::file;
@@ -193,12 +192,8 @@ async fn poll(
             let notary = Noting::new(&controller.notary);
             let wanted = wanted::wanted(&snapshot.state, host, &notary);
             let hashes = Hashes::of(&wanted);
-            link.note_told(Told {
-                revision: snapshot.state.revision(host),
-                settings: snapshot.state.settings.clone(),
-                unsigned: notary.missed.get().then_some(signed),
-                hashes: hashes.clone(),
-            });
+            let unsigned = notary.missed.get().then_some(signed);
+            link.note_told(Told::new(&snapshot.state, host, unsigned, hashes.clone()));
             answer = sync::parts(wanted, hashes, snapshot.seq, have);
         }
         answer.cloud = Some(controller.cluster.cloud.clone());

@@ -1,9 +1,9 @@
 //! One link per host: when it was last heard of, who waits for it, and the streams that people want
 //! opened to it. Nothing here is stored; a new controller learns it again from the agents' next polls.
 
+use boira_core::State;
 use boira_core::fence::Watch;
-use boira_core::sync::{Admit, Hashes, Inbox};
-use boira_core::{Settings, State};
+use boira_core::sync::{Admit, Inbox, Told};
 use boira_model::wire::{Arriving, Leaving, StreamKind, StreamRequest, SyncRequest};
 use boira_model::{HostId, InstanceId};
 use boira_store::Listener;
@@ -43,17 +43,6 @@ struct Facts {
     tickets: Vec<StreamRequest>,
     /// Streams that the agent has not opened yet.
     asked: HashMap<String, (StreamRequest, oneshot::Sender<Result<Stream, String>>)>,
-}
-
-/// What a host's wanted state was derived from, and what came of it. As long as it would be derived from
-/// the same and the host has it all there is nothing to tell, and an idle cloud derives nothing.
-pub struct Told {
-    pub revision: u64,
-    /// Settings are in no row, so no revision counts their changes.
-    pub settings: Arc<Settings>,
-    /// How many identity documents were signed, where one was missing.
-    pub unsigned: Option<u64>,
-    pub hashes: Hashes,
 }
 
 /// Keys that were revoked while this controller ran: who has shown one before is still connected.
@@ -309,12 +298,9 @@ impl Link {
 
     /// Whether a host that has these parts has all that could be derived.
     pub fn has_all(&self, state: &State, host: &HostId, signed: u64, have: &[String; 4]) -> bool {
-        self.facts().told.as_ref().is_some_and(|told| {
-            told.revision == state.revision(host)
-                && told.settings == state.settings
-                && told.unsigned.is_none_or(|count| count == signed)
-                && told.hashes.are(have)
-        })
+        let facts = self.facts();
+        let told = facts.told.as_ref();
+        told.is_some_and(|told| told.is_all(state, host, signed, have))
     }
 
     pub fn note_told(&self, told: Told) {

@@ -12,11 +12,13 @@
 use crate::plan::Memory;
 use crate::planted::{Bug, planted};
 use crate::wanted::Wanted;
+use crate::{Settings, State};
 use boira_model::wire::*;
 use boira_model::{CloudId, HostId, InstanceId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// Sessions that ended, kept per host so that their late reports are recognised.
 const RETIRED: usize = 32;
@@ -103,6 +105,38 @@ impl Hashes {
     /// Whether there is nothing to tell a host that has these parts, each `generation:hash`.
     pub fn are(&self, have: &[String; 4]) -> bool {
         self.0.iter().zip(have).all(|(hash, have)| is(hash, have))
+    }
+}
+
+/// What a host's wanted state was derived from, and what came of it. As long as it would be derived from
+/// the same and the host has it all there is nothing to tell, and an idle cloud derives nothing.
+#[derive(Clone, Debug)]
+pub struct Told {
+    revision: u64,
+    /// Settings are in no row, so no revision counts their changes.
+    settings: Arc<Settings>,
+    /// How many identity documents were signed, where one was missing.
+    unsigned: Option<u64>,
+    hashes: Hashes,
+}
+
+impl Told {
+    pub fn new(state: &State, host: &HostId, unsigned: Option<u64>, hashes: Hashes) -> Self {
+        Self {
+            revision: state.revision(host),
+            settings: state.settings.clone(),
+            unsigned,
+            hashes,
+        }
+    }
+
+    /// Whether a host that has these parts has all that could be derived, now that so many documents
+    /// are signed.
+    pub fn is_all(&self, state: &State, host: &HostId, signed: u64, have: &[String; 4]) -> bool {
+        self.revision == state.revision(host)
+            && self.settings == state.settings
+            && self.unsigned.is_none_or(|count| count == signed)
+            && self.hashes.are(have)
     }
 }
 

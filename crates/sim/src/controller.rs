@@ -6,7 +6,7 @@ use crate::random::Random;
 use crate::store::{Disk, Fate};
 use boira_core::attribute::{self, Setting};
 use boira_core::fence::{self, Watch};
-use boira_core::sync::{self, Admit, Inbox};
+use boira_core::sync::{self, Admit, Hashes, Inbox, Told};
 use boira_core::wanted::{self, Notary};
 use boira_core::{
     Ctx, Settings, State, heal, launch, moving, observe, power, reconcile, settings, volume,
@@ -91,6 +91,8 @@ pub struct Controller {
     /// Hosts about whose guests something was decided and committed.
     given_away: Arc<Mutex<Vec<HostId>>>,
     parked: Vec<Parked>,
+    /// What each host was told last.
+    told: BTreeMap<HostId, Told>,
     pub ledger: Arc<Mutex<Ledger>>,
 }
 
@@ -109,6 +111,7 @@ impl Controller {
             watches: BTreeMap::new(),
             given_away: Arc::default(),
             parked: Vec::new(),
+            told: BTreeMap::new(),
             ledger: Arc::default(),
         }
     }
@@ -141,6 +144,7 @@ impl Controller {
         self.writer = None;
         self.queue.clear();
         self.parked.clear();
+        self.told.clear();
         self.inboxes.clear();
         self.said = Arc::default();
         self.given_away = Arc::default();
@@ -325,25 +329,33 @@ impl Controller {
         state.fenced_on(host).next().is_some()
     }
 
-    fn answer(&self, request: &Envelope, have: &[String; 4]) -> Option<Reply> {
-        let answer = self.derive(request, have);
-        (!sync::is_empty(&answer)).then(|| Reply::Sync {
-            request: request.clone(),
-            outcome: Ok(answer),
-        })
+    /// What there is to tell a host that has these parts.
+    fn answer(&mut self, request: &Envelope, have: &[String; 4]) -> Option<Reply> {
+        let (snapshot, host) = (self.snapshot(), &request.host);
+        let told = self.told.get(host);
+        if told.is_some_and(|told| told.is_all(&snapshot.state, host, 0, have)) {
+            return None;
+        }
+        let wanted = wanted::wanted(&snapshot.state, host, &NoNotary);
+        let hashes = Hashes::of(&wanted);
+        let told = Told::new(&snapshot.state, host, None, hashes.clone());
+        self.told.insert(host.clone(), told);
+        let answer = sync::parts(wanted, hashes, snapshot.seq, have);
+        (!sync::is_empty(&answer)).then(|| self.reply(request.clone(), answer))
     }
 
-    fn derive(&self, request: &Envelope, have: &[String; 4]) -> SyncAnswer {
-        let snapshot = self.snapshot();
-        let wanted = wanted::wanted(&snapshot.state, &request.host, &NoNotary);
-        let hashes = sync::Hashes::of(&wanted);
-        SyncAnswer {
-            cloud: Some(self.disk.cloud.clone()),
-            seq: request.seq,
-            lease_ms: self
-                .is_fenced(&request.host)
-                .then(|| fence::lease_ms(self.fence_ms())),
-            ..sync::parts(wanted, hashes, snapshot.seq, have)
+    fn reply(&self, request: Envelope, parts: SyncAnswer) -> Reply {
+        let lease_ms = self
+            .is_fenced(&request.host)
+            .then(|| fence::lease_ms(self.fence_ms()));
+        Reply::Sync {
+            outcome: Ok(SyncAnswer {
+                cloud: Some(self.disk.cloud.clone()),
+                seq: request.seq,
+                lease_ms,
+                ..parts
+            }),
+            request,
         }
     }
 
@@ -367,14 +379,8 @@ impl Controller {
             .into_iter()
             .partition(|poll| poll.until_ms <= now_ms);
         self.parked = parked;
-        let idle = |poll: Parked| {
-            let outcome = Ok(self.derive(&poll.request, &poll.have));
-            Reply::Sync {
-                request: poll.request,
-                outcome,
-            }
-        };
-        due.into_iter().map(idle).collect()
+        let nothing = |poll: Parked| self.reply(poll.request, SyncAnswer::default());
+        due.into_iter().map(nothing).collect()
     }
 
     /// As the controller's clockwork does.
