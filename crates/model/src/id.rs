@@ -1,16 +1,59 @@
 //! AWS-style ids: a prefix, a dash and 17 hexadecimal digits, one Rust type per kind.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use std::borrow::Borrow;
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
+
+thread_local! {
+    static KNOWN: RefCell<Option<HashSet<Arc<str>>>> = const { RefCell::new(None) };
+}
+
+/// Reads many rows so that equal ids in them share their text, as they do where rows are made from one
+/// another: a row names a dozen of them.
+pub fn sharing<T>(read: impl FnOnce() -> T) -> T {
+    KNOWN.set(Some(HashSet::new()));
+    let done = read();
+    KNOWN.set(None);
+    done
+}
+
+fn shared<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+    struct Text;
+
+    impl de::Visitor<'_> for Text {
+        type Value = Arc<str>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an id")
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<Arc<str>, E> {
+            Ok(KNOWN.with_borrow_mut(|known| {
+                let Some(known) = known else {
+                    return text.into();
+                };
+                if let Some(same) = known.get(text) {
+                    return same.clone();
+                }
+                let new: Arc<str> = text.into();
+                known.insert(new.clone());
+                new
+            }))
+        }
+    }
+
+    deserializer.deserialize_str(Text)
+}
 
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident $prefix:literal,)*) => {$(
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
-        pub struct $name(Arc<str>);
+        pub struct $name(#[serde(deserialize_with = "shared")] Arc<str>);
 
         impl $name {
             /// What stands before the dash.
@@ -84,7 +127,7 @@ ids! {
 /// A 12-digit account number.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct AccountId(Arc<str>);
+pub struct AccountId(#[serde(deserialize_with = "shared")] Arc<str>);
 
 impl AccountId {
     pub fn from_entropy(entropy: u64) -> Self {

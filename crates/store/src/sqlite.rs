@@ -80,6 +80,8 @@ impl Sqlite {
         let mut connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        // In pages, 16 MB: what is written again meanwhile goes to the database once.
+        connection.pragma_update(None, "wal_autocheckpoint", 4000)?;
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         connection.set_prepared_statement_cache_capacity(32);
         let found: Option<i64> = match connection.table_exists(None, "meta")? {
@@ -155,6 +157,37 @@ impl Sqlite {
         }
         transaction.commit()?;
         Ok(seq)
+    }
+
+    fn read(&mut self) -> Result<Loaded, StoreError> {
+        self.look()?;
+        self.fold()?;
+        let cloud: String = self
+            .connection
+            .query_row("SELECT cloud FROM meta", [], |row| row.get(0))?;
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT kind, key, body FROM rows ORDER BY kind, key")?;
+        let mut found = statement.query([])?;
+        let mut rows = Vec::new();
+        while let Some(row) = found.next()? {
+            let code: u8 = row.get(0)?;
+            let body = row
+                .get_ref(2)?
+                .as_str()
+                .map_err(|e| StoreError::Corrupt(e.to_string()))?;
+            let kind = Kind::from_code(code)
+                .ok_or_else(|| StoreError::Corrupt(format!("kind {code} is unknown")))?;
+            rows.push(Row::from_json(kind, body).map_err(|error| {
+                let key: String = row.get(1).unwrap_or_default();
+                StoreError::Corrupt(format!("{kind:?} {key}: {error}"))
+            })?);
+        }
+        Ok(Loaded {
+            cloud: CloudId::from(cloud.as_str()),
+            rows,
+            seq: self.seq,
+        })
     }
 
     /// Brings rows and histories up to the end of the log, and cuts off the log's beginning.
@@ -274,34 +307,7 @@ pub fn keep_private(path: &Path) -> io::Result<()> {
 
 impl Store for Sqlite {
     fn load(&mut self) -> Result<Loaded, StoreError> {
-        self.look()?;
-        self.fold()?;
-        let cloud: String = self
-            .connection
-            .query_row("SELECT cloud FROM meta", [], |row| row.get(0))?;
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT kind, key, body FROM rows ORDER BY kind, key")?;
-        let mut found = statement.query([])?;
-        let mut rows = Vec::new();
-        while let Some(row) = found.next()? {
-            let code: u8 = row.get(0)?;
-            let body = row
-                .get_ref(2)?
-                .as_str()
-                .map_err(|e| StoreError::Corrupt(e.to_string()))?;
-            let kind = Kind::from_code(code)
-                .ok_or_else(|| StoreError::Corrupt(format!("kind {code} is unknown")))?;
-            rows.push(Row::from_json(kind, body).map_err(|error| {
-                let key: String = row.get(1).unwrap_or_default();
-                StoreError::Corrupt(format!("{kind:?} {key}: {error}"))
-            })?);
-        }
-        Ok(Loaded {
-            cloud: CloudId::from(cloud.as_str()),
-            rows,
-            seq: self.seq,
-        })
+        boira_model::id::sharing(|| self.read())
     }
 
     fn commit(&mut self, changes: &[Change]) -> Result<u64, StoreError> {

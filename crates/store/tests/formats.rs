@@ -71,6 +71,11 @@ fn opens_with_all_that_was_in_it(fixture: &str, format: i64, seq: u64) {
         (2, 2, 2)
     );
 
+    // Equal ids share their text, which is a good part of what rows weigh.
+    for row in state.instances.values() {
+        let (vpc, _) = state.vpcs.get_key_value(&row.vpc).expect("it is there");
+        assert!(std::ptr::eq(vpc.as_str(), row.vpc.as_str()));
+    }
     for id in state.instances.keys() {
         let history = History::new(&path).of(id).expect("it reads");
         assert_eq!(history[0].what, "launched, placed on vm");
