@@ -359,7 +359,7 @@ impl Engine {
             let Some(guest) = guest.filter(|_| !self.busy.contains_key(&row.id)) else {
                 continue;
             };
-            if memory::seen(&mut self.memory, &row.id, guest) {
+            if memory::seen(&mut self.memory, row, guest) {
                 self.steps.add(StepReport {
                     instance: row.id.clone(),
                     at: wall_now(),

@@ -363,6 +363,7 @@ fn launch_one(
         held: None,
         fencing: Fencing::No,
         restarts: 0,
+        reboots: Reboots::default(),
         reimaged: 0,
         state_reason: None,
         transition_reason: String::new(),

@@ -3,7 +3,7 @@
 use crate::plan::{self, ATTEMPTS, Guest, Memory, STEADY_MS, Step, back_off_ms};
 use crate::sync::Accepted;
 use crate::wanted::Wanted;
-use boira_model::wire::Passage;
+use boira_model::wire::{Passage, WantedInstance};
 use boira_model::{BootTime, Exit, InstanceId};
 use std::collections::BTreeMap;
 
@@ -18,6 +18,8 @@ pub fn recall(accepted: &Accepted) -> Memories {
             let mut memory = Memory {
                 generation: done.generation,
                 resets: done.resets,
+                boots: done.boots,
+                reboots: done.reboots,
                 ..Memory::default()
             };
             if let Some(why) = &done.gave_up {
@@ -76,16 +78,22 @@ pub fn told(memories: &mut Memories, wanted: &Wanted, now: BootTime) {
 }
 
 /// What is seen of a guest for which no step is under way. Answers whether it has rebooted by itself.
-pub fn seen(memories: &mut Memories, id: &InstanceId, guest: &Guest) -> bool {
-    let memory = of(memories, id, guest.generation);
+pub fn seen(memories: &mut Memories, row: &WantedInstance, guest: &Guest) -> bool {
+    let memory = of(memories, &row.id, guest.generation);
+    // A process before this one may have done what is still asked for.
+    let ordered = memory.resets < row.resets;
     let known = memory
         .boots
         .replace(guest.boots.max(memory.boots.unwrap_or(0)));
-    let rebooted = known.is_some_and(|known| guest.boots > known);
-    if rebooted {
+    let boots = known.map_or(0, |known| guest.boots.saturating_sub(known));
+    if boots > 0 {
         memory.reachable = None;
     }
-    rebooted
+    if ordered || boots == 0 {
+        return false;
+    }
+    memory.reboots += boots;
+    true
 }
 
 /// A step begins.

@@ -180,6 +180,7 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
             );
         }
     }
+    note_reboots(draft, &row.id, guest.reboots);
     if matches!(observed, Observed::Exited(_)) {
         moving::stay(draft, &row.id, "it has ended");
     }
@@ -194,6 +195,34 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
         (Desired::Running, Observed::Exited(exit)) => follow_exit(draft, &row, exit, ran_ms),
         (Desired::Terminated, Observed::Absent) => release(draft, &row.id),
         (Desired::Running | Desired::Stopped(_) | Desired::Terminated, _) => {}
+    }
+}
+
+/// What follows from its guest's having restarted itself. Its host has told so while the guest was still
+/// in its firmware, so it ends before its system is up.
+fn note_reboots(draft: &mut Draft, id: &InstanceId, count: u64) {
+    let row = draft.state.instances[id].clone();
+    let now = Reboots {
+        generation: row.generation(),
+        count,
+    };
+    let known = match row.reboots.generation == now.generation {
+        true => row.reboots.count,
+        false => 0,
+    };
+    if count == known {
+        return;
+    }
+    draft.edit_instance(id, |row| row.reboots = now);
+    let desired = match policy::on_reboot(&draft.state, &row) {
+        Then::Restart => return,
+        Then::Preserve => Desired::Stopped(StopHow::Force),
+        Then::Destroy => Desired::Terminated,
+    };
+    if row.desired == Desired::Running && count > known {
+        let code = "Client.InstanceInitiatedShutdown".to_owned();
+        let message = format!("{code}: Instance initiated reboot");
+        power::settle(draft, &row, desired, "guest", StateReason { code, message });
     }
 }
 

@@ -73,6 +73,8 @@ pub struct Memory {
     pub started: Option<BootTime>,
     /// Boots of the guest that are accounted for; `None` before it was seen.
     pub boots: Option<u64>,
+    /// Those of this generation that it made by itself.
+    pub reboots: u64,
     /// How often in a row the guest had to be woken from a pause, and when it was last.
     pub resumes: u32,
     pub resumed: BootTime,
@@ -713,6 +715,7 @@ fn guest_report(wanted: &Wanted, instance: &WantedInstance, facts: &Facts) -> Gu
             why: memory.last_error.clone(),
         }),
         resets: memory.resets,
+        reboots: memory.reboots,
         state,
     }
 }

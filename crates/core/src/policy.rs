@@ -6,11 +6,12 @@
 //! | `boira:recover`: its host is lost | `wait`, `reimage` | its type's `recover` |
 //! | `boira:on-poweroff`: it switched itself off | `preserve`, `restart`, `destroy` | EC2's InstanceInitiatedShutdownBehavior |
 //! | `boira:on-crash`: its kernel panicked | the same | `preserve` |
+//! | `boira:on-reboot`: it restarted itself | the same | `restart`, which is what a guest does |
 //!
 //! Of an image `boira:cpu-level` says which level of x86-64 its programs need, 1 to 3.
 //!
-//! The words are those of Xen's domain files (xl.cfg(5): `on_poweroff`, `on_crash`): `preserve` keeps
-//! it, stopped; `destroy` terminates it.
+//! The words are those of Xen's domain files (xl.cfg(5): `on_poweroff`, `on_crash`, `on_reboot`):
+//! `preserve` keeps it, stopped; `destroy` terminates it.
 
 use crate::State;
 use boira_model::*;
@@ -18,6 +19,7 @@ use boira_model::*;
 pub const RECOVER: &str = "boira:recover";
 pub const ON_POWEROFF: &str = "boira:on-poweroff";
 pub const ON_CRASH: &str = "boira:on-crash";
+pub const ON_REBOOT: &str = "boira:on-reboot";
 
 pub const CPU_LEVEL: &str = "boira:cpu-level";
 
@@ -52,13 +54,13 @@ pub fn check(key: &str, value: &str) -> Result<(), String> {
     };
     match key {
         RECOVER => may_be("wait, reimage", Recovery::parse(value).is_some()),
-        ON_POWEROFF | ON_CRASH => {
+        ON_POWEROFF | ON_CRASH | ON_REBOOT => {
             may_be("preserve, restart, destroy", Then::parse(value).is_some())
         }
         CPU_LEVEL => may_be("1, 2, 3", parse_level(value).is_some()),
         _ if key.starts_with(PREFIX) && !OTHERS.contains(&key) => Err(format!(
             "There is no tag {key}; tags starting with '{PREFIX}' are {RECOVER}, {ON_POWEROFF}, \
-             {ON_CRASH}, {CPU_LEVEL}, {}",
+             {ON_CRASH}, {ON_REBOOT}, {CPU_LEVEL}, {}",
             OTHERS.join(", ")
         )),
         _ => Ok(()),
@@ -101,6 +103,12 @@ pub fn on_poweroff(state: &State, row: &Instance) -> Then {
         ShutdownBehavior::Stop => Then::Preserve,
         ShutdownBehavior::Terminate => Then::Destroy,
     })
+}
+
+/// What follows a reboot from inside.
+pub fn on_reboot(state: &State, row: &Instance) -> Then {
+    let said = tagged(state, row, ON_REBOOT).and_then(Then::parse);
+    said.unwrap_or(Then::Restart)
 }
 
 /// What follows a crash of the guest's kernel.

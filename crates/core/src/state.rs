@@ -545,6 +545,7 @@ fn told_alike(old: &Instance, new: &Instance) -> bool {
         observed: new.observed.clone(),
         reachable: new.reachable,
         reachable_since: new.reachable_since,
+        reboots: new.reboots,
         since: new.since,
         ..old.clone()
     };

@@ -192,6 +192,12 @@ pub struct Done {
     /// Why it stopped trying to start the guest. The controller has given away the capacity since,
     /// so a new process must not try again.
     pub gave_up: Option<String>,
+    /// Boots of the guest that are accounted for, and how many it made by itself: only where something
+    /// follows from that.
+    #[serde(default)]
+    pub boots: Option<u64>,
+    #[serde(default)]
+    pub reboots: u64,
 }
 
 /// The wanted state that an agent has accepted. It writes this down before it acts on it.
@@ -247,9 +253,11 @@ impl Accepted {
                 generation: memory.generation,
                 resets: memory.resets,
                 gave_up: memory.gave_up().then(|| memory.last_error.clone()),
+                boots: memory.boots.filter(|_| row.counts_reboots),
+                reboots: memory.reboots,
             };
-            if (done.resets > 0 || done.gave_up.is_some()) && self.done.get(&row.id) != Some(&done)
-            {
+            let worth = done.resets > 0 || done.gave_up.is_some() || done.boots.is_some();
+            if worth && self.done.get(&row.id) != Some(&done) {
                 self.done.insert(row.id.clone(), done);
                 changed = true;
             }

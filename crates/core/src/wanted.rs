@@ -1,6 +1,7 @@
 //! What a host is told: the wanted state of everything that lives there, in parts.
 
 use crate::State;
+use crate::policy::{self, Then};
 use boira_model::wire::*;
 use boira_model::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -116,6 +117,7 @@ fn wanted_instance(state: &State, row: &Instance) -> WantedInstance {
         disks: row.disks.clone(),
         fenced: row.is_fenced(),
         restarts: row.restarts,
+        counts_reboots: policy::on_reboot(state, row) != Then::Restart,
         passage: row
             .live()
             .filter(|live| live.ready)

@@ -129,6 +129,7 @@ fn a_report_about_what_is_unknown_changes_nothing() {
         generation: 1,
         state: GuestState::Running,
         resets: 0,
+        reboots: 0,
         reachable: None,
     };
     let mut report = cloud.report(&host, vec![guest]);
@@ -340,6 +341,51 @@ fn what_follows_an_end_is_what_its_tags_say() {
     let id = tagged(&mut cloud, &[(ON_POWEROFF, "restart")]);
     cloud.says(&id, GuestState::Exited(Exit::Panic));
     assert_eq!(cloud.name_of(&id), StateName::Stopped);
+}
+
+#[test]
+fn what_follows_a_reboot_from_inside_is_what_its_tags_say() {
+    use boira_core::policy::ON_REBOOT;
+    let mut cloud = Cloud::of(&[PC]);
+    let reboots = |cloud: &mut Cloud, id: &InstanceId, reboots: u64| {
+        let host = cloud.host_of(id);
+        let guest = GuestReport {
+            reboots,
+            ..cloud.guest(id, GuestState::Running)
+        };
+        let report = cloud.report(&host, vec![guest]);
+        cloud.hears(&host, &report);
+    };
+    for (value, state) in [
+        ("preserve", StateName::Stopping),
+        ("restart", StateName::Running),
+        ("destroy", StateName::ShuttingDown),
+    ] {
+        let id = tagged(&mut cloud, &[(ON_REBOOT, value)]);
+        let counts = |cloud: &Cloud| {
+            let told = cloud.told(&cloud.host_of(&id)).instances;
+            told.iter()
+                .find(|row| row.id == id)
+                .map(|row| row.counts_reboots)
+        };
+        assert_eq!(counts(&cloud), Some(value != "restart"));
+        reboots(&mut cloud, &id, 0);
+        assert_eq!(cloud.name_of(&id), StateName::Running);
+        reboots(&mut cloud, &id, 1);
+        assert_eq!(cloud.name_of(&id), state, "{value}");
+    }
+    // What was before the tag follows from nothing.
+    let id = tagged(&mut cloud, &[]);
+    reboots(&mut cloud, &id, 2);
+    cloud.change(|draft| {
+        draft.edit_instance(&id, |row| {
+            row.tags.insert(ON_REBOOT.into(), "destroy".into());
+        });
+    });
+    reboots(&mut cloud, &id, 2);
+    assert_eq!(cloud.name_of(&id), StateName::Running);
+    reboots(&mut cloud, &id, 3);
+    assert_eq!(cloud.name_of(&id), StateName::ShuttingDown);
 }
 
 #[test]

@@ -24,6 +24,7 @@ fn wanted(power: Power) -> Wanted {
             fenced: false,
             restarts: 0,
             passage: None,
+            counts_reboots: false,
             id: id(),
             number: 1,
             generation: 2,
@@ -534,11 +535,12 @@ fn the_history_says_how_a_guest_ended_that_is_started_again() {
 fn a_reboot_that_nobody_asked_for_is_the_guests_own() {
     let mut wanted = wanted(Power::On);
     wanted.instances[0].resets = 1;
+    let told = wanted.clone();
     let mut facts = with_guest(2, GuestState::Running);
     let sees = |facts: &mut Facts, boots| {
         let mut guest = facts.guests[&id()].clone();
         guest.boots = boots;
-        memory::seen(&mut facts.memory, &id(), &guest)
+        memory::seen(&mut facts.memory, &told.instances[0], &guest)
     };
     assert!(!sees(&mut facts, 4), "what was before is no news");
     let reset = Step::Reset {
@@ -551,6 +553,36 @@ fn a_reboot_that_nobody_asked_for_is_the_guests_own() {
     assert!(!sees(&mut facts, 5), "that was ours");
     assert!(sees(&mut facts, 6));
     assert!(!sees(&mut facts, 6));
+    assert_eq!(plan::guest_reports(&wanted, &facts)[0].reboots, 1);
+}
+
+/// An agent that comes back knows what was before, where something follows from that.
+#[test]
+fn a_reboot_while_the_agent_was_away_is_seen_and_one_that_was_asked_for_is_not_its_own() {
+    let mut wanted = wanted(Power::On);
+    wanted.instances[0].counts_reboots = true;
+    let mut accepted = Accepted::default();
+    let answer = parts(wanted.clone(), Hashes::of(&wanted), 1, &accepted.have());
+    let cloud = Some(CloudId::from("cloud-1"));
+    assert!(accepted.accept(SyncAnswer { cloud, ..answer }));
+    let mut facts = with_guest(2, GuestState::Running);
+    let sees = |facts: &mut Facts, wanted: &Wanted, boots| {
+        let mut guest = facts.guests[&id()].clone();
+        guest.boots = boots;
+        memory::seen(&mut facts.memory, &wanted.instances[0], &guest)
+    };
+    assert!(!sees(&mut facts, &wanted, 1));
+    assert!(accepted.remember(&facts.memory), "it is written down");
+    facts.memory = memory::recall(&accepted);
+    assert!(sees(&mut facts, &wanted, 2));
+    assert!(accepted.remember(&facts.memory), "before it is reported");
+    facts.memory = memory::recall(&accepted);
+    assert_eq!(plan::guest_reports(&wanted, &facts)[0].reboots, 1);
+    wanted.instances[0].resets = 1;
+    assert!(
+        !sees(&mut facts, &wanted, 3),
+        "the process before may have done that"
+    );
 }
 
 /// A fenced instance whose deadline is this, as far as the watchdog knows of it.

@@ -12,6 +12,7 @@ fn wanted(resets: u64) -> Wanted {
             fenced: false,
             restarts: 0,
             passage: None,
+            counts_reboots: false,
             id: InstanceId::from_entropy(1),
             number: 1,
             generation: 1,

@@ -331,11 +331,21 @@ pub struct Instance {
     /// How often in a row it was started again because its guest had ended by itself.
     #[serde(default)]
     pub restarts: u32,
+    /// How often its guest has restarted itself, and in which generation.
+    #[serde(default)]
+    pub reboots: Reboots,
     pub state_reason: Option<StateReason>,
     /// EC2's `StateTransitionReason`, with the time of the request in it.
     pub transition_reason: String,
     /// When the derived state last changed.
     pub since: Wall,
+}
+
+/// A count that begins anew with each generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reboots {
+    pub generation: u64,
+    pub count: u64,
 }
 
 impl Instance {

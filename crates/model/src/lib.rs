@@ -23,7 +23,7 @@ pub use id::*;
 pub use image::{Boot, Image};
 pub use instance::{
     Desired, Event, Exit, Fencing, Held, Instance, InstanceType, Live, MetadataOptions, Observed,
-    Placement, Recovery, ShutdownBehavior, StateName, StateReason, StopHow,
+    Placement, Reboots, Recovery, ShutdownBehavior, StateName, StateReason, StopHow,
 };
 pub use network::{
     Cidr, Direction, Interface, InterfaceAttachment, Peer, Protocol, Rule, SecurityGroup, Subnet,

@@ -117,6 +117,9 @@ pub struct WantedInstance {
     /// It comes to this host, or leaves it, while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passage: Option<Passage>,
+    /// Something follows when its guest restarts itself, so what is known of that is written down.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub counts_reboots: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -405,6 +408,9 @@ pub struct GuestReport {
     pub state: GuestState,
     /// Hard resets carried out so far, as counted by [`WantedInstance::resets`].
     pub resets: u64,
+    /// How often the guest has restarted itself in this generation, as far as it was seen.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reboots: u64,
     pub reachable: Option<bool>,
     /// The host holds it at its deadline.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

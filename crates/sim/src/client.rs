@@ -100,7 +100,7 @@ fn policies(random: &mut Random) -> Tags {
     if random.chance(400) {
         tags.insert(policy::RECOVER.into(), "reimage".into());
     }
-    for event in [policy::ON_POWEROFF, policy::ON_CRASH] {
+    for event in [policy::ON_POWEROFF, policy::ON_CRASH, policy::ON_REBOOT] {
         if random.chance(300) {
             let then = random.pick(&["preserve", "restart", "destroy"]);
             tags.insert(event.into(), (*then).into());

@@ -450,6 +450,7 @@ impl World {
                     generation: placement.generation,
                     state: self.random.pick(&lies).clone(),
                     resets: 0,
+                    reboots: 0,
                     fenced: false,
                     stuck: None,
                     reachable: None,

@@ -232,10 +232,30 @@ fn a_guest_that_crashes_or_switches_itself_off_is_started_again_if_that_is_asked
     }
     let history = room.boira(&["instance", "log", &id]).ok();
     assert_eq!(history.matches("started again: ").count(), 2, "{history}");
+    restarting_itself_is_the_end_of_it(&room);
     let refused = room
         .boira(&["instance", "run", "--tag", "boira:on-crash=explode"])
         .fails(1);
     assert!(refused.contains("preserve, restart, destroy"), "{refused}");
+}
+
+/// What the owner asks for is done all the same.
+fn restarting_itself_is_the_end_of_it(room: &Room) {
+    let id = launch(room, &["boira:on-reboot=preserve"]);
+    let boot = boot_of(room, &id).expect("it runs");
+    room.boira(&["instance", "reboot", &id]).ok();
+    wait("it runs anew", BOOT * 2, || match boot_of(room, &id) {
+        Ok(now) if now != boot => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let _ = room.inside(&id, "(sleep 0.2; reboot) >/dev/null 2>&1 &");
+    wait("it is stopped", BOOT, || {
+        let said = shown(room, &id);
+        match said.contains("stopped") && said.contains("Instance initiated reboot") {
+            true => Ok(()),
+            false => Err(said),
+        }
+    });
 }
 
 #[test]

@@ -192,6 +192,7 @@ impl Cloud {
             reachable: (state == GuestState::Running).then_some(true),
             state,
             resets: 0,
+            reboots: 0,
         }
     }
 
