@@ -24,8 +24,10 @@ use std::path::{Path, PathBuf};
 
 /// The latest changes that the log keeps.
 const LOG_KEEPS: u64 = 100_000;
-/// Changes that may wait to be folded. Folding takes some milliseconds of the writer's time.
+/// Changes that may wait to be folded, and their bytes: a launch of a thousand is one change. Folding
+/// takes some milliseconds of the writer's time, and memory for what waits.
 const FOLD_AFTER: u64 = 256;
+const FOLD_AFTER_BYTES: usize = 4 << 20;
 /// Old changes that a fold removes for each new one, at most: a log that is too long gets shorter
 /// without anybody having to wait for it.
 const LOG_CUT_PER_CHANGE: u64 = 4;
@@ -68,6 +70,8 @@ pub struct Sqlite {
     seq: u64,
     /// Sequence number of the newest change that is folded.
     applied: u64,
+    /// Bytes of the changes that aren't folded.
+    waiting_bytes: usize,
     fold_after: u64,
     log_keeps: u64,
 }
@@ -111,6 +115,7 @@ impl Sqlite {
             epoch,
             seq: 0,
             applied: 0,
+            waiting_bytes: 0,
             fold_after: FOLD_AFTER,
             log_keeps: LOG_KEEPS,
         };
@@ -146,16 +151,19 @@ impl Sqlite {
 
     fn append(&mut self, changes: &[Change]) -> Result<u64, StoreError> {
         let transaction = led(&mut self.connection, self.epoch)?;
-        let mut seq = self.seq;
+        let (mut seq, mut bytes) = (self.seq, 0);
         {
             let mut log = transaction
                 .prepare_cached("INSERT INTO log (seq, epoch, change) VALUES (?1, ?2, ?3)")?;
             for change in changes {
                 seq += 1;
-                log.execute(params![seq, self.epoch, record::write(change)])?;
+                let record = record::write(change);
+                bytes += record.len();
+                log.execute(params![seq, self.epoch, record])?;
             }
         }
         transaction.commit()?;
+        self.waiting_bytes += bytes;
         Ok(seq)
     }
 
@@ -226,6 +234,7 @@ impl Sqlite {
         }
         transaction.commit()?;
         self.applied = self.seq;
+        self.waiting_bytes = 0;
         Ok(())
     }
 }
@@ -326,7 +335,8 @@ impl Store for Sqlite {
     }
 
     fn tidy(&mut self) -> Result<(), StoreError> {
-        match self.seq - self.applied >= self.fold_after {
+        let many = self.seq - self.applied >= self.fold_after;
+        match many || self.waiting_bytes >= FOLD_AFTER_BYTES {
             true => self.fold(),
             false => Ok(()),
         }

@@ -199,6 +199,33 @@ fn what_is_not_yet_folded_is_kept_in_the_log_however_short_that_is_to_be() {
 }
 
 #[test]
+fn a_change_that_is_large_does_not_wait_for_others() {
+    let home = tempfile::tempdir().expect("a directory");
+    let path = home.path().join("boira.db");
+    let reader = rusqlite::Connection::open(&path).expect("a second connection");
+    let applied = || -> u64 {
+        reader
+            .query_row("SELECT applied FROM meta", [], |row| row.get(0))
+            .expect("it reads")
+    };
+    let mut store = open(&path);
+    for (megabytes, folded) in [(1, 0), (2, 0), (3, 3), (1, 3)] {
+        let large = Zone {
+            id: "x".repeat(megabytes << 20),
+            ..zone("large")
+        };
+        let puts = vec![Row::from(large)];
+        let change = Change {
+            puts,
+            ..Change::default()
+        };
+        store.commit(&[change]).expect("it leads");
+        store.tidy().expect("it leads");
+        assert_eq!(applied(), folded);
+    }
+}
+
+#[test]
 fn a_history_goes_with_its_instance() {
     for fold_after in [1, 1000] {
         a_history_goes(fold_after);
