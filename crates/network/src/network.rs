@@ -159,10 +159,11 @@ impl Network {
     pub async fn keep_services(&self) {
         loop {
             let present = self.present().await;
-            // Also those that ended while nobody looked.
-            self.start_ended(&present).await;
+            // Held before anybody asks who has ended: who ends in between is missed by neither.
             let running = present.iter().flat_map(|vpc| self.services(vpc).running());
             let ends: Vec<_> = running.map(|process| Box::pin(process.ended())).collect();
+            // Also those that ended while nobody looked.
+            self.start_ended(&present).await;
             tokio::select! {
                 () = first_of(ends) => {}
                 () = self.started.notified() => continue,

@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use boira_network::VpcSpec;
@@ -75,32 +76,41 @@ fn services_that_die_are_started_again_with_nobody_asking() {
         let guest = cloud.configured_guest(&spec, &eni(0));
         guest.get("/latest/meta-data/instance-id");
         let directory = cloud.directory.path().join("network").join(&spec.vpc);
-        let before = processes_with(&directory);
-        let pid = nix::unistd::Pid::from_raw(before[0] as i32);
-        let begun = Instant::now();
-        cloud.runtime.block_on(async {
-            let asking = tokio::task::spawn_blocking({
-                let directory = directory.clone();
-                move || {
-                    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)
-                        .expect("it runs");
-                    loop {
-                        let now = processes_with(&directory);
-                        if !now.is_empty() && now != before {
-                            return;
-                        }
-                        assert!(begun.elapsed() < SOON * 5, "nobody started them again");
-                        std::thread::sleep(Duration::from_millis(20));
-                    }
-                }
-            });
-            tokio::select! {
-                () = cloud.network.keep_services() => unreachable!("it runs for ever"),
-                outcome = asking => outcome.expect("they are there again"),
-            }
-        });
+        // They die while it is found out who runs, too.
+        for tenths_of_ms in 0..15 {
+            die_and_come_back(
+                &cloud,
+                &directory,
+                Duration::from_micros(100 * tenths_of_ms),
+            );
+        }
         guest.wait_for_metadata(SOON * 5);
         guest.get("/latest/meta-data/instance-id");
+    });
+}
+
+/// Kills a VPC's services so long after somebody has begun to keep them, who starts them again.
+fn die_and_come_back(cloud: &Cloud, directory: &Path, after: Duration) {
+    let before = processes_with(directory);
+    let pid = nix::unistd::Pid::from_raw(before[0] as i32);
+    let (begun, directory) = (Instant::now(), directory.to_owned());
+    cloud.runtime.block_on(async {
+        let asking = tokio::task::spawn_blocking(move || {
+            std::thread::sleep(after);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it runs");
+            loop {
+                let now = processes_with(&directory);
+                if !now.is_empty() && now != before {
+                    return;
+                }
+                assert!(begun.elapsed() < SOON * 5, "nobody started them again");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        tokio::select! {
+            () = cloud.network.keep_services() => unreachable!("it runs for ever"),
+            outcome = asking => outcome.expect("they are there again"),
+        }
     });
 }
 
