@@ -4,7 +4,6 @@
 //! and never by what it says. Beside it, `/join` is for who has no certificate yet.
 
 use crate::controller::Controller;
-use crate::identity::Signer;
 use crate::join;
 use crate::pki::{HostCertificate, HostRequest};
 use axum::body::Body;
@@ -14,8 +13,6 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use boira_core::sync::{Hashes, Told};
-use boira_core::wanted::Notary;
 use boira_core::{fence, observe, sync, wanted};
 use boira_model::volume::file;
 use boira_model::wire::{
@@ -24,7 +21,6 @@ use boira_model::wire::{
 };
 use boira_model::{HostId, Volume};
 use serde::Deserialize;
-use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -185,17 +181,10 @@ async fn poll(
         if !is_host(controller, peer, host) {
             return Err(unknown());
         }
-        // Before anything is derived: a signature that is made meanwhile counts next time.
-        let signed = controller.notary.signatures();
-        let mut answer = SyncAnswer::default();
-        if !link.has_all(&snapshot.state, host, signed, have) {
-            let notary = Noting::new(&controller.notary);
-            let wanted = wanted::wanted(&snapshot.state, host, &notary);
-            let hashes = Hashes::of(&wanted);
-            let unsigned = notary.missed.get().then_some(signed);
-            link.note_told(Told::new(&snapshot.state, host, unsigned, hashes.clone()));
-            answer = sync::parts(wanted, hashes, snapshot.seq, have);
-        }
+        let mut told = link.told();
+        let state = (&snapshot.state, snapshot.seq);
+        let mut answer = sync::tell(&mut told, state, host, &controller.notary, have);
+        link.note_told(told);
         answer.cloud = Some(controller.cluster.cloud.clone());
         answer.seq = seq;
         answer.streams = link.streams();
@@ -217,29 +206,6 @@ async fn poll(
         {
             return Ok(answer);
         }
-    }
-}
-
-/// Notes whether a signature was missing.
-struct Noting<'a> {
-    notary: &'a Signer,
-    missed: Cell<bool>,
-}
-
-impl<'a> Noting<'a> {
-    fn new(notary: &'a Signer) -> Self {
-        Self {
-            notary,
-            missed: Cell::new(false),
-        }
-    }
-}
-
-impl Notary for Noting<'_> {
-    fn sign(&self, document: &str) -> Option<(String, String)> {
-        let signed = self.notary.sign(document);
-        self.missed.set(self.missed.get() || signed.is_none());
-        signed
     }
 }
 

@@ -74,11 +74,6 @@ impl Signer {
         })
     }
 
-    /// How many signatures were made: as long as it is the same, what hosts are told is too.
-    pub fn signatures(&self) -> u64 {
-        self.signatures.load(Ordering::Acquire)
-    }
-
     /// Returns when all signatures are made that were asked for.
     pub async fn idle(&self) {
         // The sender is `self`, so waiting can't fail.
@@ -133,6 +128,10 @@ impl Notary for Signer {
             .expect("no holder of this lock panics")
             .send(document.to_owned());
         None
+    }
+
+    fn signed(&self) -> u64 {
+        self.signatures.load(Ordering::Acquire)
     }
 }
 

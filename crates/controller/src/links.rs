@@ -296,15 +296,13 @@ impl Link {
         leaving.find(|guest| guest.instance == *instance).cloned()
     }
 
-    /// Whether a host that has these parts has all that could be derived.
-    pub fn has_all(&self, state: &State, host: &HostId, signed: u64, have: &[String; 4]) -> bool {
-        let facts = self.facts();
-        let told = facts.told.as_ref();
-        told.is_some_and(|told| told.is_all(state, host, signed, have))
+    /// What the host was told last.
+    pub fn told(&self) -> Option<Told> {
+        self.facts().told.clone()
     }
 
-    pub fn note_told(&self, told: Told) {
-        self.facts().told = Some(told);
+    pub fn note_told(&self, told: Option<Told>) {
+        self.facts().told = told;
     }
 
     pub fn silence(&self) -> Duration {

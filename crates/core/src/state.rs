@@ -104,7 +104,10 @@ impl State {
                 }
             }
             Row::Image(row) => {
-                self.images.insert(row.id.clone(), row);
+                let old = self.images.insert(row.id.clone(), row.clone());
+                if old.is_some_and(|old| old.tags != row.tags) {
+                    self.touch_hosts_of_image(&row.id);
+                }
             }
             Row::Vpc(row) => {
                 self.touch_vpc(&row.id);
@@ -278,11 +281,7 @@ impl State {
         &'a self,
         owner: &AccountId,
     ) -> impl Iterator<Item = &'a Arc<Instance>> + use<'a> {
-        self.owned
-            .get(owner)
-            .into_iter()
-            .flat_map(|ids| ids.iter())
-            .filter_map(|id| self.instances.get(id))
+        self.those(self.owned.get(owner))
     }
 
     /// The instances placed on a host, stopped ones included.
@@ -290,11 +289,7 @@ impl State {
         &'a self,
         host: &HostId,
     ) -> impl Iterator<Item = &'a Arc<Instance>> + use<'a> {
-        self.placed
-            .get(host)
-            .into_iter()
-            .flat_map(|ids| ids.iter())
-            .filter_map(|id| self.instances.get(id))
+        self.those(self.placed.get(host))
     }
 
     /// The instances that a host holds at its deadline, or is asked to.
@@ -302,11 +297,15 @@ impl State {
         &'a self,
         host: &HostId,
     ) -> impl Iterator<Item = &'a Arc<Instance>> + use<'a> {
-        self.fenced
-            .get(host)
-            .into_iter()
-            .flat_map(|ids| ids.iter())
-            .filter_map(|id| self.instances.get(id))
+        self.those(self.fenced.get(host))
+    }
+
+    fn those<'a>(
+        &'a self,
+        ids: Option<&'a OrdSet<InstanceId>>,
+    ) -> impl Iterator<Item = &'a Arc<Instance>> + use<'a> {
+        let ids = ids.into_iter().flat_map(|ids| ids.iter());
+        ids.filter_map(|id| self.instances.get(id))
     }
 
     fn put_instance(&mut self, row: Arc<Instance>) {
@@ -341,10 +340,8 @@ impl State {
                 .entry(placement.host.clone())
                 .or_default() += 1;
             if let Some(host) = row.connected_at() {
-                for port in &row.interfaces {
-                    if let Some(port) = self.interfaces.get(port).cloned() {
-                        self.bring_up(&port, host);
-                    }
+                for port in self.ports_of(&row) {
+                    self.bring_up(&port, host);
                 }
             }
         } else if row.desired == Desired::Running {
@@ -393,10 +390,8 @@ impl State {
                 }
             }
             if let Some(host) = row.connected_at() {
-                for port in &row.interfaces {
-                    if let Some(port) = self.interfaces.get(port).cloned() {
-                        self.take_down(&port, host);
-                    }
+                for port in self.ports_of(row) {
+                    self.take_down(&port, host);
                 }
             }
         }
@@ -448,18 +443,25 @@ impl State {
                 .insert(row.ip, row.id.clone());
         }
         // An instance and its interface are put in either order.
-        if let Some(instance) = self.holder(&row).cloned()
-            && let Some(host) = instance.connected_at()
-            && instance.interfaces.contains(&row.id)
-        {
-            self.bring_up(&row, host);
+        if let Some(host) = self.up_at(&row) {
+            self.bring_up(&row, &host);
         }
         self.touch_vpc(&row.vpc);
         self.interfaces.insert(row.id.clone(), row);
     }
 
-    fn holder(&self, row: &Interface) -> Option<&Arc<Instance>> {
-        self.instances.get(&row.attachment.as_ref()?.instance)
+    fn ports_of(&self, row: &Instance) -> Vec<Arc<Interface>> {
+        let ports = row.interfaces.iter();
+        ports
+            .filter_map(|id| self.interfaces.get(id).cloned())
+            .collect()
+    }
+
+    /// The host where the instance of an interface is on the network.
+    fn up_at(&self, port: &Interface) -> Option<HostId> {
+        let instance = self.instances.get(&port.attachment.as_ref()?.instance)?;
+        let host = instance.connected_at()?;
+        instance.interfaces.contains(&port.id).then(|| host.clone())
     }
 
     fn bring_up(&mut self, port: &Interface, host: &HostId) {
@@ -492,10 +494,8 @@ impl State {
                 members.remove(&row.ip);
             }
         }
-        if let Some(instance) = self.holder(row).cloned()
-            && let Some(host) = instance.connected_at()
-        {
-            self.take_down(row, host);
+        if let Some(host) = self.up_at(row) {
+            self.take_down(row, &host);
         }
         self.touch_vpc(&row.vpc);
     }
@@ -511,6 +511,14 @@ impl State {
             if let Some(next) = &placement.moving_to {
                 self.touch_host(next);
             }
+        }
+    }
+
+    /// An image's tags say what becomes of the instances that were launched from it.
+    fn touch_hosts_of_image(&mut self, image: &ImageId) {
+        let rows = self.instances.values().filter(|row| row.image == *image);
+        for row in rows.cloned().collect::<Vec<_>>() {
+            self.touch_hosts_of(&row);
         }
     }
 

@@ -11,12 +11,13 @@
 
 use crate::plan::Memory;
 use crate::planted::{Bug, planted};
-use crate::wanted::Wanted;
+use crate::wanted::{Notary, Wanted, wanted};
 use crate::{Settings, State};
 use boira_model::wire::*;
 use boira_model::{CloudId, HostId, InstanceId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -88,26 +89,6 @@ impl Inbox {
     }
 }
 
-/// The hashes of all parts of a host's wanted state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hashes([String; 4]);
-
-impl Hashes {
-    pub fn of(wanted: &Wanted) -> Self {
-        Self([
-            hash(&wanted.instances),
-            hash(&wanted.network),
-            hash(&wanted.images),
-            hash(&wanted.volumes),
-        ])
-    }
-
-    /// Whether there is nothing to tell a host that has these parts, each `generation:hash`.
-    pub fn are(&self, have: &[String; 4]) -> bool {
-        self.0.iter().zip(have).all(|(hash, have)| is(hash, have))
-    }
-}
-
 /// What a host's wanted state was derived from, and what came of it. As long as it would be derived from
 /// the same and the host has it all there is nothing to tell, and an idle cloud derives nothing.
 #[derive(Clone, Debug)]
@@ -117,36 +98,88 @@ pub struct Told {
     settings: Arc<Settings>,
     /// How many identity documents were signed, where one was missing.
     unsigned: Option<u64>,
-    hashes: Hashes,
+    hashes: [String; 4],
 }
 
 impl Told {
-    pub fn new(state: &State, host: &HostId, unsigned: Option<u64>, hashes: Hashes) -> Self {
-        Self {
-            revision: state.revision(host),
-            settings: state.settings.clone(),
-            unsigned,
-            hashes,
-        }
-    }
-
-    /// Whether a host that has these parts has all that could be derived, now that so many documents
-    /// are signed.
-    pub fn is_all(&self, state: &State, host: &HostId, signed: u64, have: &[String; 4]) -> bool {
+    fn is_all(&self, state: &State, host: &HostId, signed: u64, have: &[String; 4]) -> bool {
         self.revision == state.revision(host)
             && self.settings == state.settings
             && self.unsigned.is_none_or(|count| count == signed)
-            && self.hashes.are(have)
+            && self
+                .hashes
+                .iter()
+                .zip(have)
+                .all(|(hash, have)| is(hash, have))
     }
 }
 
-fn is(hash: &str, have: &str) -> bool {
-    have.split_once(':').is_some_and(|(_, has)| has == hash)
+/// What there is to tell a host that has these parts, each `generation:hash`. `told` is what it was told
+/// last, and `generation` the store's sequence number of this state.
+pub fn tell(
+    told: &mut Option<Told>,
+    (state, generation): (&State, u64),
+    host: &HostId,
+    notary: &dyn Notary,
+    have: &[String; 4],
+) -> SyncAnswer {
+    // Before anything is derived: a signature that is made meanwhile counts next time.
+    let signed = notary.signed();
+    if told
+        .as_ref()
+        .is_some_and(|told| told.is_all(state, host, signed, have))
+    {
+        return SyncAnswer::default();
+    }
+    let notary = Noting::new(notary);
+    let wanted = wanted(state, host, &notary);
+    let hashes = hashes(&wanted);
+    *told = Some(Told {
+        revision: state.revision(host),
+        settings: state.settings.clone(),
+        unsigned: notary.missed.get().then_some(signed),
+        hashes: hashes.clone(),
+    });
+    differing(wanted, hashes, generation, have)
 }
 
-/// The parts that differ from what the host has. `generation` is the store's sequence number of the
-/// snapshot that `wanted` was derived from.
-pub fn parts(wanted: Wanted, hashes: Hashes, generation: u64, have: &[String; 4]) -> SyncAnswer {
+/// Notes whether a signature was missing.
+struct Noting<'a> {
+    notary: &'a dyn Notary,
+    missed: Cell<bool>,
+}
+
+impl<'a> Noting<'a> {
+    fn new(notary: &'a dyn Notary) -> Self {
+        let missed = Cell::new(false);
+        Self { notary, missed }
+    }
+}
+
+impl Notary for Noting<'_> {
+    fn sign(&self, document: &str) -> Option<(String, String)> {
+        let signed = self.notary.sign(document);
+        self.missed.set(self.missed.get() || signed.is_none());
+        signed
+    }
+
+    fn signed(&self) -> u64 {
+        self.notary.signed()
+    }
+}
+
+/// The parts that differ from what the host has.
+pub fn parts(wanted: Wanted, generation: u64, have: &[String; 4]) -> SyncAnswer {
+    let hashes = hashes(&wanted);
+    differing(wanted, hashes, generation, have)
+}
+
+fn differing(
+    wanted: Wanted,
+    hashes: [String; 4],
+    generation: u64,
+    have: &[String; 4],
+) -> SyncAnswer {
     fn part<T>(body: T, generation: u64, hash: String, have: &str) -> Option<Versioned<T>> {
         (!is(&hash, have)).then_some(Versioned {
             generation,
@@ -154,7 +187,7 @@ pub fn parts(wanted: Wanted, hashes: Hashes, generation: u64, have: &[String; 4]
             body,
         })
     }
-    let [instances, network, images, volumes] = hashes.0;
+    let [instances, network, images, volumes] = hashes;
     SyncAnswer {
         instances: part(wanted.instances, generation, instances, &have[0]),
         network: part(wanted.network, generation, network, &have[1]),
@@ -162,6 +195,19 @@ pub fn parts(wanted: Wanted, hashes: Hashes, generation: u64, have: &[String; 4]
         volumes: part(wanted.volumes, generation, volumes, &have[3]),
         ..SyncAnswer::default()
     }
+}
+
+fn is(hash: &str, have: &str) -> bool {
+    have.split_once(':').is_some_and(|(_, has)| has == hash)
+}
+
+fn hashes(wanted: &Wanted) -> [String; 4] {
+    [
+        hash(&wanted.instances),
+        hash(&wanted.network),
+        hash(&wanted.images),
+        hash(&wanted.volumes),
+    ]
 }
 
 /// Whether an answer tells the host nothing, so that it can wait for something to tell.
@@ -455,10 +501,9 @@ mod tests {
     }
 
     fn answer(accepted: &Accepted, wanted: Wanted, generation: u64) -> SyncAnswer {
-        let hashes = Hashes::of(&wanted);
         SyncAnswer {
             cloud: Some(CloudId::from("cloud-1")),
-            ..parts(wanted, hashes, generation, &accepted.have())
+            ..parts(wanted, generation, &accepted.have())
         }
     }
 

@@ -11,6 +11,20 @@ use std::collections::{BTreeMap, BTreeSet};
 pub trait Notary {
     /// Base64 signature of the document, and its PKCS#7 form.
     fn sign(&self, document: &str) -> Option<(String, String)>;
+
+    /// How many signatures were made so far.
+    fn signed(&self) -> u64;
+}
+
+/// Signs nothing, where nobody looks at signatures.
+impl Notary for () {
+    fn sign(&self, _: &str) -> Option<(String, String)> {
+        None
+    }
+
+    fn signed(&self) -> u64 {
+        0
+    }
 }
 
 /// Everything wanted of one host.

@@ -5,7 +5,7 @@ mod common;
 
 use boira_core::launch::Launch;
 use boira_core::state::Usage;
-use boira_core::wanted::{self, Notary, Wanted};
+use boira_core::wanted::{self, Wanted};
 use boira_core::{Refusal, State, power, reconcile, schedule, zone};
 use boira_model::wire::GuestState;
 use boira_model::*;
@@ -198,18 +198,10 @@ fn told(cloud: &Cloud) -> Vec<(u64, Wanted)> {
     let of = |host| {
         (
             cloud.state.revision(host),
-            wanted::wanted(&cloud.state, host, &Unsigned),
+            wanted::wanted(&cloud.state, host, &()),
         )
     };
     cloud.hosts.iter().map(of).collect()
-}
-
-struct Unsigned;
-
-impl Notary for Unsigned {
-    fn sign(&self, _: &str) -> Option<(String, String)> {
-        None
-    }
 }
 
 proptest! {

@@ -408,21 +408,13 @@ fn credits_are_the_types_where_none_are_asked_for() {
     );
 }
 
-struct Unsigned;
-
-impl boira_core::wanted::Notary for Unsigned {
-    fn sign(&self, _: &str) -> Option<(String, String)> {
-        None
-    }
-}
-
 #[test]
 fn an_instance_is_told_its_private_address_as_a_public_one_where_the_setting_says_so() {
     let mut cloud = Cloud::of(&[SMALL_PC]);
     let id = cloud.pending();
     let host = cloud.host_of(&id);
     let told = |cloud: &Cloud| {
-        let wanted = boira_core::wanted::wanted(&cloud.state, &host, &Unsigned);
+        let wanted = boira_core::wanted::wanted(&cloud.state, &host, &());
         wanted.network[0].ports[0].public_ip
     };
     assert_eq!(told(&cloud), None);

@@ -374,6 +374,19 @@ fn what_follows_a_reboot_from_inside_is_what_its_tags_say() {
         reboots(&mut cloud, &id, 1);
         assert_eq!(cloud.name_of(&id), state, "{value}");
     }
+    // As an image's tag it reaches the hosts of what was launched from it before.
+    let id = tagged(&mut cloud, &[]);
+    let host = cloud.host_of(&id);
+    let before = cloud.state.revision(&host);
+    let mut image = Image::clone(&cloud.state.images[&cloud.row(&id).image]);
+    image.tags.insert(ON_REBOOT.into(), "preserve".into());
+    cloud.change(|draft| draft.put(image));
+    assert!(cloud.state.revision(&host) > before, "it is told");
+    reboots(&mut cloud, &id, 1);
+    assert_eq!(cloud.name_of(&id), StateName::Stopping);
+    let mut image = Image::clone(&cloud.state.images[&cloud.row(&id).image]);
+    image.tags.clear();
+    cloud.change(|draft| draft.put(image));
     // What was before the tag follows from nothing.
     let id = tagged(&mut cloud, &[]);
     reboots(&mut cloud, &id, 2);

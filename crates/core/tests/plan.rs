@@ -2,7 +2,7 @@
 
 use boira_core::memory::{self, Memories};
 use boira_core::plan::{self, ATTEMPTS, Facts, Guest, Memory, Plan, STEADY_MS, Step};
-use boira_core::sync::{Accepted, Hashes, parts};
+use boira_core::sync::{Accepted, parts};
 use boira_core::wanted::Wanted;
 use boira_model::wire::*;
 use boira_model::*;
@@ -320,7 +320,7 @@ fn a_new_agent_neither_repeats_resets_nor_tries_again_what_was_given_up() {
     let mut wanted = wanted(Power::On);
     wanted.instances[0].resets = 2;
     let mut accepted = Accepted::default();
-    let mut answer = parts(wanted.clone(), Hashes::of(&wanted), 1, &accepted.have());
+    let mut answer = parts(wanted.clone(), 1, &accepted.have());
     answer.cloud = Some(CloudId::from("cloud-1"));
     assert!(accepted.accept(answer));
     let memory = Memory {
@@ -562,7 +562,7 @@ fn a_reboot_while_the_agent_was_away_is_seen_and_one_that_was_asked_for_is_not_i
     let mut wanted = wanted(Power::On);
     wanted.instances[0].counts_reboots = true;
     let mut accepted = Accepted::default();
-    let answer = parts(wanted.clone(), Hashes::of(&wanted), 1, &accepted.have());
+    let answer = parts(wanted.clone(), 1, &accepted.have());
     let cloud = Some(CloudId::from("cloud-1"));
     assert!(accepted.accept(SyncAnswer { cloud, ..answer }));
     let mut facts = with_guest(2, GuestState::Running);

@@ -6,8 +6,8 @@ use crate::random::Random;
 use crate::store::{Disk, Fate};
 use boira_core::attribute::{self, Setting};
 use boira_core::fence::{self, Watch};
-use boira_core::sync::{self, Admit, Hashes, Inbox, Told};
-use boira_core::wanted::{self, Notary};
+use boira_core::sync::{self, Admit, Inbox, Told};
+use boira_core::wanted;
 use boira_core::{
     Ctx, Settings, State, heal, launch, moving, observe, power, reconcile, settings, volume,
 };
@@ -57,15 +57,6 @@ struct Parked {
     until_ms: u64,
 }
 
-/// Nobody checks signatures here.
-struct NoNotary;
-
-impl Notary for NoNotary {
-    fn sign(&self, _: &str) -> Option<(String, String)> {
-        None
-    }
-}
-
 #[derive(Clone, Default)]
 struct Woken(Arc<Mutex<Vec<HostId>>>);
 
@@ -92,7 +83,7 @@ pub struct Controller {
     given_away: Arc<Mutex<Vec<HostId>>>,
     parked: Vec<Parked>,
     /// What each host was told last.
-    told: BTreeMap<HostId, Told>,
+    told: BTreeMap<HostId, Option<Told>>,
     pub ledger: Arc<Mutex<Ledger>>,
 }
 
@@ -332,15 +323,9 @@ impl Controller {
     /// What there is to tell a host that has these parts.
     fn answer(&mut self, request: &Envelope, have: &[String; 4]) -> Option<Reply> {
         let (snapshot, host) = (self.snapshot(), &request.host);
-        let told = self.told.get(host);
-        if told.is_some_and(|told| told.is_all(&snapshot.state, host, 0, have)) {
-            return None;
-        }
-        let wanted = wanted::wanted(&snapshot.state, host, &NoNotary);
-        let hashes = Hashes::of(&wanted);
-        let told = Told::new(&snapshot.state, host, None, hashes.clone());
-        self.told.insert(host.clone(), told);
-        let answer = sync::parts(wanted, hashes, snapshot.seq, have);
+        let told = self.told.entry(host.clone()).or_default();
+        let state = (&snapshot.state, snapshot.seq);
+        let answer = sync::tell(told, state, host, &(), have);
         (!sync::is_empty(&answer)).then(|| self.reply(request.clone(), answer))
     }
 
@@ -467,7 +452,7 @@ impl Controller {
 
     /// What the host should have accepted when nothing is under way.
     pub fn wanted(&self, host: &HostId) -> wanted::Wanted {
-        wanted::wanted(&self.snapshot().state, host, &NoNotary)
+        wanted::wanted(&self.snapshot().state, host, &())
     }
 
     fn said(&self) -> Mouth {

@@ -4,7 +4,7 @@
 
 use boira_core::launch::{self, Launch};
 use boira_core::power::{self, Moved};
-use boira_core::wanted::{Notary, Wanted, wanted};
+use boira_core::wanted::{Wanted, wanted};
 use boira_core::{Ctx, Draft, Refusal, Settings, State, account, observe, settings, zone};
 use boira_model::wire::{Endpoint, GuestReport, GuestState, PROTOCOL, Report, UnderlayReport};
 use boira_model::*;
@@ -12,14 +12,6 @@ use std::sync::Arc;
 
 pub const GIB: u64 = 1 << 30;
 pub const ZONE: &str = "us-east-1a";
-
-struct Nobody;
-
-impl Notary for Nobody {
-    fn sign(&self, _: &str) -> Option<(String, String)> {
-        None
-    }
-}
 
 pub struct Cloud {
     pub state: State,
@@ -145,7 +137,7 @@ impl Cloud {
 
     /// What a host is told. Nothing is signed.
     pub fn told(&self, host: &HostId) -> Wanted {
-        wanted(&self.state, host, &Nobody)
+        wanted(&self.state, host, &())
     }
 
     pub fn name_of(&self, id: &InstanceId) -> StateName {

@@ -1,6 +1,6 @@
 use crate::ec2::testing::Cloud;
 use boira_api::ApiError;
-use boira_core::wanted::{Notary, wanted};
+use boira_core::wanted::wanted;
 use boira_model::{AccountId, Peer, Tags};
 
 const SSH: &str = "IpPermissions.1.IpProtocol=tcp&IpPermissions.1.FromPort=22&IpPermissions.1.ToPort=22&IpPermissions.1.IpRanges.1.CidrIp=10.0.0.0/8";
@@ -437,14 +437,6 @@ fn groups_are_found_by_their_rules() {
     assert_eq!(cloud.ok(none).all("groupName").len(), 0);
 }
 
-struct NoNotary;
-
-impl Notary for NoNotary {
-    fn sign(&self, _: &str) -> Option<(String, String)> {
-        None
-    }
-}
-
 #[test]
 fn a_new_rule_is_wanted_on_the_hosts_of_running_instances() {
     let mut cloud = Cloud::new();
@@ -455,7 +447,7 @@ fn a_new_rule_is_wanted_on_the_hosts_of_running_instances() {
         "Action=AuthorizeSecurityGroupIngress&GroupId={default}&{SSH}"
     ));
     assert!(cloud.state.revision(&cloud.host) > before);
-    let wanted = wanted(&cloud.state, &cloud.host, &NoNotary);
+    let wanted = wanted(&cloud.state, &cloud.host, &());
     let group = wanted.network[0]
         .groups
         .iter()

@@ -1,13 +1,5 @@
 use crate::ec2::testing::Cloud;
-use boira_core::wanted::{Notary, wanted};
-
-struct NoNotary;
-
-impl Notary for NoNotary {
-    fn sign(&self, _: &str) -> Option<(String, String)> {
-        None
-    }
-}
+use boira_core::wanted::wanted;
 
 #[test]
 fn metadata_options_change_one_by_one_and_reach_the_host() {
@@ -27,7 +19,7 @@ fn metadata_options_change_one_by_one_and_reach_the_host() {
         ),
         ("required", "3")
     );
-    let wanted = wanted(&cloud.state, &cloud.host, &NoNotary);
+    let wanted = wanted(&cloud.state, &cloud.host, &());
     let metadata = &wanted.network[0].ports[0].metadata;
     assert_eq!((metadata.tokens_required, metadata.hop_limit), (true, 3));
     for (what, code) in [
