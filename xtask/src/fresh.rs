@@ -72,7 +72,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 fn attempt(what: What, scratch: &Path, [tarball, clone, handed]: [&Path; 3]) -> Result<()> {
     let script = match what {
         What::Run => format!(
-            "./run --detach --listen 127.0.0.1:{}; ./boira ssh demo 'uname -srm; uptime'; ./boira instance ls; ./boira down",
+            "./run --detach --listen 127.0.0.1:{}; ./boira ssh demo 'uname -srm; uptime'; ./boira instance ls; ./boira host show 1; if ./boira host show 1 | grep 'next start'; then exit 1; fi; ./boira down",
             free_port_pair()?
         ),
         What::Test => "./test".to_owned(),

@@ -78,6 +78,11 @@ impl Home {
         self.path.join("keys/boira")
     }
 
+    /// Whether no cloud was ever up in it.
+    pub fn is_new(&self) -> bool {
+        !self.path().join("boira.db").exists()
+    }
+
     pub fn work(&self) -> PathBuf {
         self.path.join("work")
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!  agent                                          controller
 //!  Outbox    report (session, seq) ─────────────► Inbox: fresh, or late and refused
-//!            poll   (have: generation:hash) ────► parts(): only those whose hash differs
+//!            poll   (have: generation:hash) ────► tell(): the parts whose hash differs
 //!  Accepted  ◄──────────────── parts, one generation
 //!            refuses other clouds and older generations; what it took is written down
 //! ```

@@ -5,6 +5,7 @@ use crate::home::Home;
 use crate::output::{self, Format, bytes, line_out};
 use crate::terminal::Progress;
 use anyhow::{Context, Result, bail};
+use boira_images::Built;
 use clap::Subcommand;
 use hyper::Method;
 use serde::Serialize;
@@ -205,18 +206,24 @@ pub async fn find(client: &Client, wanted: &str) -> Result<Row> {
     }
 }
 
-/// Builds an image and registers it, public. The default image is the first `tiny`.
-pub async fn build(
+/// Builds an image and registers it, public.
+async fn build(
     home: &Home,
     client: &Client,
     kind: &str,
     progress: Arc<Progress>,
 ) -> Result<String> {
     crate::node::require_root("`boira image build`")?;
+    let built = make(home, kind, &progress).await?;
+    register_build(client, &built, &progress).await
+}
+
+/// Builds an image, which needs no cloud.
+pub async fn make(home: &Home, kind: &str, progress: &Arc<Progress>) -> Result<Built> {
     let kind: boira_images::Kind = kind.parse().map_err(anyhow::Error::new)?;
     let work = home.work();
     let show = progress.clone();
-    let built = boira_images::build(
+    boira_images::build(
         kind,
         &work.join("packages"),
         &work.join("images"),
@@ -229,8 +236,7 @@ pub async fn build(
         },
     )
     .await
-    .context("build the image")?;
-    register_build(client, &built, &progress).await
+    .context("build the image")
 }
 
 /// Registers what an earlier build left in a folder.
@@ -240,7 +246,7 @@ async fn register_finished(
     folder: &Path,
     progress: Arc<Progress>,
 ) -> Result<String> {
-    let built = boira_images::Built::load(folder)
+    let built = Built::load(folder)
         .with_context(|| format!("read the finished build in {}", folder.display()))?;
     if built.kind.name() != kind {
         bail!(
@@ -252,9 +258,10 @@ async fn register_finished(
     register_build(client, &built, &progress).await
 }
 
-async fn register_build(
+/// Registers a build, public. The default image is the first `tiny`.
+pub async fn register_build(
     client: &Client,
-    built: &boira_images::Built,
+    built: &Built,
     progress: &Arc<Progress>,
 ) -> Result<String> {
     let kind = built.kind;

@@ -7,6 +7,7 @@ use crate::node;
 use crate::output::{self, Format, line_out};
 use crate::terminal::Progress;
 use anyhow::{Context, Result, anyhow, bail};
+use boira_images::Built;
 use hyper::Method;
 use serde_json::json;
 use std::net::SocketAddr;
@@ -50,8 +51,12 @@ pub async fn up(home: &Home, order: &Order) -> Result<()> {
     }
     let stays = order.detach || was_up;
     let progress = Arc::new(Progress::new(order.format == Format::Json));
+    let built = tokio::select! {
+        built = first_image(home, order, was_up, &progress) => built?,
+        () = signals.any() => bail!("interrupted; nothing was started"),
+    };
     let outcome = tokio::select! {
-        outcome = begin(home, order, was_up, &progress) => outcome.map(Some),
+        outcome = begin(home, order, built, was_up, &progress) => outcome.map(Some),
         () = signals.any() => Ok(None),
     };
     drop(progress);
@@ -111,9 +116,24 @@ fn refuse_other_addresses(home: &Home, order: &Order) -> Result<()> {
     Ok(())
 }
 
+/// The image of a new cloud's demo. It is built before anything is started, so that the agent finds a
+/// kernel to try virtualization with.
+async fn first_image(
+    home: &Home,
+    order: &Order,
+    was_up: bool,
+    progress: &Arc<Progress>,
+) -> Result<Option<Built>> {
+    match order.demo && !was_up && home.is_new() {
+        true => Ok(Some(image::make(home, "tiny", progress).await?)),
+        false => Ok(None),
+    }
+}
+
 async fn begin(
     home: &Home,
     order: &Order,
+    built: Option<Built>,
     was_up: bool,
     progress: &Arc<Progress>,
 ) -> Result<Begun> {
@@ -139,7 +159,7 @@ async fn begin(
     };
     ssh::prepare(home).await?;
     let demo = match order.demo {
-        true => Some(run_demo(home, &client, progress).await?),
+        true => Some(run_demo(home, &client, built, progress).await?),
         false => None,
     };
     Ok(Begun { client, demo })
@@ -177,9 +197,18 @@ async fn ready(
 }
 
 /// The default image, and one instance of it that answers on SSH.
-async fn run_demo(home: &Home, client: &Client, progress: &Arc<Progress>) -> Result<instance::Row> {
+async fn run_demo(
+    home: &Home,
+    client: &Client,
+    built: Option<Built>,
+    progress: &Arc<Progress>,
+) -> Result<instance::Row> {
     if !image::list(client).await?.iter().any(|image| image.default) {
-        image::build(home, client, "tiny", progress.clone()).await?;
+        let built = match built {
+            Some(built) => built,
+            None => image::make(home, "tiny", progress).await?,
+        };
+        image::register_build(client, &built, progress).await?;
     }
     let rows = instance::list(client, &[]).await?;
     let known = rows.into_iter().find(|row| {

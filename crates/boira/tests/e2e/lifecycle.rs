@@ -161,6 +161,32 @@ fn a_start_that_is_interrupted_leaves_nothing() {
 }
 
 #[test]
+fn the_first_demo_of_a_home_is_a_guest_whose_host_has_tried_virtualization() {
+    let cloud = Cloud::new(None);
+    let up = ["up", "--demo", "--detach", "--listen", &cloud.listen()];
+    cloud.boira(&up).ok();
+    let rows = cloud.json(&["instance", "ls"]);
+    assert_eq!(
+        (&rows[0]["name"], &rows[0]["state"]),
+        (&"demo".into(), &"running".into())
+    );
+    let host = cloud.json(&["host", "show", "1"]);
+    let verdict = host["acceleration"]["verdict"].as_str().expect("a verdict");
+    assert!(!verdict.contains("next start"), "{verdict}");
+    // Again it is the same image and the same guest.
+    cloud.boira(&["down"]).ok();
+    cloud.boira(&up).ok();
+    let again = cloud.json(&["instance", "ls"]);
+    assert_eq!(again[0]["id"], rows[0]["id"]);
+    assert_eq!(
+        cloud.json(&["image", "ls"]).as_array().map(Vec::len),
+        Some(1)
+    );
+    cloud.boira(&["down"]).ok();
+    cloud.left_nothing();
+}
+
+#[test]
 fn a_start_that_fails_says_why_and_leaves_nothing() {
     let cloud = Cloud::new(None);
     let up = || {
