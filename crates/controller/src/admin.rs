@@ -516,6 +516,7 @@ async fn remove_account(
 }
 
 async fn accounts(State(controller): State<Arc<Controller>>) -> Reply {
+    let quotas = objects::quotas(&controller).await?;
     let snapshot = controller.cluster.snapshot();
     let state = &snapshot.state;
     let mut rows = Vec::new();
@@ -537,7 +538,7 @@ async fn accounts(State(controller): State<Arc<Controller>>) -> Reply {
             "admin": account.admin,
             "access_keys": keys,
             "instances": alive,
-            "quota": objects::quota_of(&controller, &account.id.to_string()).await?,
+            "quota": quotas.get(account.id.as_str()),
         }));
     }
     Ok(Json(json!({ "accounts": rows })))

@@ -13,6 +13,7 @@ use boira_objects::{Cloud, Front, OpenError, Quota, Rules, Settings, Store};
 use boira_store::Cluster;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -170,11 +171,10 @@ pub async fn bound_account(
     Ok(Json(json!({ "account": account, "quota": quota })))
 }
 
-/// What an account's buckets may hold together.
-pub async fn quota_of(controller: &Controller, account: &str) -> Result<Option<Quota>, Problem> {
-    let store = front(controller).store();
-    let quota = store.quota_of_account(account.to_owned()).await;
-    quota.map_err(unreadable)
+/// What each account's buckets may hold together, where they are bounded.
+pub async fn quotas(controller: &Controller) -> Result<BTreeMap<String, Quota>, Problem> {
+    let quotas = front(controller).store().quotas_of_accounts().await;
+    quotas.map_err(unreadable)
 }
 
 /// What is wrong with the object store.

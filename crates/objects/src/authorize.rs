@@ -11,7 +11,7 @@ use crate::conditions::time;
 use crate::copying::named;
 use crate::error::{custom, denied};
 use crate::ownership;
-use crate::policy::{self, Answer, Policy, Question};
+use crate::policy::{self, Answer, EXISTING_TAG, Policy, Question};
 use crate::rows::{self, Bucket, Config, Ownership, Upload, Version};
 use crate::signed::Query;
 use crate::tagging::tags_of_header;
@@ -438,8 +438,6 @@ fn besides(headers: &HeaderMap) -> Vec<&'static str> {
         .filter(|(header, _)| headers.contains_key(*header));
     asked.map(|(_, action)| *action).collect()
 }
-
-const EXISTING_TAG: &str = "s3:existingobjecttag/";
 
 fn note_tags(context: &mut BTreeMap<String, Vec<String>>, object: &Object) {
     for (name, value) in &object.tags {

@@ -14,6 +14,9 @@ use condition::Condition;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
+/// What a condition's key begins with that is followed by the name of a tag of the object.
+pub const EXISTING_TAG: &str = "s3:existingobjecttag/";
+
 /// The largest policy, in bytes.
 pub const MOST_BYTES: usize = 20 << 10;
 

@@ -9,6 +9,7 @@ use http::StatusCode;
 use rusqlite::{Connection, OptionalExtension, params};
 use s3s::S3Result;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub const SCHEMA: &str = "
@@ -170,13 +171,12 @@ pub fn judge_with(db: &Connection, bucket: &Bucket, more: u64) -> S3Result<()> {
 }
 
 fn of_account(db: &Connection, account: &str) -> S3Result<Option<Quota>> {
-    let found: Option<String> = db
-        .prepare_cached("SELECT quota FROM quotas WHERE account = ?1")
-        .and_then(|mut select| select.query_row([account], |row| row.get(0)).optional())
-        .map_err(internal)?;
-    found
-        .map(|text| serde_json::from_str(&text).map_err(internal))
-        .transpose()
+    db.prepare_cached("SELECT quota FROM quotas WHERE account = ?1")
+        .and_then(|mut select| {
+            let quota = |row: &rusqlite::Row<'_>| rows::parsed(row, 0);
+            select.query_row([account], quota).optional()
+        })
+        .map_err(internal)
 }
 
 impl Store {
@@ -211,7 +211,18 @@ impl Store {
             .await
     }
 
-    pub async fn quota_of_account(self: &Arc<Self>, account: String) -> S3Result<Option<Quota>> {
-        self.db.read(move |db| of_account(db, &account)).await
+    /// What accounts may hold, by their numbers; those without a bound are not in it.
+    pub async fn quotas_of_accounts(self: &Arc<Self>) -> S3Result<BTreeMap<String, Quota>> {
+        self.db
+            .read(|db| {
+                db.prepare_cached("SELECT account, quota FROM quotas")
+                    .and_then(|mut select| {
+                        let row =
+                            |row: &rusqlite::Row<'_>| Ok((row.get(0)?, rows::parsed(row, 1)?));
+                        select.query_map([], row)?.collect()
+                    })
+                    .map_err(internal)
+            })
+            .await
     }
 }

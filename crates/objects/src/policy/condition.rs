@@ -1,7 +1,7 @@
 //! Conditions of a policy's statement: operators, keys, and whether they hold in a request (AWS, "IAM
 //! JSON policy elements: Condition operators").
 
-use super::{texts, wild};
+use super::{EXISTING_TAG, texts, wild};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -190,7 +190,7 @@ fn is_known(key: &str) -> bool {
         "s3:x-amz-storage-class",
     ];
     KNOWN.contains(&key)
-        || key.starts_with("s3:existingobjecttag/")
+        || key.starts_with(EXISTING_TAG)
         || key.starts_with("s3:requestobjecttag/")
         || key == "s3:requestobjecttagkeys"
         || key.starts_with("s3:x-amz-server-side-encryption")
