@@ -100,6 +100,7 @@ pub async fn run(host: Arc<dyn Host>, controller: Arc<Controller>, home: &Path) 
         memory: memory::recall(&accepted),
         accepted,
         accepted_file,
+        unwritten: None,
         fence: Fence::default(),
         observed: None,
         look_at: None,
@@ -130,6 +131,8 @@ struct Engine {
     controller: Arc<Controller>,
     accepted: Accepted,
     accepted_file: AcceptedFile,
+    /// Why its file could not be written the last time.
+    unwritten: Option<String>,
     /// `None` until the controller has said what it wants; then nothing is done at all.
     wanted: Option<Arc<Wanted>>,
     /// `None` while this host can't be looked at: what isn't seen may be there all the same, so
@@ -414,11 +417,9 @@ impl Engine {
         if !accepted.accept(answer) {
             return false;
         }
-        if let Err(error) = self.accepted_file.write(&accepted).await {
-            tracing::error!("what the controller wants can't be kept: {error:#}");
+        if !self.keep(accepted).await {
             return false;
         }
-        self.accepted = accepted;
         self.have.send_replace(self.accepted.have());
         self.wanted = self.accepted.wanted().map(Arc::new);
         if let Some(wanted) = self.wanted.clone() {
@@ -558,16 +559,35 @@ impl Engine {
         if !accepted.remember(&self.memory) {
             return true;
         }
-        match self.accepted_file.write(&accepted).await {
-            Ok(()) => {
-                self.accepted = accepted;
-                true
-            }
-            Err(error) => {
-                tracing::error!("what was done can't be written down: {error:#}");
-                false
-            }
+        self.keep(accepted).await
+    }
+
+    /// Whether it is on the disk. Where it isn't, that becomes a trouble of this host's, and all is as
+    /// before.
+    async fn keep(&mut self, accepted: Accepted) -> bool {
+        let written = self.accepted_file.write(&accepted).await;
+        self.unwritten = written.as_ref().err().map(|error| {
+            format!(
+                "what it is told can't be written to its disk, so nothing new is done: {error:#}"
+            )
+        });
+        match &self.unwritten {
+            None => self.accepted = accepted,
+            Some(why) => tracing::error!("{why}"),
         }
+        written.is_ok()
+    }
+
+    /// The last report again, with what keeps a new one from being made.
+    fn report_unwritten(&self) {
+        self.reports.send_if_modified(|latest| {
+            let Some(latest) = latest else { return false };
+            let troubles = &mut latest.facts.troubles;
+            let new = self.unwritten.iter().filter(|why| !troubles.contains(why));
+            let new: Vec<_> = new.cloned().collect();
+            troubles.extend_from_slice(&new);
+            !new.is_empty()
+        });
     }
 
     /// Removes what isn't being removed yet; answers when the next attempt is due.
@@ -718,11 +738,12 @@ impl Engine {
     async fn report(&mut self) {
         let Some(facts) = self.facts() else { return };
         if !self.write_down().await {
-            return;
+            return self.report_unwritten();
         }
         let wanted = self.wanted.clone().unwrap_or_default();
         let mut troubles = plan::troubles(&wanted, &facts);
         troubles.extend(self.networks.troubles().cloned());
+        troubles.extend(self.unwritten.clone());
         self.steps.forget_taken();
         let about = self.host.about();
         let report = Report {
@@ -870,7 +891,7 @@ async fn watch_host(host: Arc<dyn Host>, events: mpsc::Sender<Event>) {
 
 /// Joins the guest's end with the stream that somebody waits for.
 async fn relay(host: &dyn Host, controller: &Controller, request: &StreamRequest) -> Result<()> {
-    let mut near = match host.open(&request.kind).await {
+    let mut near = match host.open(&request.id, &request.kind).await {
         Ok(near) => near,
         Err(error) => {
             return controller

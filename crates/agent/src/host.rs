@@ -102,5 +102,6 @@ pub trait Host: Send + Sync + 'static {
     /// Whether the guest behind this port answers ARP.
     async fn reachable(&self, vpc: &str, port: &InterfaceId) -> anyhow::Result<bool>;
 
-    async fn open(&self, kind: &StreamKind) -> anyhow::Result<Box<dyn Stream>>;
+    /// Opens what somebody waits for under this id.
+    async fn open(&self, id: &str, kind: &StreamKind) -> anyhow::Result<Box<dyn Stream>>;
 }

@@ -10,6 +10,7 @@
 //! ```
 
 mod accepted;
+mod calls;
 pub mod client;
 mod copy;
 mod engine;
@@ -24,6 +25,7 @@ mod real;
 pub mod simulated;
 mod translate;
 pub mod watchdog;
+mod way;
 
 pub use client::Controller;
 pub use engine::run;

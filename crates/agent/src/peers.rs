@@ -126,13 +126,14 @@ impl Peers {
                 .read_exact(&mut ticket)
                 .await
                 .context("read a ticket")?;
-            let kind = self.redeem(&String::from_utf8_lossy(&ticket)).await;
-            Ok::<_, anyhow::Error>((stream, kind))
+            let ticket = String::from_utf8_lossy(&ticket).into_owned();
+            let kind = self.redeem(&ticket).await;
+            Ok::<_, anyhow::Error>((stream, ticket, kind))
         };
         let introduced = tokio::time::timeout(INTRODUCTION, introducing).await;
-        let (mut stream, kind) = introduced.context("wait for a ticket")??;
+        let (mut stream, ticket, kind) = introduced.context("wait for a ticket")??;
         drop(place);
-        let mut near = match self.host.open(&kind).await {
+        let mut near = match self.host.open(&ticket, &kind).await {
             Ok(near) => near,
             Err(error) => {
                 let why = format!("-{error:#}");

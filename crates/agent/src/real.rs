@@ -7,18 +7,20 @@
 //!  <home>/networks/VPC-…  specs and sockets of the networks
 //! ```
 
+use crate::calls::Calls;
 use crate::client::Controller;
 use crate::host::{About, Departure, Host, Observed, Stream};
 use crate::translate;
 use crate::watchdog::Watchdog;
+use crate::way::{Port, Way, WayIn};
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use boira_chunks::Blobs;
 use boira_core::plan::{Fence, Guest, Step, TOO_LATE};
 use boira_core::wanted::Wanted;
 use boira_hypervisor::{
-    Acceleration, Accelerator, AsyncReadWrite, Base, Dial, DiskFormat, DiskSpec, GuestSpec,
-    Hypervisor, InterfaceSpec, ObservedGuest, Passed, disk,
+    Acceleration, Accelerator, Base, DiskFormat, DiskSpec, GuestSpec, Hypervisor, InterfaceSpec,
+    ObservedGuest, disk,
 };
 use boira_model::wire::{
     Passage, StreamKind, WantedInstance, WantedOverlay, WantedVolume, WantedVpc,
@@ -34,7 +36,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// What a guest's interface may send in one frame, so that it gets to another host in one piece.
@@ -51,10 +52,6 @@ const CACHE_PART: u64 = 2;
 
 /// How long a guest that another host sends may not be here yet.
 const EXPECTED: Duration = Duration::from_secs(8);
-/// The channel that carries the connections of a port, whose VPC and id follow, and the most that is taken.
-const CONNECTIONS: &str = "connections.";
-const CONNECTIONS_BYTES: u64 = 4 << 20;
-
 /// How this program starts the processes that outlive it.
 #[derive(Clone, Debug)]
 pub struct Commands {
@@ -75,6 +72,7 @@ pub struct RealHost {
     volumes: PathBuf,
     controller: Arc<Controller>,
     watchdog: Watchdog,
+    calls: Calls,
 }
 
 /// Where things are and how this host is called.
@@ -130,7 +128,7 @@ impl RealHost {
                     hardware: verdict.accelerator == Accelerator::Kvm,
                     verdict: verdict.verdict,
                 },
-                machine: guests.machine().into(),
+                machine: guests.machine().map_err(anyhow::Error::msg)?,
                 cpu: guests.cpu().into(),
                 overhead: Overhead(guests.overhead()),
                 intake: crate::intake::look(place.home),
@@ -145,6 +143,7 @@ impl RealHost {
             volumes,
             controller,
             watchdog: Watchdog::new(place.home, commands.watchdog),
+            calls: Calls::default(),
         })
     }
 
@@ -358,31 +357,6 @@ impl RealHost {
         }
     }
 
-    /// Where what is known of a guest's connections is written, before it comes; closes when that is in
-    /// force.
-    fn take_connections(&self, instance: &InstanceId, port: &str) -> Result<Box<dyn Stream>> {
-        let (vpc, eni) = port.split_once('.').context("name a port")?;
-        let (network, vpc, eni) = (self.network.clone(), vpc.to_owned(), eni.to_owned());
-        let instance = instance.to_string();
-        let (near, mut far) = tokio::io::duplex(64 << 10);
-        tokio::spawn(async move {
-            let mut saved = String::new();
-            let mut coming = (&mut far).take(CONNECTIONS_BYTES);
-            let taken = match coming.read_to_string(&mut saved).await {
-                Ok(_) => {
-                    network
-                        .adopt_connections(&vpc, (&instance, &eni), &saved)
-                        .await
-                }
-                Err(_) => return,
-            };
-            if let Err(error) = taken {
-                tracing::warn!("a guest's connections don't come with it: {error}");
-            }
-        });
-        Ok(Box::new(near))
-    }
-
     fn guest_spec(&self, instance: &WantedInstance, wanted: &Wanted) -> Result<GuestSpec> {
         let disks = instance
             .disks
@@ -446,72 +420,6 @@ impl RealHost {
             not_after_ms: None,
             incoming: instance.passage == Some(Passage::Arriving),
         })
-    }
-}
-
-/// The way to another host by the controller's streams.
-struct Way<'a> {
-    controller: &'a Controller,
-    network: &'a Network,
-    departure: &'a Departure,
-    /// Its VPCs and interfaces.
-    ports: Vec<(String, String)>,
-}
-
-impl Way<'_> {
-    /// Sends what is known of the guest's connections.
-    async fn send_connections(&self) -> Result<()> {
-        for (vpc, eni) in &self.ports {
-            let saved = self.network.connections(vpc, eni).await?;
-            let mut there = self.dial(&format!("{CONNECTIONS}{vpc}.{eni}")).await?;
-            there.write_all(saved.as_bytes()).await?;
-            there.shutdown().await?;
-            // The other side closes when they are in force.
-            there.read_to_end(&mut Vec::new()).await?;
-        }
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Dial for Way<'_> {
-    async fn dial(&self, channel: &str) -> std::io::Result<Box<dyn AsyncReadWrite>> {
-        let Departure {
-            instance,
-            generation,
-            ..
-        } = self.departure;
-        let opened = self.controller.channel(instance, *generation, channel);
-        match opened.await {
-            Ok(stream) => Ok(Box::new(stream)),
-            Err(error) => Err(std::io::Error::other(format!("{error:#}"))),
-        }
-    }
-
-    async fn halted(&self) {
-        // Those that others have begun are known again with their next packet, so most live on without.
-        if let Err(error) = self.send_connections().await {
-            tracing::warn!(
-                "the connections of {} don't move with it: {error:#}",
-                self.departure.instance
-            );
-        }
-    }
-
-    fn passed(&self, passed: Passed) {
-        let of_memory_bytes = passed.memory_bytes + passed.memory_left_bytes;
-        match of_memory_bytes {
-            0 => (self.departure.note)(passed.disk_bytes, passed.of_disk_bytes),
-            _ => (self.departure.note)(passed.memory_bytes, of_memory_bytes),
-        }
-    }
-
-    async fn called_back(&self) {
-        let mut called_back = self.departure.called_back.clone();
-        if called_back.wait_for(|called| *called).await.is_err() {
-            // Nobody is left to call.
-            std::future::pending().await
-        }
     }
 }
 
@@ -613,20 +521,19 @@ impl Host for RealHost {
 
     async fn send_guest(&self, departure: &Departure, wanted: &Wanted) -> Result<()> {
         let id = &departure.instance;
-        let row = wanted.instances.iter().find(|row| row.id == *id);
-        let ports = row.iter().flat_map(|row| &row.interfaces);
         let way = Way {
             controller: &self.controller,
             network: &self.network,
+            calls: &self.calls,
             departure,
-            ports: ports
-                .map(|port| (port.vpc.to_string(), port.id.to_string()))
-                .collect(),
+            ports: Port::all_of(id, &wanted.network),
         };
         let sent = self
             .guests
-            .hand_over(id.as_str(), departure.generation, &way);
-        sent.await.context("send the guest to another host")
+            .hand_over(id.as_str(), departure.generation, &way)
+            .await;
+        way.settle(sent.is_err());
+        sent.context("send the guest to another host")
     }
 
     async fn remove_volume(&self, volume: &VolumeId) -> Result<()> {
@@ -678,26 +585,32 @@ impl Host for RealHost {
             .context("ask by ARP")
     }
 
-    async fn open(&self, kind: &StreamKind) -> Result<Box<dyn Stream>> {
+    async fn open(&self, id: &str, kind: &StreamKind) -> Result<Box<dyn Stream>> {
         Ok(match kind {
-            StreamKind::Dial { vpc, ip, port } => Box::new(
-                self.dial(vpc.as_str(), *ip, *port)
-                    .await
-                    .context("connect")?,
-            ),
+            StreamKind::Dial { vpc, ip, port } => {
+                let dialled = self.dial(vpc.as_str(), *ip, *port).await;
+                let guest = (vpc.to_string(), *ip);
+                Box::new(self.calls.carry(id, guest, dialled.context("connect")?))
+            }
+            StreamKind::Resume { call } => Box::new(self.calls.resume(call).await?),
             StreamKind::Volume { file } => Box::new(self.send_volume(file)?),
             StreamKind::Arrival {
                 instance,
                 generation,
                 channel,
-            } => match channel.strip_prefix(CONNECTIONS) {
-                Some(port) => self.take_connections(instance, port)?,
-                None => {
-                    self.expects(instance, *generation).await?;
-                    let end = self.guests.receive(instance.as_str(), channel).await;
-                    Box::new(end.context("take in a guest")?)
+            } => {
+                let way = WayIn {
+                    network: self.network.clone(),
+                    calls: self.calls.clone(),
+                    instance: instance.clone(),
+                };
+                if let Some(words) = way.channel(channel) {
+                    return words;
                 }
-            },
+                self.expects(instance, *generation).await?;
+                let end = self.guests.receive(instance.as_str(), channel).await;
+                Box::new(end.context("take in a guest")?)
+            }
             StreamKind::Console { instance } => {
                 let console = self.guests.console(instance.as_str()).await;
                 Box::new(console.context("open the console")?)

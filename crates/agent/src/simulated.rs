@@ -143,7 +143,7 @@ impl Host for SimulatedHost {
         Ok(true)
     }
 
-    async fn open(&self, _kind: &StreamKind) -> Result<Box<dyn Stream>> {
+    async fn open(&self, _id: &str, _kind: &StreamKind) -> Result<Box<dyn Stream>> {
         bail!("simulated guests have neither consoles nor ports")
     }
 }

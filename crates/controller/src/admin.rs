@@ -5,6 +5,7 @@
 //! administrator's.
 
 use crate::agents::upgrade_answer;
+use crate::calls::Call;
 use crate::config;
 use crate::controller::Controller;
 use crate::{hosts, http, moves, objects, recovery, zones};
@@ -377,7 +378,16 @@ async fn dial(
         ip: interface.ip,
         port,
     };
-    relay(&controller, &row, kind, request).await
+    let call = Call::new(&row.id, host_of_running(&row)?);
+    let far = controller.links.open_as(&call.id, &call.host, kind).await;
+    let far = far.map_err(|why| Problem(StatusCode::BAD_GATEWAY, why))?;
+    tokio::spawn(async move {
+        if let Ok(near) = hyper::upgrade::on(request).await {
+            // How a stream ends concerns only its two ends.
+            let _ = call.carry(&controller, TokioIo::new(near), far).await;
+        }
+    });
+    Ok(upgrade_answer())
 }
 
 /// Joins the caller's connection with the stream that the instance's agent opens.

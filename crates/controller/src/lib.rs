@@ -9,6 +9,7 @@
 
 pub mod admin;
 mod agents;
+mod calls;
 mod collect;
 pub mod config;
 pub mod controller;

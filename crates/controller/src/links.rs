@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot, watch};
 
 /// A connection that an agent opened for somebody and that is now just bytes.
@@ -143,6 +144,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for UntilRevoked<S> {
 pub struct Links {
     hosts: Arc<Mutex<HashMap<HostId, Arc<Link>>>>,
     revoked: Revoked,
+    changed: Arc<Notify>,
 }
 
 impl Links {
@@ -183,6 +185,11 @@ impl Links {
         self.revoked.clone()
     }
 
+    /// Something changes that a host is told.
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
     /// A stream of the host with this key.
     pub fn until_revoked(&self, key: &str, stream: Upgraded) -> Stream {
         let (revoked, key) = (self.revoked.clone(), key.to_owned());
@@ -195,7 +202,7 @@ impl Links {
     /// Tells a host's agent that another host comes for a stream, and answers what that one has to show.
     pub fn expect(&self, host: &HostId, kind: StreamKind) -> String {
         let link = self.of(host);
-        let id = format!("{:032x}", rand::random::<u128>());
+        let id = fresh_id();
         link.facts().tickets.push(StreamRequest {
             id: id.clone(),
             kind,
@@ -207,18 +214,28 @@ impl Links {
 
     /// Asks the host's agent for a stream and waits until it is there.
     pub async fn open(&self, host: &HostId, kind: StreamKind) -> Result<Stream, String> {
+        self.open_as(&fresh_id(), host, kind).await
+    }
+
+    /// Likewise, under an id that [`fresh_id`] has given.
+    pub async fn open_as(
+        &self,
+        id: &str,
+        host: &HostId,
+        kind: StreamKind,
+    ) -> Result<Stream, String> {
         let link = self.of(host);
-        let id = format!("{:032x}", rand::random::<u128>());
         let (sender, receiver) = oneshot::channel();
         let request = StreamRequest {
-            id: id.clone(),
+            id: id.to_owned(),
             kind,
             direct: false,
         };
-        link.facts().asked.insert(id.clone(), (request, sender));
+        let waiting = (request, sender);
+        link.facts().asked.insert(id.to_owned(), waiting);
         link.wake.notify_one();
         let outcome = tokio::time::timeout(OPEN_DEADLINE, receiver).await;
-        link.facts().asked.remove(&id);
+        link.facts().asked.remove(id);
         match outcome {
             Ok(Ok(opened)) => opened,
             Ok(Err(_)) => Err("the host's agent went away".into()),
@@ -236,7 +253,13 @@ impl Listener for Links {
         for link in changed.iter().filter_map(|host| hosts.get(host)) {
             link.wake.notify_one();
         }
+        self.changed.notify_waiters();
     }
+}
+
+/// The name of a stream: random, so that nobody guesses it.
+pub fn fresh_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 /// Milliseconds since this process first asked.

@@ -449,11 +449,12 @@ impl Outbox {
         *self = Self::new(self.host.clone(), session);
     }
 
-    /// The controller doesn't understand this version: the next session is one of the oldest. Whether a
-    /// newer one is understood is tried again when that session ends.
+    /// The controller doesn't understand this version: the next session is one of the version before.
+    /// Whether a newer one is understood is tried again when that session ends.
     pub fn fall_back(&mut self, session: u32) {
+        let older = OLDEST_PROTOCOL.max(self.v - 1);
         self.renew(session);
-        self.v = OLDEST_PROTOCOL;
+        self.v = older;
     }
 
     pub fn session(&self) -> u32 {
@@ -667,12 +668,16 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_speaks_the_oldest_version_to_a_controller_that_knows_no_newer_one() {
+    fn an_agent_speaks_the_newest_version_that_the_controller_knows() {
         let mut agent = outbox(7);
         assert_eq!(agent.request(Default::default(), None).v, PROTOCOL);
+        for version in (OLDEST_PROTOCOL..PROTOCOL).rev() {
+            agent.fall_back(8);
+            let report = agent.report(&report("a")).expect("it is due again");
+            assert_eq!((report.v, report.session), (version, 8));
+        }
         agent.fall_back(8);
-        let report = agent.report(&report("a")).expect("it is due again");
-        assert_eq!((report.v, report.session), (OLDEST_PROTOCOL, 8));
+        assert_eq!(agent.request(Default::default(), None).v, OLDEST_PROTOCOL);
         agent.renew(9);
         assert_eq!(agent.request(Default::default(), None).v, PROTOCOL);
     }

@@ -38,7 +38,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub use error::{Error, Result};
 pub use qemu::{
     ACCELERATION_REMEDY, GuestProcess, PROGRAMS, Probe, Settings, confinement_verdict,
-    find_acceleration, guest_console, kept_acceleration,
+    find_acceleration, guest_console, kept_acceleration, newest_machine,
 };
 pub use spec::{
     Acceleration, Accelerator, Base, Boot, DiskFormat, DiskSpec, ExitReason, GuestSpec, GuestState,
@@ -126,8 +126,8 @@ pub trait Hypervisor: Send + Sync {
     /// guest on, so much more. Rising, and the first step begins at 0.
     fn overhead(&self) -> Vec<(u64, u64)>;
 
-    /// The versioned machine type that guests launched now get for life.
-    fn machine(&self) -> &'static str;
+    /// The versioned machine type that guests launched now get for life, or why there is none.
+    fn machine(&self) -> std::result::Result<String, String>;
 
     /// The named CPU model that guests launched now get for life.
     fn cpu(&self) -> &'static str;

@@ -425,8 +425,8 @@ impl Hypervisor for Simulated {
         vec![(0, self.world.behaviour.overhead_bytes)]
     }
 
-    fn machine(&self) -> &'static str {
-        "simulated-1"
+    fn machine(&self) -> std::result::Result<String, String> {
+        Ok("simulated-1".into())
     }
 
     fn cpu(&self) -> &'static str {

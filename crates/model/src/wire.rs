@@ -13,14 +13,19 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// The newest version of what is said here. 2 has fences: an agent of 1 doesn't know that a guest is to
-/// be held. 3 has guests that go to another host running.
-pub const PROTOCOL: u32 = 3;
+/// be held. 3 has guests that go to another host running, and with 4 people's connections go along.
+pub const PROTOCOL: u32 = 4;
 /// The oldest that is still understood, on both sides.
 pub const OLDEST_PROTOCOL: u32 = 1;
 /// From this version on an agent holds fenced guests.
 pub const FENCES: u32 = 2;
 /// From this version on an agent sends and receives running guests.
 pub const LIVE: u32 = 3;
+/// From this version on an agent takes over connections into guests that come to it.
+pub const CALLS: u32 = 4;
+
+/// Why a [`StreamKind::Resume`] is refused by a host whose guest has gone to another one.
+pub const GONE: &str = "the guest has gone to another host";
 
 /// Header of who would rather have a [`Ticket`] than the stream.
 pub const DIRECT: &str = "x-boira-direct";
@@ -320,6 +325,8 @@ pub enum StreamKind {
         generation: u64,
         channel: String,
     },
+    /// A [`StreamKind::Dial`] that had this id on the host that its guest was on, or is still on.
+    Resume { call: String },
     /// The live serial console, both ways.
     Console { instance: InstanceId },
     /// The end of the kept console log, then end of stream.

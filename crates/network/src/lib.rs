@@ -47,6 +47,7 @@ mod network;
 mod privileges;
 mod process;
 mod readiness;
+pub mod repair;
 pub mod rules;
 pub mod ruleset;
 mod server_process;

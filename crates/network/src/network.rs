@@ -23,6 +23,7 @@ use crate::applied::{Applied, apply, remove_taps};
 use crate::connections;
 use crate::namespace::Namespace;
 use crate::process::Process;
+use crate::repair::{self, SavedTcp};
 use crate::server_process::ServerProcess;
 use crate::spec::{SpecError, VpcSpec, check_id, tap_name};
 use crate::{arp, host, tap, underlay, way_out};
@@ -407,6 +408,32 @@ impl Network {
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
         Ok(stream)
+    }
+
+    /// Takes over a connection that another host has dialled to a guest that comes here. It is in repair,
+    /// and the guest's port on standby.
+    ///
+    /// # Errors
+    /// `NotFound` where no such guest is expected or the connection is none to it.
+    pub async fn adopt_dialled(
+        &self,
+        vpc: &str,
+        (instance, eni): (&str, &str),
+        saved: &SavedTcp,
+    ) -> Result<TcpStream, Error> {
+        check_id(vpc, "vpc")?;
+        let spec = self.spec_of(vpc)?;
+        let mut standby = spec.standby.iter();
+        let port = standby.find(|port| port.eni == eni && port.instance == instance);
+        let ip = port.ok_or_else(|| missing(eni))?.ip;
+        if saved.remote.ip() != &ip || Self::dial_source(&spec, ip) != Some(*saved.local.ip()) {
+            return Err(missing(eni));
+        }
+        let saved = saved.clone();
+        let namespace = self.namespace(vpc);
+        let restored = namespace.run(move || repair::restore(&saved)).await;
+        let stream = restored.and_then(TcpStream::from_std);
+        stream.map_err(doing("taking over a connection to a guest"))
     }
 
     /// The address that [`Network::dial`] comes from when it connects to `ip`: the gateway of its

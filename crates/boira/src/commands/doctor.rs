@@ -120,6 +120,7 @@ fn programs_and_networks() -> impl Iterator<Item = Finding> {
     let networks = boira_network::doctor::requirements();
     programs
         .into_iter()
+        .chain([machine_type()])
         .chain(networks.into_iter().map(network))
 }
 
@@ -165,6 +166,14 @@ fn program_there(program: &'static str, package: &str, otherwise: Verdict) -> Fi
             "not found",
             format!("apt-get install {package}"),
         ),
+    }
+}
+
+fn machine_type() -> Finding {
+    let what = "machine type";
+    match boira_hypervisor::newest_machine() {
+        Ok(name) => Finding::ok(what, name),
+        Err(why) => Finding::bad(Verdict::Missing, what, why, "install Debian 12's QEMU"),
     }
 }
 

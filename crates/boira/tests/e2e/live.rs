@@ -2,17 +2,26 @@
 
 use crate::support::room::Room;
 use crate::support::{BOOT, wait};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Two PCs in one zone, and two instances on the first: their ids and addresses.
+/// Three PCs in one zone, and two instances: one on the first, which can go to the second, and one that
+/// stays on the third. Their ids and addresses.
 fn room() -> (Room, [(String, String); 2]) {
-    let room = Room::start(2);
-    let launched = [(); 2].map(|()| {
+    let room = Room::start(3);
+    let launch = || {
         let made = room.json(&["instance", "run"]);
         let word = |name: &str| made[0][name].as_str().expect("a word").to_owned();
         (word("id"), word("private_ip"))
-    });
+    };
+    let goes = launch();
+    room.host_on(2, &[]);
+    room.boira(&["host", "drain", "pc0"]).ok();
+    let stays = launch();
+    room.boira(&["host", "undrain", "pc0"]).ok();
+    room.boira(&["host", "drain", "pc2"]).ok();
     room.host_on(1, &[]);
+    let launched = [goes, stays];
     for (id, _) in &launched {
         wait("it answers on SSH", BOOT, || room.inside(id, "true"));
     }
@@ -38,11 +47,11 @@ fn disks(room: &Room, pc: usize) -> usize {
 }
 
 /// It runs on one PC, and the other has nothing of it.
-fn is_only_on(room: &Room, pc: usize, id: &str, disks_left: usize) {
+fn is_only_on(room: &Room, pc: usize, id: &str) {
     wait("nothing is left on the other", BOOT, || {
         let (here, there) = (processes(room, pc, id), processes(room, 1 - pc, id));
         let left = disks(room, 1 - pc);
-        match here == "1" && there == "0" && left == disks_left {
+        match here == "1" && there == "0" && left == 0 {
             true => Ok(()),
             false => Err(format!("{here} here, {there} there, {left} disks")),
         }
@@ -58,7 +67,7 @@ fn phase(room: &Room, id: &str) -> String {
 fn close_groups(room: &Room) {
     room.ask(
         "Action=AuthorizeSecurityGroupIngress&GroupName=default&IpPermissions.1.IpProtocol=tcp\
-        &IpPermissions.1.FromPort=5000&IpPermissions.1.ToPort=5001\
+        &IpPermissions.1.FromPort=5000&IpPermissions.1.ToPort=5002\
         &IpPermissions.1.IpRanges.1.CidrIp=0.0.0.0/0",
     );
     room.ask(
@@ -76,6 +85,84 @@ fn close_groups(room: &Room) {
         "Action=RevokeSecurityGroupIngress&GroupId={id}&IpPermissions.1.IpProtocol=-1\
         &IpPermissions.1.Groups.1.GroupId={id}"
     ));
+}
+
+/// Somebody at the cloud who is logged in to an instance and has a port of it forwarded. What is said
+/// into both comes back.
+struct Caller<'a> {
+    room: &'a Room,
+    folder: PathBuf,
+}
+
+impl<'a> Caller<'a> {
+    fn begin(room: &'a Room, id: &str) -> Self {
+        let folder = room.home(0).join("caller");
+        std::fs::create_dir(&folder).expect("a folder");
+        room.inside(id, "(nc -lp 5002 -e cat) </dev/null >/dev/null 2>&1 &")
+            .expect("it listens");
+        let boira = format!(
+            "{} --home {}",
+            room.binary().display(),
+            room.home(0).display()
+        );
+        let at = folder.display();
+        let numbers = NUMBERS.replace("/tmp/enough", &format!("{at}/enough"));
+        let forward = format!("{boira} forward {id} 5002");
+        room.pc(0).spawn(&forward);
+        let ssh = format!("{boira} ssh {id} cat >{at}/ssh 2>{at}/ssh.errors");
+        // It listens a moment later.
+        let socat =
+            format!("socat -t 30 - TCP:127.0.0.1:5002,retry=200,interval=0.1 >{at}/forward");
+        for through in [ssh, socat] {
+            room.pc(0).spawn(&format!("sh -c '{numbers} | {through}'"));
+        }
+        let caller = Self { room, folder };
+        caller.goes_on();
+        caller
+    }
+
+    fn heard(&self, through: &str) -> Vec<String> {
+        let text = std::fs::read_to_string(self.folder.join(through)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// More comes back than did a moment ago.
+    fn goes_on(&self) {
+        for through in ["ssh", "forward"] {
+            let before = self.heard(through).len();
+            wait("it is talked through", BOOT, || {
+                match self.heard(through).len() > before + 2 {
+                    true => Ok(()),
+                    false => Err(format!(
+                        "{through} stands still at {before}: {:?}",
+                        self.room
+                            .pc(0)
+                            .sh(&format!("cat {}/ssh.errors", self.folder.display()))
+                            .stdout
+                    )),
+                }
+            });
+        }
+    }
+
+    /// It ends of its own, and nothing was lost or said twice.
+    fn end(self) {
+        std::fs::write(self.folder.join("enough"), "").expect("a file");
+        for through in ["ssh", "forward"] {
+            wait("all comes back", BOOT, || {
+                match self.heard(through).last().map(String::as_str) {
+                    Some("end") => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            });
+            let heard = self.heard(through);
+            let expected = (1..heard.len()).map(|n| n.to_string());
+            assert!(
+                heard[..heard.len() - 1].iter().cloned().eq(expected),
+                "{through}: {heard:?}"
+            );
+        }
+    }
 }
 
 /// Numbers, one a line, for as long as it is wanted, and then the end.
@@ -151,6 +238,7 @@ fn an_instance_goes_on_on_another_pc_with_its_memory_its_disk_and_its_connection
         });
     }
 
+    let caller = Caller::begin(&room, &id);
     room.pc(1)
         .sh("nft -f - <<'EOF'
 table ip seen { chain in { type filter hook input priority 0; tcp dport 8775 counter; }; }
@@ -175,10 +263,11 @@ EOF")
     let stranger = "timeout 5 openssl s_client -ign_eof -alpn boira-peer/1 -connect 10.99.0.2:8775 2>&1 </dev/null || :";
     let refused = room.pc(0).sh(stranger).ok();
     assert!(refused.contains("certificate required"), "{refused}");
-    is_only_on(&room, 1, &id, 1);
+    is_only_on(&room, 1, &id);
     let silent = silence(&room, &other);
     println!("moved in {took:.1?}, of which it was silent for {silent:?}");
     assert!(silent < Duration::from_secs(1), "{silent:?}");
+    caller.goes_on();
     assert_eq!(boot_of(&room, &id), boot, "it has not booted again");
     let same = room.inside(&id, "md5sum </root/data | cmp - /root/sum && echo same");
     assert_eq!(same.as_deref(), Ok("same"));
@@ -209,8 +298,10 @@ EOF")
 
     // Back again, because its PC is emptied, without a restart either.
     room.boira(&["host", "drain", "pc1", "--move"]).ok();
-    is_only_on(&room, 0, &id, 0);
+    is_only_on(&room, 0, &id);
     assert_eq!(boot_of(&room, &id), boot);
+    caller.goes_on();
+    caller.end();
     room.inside(&other, "true").expect("it runs on");
 }
 
@@ -247,13 +338,12 @@ EOF")
             }
         });
         let on = usize::from(processes(&room, 1, &id) == "1");
-        // The other instance's stays where it is.
-        is_only_on(&room, on, &id, on);
+        is_only_on(&room, on, &id);
         assert_eq!(boot_of(&room, &id), boot, "it has not booted again");
         assert_eq!(room.inside(&id, "cat /root/kept").as_deref(), Ok("kept"));
         if on == 1 {
             room.boira(&["instance", "migrate", &id]).ok();
-            is_only_on(&room, 0, &id, 0);
+            is_only_on(&room, 0, &id);
         }
     };
 

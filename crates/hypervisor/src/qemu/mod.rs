@@ -11,6 +11,7 @@ mod kernel;
 mod landlock;
 mod launch;
 mod log;
+mod machine;
 mod migration;
 mod probe;
 mod process;
@@ -46,6 +47,7 @@ use rundir::{Launch, RunDir};
 
 pub use hold::GuestProcess;
 pub use landlock::verdict as confinement_verdict;
+pub use machine::newest as newest_machine;
 pub use probe::{Probe, REMEDY as ACCELERATION_REMEDY, find_acceleration, kept_acceleration};
 pub use recorder::main as guest_console;
 
@@ -91,7 +93,6 @@ const PROCESS_BYTES: u64 = 48 << 20;
 /// guests are for small hosts.
 const TRANSLATION_CACHES: [(u64, u32); 3] = [(0, 32), (512, 64), (2048, 128)];
 /// What guests launched now get for life; `docs/tcg.md` says why.
-const MACHINE: &str = "pc-i440fx-7.2";
 const CPU: &str = "qemu64";
 
 impl Qemu {
@@ -396,8 +397,8 @@ impl Hypervisor for Qemu {
         }
     }
 
-    fn machine(&self) -> &'static str {
-        MACHINE
+    fn machine(&self) -> std::result::Result<String, String> {
+        machine::newest()
     }
 
     fn cpu(&self) -> &'static str {
