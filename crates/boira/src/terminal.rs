@@ -1,6 +1,6 @@
 //! What people see while they wait: a line that says what is happening, gone when it is done.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
@@ -53,9 +53,10 @@ impl Progress {
         if total == 0 {
             return self.step(what);
         }
-        self.bar.set_style(style(
-            "{spinner} {msg} [{bar:30}] {percent:>3} % {elapsed:>.dim}",
-        ));
+        self.bar.set_style(
+            style("{spinner} {msg} [{bar:30}] {percent:>3} % {elapsed:>.dim}{left:.dim}")
+                .with_key("left", left),
+        );
         self.bar.set_length(total);
         self.bar.set_position(done.min(total));
         self.bar.set_message(what);
@@ -73,6 +74,15 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// An estimate from what is done so far; nothing before something is.
+fn left(state: &ProgressState, out: &mut dyn std::fmt::Write) {
+    let seconds = state.eta().as_secs();
+    if state.pos() > 0 && seconds > 0 {
+        // A bar that can't be drawn is no reason to fail.
+        let _ = write!(out, ", about {} left", HumanDuration(state.eta()));
     }
 }
 

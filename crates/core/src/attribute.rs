@@ -2,7 +2,7 @@
 //! has already seen it; nothing of a terminated one changes.
 
 use crate::refusal::Thing;
-use crate::{Draft, Refusal, launch};
+use crate::{Draft, Refusal, launch, policy, schedule};
 use boira_model::*;
 
 /// A new value of one attribute.
@@ -112,9 +112,12 @@ fn set_type(draft: &Draft, row: &mut Instance, name: String) -> Result<(), Refus
         .get(&name)
         .ok_or_else(|| Refusal::NoSuchType(name.clone()))?;
     // The image may be gone; then nobody knows any more what it needs.
-    if let Some(image) = draft.state.images.get(&row.image) {
+    let image = draft.state.images.get(&row.image);
+    if let Some(image) = image {
         launch::check_fits(image, kind)?;
     }
+    let asked = image.map_or(kind.cpu_level, |image| policy::cpu_level(image, kind));
+    row.cpu = schedule::raised(std::mem::take(&mut row.cpu), asked);
     row.vcpus = kind.vcpus;
     row.memory_bytes = kind.memory_bytes();
     row.cpu_credits = match kind.burstable {

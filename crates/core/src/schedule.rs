@@ -224,10 +224,24 @@ fn reaches(host: &Host) -> u8 {
 pub fn model(host: &Host, cpu_level: u8) -> String {
     match cpu_level {
         0 => host.cpu.clone(),
-        1 => "qemu64-v1".into(),
-        2 => "Nehalem-v1".into(),
+        level => model_of(level).into(),
+    }
+}
+
+fn model_of(level: u8) -> &'static str {
+    match level {
+        0 | 1 => "qemu64-v1",
+        2 => "Nehalem-v1",
         // Without transactional memory, which translation lacks.
-        _ => "Haswell-v2".into(),
+        _ => "Haswell-v2",
+    }
+}
+
+/// The CPU model of a guest that has had `cpu` so far, where it gets a type that asks for a level.
+pub fn raised(cpu: String, cpu_level: u8) -> String {
+    match level(&cpu) {
+        Some(level) if level < cpu_level => model_of(cpu_level).into(),
+        _ => cpu,
     }
 }
 

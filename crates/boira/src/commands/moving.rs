@@ -96,9 +96,13 @@ fn say(format: Format, told: &Value, does: &str) -> Result<()> {
     Ok(())
 }
 
+fn number(told: &Value, name: &str) -> u64 {
+    told[name].as_u64().unwrap_or(0)
+}
+
 /// How far one move has got.
 fn show(progress: &Progress, told: &Value) {
-    let number = |name: &str| told[name].as_u64().unwrap_or(0);
+    let number = |name: &str| number(told, name);
     let word = |name: &str| told[name].as_str().unwrap_or_default();
     match (word("phase"), told["error"].as_str()) {
         (_, Some(error)) => progress.step(format!("trying again: {error}")),
@@ -143,16 +147,17 @@ pub async fn empty(client: &Client, format: Format, name: &str) -> Result<()> {
             drop(progress);
             return left(format, name, &kept);
         }
+        let gone = all.saturating_sub(placed);
         match moves.first() {
             Some(told) => progress.part(
                 format!(
-                    "{} of {all} instances have left; {} goes to {}",
-                    all.saturating_sub(placed),
+                    "{gone} of {all} instances have left; {} goes to {}",
                     told["instance"].as_str().unwrap_or_default(),
                     told["to"].as_str().unwrap_or_default()
                 ),
-                all.saturating_sub(placed),
-                all,
+                // In bytes of the one that goes, as if the others had as many.
+                gone * number(told, "of_bytes") + number(told, "done_bytes"),
+                all * number(told, "of_bytes"),
             ),
             None => progress.step(format!("{placed} instances are to leave")),
         }

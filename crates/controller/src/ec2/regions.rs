@@ -169,10 +169,16 @@ fn verbose(call: &Call, state: &State) -> Answer {
             }));
             lines.extend(zone.hosts.iter().filter(|_| admin).map(|row| {
                 let state = zones::contact_name(row.contact);
-                let (instances, used) = (row.used.instances, row.used.vcpus);
+                let (used, has) = (&row.used, &row.host.capacity);
                 let text = format!(
-                    "{state}, {instances} instances, {used} of {} vCPUs",
-                    row.vcpus
+                    "{state}, {} instances, {} of {} vCPUs, {} of {} MiB, {} of {} GiB of disk",
+                    used.instances,
+                    used.vcpus,
+                    row.vcpus,
+                    used.memory_bytes >> 20,
+                    row.memory_bytes >> 20,
+                    used.disk_bytes >> 30,
+                    has.disk_bytes >> 30
                 );
                 line(format!("host {}", row.host.name), text)
             }));
@@ -196,8 +202,14 @@ fn trouble(state: &State, zone: &Zone) -> Option<&'static str> {
     if hosts.peek().is_none() {
         return Some("The zone has no host yet.");
     }
-    let lost = hosts.all(|host| state.contact(&host.id) == Contact::Silent);
-    lost.then_some("No host of the zone is in contact.")
+    let mut in_contact = hosts
+        .filter(|host| state.contact(&host.id) == Contact::Live)
+        .peekable();
+    if in_contact.peek().is_none() {
+        return Some("No host of the zone is in contact.");
+    }
+    let closed = in_contact.all(|host| !host.is_open());
+    closed.then_some("All hosts of the zone that are in contact are drained or in quarantine.")
 }
 
 fn zone_state(state: &State, zone: &Zone) -> &'static str {

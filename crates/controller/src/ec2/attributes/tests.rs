@@ -138,6 +138,16 @@ fn type_and_user_data_change_only_while_stopped() {
         cloud.refusal(&modify(&id, "InstanceType.Value=t.tiny")),
         "InvalidParameterCombination"
     );
+    // It has run without these instructions, and the new type promises them.
+    let mut modern = boira_model::InstanceType::clone(&cloud.state.types["m1.large"]);
+    modern.name = "m9.modern".into();
+    modern.cpu_level = 3;
+    let mut types = boira_core::InstanceTypes::clone(&cloud.state.types);
+    types.insert(modern.name.clone(), modern);
+    cloud.state.types = types.into();
+    cloud.ok(&modify(&id, "InstanceType.Value=m9.modern"));
+    assert_eq!(cloud.state.instances[&id].cpu, "Haswell-v2");
+
     let long = "QUFB".repeat(6000);
     assert_eq!(
         cloud.refusal(&modify(&id, &format!("UserData.Value={long}"))),
