@@ -132,6 +132,12 @@ fn ec2_refuses_in_its_words() {
     is(
         "TerminateInstances",
         "",
+        "InvalidParameterCombination",
+        "No instances specified",
+    );
+    is(
+        "GetConsoleOutput",
+        "",
         "MissingParameter",
         "The request must contain the parameter InstanceId",
     );

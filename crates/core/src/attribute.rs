@@ -11,6 +11,7 @@ pub enum Setting {
     AutoRecovery(bool),
     /// `standard` or `unlimited`, for burstable types.
     CpuCredits(String),
+    EbsOptimized(bool),
     InstanceType(String),
     Metadata(MetadataOptions),
     Monitoring(bool),
@@ -24,7 +25,7 @@ pub enum Setting {
 impl Setting {
     fn needs_stop(&self) -> bool {
         match self {
-            Self::InstanceType(_) | Self::UserData(_) => true,
+            Self::EbsOptimized(_) | Self::InstanceType(_) | Self::UserData(_) => true,
             Self::AutoRecovery(_)
             | Self::CpuCredits(_)
             | Self::Metadata(_)
@@ -62,6 +63,10 @@ pub fn set(
             let what = format!("CPU credits {option}");
             row.cpu_credits = Some(option);
             what
+        }
+        Setting::EbsOptimized(on) => {
+            row.ebs_optimized = on;
+            format!("EBS optimization {}", words(on))
         }
         Setting::InstanceType(name) => {
             let what = format!("type {name} in place of {}", row.instance_type);

@@ -35,6 +35,8 @@ pub struct Launch {
     pub stop_protection: bool,
     pub monitoring: bool,
     pub cpu_credits: Option<String>,
+    /// Only recorded.
+    pub ebs_optimized: bool,
     pub auto_recovery: bool,
     pub metadata: MetadataOptions,
     pub tags: Tags,
@@ -70,6 +72,7 @@ impl Launch {
             stop_protection: false,
             monitoring: false,
             cpu_credits: None,
+            ebs_optimized: false,
             auto_recovery: true,
             metadata: MetadataOptions::default(),
             tags: Tags::new(),
@@ -117,8 +120,15 @@ fn repeated(draft: &Draft, ask: &Launch) -> Result<Option<Vec<InstanceId>>, Refu
     let key = ClientToken::key(&ask.owner, "RunInstances", token);
     match draft.state.tokens.get(&key) {
         None => Ok(None),
-        Some(row) if row.parameters == *parameters => Ok(Some(row.instances.clone())),
-        Some(_) => Err(Refusal::TokenMismatch),
+        Some(row) if row.parameters != *parameters => Err(Refusal::TokenMismatch),
+        Some(row) => {
+            let instances = &draft.state.instances;
+            let mut rows = row.instances.iter().filter_map(|id| instances.get(id));
+            match rows.any(|row| row.desired != Desired::Terminated) {
+                true => Ok(Some(row.instances.clone())),
+                false => Err(Refusal::TokenSpent),
+            }
+        }
     }
 }
 
@@ -345,6 +355,7 @@ fn launch_one(
         termination_protection: ask.termination_protection,
         stop_protection: ask.stop_protection,
         monitoring: ask.monitoring,
+        ebs_optimized: ask.ebs_optimized,
         cpu_credits: ask
             .cpu_credits
             .clone()

@@ -54,6 +54,9 @@ pub enum Refusal {
     },
     #[error("the client token was used with other parameters")]
     TokenMismatch,
+    /// All instances of the token's launch are terminated.
+    #[error("the instances of this client token are terminated")]
+    TokenSpent,
     #[error("instance '{id}' is not in a state from which it can be {verb}; it is {}", .state.as_str())]
     WrongState {
         id: String,

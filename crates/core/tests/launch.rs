@@ -119,9 +119,9 @@ fn a_repeated_token_answers_with_the_same_instances_and_launches_none() {
     let first = cloud.launch(&ask).expect("there is room");
     assert_eq!(cloud.launch(&ask), Ok(first.clone()));
     assert_eq!(cloud.state.instances.len(), 1);
-    // Also when there would be no room any more, and after its end.
+    // Not after its end: whoever waits for it would wait for ever.
     cloud.terminate(&first[0]).expect("it is Alice's");
-    assert_eq!(cloud.launch(&ask), Ok(first));
+    assert_eq!(cloud.launch(&ask), Err(Refusal::TokenSpent));
 }
 
 #[test]

@@ -308,6 +308,9 @@ pub struct Instance {
     pub monitoring: bool,
     /// `standard` or `unlimited`, only recorded.
     pub cpu_credits: Option<String>,
+    /// As its owner asked; only recorded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ebs_optimized: bool,
     pub auto_recovery: bool,
     pub metadata: MetadataOptions,
     pub client_token: Option<String>,

@@ -178,7 +178,7 @@ fn finish_struct(fields: Vec<(u16, Node)>, shape: &'static Shape) -> Result<Valu
     };
     for (index, member) in members.iter().enumerate() {
         if member.required && !present(index) {
-            return Err(Unmet::absent(member.query));
+            return Err(Unmet::absent_member(member));
         }
     }
     let mut finished = Vec::with_capacity(fields.len());
@@ -268,6 +268,7 @@ pub(super) struct Unmet {
 
 enum Demand {
     Present,
+    Instances,
     Length { length: u32, min: u32, max: u32 },
 }
 
@@ -276,6 +277,18 @@ impl Unmet {
         Unmet {
             path: path.to_owned(),
             demand: Demand::Present,
+        }
+    }
+
+    /// A list of instances is the one thing whose absence EC2 words otherwise; scripts send empty ones
+    /// every day.
+    fn absent_member(member: &Member) -> Unmet {
+        Unmet {
+            path: member.query.to_owned(),
+            demand: match member.name {
+                "InstanceIds" => Demand::Instances,
+                _ => Demand::Present,
+            },
         }
     }
 
@@ -291,6 +304,7 @@ impl Unmet {
     pub(super) fn into_error(self, protocol: Protocol) -> ApiError {
         let path = self.path;
         match (self.demand, protocol) {
+            (Demand::Instances, _) => ApiError::invalid_combination("No instances specified"),
             (Demand::Present, Protocol::Ec2) => ApiError::missing_parameter(path),
             (Demand::Present, Protocol::Query) => validation(
                 &format!("Value null at '{}'", camel(&path)),

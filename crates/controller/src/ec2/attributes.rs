@@ -1,7 +1,7 @@
 //! Describe, Modify and ResetInstanceAttribute.
 
 use super::instance_value::{block_devices, groups};
-use super::run_instances;
+use super::run_instances::{self, check_ebs_optimized};
 use super::{Answer, Call, Outcome, honours, refusals, strings};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -33,7 +33,7 @@ pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
         "blockDeviceMapping" => answer.block_device_mappings(block_devices(state, row)),
         "disableApiStop" => answer.disable_api_stop(flag(row.stop_protection)),
         "disableApiTermination" => answer.disable_api_termination(flag(row.termination_protection)),
-        "ebsOptimized" => answer.ebs_optimized(flag(false)),
+        "ebsOptimized" => answer.ebs_optimized(flag(row.ebs_optimized)),
         "enaSupport" => answer.ena_support(flag(false)),
         "enclaveOptions" => answer.enclave_options(EnclaveOptions::new().enabled(false)),
         "groupSet" => answer.groups(
@@ -131,7 +131,15 @@ fn modify_member(call: &Call, draft: &mut Draft, id: &str, name: &str) -> Result
                 holder.and_then(|holder| holder.bool("Enabled")) == Some(true),
             );
         }
-        "EbsOptimized" | "EnaSupport" => return refuse(name, flag()?),
+        "EbsOptimized" => {
+            let on = flag()?;
+            let row = draft.state.instance(&call.account, id);
+            if let Some(row) = row.filter(|_| on) {
+                check_ebs_optimized(&draft.state, &row.instance_type)?;
+            }
+            Setting::EbsOptimized(on)
+        }
+        "EnaSupport" => return refuse(name, flag()?),
         "Kernel" | "Ramdisk" | "SriovNetSupport" => return refuse(name, true),
         "DisableApiStop" => Setting::StopProtection(flag()?),
         "DisableApiTermination" => Setting::TerminationProtection(flag()?),

@@ -444,4 +444,18 @@ mod tests {
             assert_eq!(cloud.refusal(&format!("Action={query}")), code, "{query}");
         }
     }
+
+    /// Where a line of the table is broken, a blank follows.
+    #[test]
+    fn no_name_of_a_filter_is_torn() {
+        for row in TABLE {
+            for name in row.filters.split_ascii_whitespace() {
+                let whole = !name.starts_with('-') && !name.ends_with(['-', '.']);
+                assert!(whole, "{}: {name}", row.action);
+            }
+        }
+        let mut cloud = Cloud::new();
+        let filter = "Filter.1.Name=requester-vpc-info.vpc-id&Filter.1.Value.1=vpc-01234567";
+        cloud.ok(&format!("Action=DescribeVpcPeeringConnections&{filter}"));
+    }
 }

@@ -95,8 +95,8 @@ pub static TABLE: &[Nothing] = &[
     Nothing::new("DescribeIpv6Pools", ""),
     Nothing::new(
         "DescribeLaunchTemplateVersions",
-        "ebs-optimized host-resource-group-arn http-endpoint http-protocol-ipv4 http- \
-            tokens iam-instance-profile image-id instance-type is-default-version kernel-id \
+        "ebs-optimized host-resource-group-arn http-endpoint http-protocol-ipv4 \
+            http-tokens iam-instance-profile image-id instance-type is-default-version kernel-id \
             license-configuration-arn network-card-index ram-disk-id",
     )
     .paged(1, 200),
@@ -129,10 +129,10 @@ pub static TABLE: &[Nothing] = &[
     Nothing::new("DescribeNetworkInsightsPaths", ""),
     Nothing::new(
         "DescribeNetworkInterfacePermissions",
-        "network-interface-permission.aws-account-id network-interface-permission.aws- \
-            service network-interface-permission.network-interface-id network-interface- \
-            permission.network-interface-permission-id network-interface- \
-            permission.permission",
+        "network-interface-permission.aws-account-id \
+            network-interface-permission.aws-service network-interface-permission.network-interface-id \
+            network-interface-permission.network-interface-permission-id \
+            network-interface-permission.permission",
     ),
     Nothing::new(
         "DescribeNetworkingFlexCostAllocationPolicies",
@@ -144,8 +144,8 @@ pub static TABLE: &[Nothing] = &[
     ),
     Nothing::new(
         "DescribeOutpostLags",
-        "configuration-state local-address outpost-id peer-address peer-bgp-asn service- \
-            link-virtual-interface-arn service-link-virtual-interface-id vlan",
+        "configuration-state local-address outpost-id peer-address peer-bgp-asn \
+            service-link-virtual-interface-arn service-link-virtual-interface-id vlan",
     ),
     Nothing::new("DescribePlacementGroups", ""),
     Nothing::new("DescribePrefixLists", ""),
@@ -156,11 +156,11 @@ pub static TABLE: &[Nothing] = &[
     Nothing::new("DescribeReservedInstancesListings", ""),
     Nothing::new(
         "DescribeReservedInstancesModifications",
-        "modification-result.reserved-instances-id modification-result.target- \
-            configuration.availability-zone modification-result.target- \
-            configuration.availability-zone-id modification-result.target- \
-            configuration.instance-count modification-result.target-configuration.instance- \
-            type reserved-instances-id",
+        "modification-result.reserved-instances-id \
+            modification-result.target-configuration.availability-zone \
+            modification-result.target-configuration.availability-zone-id \
+            modification-result.target-configuration.instance-count \
+            modification-result.target-configuration.instance-type reserved-instances-id",
     ),
     Nothing::new("DescribeReservedInstancesOfferings", ""),
     Nothing::new("DescribeRouteServerEndpoints", ""),
@@ -175,13 +175,13 @@ pub static TABLE: &[Nothing] = &[
     ),
     Nothing::new(
         "DescribeSecondaryNetworks",
-        "ipv4-cidr-block-association.association-id ipv4-cidr-block-association.cidr- \
-            block ipv4-cidr-block-association.state",
+        "ipv4-cidr-block-association.association-id \
+            ipv4-cidr-block-association.cidr-block ipv4-cidr-block-association.state",
     ),
     Nothing::new(
         "DescribeSecondarySubnets",
-        "ipv4-cidr-block-association.association-id ipv4-cidr-block-association.cidr- \
-            block ipv4-cidr-block-association.state",
+        "ipv4-cidr-block-association.association-id \
+            ipv4-cidr-block-association.cidr-block ipv4-cidr-block-association.state",
     ),
     Nothing::new("DescribeSecurityGroupReferences", ""),
     Nothing::new("DescribeSecurityGroupVpcAssociations", ""),
@@ -203,10 +203,10 @@ pub static TABLE: &[Nothing] = &[
             launch.group-id launch.group-name launch.image-id launch.instance-type \
             launch.kernel-id launch.key-name launch.monitoring-enabled launch.ramdisk-id \
             network-interface.addresses.primary network-interface.delete-on-termination \
-            network-interface.description network-interface.device-index network- \
-            interface.group-id network-interface.network-interface-id network- \
-            interface.private-ip-address network-interface.subnet-id status-code status- \
-            message",
+            network-interface.description network-interface.device-index \
+            network-interface.group-id network-interface.network-interface-id \
+            network-interface.private-ip-address network-interface.subnet-id status-code \
+            status-message",
     ),
     Nothing::new("DescribeSpotPriceHistory", ""),
     Nothing::new("DescribeStaleSecurityGroups", ""),
@@ -237,10 +237,10 @@ pub static TABLE: &[Nothing] = &[
     Nothing::new("DescribeTransitGatewayVpcAttachments", ""),
     Nothing::new(
         "DescribeTransitGateways",
-        "options.amazon-side-asn options.association-default-route-table-id options.auto- \
-            accept-shared-attachments options.default-route-table-association \
-            options.default-route-table-propagation options.dns-support options.propagation- \
-            default-route-table-id options.vpn-ecmp-support",
+        "options.amazon-side-asn options.association-default-route-table-id \
+            options.auto-accept-shared-attachments options.default-route-table-association \
+            options.default-route-table-propagation options.dns-support \
+            options.propagation-default-route-table-id options.vpn-ecmp-support",
     ),
     Nothing::new("DescribeTrunkInterfaceAssociations", ""),
     Nothing::new("DescribeVerifiedAccessEndpoints", ""),
@@ -272,8 +272,8 @@ pub static TABLE: &[Nothing] = &[
     Nothing::new(
         "DescribeVpcPeeringConnections",
         "accepter-vpc-info.cidr-block accepter-vpc-info.owner-id accepter-vpc-info.vpc-id \
-            requester-vpc-info.cidr-block requester-vpc-info.owner-id requester-vpc- \
-            info.vpc-id status-code status-message",
+            requester-vpc-info.cidr-block requester-vpc-info.owner-id \
+            requester-vpc-info.vpc-id status-code status-message",
     ),
     Nothing::new("DescribeVpnConcentrators", ""),
     Nothing::new(

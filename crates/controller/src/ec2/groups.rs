@@ -64,7 +64,8 @@ static RULES: Listing = Listing {
 
 pub fn create(call: &Call, draft: &mut Draft) -> Outcome {
     call.honours(&["Description", "GroupName", "VpcId", "TagSpecifications"])?;
-    let name = call.request.str("GroupName").unwrap_or_default();
+    // EC2 stores names without the spaces at their ends.
+    let name = call.request.str("GroupName").unwrap_or_default().trim_end();
     let text = call.request.str("Description").unwrap_or_default();
     check_name(name)?;
     permissions::check_description(text)?;
@@ -101,7 +102,7 @@ fn check_name(name: &str) -> Result<(), ApiError> {
             "Cannot use reserved security group name: default",
         ));
     }
-    if !fits || name.trim() != name || name.starts_with("sg-") {
+    if !fits || name.trim_start() != name || name.starts_with("sg-") {
         return Err(ApiError::invalid_value(
             "GroupName",
             name,

@@ -41,7 +41,7 @@ pub fn instance(state: &State, row: &Instance) -> InstanceValue {
                 .threads_per_core(1i64),
         )
         .current_instance_boot_mode("legacy-bios")
-        .ebs_optimized(false)
+        .ebs_optimized(row.ebs_optimized)
         .ena_support(false)
         .enclave_options(EnclaveOptions::new().enabled(false))
         .hibernation_options(HibernationOptions::new().configured(false))
@@ -80,7 +80,9 @@ pub fn instance(state: &State, row: &Instance) -> InstanceValue {
         .virtualization_type("hvm");
     match port {
         Some(port) => networked(value, state, row, port),
-        None => value,
+        None => value
+            .network_interfaces(Vec::<InstanceNetworkInterface>::new())
+            .security_groups(Vec::<GroupIdentifier>::new()),
     }
 }
 

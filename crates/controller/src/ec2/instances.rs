@@ -119,7 +119,7 @@ pub fn terminate(call: &Call, draft: &mut Draft) -> Outcome {
 pub fn ids(call: &Call) -> Result<Vec<String>, ApiError> {
     let ids = call.strings("InstanceIds");
     if ids.is_empty() {
-        return Err(ApiError::missing_parameter("InstanceId"));
+        return Err(ApiError::invalid_combination("No instances specified"));
     }
     for id in &ids {
         id::INSTANCE.validate(id)?;

@@ -207,7 +207,7 @@ pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
                 KeyKind::Ed25519 => "ed25519",
             })
             .public_key(with_key.then(|| row.public_key.clone()))
-            .tags(instance_value::tags(&row.tags))
+            .tags(instance_value::tags(&row.tags).unwrap_or_default())
             .into()
     })
 }

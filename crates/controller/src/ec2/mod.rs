@@ -4,6 +4,7 @@
 //! snapshot; writes get a draft and run on the writer, so they are short and pure; what must wait for
 //! something else (a host, a slow computation) is [`Act::Wait`].
 
+mod account;
 mod attributes;
 mod console;
 pub mod coverage;
@@ -94,6 +95,11 @@ pub static ACTIONS: &[(&str, Act)] = &[
         "AuthorizeSecurityGroupIngress",
         Act::Write(groups::authorize_ingress),
     ),
+    (
+        "CreateDefaultSubnet",
+        Act::Write(account::create_default_subnet),
+    ),
+    ("CreateDefaultVpc", Act::Write(account::create_default_vpc)),
     ("CreateKeyPair", Act::Wait(keys::check, keys::create)),
     ("CreateSecurityGroup", Act::Write(groups::create)),
     ("CreateTags", Act::Write(tags::create)),
@@ -155,6 +161,10 @@ pub static ACTIONS: &[(&str, Act)] = &[
         Act::Read(groups::describe_rules),
     ),
     ("DescribeSecurityGroups", Act::Read(groups::describe)),
+    (
+        "DescribeSpotDatafeedSubscription",
+        Act::Read(account::spot_datafeed),
+    ),
     ("DescribeSubnets", Act::Read(network::describe_subnets)),
     ("DescribeTags", Act::Read(tags::describe)),
     (
@@ -171,7 +181,19 @@ pub static ACTIONS: &[(&str, Act)] = &[
         "DescribeVpcAttribute",
         Act::Read(network::describe_vpc_attribute),
     ),
+    (
+        "DescribeVpcBlockPublicAccessOptions",
+        Act::Read(account::vpc_access),
+    ),
     ("DescribeVpcs", Act::Read(network::describe_vpcs)),
+    (
+        "DisableEbsEncryptionByDefault",
+        Act::Write(account::disable_ebs_encryption),
+    ),
+    (
+        "DisableImageBlockPublicAccess",
+        Act::Write(account::unblock_image_access),
+    ),
     (
         "DisableImageDeprecation",
         Act::Write(images::disable_deprecation),
@@ -179,6 +201,14 @@ pub static ACTIONS: &[(&str, Act)] = &[
     (
         "DisableImageDeregistrationProtection",
         Act::Write(images::disable_protection),
+    ),
+    (
+        "DisableSerialConsoleAccess",
+        Act::Write(account::disable_serial_console),
+    ),
+    (
+        "DisableSnapshotBlockPublicAccess",
+        Act::Write(account::unblock_snapshot_access),
     ),
     (
         "EnableImageDeprecation",
@@ -189,10 +219,43 @@ pub static ACTIONS: &[(&str, Act)] = &[
         Act::Write(images::enable_protection),
     ),
     (
+        "GetAllowedImagesSettings",
+        Act::Read(account::allowed_images),
+    ),
+    (
         "GetConsoleOutput",
         Act::Wait(console::check, console::output),
     ),
+    (
+        "GetDefaultCreditSpecification",
+        Act::Read(account::default_credits),
+    ),
+    ("GetEbsDefaultKmsKeyId", Act::Read(account::ebs_key)),
+    (
+        "GetEbsEncryptionByDefault",
+        Act::Read(account::ebs_encryption),
+    ),
+    (
+        "GetImageBlockPublicAccessState",
+        Act::Read(account::image_access),
+    ),
+    (
+        "GetInstanceMetadataDefaults",
+        Act::Read(account::metadata_defaults),
+    ),
     ("GetPasswordData", Act::Read(console::password)),
+    (
+        "GetSecurityGroupsForVpc",
+        Act::Read(account::groups_for_vpc),
+    ),
+    (
+        "GetSerialConsoleAccessStatus",
+        Act::Read(account::serial_console),
+    ),
+    (
+        "GetSnapshotBlockPublicAccessState",
+        Act::Read(account::snapshot_access),
+    ),
     ("ImportKeyPair", Act::Write(keys::import)),
     ("ModifyImageAttribute", Act::Write(images::modify_attribute)),
     ("ModifyInstanceAttribute", Act::Write(attributes::modify)),

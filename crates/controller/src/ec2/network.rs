@@ -19,6 +19,8 @@ static VPCS: Listing = Listing {
     }),
     filters: &[
         "cidr",
+        // Undocumented; Ansible finds VPCs by it.
+        "cidr-block",
         "cidr-block-association.association-id",
         "cidr-block-association.cidr-block",
         "cidr-block-association.state",
@@ -65,7 +67,9 @@ fn association_id(row: &Vpc) -> String {
 
 fn vpc_matches(row: &Vpc, name: &str, test: &dyn Fn(&str) -> bool) -> bool {
     match name {
-        "cidr" | "cidrBlock" | "cidr-block-association.cidr-block" => test(&row.cidr.to_string()),
+        "cidr" | "cidr-block" | "cidrBlock" | "cidr-block-association.cidr-block" => {
+            test(&row.cidr.to_string())
+        }
         "cidr-block-association.association-id" => test(&association_id(row)),
         "cidr-block-association.state" => test("associated"),
         "dhcp-options-id" | "dhcpOptionsId" => test(row.dhcp_options.as_str()),

@@ -3,20 +3,20 @@
 
 use super::attributes::instance_id;
 use super::describe::{Listing, PAGE};
-use super::instance_value::{auto_recovery, metadata_options, monitoring};
+use super::instance_value::{auto_recovery, metadata_options};
 use super::instances::{self, INSTANCE_IDS};
 use super::run_instances::{apply_metadata_options, only};
 use super::{Answer, Call, Outcome, honours, refusals};
 use boira_api::output::ec2::{
     InstanceCreditSpecification, InstanceMonitoring, ModifyInstanceCreditSpecificationResult,
-    ModifyInstanceMaintenanceOptionsResult, ModifyInstanceMetadataOptionsResult,
+    ModifyInstanceMaintenanceOptionsResult, ModifyInstanceMetadataOptionsResult, Monitoring,
     SuccessfulInstanceCreditSpecificationItem, UnsuccessfulInstanceCreditSpecificationItem,
     UnsuccessfulInstanceCreditSpecificationItemError,
 };
 use boira_api::value::{Struct, Value};
 use boira_api::{ApiError, id};
-use boira_core::Draft;
 use boira_core::attribute::{self, Setting};
+use boira_core::{Draft, Refusal};
 use boira_model::StateName;
 use boira_store::Snapshot;
 use std::sync::Arc;
@@ -70,14 +70,29 @@ fn set_monitoring(call: &Call, draft: &mut Draft, on: bool) -> Outcome {
     }
     let mut items: Vec<InstanceMonitoring> = Vec::new();
     for id in &ids {
-        attribute::set(draft, &call.account, id, Setting::Monitoring(on))
-            .map_err(refusals::error)?;
-        let row = draft.state.instance(&call.account, id);
-        let row = row.ok_or_else(|| id::INSTANCE.not_found(&[id]))?;
+        let before = draft
+            .state
+            .instance(&call.account, id)
+            .map(|row| row.monitoring);
+        let set = attribute::set(draft, &call.account, id, Setting::Monitoring(on));
+        set.map_err(|refusal| match refusal {
+            // EC2's code of this operation alone.
+            Refusal::WrongState { .. } => {
+                ApiError::new("InvalidState", refusals::error(refusal).message)
+            }
+            other => refusals::error(other),
+        })?;
+        // A change is on its way here, and made where it is looked at next.
+        let state = match (before == Some(on), on) {
+            (true, true) => "enabled",
+            (true, false) => "disabled",
+            (false, true) => "pending",
+            (false, false) => "disabling",
+        };
         items.push(
             InstanceMonitoring::new()
                 .instance_id(id.clone())
-                .monitoring(monitoring(row)),
+                .monitoring(Monitoring::new().state(state)),
         );
     }
     Ok(Answer::Done(
@@ -150,9 +165,10 @@ pub fn modify_credits(call: &Call, draft: &mut Draft) -> Outcome {
 /// The credit option that a structure names.
 pub fn credits(one: &Struct) -> Result<Option<&str>, ApiError> {
     match one.str("CpuCredits") {
-        Some(option) if !["standard", "unlimited"].contains(&option) => Err(
-            ApiError::invalid_value("CpuCredits", option, "It is standard or unlimited."),
-        ),
+        Some(option) if !["standard", "unlimited"].contains(&option) => Err(ApiError::new(
+            "InvalidCpuCredits",
+            format!("The CpuCredits value {option} is invalid. It is standard or unlimited."),
+        )),
         option => Ok(option),
     }
 }

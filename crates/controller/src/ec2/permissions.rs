@@ -419,7 +419,7 @@ pub fn rule_value(state: &State, group: &SecurityGroup, rule: &Rule) -> Security
             rule.id
         ))
         .security_group_rule_id(rule.id.to_string())
-        .tags(super::instance_value::tags(&rule.tags))
+        .tags(super::instance_value::tags(&rule.tags).unwrap_or_default())
         .to_port(to)
 }
 

@@ -47,6 +47,10 @@ pub fn error(refusal: Refusal) -> ApiError {
                 "Volume of size {gib}GB is smaller than image '{image}', expect size >= {least_gib}GB"
             ),
         ),
+        Refusal::TokenSpent => ApiError::new(
+            "IdempotentInstanceTerminated",
+            "The client token was used by a request for which the instance has been terminated.",
+        ),
         Refusal::TokenMismatch => ApiError::idempotent_parameter_mismatch(),
         Refusal::WrongState { id, verb, state } => ApiError::new(
             "IncorrectInstanceState",

@@ -2,7 +2,8 @@
 
 use super::interfaces::check_public_address;
 use super::{
-    Answer, Call, Outcome, honours, instance_value, options, refusals, strings, tags, volumes,
+    Answer, Call, Outcome, honours, instance_value, options, refusals, strings, tags, types,
+    volumes,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -54,6 +55,9 @@ pub fn run(call: &Call, draft: &mut Draft) -> Outcome {
     let ask = parse(call, &draft.state)?;
     check_root_device(draft, &ask)?;
     check_cpu_options(draft, call, &ask.launch)?;
+    if ask.launch.ebs_optimized {
+        check_ebs_optimized(&draft.state, &ask.launch.instance_type)?;
+    }
     let ids = launch::launch(draft, &ask.launch).map_err(refusals::error)?;
     answer(call, draft, &ids)
 }
@@ -64,10 +68,9 @@ fn answer(call: &Call, draft: &Draft, ids: &[InstanceId]) -> Outcome {
         .iter()
         .filter_map(|id| state.instances.get(id))
         .collect();
-    let Some(first) = rows.first() else {
-        // A repeated token whose instances were forgotten since.
-        return Err(ApiError::idempotent_parameter_mismatch());
-    };
+    let first = rows
+        .first()
+        .expect("a launch that succeeds has made an instance");
     let items: Vec<Value> = rows
         .iter()
         .map(|row| instance_value::instance(state, row).into())
@@ -151,6 +154,7 @@ fn parse(call: &Call, state: &State) -> Result<Ask, ApiError> {
             .and_then(|m| m.str("AutoRecovery"))
             .is_none_or(|v| v == "default"),
         metadata: metadata_options(request)?,
+        ebs_optimized: request.bool("EbsOptimized").unwrap_or(false),
         tags,
         volume_tags,
         interface_tags,
@@ -268,13 +272,25 @@ fn interface(one: &Struct) -> Result<Network, ApiError> {
             "Description",
             "DeviceIndex",
             "Groups",
+            "Ipv6AddressCount",
+            "PrimaryIpv6",
             "PrivateIpAddress",
+            "PrivateIpAddresses",
+            "SecondaryPrivateIpAddressCount",
             "SubnetId",
             "InterfaceType",
             "NetworkCardIndex",
         ],
     )?;
     only(one, "InterfaceType", &["interface"])?;
+    for member in ["Ipv6AddressCount", "SecondaryPrivateIpAddressCount"] {
+        if one.int(member).unwrap_or(0) != 0 {
+            return Err(ApiError::unsupported_parameter(member));
+        }
+    }
+    if one.bool("PrimaryIpv6") == Some(true) {
+        return Err(ApiError::unsupported_parameter("PrimaryIpv6"));
+    }
     let index = one
         .int("DeviceIndex")
         .ok_or_else(|| ApiError::missing_parameter("NetworkInterface.1.DeviceIndex"))?;
@@ -286,10 +302,31 @@ fn interface(one: &Struct) -> Result<Network, ApiError> {
     Ok(Network {
         subnet: text(one, "SubnetId").map(str::to_owned),
         groups: strings(one, "Groups"),
-        ip: address(text(one, "PrivateIpAddress"))?,
+        ip: primary_address(one)?,
         delete: one.bool("DeleteOnTermination").unwrap_or(true),
         description: one.str("Description").unwrap_or_default().to_owned(),
     })
+}
+
+/// An interface has one address, which the list may name too: the AWS CLI does.
+fn primary_address(one: &Struct) -> Result<Option<Ipv4Addr>, ApiError> {
+    let own = text(one, "PrivateIpAddress");
+    let listed = match one.list("PrivateIpAddresses") {
+        [] => return address(own),
+        [Value::Struct(listed)] if listed.bool("Primary") != Some(false) => listed,
+        _ => {
+            return Err(ApiError::new(
+                "UnsupportedOperation",
+                "Boira gives a network interface one private address, its primary one.",
+            ));
+        }
+    };
+    match own {
+        Some(_) => Err(ApiError::invalid_combination(
+            "PrivateIpAddress and a primary address in PrivateIpAddresses may not both be specified.",
+        )),
+        None => address(text(listed, "PrivateIpAddress")),
+    }
 }
 
 fn address(text: Option<&str>) -> Result<Option<Ipv4Addr>, ApiError> {
@@ -416,6 +453,17 @@ fn check_root_device(draft: &Draft, ask: &Ask) -> Result<(), ApiError> {
     }
 }
 
+/// Types that EC2 always optimizes for EBS may be asked for it; the others can't be.
+pub fn check_ebs_optimized(state: &State, name: &str) -> Result<(), ApiError> {
+    match state.types.get(name) {
+        Some(kind) if !types::is_ebs_optimized(kind) => Err(ApiError::new(
+            "Unsupported",
+            "EBS-optimized instances are not supported for your requested configuration.",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Guests have their type's CPUs, each a core of one thread.
 fn check_cpu_options(draft: &Draft, call: &Call, ask: &Launch) -> Result<(), ApiError> {
     let (Some(asked), Some(kind)) = (
@@ -506,12 +554,6 @@ fn refuse_unhonoured_values(request: &Struct) -> Result<(), ApiError> {
             )));
         }
     }
-    if request.bool("EbsOptimized") == Some(true) {
-        return Err(ApiError::new(
-            "Unsupported",
-            "EBS-optimized instances are not supported for your requested configuration.",
-        ));
-    }
     if let Some(profile) = request.structure("IamInstanceProfile")
         && ["Arn", "Name"]
             .into_iter()
@@ -556,7 +598,8 @@ fn client_token(request: &Struct) -> Result<Option<(String, String)>, ApiError> 
         return Ok(None);
     };
     if token.len() > 64 || !token.is_ascii() {
-        return Err(ApiError::invalid_parameter_value(
+        return Err(ApiError::new(
+            "InvalidClientToken",
             "ClientToken may have up to 64 ASCII characters",
         ));
     }

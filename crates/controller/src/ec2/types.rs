@@ -129,9 +129,25 @@ fn check_names(state: &State, names: &[String]) -> Result<(), ApiError> {
     }
 }
 
+/// `m5` of `m5.large`.
+pub fn family(row: &InstanceType) -> &str {
+    row.name.split('.').next().unwrap_or_default()
+}
+
 fn is_current(row: &InstanceType) -> bool {
-    let family = row.name.split('.').next().unwrap_or_default();
-    !PREVIOUS.contains(&family)
+    !PREVIOUS.contains(&family(row))
+}
+
+/// Whether EC2 optimizes the type for EBS without being asked: all current ones but t2.
+pub fn is_ebs_optimized(row: &InstanceType) -> bool {
+    is_current(row) && family(row) != "t2"
+}
+
+fn ebs_optimized_support(row: &InstanceType) -> &'static str {
+    match is_ebs_optimized(row) {
+        true => "default",
+        false => "unsupported",
+    }
 }
 
 fn matches(row: &InstanceType, name: &str, test: &dyn Fn(&str) -> bool) -> bool {
@@ -166,8 +182,8 @@ fn matches(row: &InstanceType, name: &str, test: &dyn Fn(&str) -> bool) -> bool 
         | "network-info.efa-supported"
         | "network-info.encryption-in-transit-supported"
         | "network-info.ipv6-supported" => test("false"),
-        "ebs-info.ebs-optimized-support"
-        | "ebs-info.encryption-support"
+        "ebs-info.ebs-optimized-support" => test(ebs_optimized_support(row)),
+        "ebs-info.encryption-support"
         | "ebs-info.nvme-support"
         | "network-info.ena-support"
         | "network-info.flexible-ena-queues-support"
@@ -192,7 +208,7 @@ fn value(row: &InstanceType) -> out::InstanceTypeInfo {
         .burstable_performance_supported(row.burstable)
         .current_generation(is_current(row))
         .dedicated_hosts_supported(false)
-        .ebs_info(volumes())
+        .ebs_info(volumes().ebs_optimized_support(ebs_optimized_support(row)))
         .free_tier_eligible(FREE.contains(&&*row.name))
         .hibernation_supported(false)
         .hypervisor("xen")
@@ -219,7 +235,6 @@ fn value(row: &InstanceType) -> out::InstanceTypeInfo {
 /// One volume, the root, and none of EBS's extras.
 fn volumes() -> out::EbsInfo {
     out::EbsInfo::new()
-        .ebs_optimized_support("unsupported")
         .encryption_support("unsupported")
         .maximum_ebs_attachments(1i64)
         .nvme_support("unsupported")

@@ -23,6 +23,15 @@ pub fn performance(volume_type: &str) -> Option<(i64, i64)> {
     (volume_type == "gp3").then_some((3000, 125))
 }
 
+/// The operations a second that EC2 shows of a volume; those of gp2 follow from its size and can't be
+/// asked for ("General Purpose SSD volumes" in the EBS guide).
+fn iops(volume_type: &str, gib: i64) -> Option<i64> {
+    match volume_type {
+        "gp2" => Some((3 * gib).clamp(100, 16_000)),
+        other => performance(other).map(|(iops, _)| iops),
+    }
+}
+
 /// EC2 counts sizes in whole GiB.
 pub fn gib(bytes: u64) -> i64 {
     bytes.div_ceil(1 << 30) as i64
@@ -146,14 +155,14 @@ fn value(state: &State, row: &Volume) -> out::Volume {
         })
         .into_iter()
         .collect();
-    let (iops, throughput) = performance(&row.volume_type).unzip();
+    let throughput = performance(&row.volume_type).map(|(_, throughput)| throughput);
     out::Volume::new()
         .attachments(attachments)
         .availability_zone(row.zone.clone())
         .availability_zone_id(zone_id(state, &row.zone))
         .create_time(row.created.0)
         .encrypted(false)
-        .iops(iops)
+        .iops(iops(&row.volume_type, gib(row.size_bytes)))
         .multi_attach_enabled(false)
         .size(gib(row.size_bytes))
         .snapshot_id("")

@@ -230,7 +230,7 @@ fn what_can_not_be_is_refused() {
         ("Kernel.Value=aki-1", "UnsupportedOperation"),
         ("SriovNetSupport.Value=simple", "UnsupportedOperation"),
         ("EnaSupport.Value=true", "UnsupportedOperation"),
-        ("EbsOptimized.Value=true", "UnsupportedOperation"),
+        ("EbsOptimized.Value=true", "Unsupported"),
         ("EnclaveOptions.Enabled=true", "UnsupportedOperation"),
         ("GroupId.1=rubbish", "InvalidGroupId.Malformed"),
     ] {

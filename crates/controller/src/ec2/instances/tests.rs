@@ -285,3 +285,33 @@ fn a_dry_run_of_a_read_says_what_the_read_would() {
         );
     }
 }
+
+#[test]
+fn lists_of_an_instance_without_interface_are_there_and_empty() {
+    let mut cloud = Cloud::new();
+    let id = cloud.instance();
+    cloud.ok(&format!("Action=TerminateInstances&InstanceId.1={id}"));
+    cloud.observe(&id, boira_model::Observed::Absent);
+    cloud.edit(|draft| boira_core::observe::release(draft, &id));
+    let reply = cloud.ok("Action=DescribeInstances");
+    let instance = reply.0.split("<instancesSet>").nth(1).expect("a list");
+    for list in ["networkInterfaceSet", "groupSet"] {
+        let empty = format!("<{list}></{list}>");
+        assert!(instance.contains(&empty), "{list}: {instance}");
+    }
+}
+
+#[test]
+fn who_names_no_instance_is_told_so() {
+    let mut cloud = Cloud::new();
+    for action in [
+        "StartInstances",
+        "StopInstances",
+        "RebootInstances",
+        "TerminateInstances",
+        "MonitorInstances",
+    ] {
+        let code = cloud.refusal(&format!("Action={action}"));
+        assert_eq!(code, "InvalidParameterCombination", "{action}");
+    }
+}

@@ -38,14 +38,14 @@ fn monitoring_is_recorded_for_all_or_none() {
     let ids = cloud.launch(2, "");
     let both = format!("InstanceId.1={}&InstanceId.2={}", ids[0], ids[1]);
     let reply = cloud.ok(&format!("Action=MonitorInstances&{both}"));
-    assert_eq!(reply.all("state"), ["enabled", "enabled"]);
+    assert_eq!(reply.all("state"), ["pending", "pending"]);
     let with_unknown = format!("Action=UnmonitorInstances&{both}&InstanceId.3=i-01234567");
     assert_eq!(cloud.refusal(&with_unknown), "InvalidInstanceID.NotFound");
     let reply = cloud.ok(&format!(
         "Action=UnmonitorInstances&InstanceId.1={}",
         ids[0]
     ));
-    assert_eq!(reply.one("state"), "disabled");
+    assert_eq!(reply.one("state"), "disabling");
     assert!(cloud.state.instances[&ids[1]].monitoring);
 }
 
@@ -93,7 +93,7 @@ fn credits_are_a_matter_of_burstable_types() {
         "Action=ModifyInstanceCreditSpecification&InstanceCreditSpecification.1.InstanceId={burst}\
          &InstanceCreditSpecification.1.CpuCredits=lots"
     );
-    assert_eq!(cloud.refusal(&bad), "InvalidParameterValue");
+    assert_eq!(cloud.refusal(&bad), "InvalidCpuCredits");
 }
 
 #[test]
@@ -148,4 +148,22 @@ fn a_stopped_instance_may_be_told_to_reserve_nothing() {
     cloud.stop(&id);
     assert_eq!(cloud.ok(&modify("open")).one("return"), "true");
     assert_eq!(cloud.refusal(&modify("none")), "UnsupportedOperation");
+}
+
+#[test]
+fn monitoring_is_on_its_way_in_the_answer_that_changes_it() {
+    let mut cloud = Cloud::new();
+    let id = cloud.instance();
+    for (action, state) in [
+        ("MonitorInstances", "pending"),
+        ("MonitorInstances", "enabled"),
+        ("UnmonitorInstances", "disabling"),
+        ("UnmonitorInstances", "disabled"),
+    ] {
+        let reply = cloud.ok(&format!("Action={action}&InstanceId.1={id}"));
+        assert_eq!(reply.one("state"), state, "{action}");
+    }
+    cloud.ok(&format!("Action=TerminateInstances&InstanceId.1={id}"));
+    let query = format!("Action=MonitorInstances&InstanceId.1={id}");
+    assert_eq!(cloud.refusal(&query), "InvalidState");
 }

@@ -148,10 +148,7 @@ fn what_an_instance_has_anyway_may_be_asked_for_and_nothing_else() {
             "&CreditSpecification.CpuCredits=standard",
             "InstanceCreditSpecification.NotSupported",
         ),
-        (
-            "&CreditSpecification.CpuCredits=lots",
-            "InvalidParameterValue",
-        ),
+        ("&CreditSpecification.CpuCredits=lots", "InvalidCpuCredits"),
     ] {
         let query = run(&cloud, more);
         assert_eq!(cloud.refusal(&query), code, "{more}");
@@ -199,4 +196,44 @@ fn a_token_knows_its_request_with_dry_run_said_or_unsaid() {
     let first = cloud.ok(&query);
     let again = cloud.ok(&format!("{query}&DryRun=false"));
     assert_eq!(first.one("reservationId"), again.one("reservationId"));
+}
+
+#[test]
+fn values_that_ask_for_what_happens_anyway_are_taken() {
+    let mut cloud = Cloud::new();
+    let interface = "NetworkInterface.1.DeviceIndex=0&NetworkInterface.1";
+    // As the AWS CLI writes --private-ip-address beside --no-associate-public-ip-address.
+    let listed = format!(
+        "{interface}.PrivateIpAddresses.1.PrivateIpAddress=172.31.0.77\
+         &NetworkInterface.1.PrivateIpAddresses.1.Primary=true\
+         &NetworkInterface.1.AssociatePublicIpAddress=false&NetworkInterface.1.Ipv6AddressCount=0\
+         &NetworkInterface.1.SecondaryPrivateIpAddressCount=0\
+         &NetworkInterface.1.PrimaryIpv6=false"
+    );
+    cloud.launch(1, &format!("&{listed}"));
+    let reply = cloud.ok("Action=DescribeInstances");
+    assert_eq!(reply.all("privateIpAddress")[0], "172.31.0.77");
+    for more in [
+        "Ipv6AddressCount=1",
+        "SecondaryPrivateIpAddressCount=1",
+        "PrimaryIpv6=true",
+        "PrivateIpAddresses.1.Primary=false",
+    ] {
+        let query = run(&cloud, &format!("&{interface}.{more}"));
+        assert_eq!(cloud.refusal(&query), "UnsupportedOperation", "{more}");
+    }
+}
+
+#[test]
+fn types_that_are_always_optimized_for_ebs_may_be_asked_for_it() {
+    let mut cloud = Cloud::new();
+    let reply = cloud.ok(&run(&cloud, "&InstanceType=t3.nano&EbsOptimized=true"));
+    assert_eq!(reply.one("ebsOptimized"), "true");
+    let query = run(&cloud, "&EbsOptimized=true&InstanceType=m1.small");
+    assert_eq!(cloud.refusal(&query), "Unsupported", "m1.small");
+    let types = "Action=DescribeInstanceTypes&InstanceType.1";
+    for (name, support) in [("t3.nano", "default"), ("m1.small", "unsupported")] {
+        let reply = cloud.ok(&format!("{types}={name}"));
+        assert_eq!(reply.one("ebsOptimizedSupport"), support, "{name}");
+    }
 }
