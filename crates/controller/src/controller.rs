@@ -386,7 +386,9 @@ async fn clockwork(controller: Arc<Controller>) {
                 Err(error) => tracing::error!("changed files are ignored: {error:#}"),
             }
         }
-        if due(&controller) || unasked(&controller, &mut looked) {
+        let snapshot = controller.cluster.snapshot();
+        let is_due = reconcile::is_due(&snapshot.state, boira_store::now());
+        if is_due || unasked(&snapshot, &mut looked) {
             let _ = controller
                 .cluster
                 .decide(|draft| {
@@ -398,22 +400,8 @@ async fn clockwork(controller: Arc<Controller>) {
     }
 }
 
-/// Whether a tick could find anything to do; an idle cloud does nothing at all.
-fn due(controller: &Controller) -> bool {
-    let snapshot = controller.cluster.snapshot();
-    let state = &snapshot.state;
-    let visible_ms = state.settings.terminated_visible_s as i64 * 1000;
-    !state.waiting.is_empty()
-        || boira_core::moving::is_due(state)
-        || state
-            .ended
-            .get_min()
-            .is_some_and(|(at, _)| boira_store::now().since_ms(*at) >= visible_ms)
-}
-
 /// Whether anything is to be fenced from now on; a cloud that is as it was isn't looked through again.
-fn unasked(controller: &Controller, looked: &mut Option<Looked>) -> bool {
-    let snapshot = controller.cluster.snapshot();
+fn unasked(snapshot: &boira_store::Snapshot, looked: &mut Option<Looked>) -> bool {
     let (settings, types) = (&snapshot.state.settings, &snapshot.state.types);
     let same = looked.as_ref().is_some_and(|(seq, before, kinds)| {
         *seq == snapshot.seq && Arc::ptr_eq(before, settings) && Arc::ptr_eq(kinds, types)

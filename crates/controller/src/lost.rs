@@ -4,9 +4,10 @@
 use crate::controller::Controller;
 use crate::links::Link;
 use anyhow::{Context, Result, ensure};
+use boira_core::fence::Watch;
 use boira_core::{State, heal};
 use boira_model::wire::Endpoint;
-use boira_model::{Admission, Host, HostId};
+use boira_model::{Host, HostId};
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::process::Stdio;
@@ -29,14 +30,12 @@ impl SwitchingOff {
 /// Starts elsewhere what hosts have that are out.
 pub async fn tick(controller: &Arc<Controller>) {
     let snapshot = controller.cluster.snapshot();
-    let settings = &snapshot.state.settings;
-    let fence_ms = settings.fence_ms();
-    let silence = Duration::from_millis(settings.silence_ms());
-    for (host, row) in &snapshot.state.hosts {
+    let state = &snapshot.state;
+    for (host, row) in &state.hosts {
         let link = controller.links.of(host);
-        let shorter = row.fence_ms > fence_ms
-            && link.watch(|watch, now_ms| watch.has_none_longer(now_ms, fence_ms));
-        if shorter {
+        let others = || watches_but(controller, state, host);
+        let judged = link.watch(|watch, now_ms| heal::judge(state, row, watch, &others, now_ms));
+        if judged.shorten {
             let host = host.clone();
             let decided = controller.cluster.decide(move |draft| {
                 heal::shorten(draft, &host);
@@ -45,50 +44,31 @@ pub async fn tick(controller: &Arc<Controller>) {
             // What can't be committed is tried again.
             let _ = decided.await;
         }
-        // Who was heard of lately has no witnesses against it, so its instances needn't be looked at.
-        let is_quiet = link.silence() >= silence;
-        let is_due = is_quiet && heal::is_due(&snapshot.state, host);
-        let is_out = link.watch(|watch, _| watch.is_out());
-        let witnesses = match is_due && !is_out {
-            true => witnesses(controller, &snapshot.state, host),
-            false => Witnesses::default(),
-        };
-        if is_out || (witnesses.any && link.watch(|watch, now_ms| watch.put_out(now_ms, fence_ms)))
-        {
+        if judged.lost {
             give_away(controller, host, &link).await;
-        } else if witnesses.remote
-            && let Some(command) = settings.power_off.get(&row.name)
+            continue;
+        }
+        let mut witnesses = judged.witnesses.iter();
+        let is_remote = |id| is_remote(controller, state.hosts.get(id));
+        if let Some(command) = state.settings.power_off.get(&row.name)
+            && witnesses.any(is_remote)
         {
             switch_off(controller, host, command);
         }
     }
 }
 
-/// Who has been heard of when a host had been silent for long already: without any, it is the
-/// controller that is cut off.
-#[derive(Default)]
-struct Witnesses {
-    any: bool,
-    /// On another machine than the controller's own, which always hears itself.
-    remote: bool,
+/// Those of the other hosts: this one's is being looked at.
+fn watches_but(controller: &Controller, state: &State, host: &HostId) -> Vec<(HostId, Watch)> {
+    let others = state.hosts.keys().filter(|other| *other != host);
+    let watch = |id: &HostId| controller.links.of(id).watch(|watch, _| watch.clone());
+    others.map(|id| (id.clone(), watch(id))).collect()
 }
 
-fn witnesses(controller: &Controller, state: &State, lost: &HostId) -> Witnesses {
-    let silence_ms = state.settings.silence_ms();
-    let watch = controller.links.of(lost).watch(|watch, _| watch.clone());
-    let mut found = Witnesses::default();
-    for (id, row) in state.hosts.iter().filter(|(id, _)| *id != lost) {
-        let other = controller.links.of(id).watch(|watch, _| watch.clone());
-        if row.admission != Admission::Revoked && watch.is_witnessed_by(&other, silence_ms) {
-            found.any = true;
-            found.remote |= is_remote(controller, row);
-        }
-    }
-    found
-}
-
-fn is_remote(controller: &Controller, host: &Host) -> bool {
-    match host.underlay.as_ref().map(|underlay| underlay.endpoint) {
+/// Whether it is on another machine than the controller's own, which always hears itself.
+fn is_remote(controller: &Controller, host: Option<&Arc<Host>>) -> bool {
+    let underlay = host.and_then(|host| host.underlay.as_ref());
+    match underlay.map(|underlay| underlay.endpoint) {
         Some(Some(Endpoint::At(address))) => address.ip() != controller.options.agents.ip(),
         // Behind address translation.
         Some(None) => true,

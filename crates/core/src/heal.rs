@@ -10,6 +10,7 @@
 //!            └─ host out for a whole fence ─► placed on another host, disks anew (generation + 1)
 //! ```
 
+use crate::fence::Watch;
 use crate::policy::{self, RECOVER};
 use crate::schedule::{self, Need};
 use crate::{Draft, State, moving};
@@ -157,6 +158,51 @@ pub fn shorten(draft: &mut Draft, host: &HostId) {
     {
         let row = Host::clone(row);
         draft.put(Host { fence_ms, ..row });
+    }
+}
+
+/// What is to be done about a host, as of now.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// [`shorten`].
+    pub shorten: bool,
+    /// [`lost`]; until that is decided it isn't answered.
+    pub lost: bool,
+    /// Who says that its silence is its own: with one on another machine than the controller's, a command
+    /// may switch it off.
+    pub witnesses: Vec<HostId>,
+}
+
+/// Judges a host by its watch. `others` are the watches of all hosts; they are looked at only where
+/// something depends on it.
+pub fn judge(
+    state: &State,
+    host: &Host,
+    watch: &mut Watch,
+    others: &dyn Fn() -> Vec<(HostId, Watch)>,
+    now_ms: u64,
+) -> Judged {
+    let (fence_ms, silence_ms) = (state.settings.fence_ms(), state.settings.silence_ms());
+    let shorten = host.fence_ms > fence_ms && watch.has_none_longer(now_ms, fence_ms);
+    let is_revoked = |id: &HostId| {
+        let row = state.hosts.get(id);
+        row.is_none_or(|row| row.admission == Admission::Revoked)
+    };
+    let is_witness = |(id, other): &(HostId, Watch)| {
+        *id != host.id && !is_revoked(id) && watch.is_witnessed_by(other, silence_ms)
+    };
+    // Who was heard of lately has no witnesses against it, so its instances needn't be looked at.
+    let is_asked = !watch.is_out() && watch.silence_ms(now_ms) >= silence_ms;
+    let witnesses: Vec<_> = match is_asked && is_due(state, &host.id) {
+        true => others().into_iter().filter(is_witness).collect(),
+        // Nobody else is to be lost: without any witness it is the controller that is cut off.
+        false => Vec::new(),
+    };
+    let lost = watch.is_out() || (!witnesses.is_empty() && watch.put_out(now_ms, fence_ms));
+    Judged {
+        shorten,
+        lost,
+        witnesses: witnesses.into_iter().map(|(id, _)| id).collect(),
     }
 }
 

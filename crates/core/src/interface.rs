@@ -32,6 +32,19 @@ pub fn check_source(
     Ok(())
 }
 
+/// Whether it is to have a public address, where interfaces have one.
+pub fn set_private_only(
+    draft: &mut Draft,
+    owner: &AccountId,
+    id: &str,
+    private_only: bool,
+) -> Result<(), Refusal> {
+    let mut row = find(draft, owner, id)?;
+    row.private_only = private_only;
+    put(draft, row);
+    Ok(())
+}
+
 /// Replaces the groups; each must be of the interface's own network.
 pub fn set_groups(
     draft: &mut Draft,

@@ -29,6 +29,8 @@ pub struct Launch {
     pub root_type: String,
     pub delete_root: bool,
     pub delete_interface: bool,
+    /// Instead of what its subnet says.
+    pub public_address: Option<bool>,
     pub interface_description: String,
     pub shutdown_behavior: ShutdownBehavior,
     pub termination_protection: bool,
@@ -66,6 +68,7 @@ impl Launch {
             root_type: boira_model::volume::default_type(),
             delete_root: true,
             delete_interface: true,
+            public_address: None,
             interface_description: String::new(),
             shutdown_behavior: ShutdownBehavior::Stop,
             termination_protection: false,
@@ -445,6 +448,7 @@ fn put_interface(
         groups: order.groups.clone(),
         description: ask.interface_description.clone(),
         source_dest_check: true,
+        private_only: !ask.public_address.unwrap_or(!subnet.private_only),
         attachment: Some(InterfaceAttachment {
             id: AttachmentId::from_entropy(draft.ctx.entropy()),
             instance: instance.clone(),

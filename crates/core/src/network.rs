@@ -64,6 +64,7 @@ pub fn add_default_subnet(draft: &mut Draft, owner: &AccountId, vpc: &VpcId, zon
         cidr,
         default_for_zone: true,
         acl_association: AclAssociationId::from_entropy(draft.ctx.entropy()),
+        private_only: false,
         tags: Tags::new(),
     };
     draft.put(subnet);

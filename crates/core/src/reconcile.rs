@@ -2,7 +2,7 @@
 
 use crate::planted::{Bug, planted};
 use crate::schedule::{self, Need};
-use crate::{Draft, Kind, heal, moving};
+use crate::{Draft, Kind, State, heal, moving};
 use boira_model::*;
 
 /// How long a client token is remembered, as EC2 documents for RunInstances: a day at least.
@@ -18,6 +18,17 @@ pub fn tick(draft: &mut Draft) {
     moving::tick(draft);
     heal::tick(draft);
     place_waiting(draft);
+}
+
+/// Whether a round could find anything to do at this time; an idle cloud does nothing at all. What is to
+/// be fenced from now on is [`heal::has_unasked`]'s, which looks at every instance.
+pub fn is_due(state: &State, now: Wall) -> bool {
+    let visible_ms = state.settings.terminated_visible_s as i64 * 1000;
+    let first = state.ended.get_min();
+    !state.waiting.is_empty()
+        || moving::is_due(state)
+        || first.is_some_and(|(at, _)| now.since_ms(*at) >= visible_ms)
+        || planted(Bug::SecondPlacementAfterUnknown)
 }
 
 /// The planted mistake: takes a silent host for a dead one.

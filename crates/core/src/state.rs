@@ -262,6 +262,13 @@ impl State {
         self.interfaces.get(id).filter(|row| row.owner == *owner)
     }
 
+    /// The address by which an interface is reached from outside of its network: its own, where the
+    /// administrator lets it stand for one.
+    pub fn public_address(&self, port: &Interface) -> Option<Ipv4Addr> {
+        let has = self.settings.private_address_as_public && !port.private_only;
+        has.then_some(port.ip)
+    }
+
     pub fn key_pair(&self, owner: &AccountId, name: &str) -> Option<&Arc<KeyPair>> {
         let id = self.key_names.get(&(owner.clone(), name.to_owned()))?;
         self.key_pairs.get(id)

@@ -264,7 +264,7 @@ fn wanted_port(state: &State, row: &Instance, port: &Interface, notary: &dyn Not
         instance: row.id.clone(),
         mac: port.mac,
         ip: port.ip,
-        public_ip: state.settings.private_address_as_public.then_some(port.ip),
+        public_ip: state.public_address(port),
         subnet: port.subnet.clone(),
         groups: port.groups.clone(),
         source_dest_check: port.source_dest_check,

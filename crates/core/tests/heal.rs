@@ -327,3 +327,37 @@ fn a_host_whose_agent_knows_of_no_fence_holds_nothing() {
     assert_eq!(prospect(&cloud, &id), Prospect::Reimaged);
     assert!(!cloud.row(&id).is_fenced());
 }
+
+/// A host is lost only where somebody else was heard of while it was silent, and none that was cut off.
+#[test]
+fn who_was_silent_for_a_whole_fence_is_lost_if_another_host_witnesses_it() {
+    use boira_core::fence::Watch;
+    let (cloud, _, here, there) = cloud();
+    let state = &cloud.state;
+    let (fence_ms, silence_ms) = (state.settings.fence_ms(), state.settings.silence_ms());
+    let row = &state.hosts[&here];
+    let heard_at = |now_ms| {
+        let mut watch = Watch::new(0, 0);
+        watch.hear(now_ms, fence_ms);
+        watch
+    };
+    let late = fence_ms + silence_ms;
+    let judged = |others: Vec<(HostId, Watch)>, now_ms| {
+        let mut watch = heard_at(0);
+        let judged = heal::judge(state, row, &mut watch, &|| others.clone(), now_ms);
+        assert_eq!(judged.lost, watch.is_out());
+        (judged.lost, judged.witnesses)
+    };
+    let witness = || vec![(there.clone(), heard_at(late))];
+    assert_eq!(judged(witness(), late), (true, vec![there.clone()]));
+    assert_eq!(judged(Vec::new(), late), (false, vec![]), "nobody is heard");
+    let itself = vec![(here.clone(), heard_at(late))];
+    assert_eq!(judged(itself, late), (false, vec![]), "only itself");
+    let before = vec![(there.clone(), heard_at(silence_ms - 1))];
+    assert_eq!(judged(before, late), (false, vec![]), "all are cut off");
+    let early = judged(witness(), fence_ms - 1);
+    assert_eq!(early, (false, vec![there.clone()]), "it may still run");
+    assert_eq!(judged(witness(), silence_ms - 1), (false, vec![]));
+    let stranger = vec![(HostId::from_entropy(77), heard_at(late))];
+    assert_eq!(judged(stranger, late), (false, vec![]), "it is no host");
+}

@@ -129,6 +129,9 @@ pub struct Subnet {
     pub cidr: Cidr,
     pub default_for_zone: bool,
     pub acl_association: AclAssociationId,
+    /// Interfaces that are made here have no public address unless they are asked for one, also where private ones stand for them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub private_only: bool,
     pub tags: Tags,
 }
 
@@ -168,6 +171,9 @@ pub struct Interface {
     pub groups: Vec<GroupId>,
     pub description: String,
     pub source_dest_check: bool,
+    /// Never has a public address, also where private ones stand for them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub private_only: bool,
     pub attachment: Option<InterfaceAttachment>,
     pub created: Wall,
     pub tags: Tags,

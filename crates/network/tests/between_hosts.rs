@@ -283,12 +283,21 @@ fn listen_to_the_lan(pc: &Pc) -> std::os::fd::OwnedFd {
 fn nobody_on_the_lan_can_read_or_inject() {
     on_a_host(|| {
         let room = Room::new();
+        let mut open = room.spec.clone();
+        open.groups[0].ingress = vec![all_from_group("sg-in")];
+        (0..2).for_each(|place| room.tell(place, &open));
+        let heard = room.guests[1].udp(9);
+        heard.set_read_timeout(Some(NEVER)).expect("a timeout");
         let wire = listen_to_the_lan(&room.pcs[1]);
         let mut stream = room.guests[0]
             .connect(room.guests[1].ip, ECHO)
             .expect("a connection");
         let secret = "a secret of the first guest";
         assert_eq!(say(&mut stream, secret), secret);
+        let [from, to] = [0, 1].map(|place| room.guests[place].ip);
+        room.guests[0].send_udp(from, std::net::SocketAddrV4::new(to, 9), secret);
+        let hears = || heard.recv(&mut [0; 64]).is_ok();
+        assert!(hears(), "it is let in");
         let mut frames: Vec<Vec<u8>> = Vec::new();
         let mut frame = vec![0; 1 << 16];
         while let Ok(length) = nix::unistd::read(&wire, &mut frame) {
@@ -301,16 +310,54 @@ fn nobody_on_the_lan_can_read_or_inject() {
                 .any(|part| part == secret.as_bytes())
         };
         assert!(!frames.iter().any(readable));
-        // The same datagrams again, from the LAN, and VXLAN's own port: nobody listens.
+        // The same datagrams again, from the LAN; and what is in them, not sealed.
         room.pcs[0].here();
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
         let udp = 14 + 20 + 8;
-        for frame in frames.iter().filter(|frame| frame.len() > udp) {
+        let replays = frames.iter().filter_map(|frame| frame.get(udp..));
+        let plain = in_vxlan(42, &frame_of_udp([1, 2], (from, to), secret));
+        for datagram in replays.chain([&plain[..]]) {
             socket
-                .send_to(&frame[udp..], room.pcs[1].address())
+                .send_to(datagram, room.pcs[1].address())
                 .expect("the LAN is up");
         }
+        assert!(!hears(), "what was on the LAN was let in");
         assert_eq!(say(&mut stream, "still"), "still");
+        // Nobody listens at VXLAN's own port.
+        room.pcs[1].here();
         assert_eq!(sh(&format!("ss -Hlun '( sport = :{} )'", 4789)), "");
     });
+}
+
+/// RFC 7348's header before a frame.
+fn in_vxlan(vni: u32, frame: &[u8]) -> Vec<u8> {
+    let header = [0x08_u32 << 24, vni << 8].map(u32::to_be_bytes);
+    [&header.concat()[..], frame].concat()
+}
+
+/// A datagram to port 9 as one host of the VPC would hand it to the other, without a UDP checksum.
+fn frame_of_udp([here, there]: [u8; 2], (from, to): (Ipv4Addr, Ipv4Addr), text: &str) -> Vec<u8> {
+    let mac = |host: u8| [0x02, 0xfe, 0, 0, 0, host];
+    let length = (8 + text.len()) as u16;
+    let udp = [9_u16, 9, length, 0].map(u16::to_be_bytes).concat();
+    let mut ip = vec![0x45, 0];
+    ip.extend((20 + length).to_be_bytes());
+    ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    ip.extend(from.octets());
+    ip.extend(to.octets());
+    let sum: u32 = ip
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    [
+        &mac(there)[..],
+        &mac(here),
+        &[0x08, 0],
+        &ip,
+        &udp,
+        text.as_bytes(),
+    ]
+    .concat()
 }

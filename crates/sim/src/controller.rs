@@ -345,7 +345,7 @@ impl Controller {
     }
 
     /// The clockwork: silent hosts, and what time alone changes.
-    pub fn tick(&mut self, now_ms: u64) -> Vec<Reply> {
+    pub fn tick(&mut self, now_ms: u64, wall: Wall) -> Vec<Reply> {
         let limit_ms = self.settings.host_silence_s * 1000;
         let snapshot = self.snapshot();
         for host in snapshot.state.hosts.keys() {
@@ -359,7 +359,11 @@ impl Controller {
             }
         }
         self.give_away(now_ms);
-        self.decide(reconcile::tick);
+        let snapshot = self.snapshot();
+        let state = &snapshot.state;
+        if reconcile::is_due(state, wall) || heal::has_unasked(state) {
+            self.decide(reconcile::tick);
+        }
         let (due, parked) = std::mem::take(&mut self.parked)
             .into_iter()
             .partition(|poll| poll.until_ms <= now_ms);
@@ -368,22 +372,18 @@ impl Controller {
         due.into_iter().map(nothing).collect()
     }
 
-    /// As the controller's clockwork does.
     fn give_away(&mut self, now_ms: u64) {
-        let (snapshot, fence_ms) = (self.snapshot(), self.fence_ms());
-        let silence_ms = self.settings.silence_ms();
-        let others = self.watches.clone();
+        let snapshot = self.snapshot();
+        let watches = self.watches.clone();
+        let others = || watches.clone().into_iter().collect();
         let mut out = Vec::new();
         for (host, watch) in &mut self.watches {
-            let mut others = others.iter().filter(|(other, _)| *other != host);
-            let is_due = heal::is_due(&snapshot.state, host)
-                && others.any(|(_, other)| watch.is_witnessed_by(other, silence_ms))
-                && watch.put_out(now_ms, fence_ms);
-            if is_due || watch.is_out() {
+            let row = &snapshot.state.hosts[host];
+            let judged = heal::judge(&snapshot.state, row, watch, &others, now_ms);
+            if judged.lost {
                 out.push(host.clone());
             }
-            let row = &snapshot.state.hosts[host];
-            if row.fence_ms > fence_ms && watch.has_none_longer(now_ms, fence_ms) {
+            if judged.shorten {
                 let host = host.clone();
                 self.queue
                     .push(decision(move |draft| heal::shorten(draft, &host)));

@@ -536,7 +536,8 @@ impl World {
         if !self.reaches(process) {
             return;
         }
-        for reply in self.controller.tick(self.now_ms) {
+        let wall = self.wall();
+        for reply in self.controller.tick(self.now_ms, wall) {
             self.send_reply(reply);
         }
         self.schedule_commit();

@@ -15,6 +15,45 @@ fn pings(room: &Room, from: &str, to: &str) -> Result<String, String> {
     room.inside(from, &format!("ping -c 1 -W 2 -s 1362 {to}"))
 }
 
+/// Neither a connection nor what it carries waits for an agent.
+fn they_talk_on_without_agents(room: &Room, agent: &str, (near, far, far_ip): (&str, &str, &str)) {
+    let notes = "while read -r line; do cut -d' ' -f1 /proc/uptime; done >/tmp/heard";
+    room.inside(
+        far,
+        &format!("(nc -lp 5001 | {notes}) </dev/null >/dev/null 2>&1 &"),
+    )
+    .expect("it notes when it hears something");
+    let talk = "while :; do echo something; sleep 0.1; done";
+    room.inside(
+        near,
+        &format!("({talk} | nc {far_ip} 5001) </dev/null >/dev/null 2>&1 &"),
+    )
+    .expect("it talks");
+    let heard = || -> Vec<f64> {
+        let said = room.inside(far, "cat /tmp/heard").unwrap_or_default();
+        said.lines().filter_map(|line| line.parse().ok()).collect()
+    };
+    let hears = |more: usize| {
+        wait("it is heard", BOOT, || match heard().len() {
+            count if count > more => Ok(()),
+            count => Err(format!("{count} times")),
+        });
+    };
+    hears(5);
+    let before = heard().len();
+    room.pc(0).sh("pkill -STOP -f '[b]oira.* agent( |$)'").ok();
+    room.pc(1).sh("pkill -KILL -f ' agent$'").ok();
+    std::thread::sleep(Duration::from_secs(3));
+    room.pc(0).sh("pkill -CONT -f '[b]oira.* agent( |$)'").ok();
+    room.pc(1).spawn(agent);
+    room.is("pc1", "up");
+    hears(before + 30);
+    let times = heard();
+    let longest = times.windows(2).map(|pair| pair[1] - pair[0]);
+    let longest = longest.fold(0.0, f64::max);
+    assert!(longest < 1.5, "it was silent for {longest} s: {times:?}");
+}
+
 #[test]
 fn instances_on_different_pcs_are_in_one_network() {
     let room = Room::start(2);
@@ -31,9 +70,9 @@ fn instances_on_different_pcs_are_in_one_network() {
     wait("the second reaches the first", BOOT, || {
         pings(&room, &far, &near_ip)
     });
-    // What goes from PC to PC is sealed, and a connection goes on while both agents are away.
     let banner = format!("nc -w 5 {far_ip} 22 </dev/null | head -c 4");
     assert_eq!(room.inside(&near, &banner).expect("an answer"), "SSH-");
+    they_talk_on_without_agents(&room, &agent, (&near, &far, &far_ip));
 
     // An instance that has stopped is reached no more, and again where it starts.
     room.boira(&["instance", "stop", &far]).ok();

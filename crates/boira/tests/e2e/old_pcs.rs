@@ -16,7 +16,13 @@ fn doctor_join_tls_and_an_agent_run_on_a_cpu_of_the_first_x86_64() {
     let program = room.binary().display().to_string();
     let old = format!("qemu-x86_64 -cpu qemu64 {program} --home {home}");
 
-    // It really is such a CPU: asked by the same emulator, it says what it lacks.
+    // It really is such a CPU: the loader of programs says what it has (glibc's hwcaps).
+    let has = |cpu: &str, level: &str| {
+        let loader = "/lib64/ld-linux-x86-64.so.2 --help";
+        let said = pc.sh(&format!("qemu-x86_64 -cpu {cpu} {loader}")).ok();
+        said.contains(&format!("{level} (supported"))
+    };
+    assert!(has("max", "x86-64-v2") && !has("qemu64", "x86-64-v2"));
     let said = pc.sh(&format!("{old} doctor || :")).ok();
     assert!(
         said.contains("nf_tables") && said.contains("disk"),

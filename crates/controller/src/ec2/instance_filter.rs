@@ -229,8 +229,8 @@ fn field(state: &State, row: &Instance, name: &str, test: Test<'_>) -> bool {
 /// What an instance has by its first interface.
 fn network(state: &State, port: &Interface, name: &str, test: Test<'_>) -> bool {
     match name {
-        "dns-name" => public(state) && test(&dns_name(state, port)),
-        "ip-address" => public(state) && test(&port.ip.to_string()),
+        "dns-name" => public(state, port) && test(&dns_name(state, port)),
+        "ip-address" => public(state, port) && test(&port.ip.to_string()),
         "private-dns-name" => test(&dns_name(state, port)),
         "private-ip-address" => test(&port.ip.to_string()),
         "source-dest-check" => test(yes(port.source_dest_check)),
@@ -280,7 +280,7 @@ fn interface(state: &State, port: &Interface, name: &str, test: Test<'_>) -> boo
         "network-interface-id" => test(port.id.as_str()),
         "operator.managed" | "requester-managed" => test("false"),
         "owner-id" => test(port.owner.as_str()),
-        "public-dns-name" => public(state) && test(&dns_name(state, port)),
+        "public-dns-name" => public(state, port) && test(&dns_name(state, port)),
         "source-dest-check" => test(yes(port.source_dest_check)),
         "status" => test("in-use"),
         "subnet-id" => test(port.subnet.as_str()),
@@ -326,8 +326,8 @@ fn dns_name(state: &State, port: &Interface) -> String {
     private_dns_name(port.ip, &state.settings.region)
 }
 
-fn public(state: &State) -> bool {
-    state.settings.private_address_as_public
+fn public(state: &State, port: &Interface) -> bool {
+    state.public_address(port).is_some()
 }
 
 fn yes(on: bool) -> &'static str {

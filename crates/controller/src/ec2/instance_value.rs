@@ -113,13 +113,8 @@ pub fn state_value(state: StateName) -> InstanceState {
 
 /// The public address and its name: the private ones, where the administrator lets them stand for it.
 pub fn public_address(state: &State, port: &Interface) -> Option<(String, String)> {
-    let address = || {
-        (
-            port.ip.to_string(),
-            private_dns_name(port.ip, &state.settings.region),
-        )
-    };
-    state.settings.private_address_as_public.then(address)
+    let ip = state.public_address(port)?;
+    Some((ip.to_string(), private_dns_name(ip, &state.settings.region)))
 }
 
 fn placement(state: &State, row: &Instance) -> Placement {

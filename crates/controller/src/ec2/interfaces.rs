@@ -235,19 +235,20 @@ pub fn describe_attribute(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let row = own(call, &snapshot.state)?;
     let answer = out::DescribeNetworkInterfaceAttributeResult::new()
         .network_interface_id(row.id.to_string());
-    let answer =
-        match call.request.str("Attribute") {
-            Some("description") => {
-                answer.description(out::AttributeValue::new().value(row.description.clone()))
-            }
-            Some("groupSet") => answer.groups(instance_value::groups(&snapshot.state, &row.groups)),
-            Some("sourceDestCheck") => answer
-                .source_dest_check(out::AttributeBooleanValue::new().value(row.source_dest_check)),
-            Some("attachment") => answer.attachment(attachment(row)),
-            Some("associatePublicIpAddress") => answer
-                .associate_public_ip_address(snapshot.state.settings.private_address_as_public),
-            _ => return Err(ApiError::missing_parameter("Attribute")),
-        };
+    let answer = match call.request.str("Attribute") {
+        Some("description") => {
+            answer.description(out::AttributeValue::new().value(row.description.clone()))
+        }
+        Some("groupSet") => answer.groups(instance_value::groups(&snapshot.state, &row.groups)),
+        Some("sourceDestCheck") => {
+            answer.source_dest_check(out::AttributeBooleanValue::new().value(row.source_dest_check))
+        }
+        Some("attachment") => answer.attachment(attachment(row)),
+        Some("associatePublicIpAddress") => {
+            answer.associate_public_ip_address(snapshot.state.public_address(row).is_some())
+        }
+        _ => return Err(ApiError::missing_parameter("Attribute")),
+    };
     Ok(Answer::Done(answer.into()))
 }
 
@@ -270,8 +271,12 @@ pub fn modify_attribute(call: &Call, draft: &mut Draft) -> Outcome {
         .collect();
     let done = match asked[..] {
         ["AssociatePublicIpAddress"] => {
-            check_public_address(&draft.state, request)?;
-            Ok(())
+            let asked = request.bool("AssociatePublicIpAddress");
+            check_public_address(&draft.state, asked)?;
+            match draft.state.settings.private_address_as_public {
+                true => interface::set_private_only(draft, owner, &id, asked == Some(false)),
+                false => Ok(()),
+            }
         }
         ["Attachment"] => return modify_attachment(call, draft, &id),
         ["Description"] => {
@@ -305,20 +310,13 @@ pub fn modify_attribute(call: &Call, draft: &mut Draft) -> Outcome {
     call.done()
 }
 
-/// Whether interfaces have public addresses is the administrator's to say, for all of them.
-pub fn check_public_address(state: &State, asked: &Struct) -> Result<(), ApiError> {
-    let has = state.settings.private_address_as_public;
-    match asked.bool("AssociatePublicIpAddress") {
-        Some(asked) if asked != has => Err(ApiError::new(
+/// Whether there are public addresses at all is the administrator's to say.
+pub fn check_public_address(state: &State, asked: Option<bool>) -> Result<(), ApiError> {
+    match asked {
+        Some(true) if !state.settings.private_address_as_public => Err(ApiError::new(
             "UnsupportedOperation",
-            match has {
-                false => {
-                    "This cloud has no public addresses; leave AssociatePublicIpAddress out or false."
-                }
-                true => {
-                    "In this cloud the private address stands for the public one; leave AssociatePublicIpAddress out or true."
-                }
-            },
+            "This cloud has no public addresses; leave AssociatePublicIpAddress and \
+             MapPublicIpOnLaunch out or false.",
         )),
         _ => Ok(()),
     }

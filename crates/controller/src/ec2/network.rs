@@ -1,6 +1,7 @@
 //! VPCs and subnets: the default ones, which every account has from its first day.
 
 use super::describe::{Ids, Listing, PAGE};
+use super::interfaces::check_public_address;
 use super::{Answer, Call, Outcome, instance_value, volumes};
 use boira_api::ApiError;
 use boira_api::id::{SUBNET, VPC};
@@ -182,7 +183,7 @@ fn subnet_matches(state: &State, row: &Subnet, name: &str, test: &dyn Fn(&str) -
         "available-ip-address-count" => test(&network::available(state, row).to_string()),
         "cidr" | "cidr-block" | "cidrBlock" => test(&row.cidr.to_string()),
         "default-for-az" | "defaultForAz" => test(truth(row.default_for_zone)),
-        "map-public-ip-on-launch" => test(truth(maps_public_addresses(state))),
+        "map-public-ip-on-launch" => test(truth(maps_public_addresses(state, row))),
         "owner-id" => test(row.owner.as_str()),
         "private-dns-name-options-on-launch.hostname-type" => test("ip-name"),
         "state" => test("available"),
@@ -202,8 +203,8 @@ fn subnet_matches(state: &State, row: &Subnet, name: &str, test: &dyn Fn(&str) -
 }
 
 /// Instances have public addresses only where the administrator lets the private ones stand for them.
-fn maps_public_addresses(state: &State) -> bool {
-    state.settings.private_address_as_public
+fn maps_public_addresses(state: &State, row: &Subnet) -> bool {
+    state.settings.private_address_as_public && !row.private_only
 }
 
 fn subnet_arn(state: &State, row: &Subnet) -> String {
@@ -230,7 +231,7 @@ fn subnet_value(state: &State, row: &Subnet) -> out::Subnet {
         .ipv6_cidr_block_association_set(Vec::<Value>::new())
         .ipv6_native(false)
         .map_customer_owned_ip_on_launch(false)
-        .map_public_ip_on_launch(maps_public_addresses(state))
+        .map_public_ip_on_launch(maps_public_addresses(state, row))
         .owner_id(row.owner.to_string())
         .private_dns_name_options_on_launch(names)
         .state("available")
@@ -292,9 +293,8 @@ pub fn modify_subnet_attribute(call: &Call, draft: &mut Draft) -> Outcome {
     let request = &call.request;
     let id = SUBNET.validate(request.str("SubnetId").unwrap_or_default())?;
     let state = &draft.state;
-    state
-        .subnet(&call.account, id)
-        .ok_or_else(|| SUBNET.not_found(&[id]))?;
+    let row = state.subnet(&call.account, id);
+    let mut row = Subnet::clone(row.ok_or_else(|| SUBNET.not_found(&[id]))?);
     super::run_instances::only(request, "PrivateDnsHostnameTypeOnLaunch", &["ip-name"])?;
     some_asked(vec![
         request.str("PrivateDnsHostnameTypeOnLaunch").is_some(),
@@ -303,8 +303,18 @@ pub fn modify_subnet_attribute(call: &Call, draft: &mut Draft) -> Outcome {
         agrees(request, "EnableResourceNameDnsAAAARecordOnLaunch", false)?,
         agrees(request, "EnableResourceNameDnsARecordOnLaunch", false)?,
         agrees(request, "MapCustomerOwnedIpOnLaunch", false)?,
-        agrees(request, "MapPublicIpOnLaunch", maps_public_addresses(state))?,
+        request.get("MapPublicIpOnLaunch").is_some(),
     ])?;
+    let maps = request.structure("MapPublicIpOnLaunch");
+    let maps = maps.and_then(|value| value.bool("Value"));
+    check_public_address(state, maps)?;
+    if let Some(private_only) = maps.map(|maps| !maps)
+        && state.settings.private_address_as_public
+        && private_only != row.private_only
+    {
+        row.private_only = private_only;
+        draft.put(row);
+    }
     call.done()
 }
 
@@ -439,13 +449,11 @@ mod tests {
             private_address_as_public: true,
             ..Settings::default()
         });
-        cloud.ok(&modify(true));
-        assert_eq!(
-            cloud
-                .ok("Action=DescribeSubnets")
-                .one("mapPublicIpOnLaunch"),
-            "true"
-        );
+        for value in [true, false, true] {
+            cloud.ok(&modify(value));
+            let shown = cloud.ok("Action=DescribeSubnets");
+            assert_eq!(shown.one("mapPublicIpOnLaunch"), value.to_string());
+        }
         let pool =
             format!("Action=ModifySubnetAttribute&SubnetId={subnet}&EnableLniAtDeviceIndex=1");
         assert_eq!(cloud.refusal(&pool), "UnsupportedOperation");

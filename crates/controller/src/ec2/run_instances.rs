@@ -134,6 +134,7 @@ fn parse(call: &Call, state: &State) -> Result<Ask, ApiError> {
         root_type: root.kind,
         delete_root: root.delete,
         delete_interface: network.delete,
+        public_address: network.public,
         interface_description: network.description,
         shutdown_behavior: match request.str("InstanceInitiatedShutdownBehavior") {
             Some("terminate") => ShutdownBehavior::Terminate,
@@ -218,6 +219,7 @@ struct Network {
     groups: Vec<String>,
     ip: Option<Ipv4Addr>,
     delete: bool,
+    public: Option<bool>,
     description: String,
 }
 
@@ -228,6 +230,7 @@ fn network(request: &Struct, state: &State) -> Result<Network, ApiError> {
         groups: strings(request, "SecurityGroupIds"),
         ip: address(text(request, "PrivateIpAddress"))?,
         delete: true,
+        public: None,
         description: String::new(),
     };
     let interfaces = request.list("NetworkInterfaces");
@@ -244,7 +247,7 @@ fn network(request: &Struct, state: &State) -> Result<Network, ApiError> {
                     "Network interfaces and an instance-level subnet ID, security groups or private address may not be specified on the same request",
                 ));
             }
-            check_public_address(state, one)?;
+            check_public_address(state, one.bool("AssociatePublicIpAddress"))?;
             interface(one)?
         }
         _ => {
@@ -304,6 +307,7 @@ fn interface(one: &Struct) -> Result<Network, ApiError> {
         groups: strings(one, "Groups"),
         ip: primary_address(one)?,
         delete: one.bool("DeleteOnTermination").unwrap_or(true),
+        public: one.bool("AssociatePublicIpAddress"),
         description: one.str("Description").unwrap_or_default().to_owned(),
     })
 }
