@@ -28,7 +28,7 @@ enum Task {
     Fresh(fresh::Arguments),
     /// Write the tables of AWS's services and the typed accessors from botocore's models
     Shapes(shapes::Arguments),
-    /// Boot Debian with cloud-init, then simulate without limit
+    /// Boot Debian with cloud-init and an old PC as a host, then simulate without limit
     Soak(tasks::Soak),
 }
 

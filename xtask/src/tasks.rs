@@ -28,9 +28,9 @@ pub struct Soak {
     /// The first seed; the next ones follow it
     #[arg(long)]
     seed: Option<u64>,
-    /// Only the simulator: don't build and boot Debian first, which needs root
+    /// Only `debian`, `old-pc` or `seeds`; guests need root
     #[arg(long)]
-    no_debian: bool,
+    only: Option<String>,
 }
 
 #[derive(clap::Args)]
@@ -112,8 +112,8 @@ pub fn soak(arguments: &Soak) -> Result<()> {
             command.args([name, &value.to_string()]);
         }
     }
-    if arguments.no_debian {
-        command.arg("--no-debian");
+    if let Some(only) = &arguments.only {
+        command.args(["--only", only]);
     }
     run(&mut command)
 }

@@ -11,7 +11,23 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(900);
 const USER_DATA: &str = "#!/bin/sh\necho \"written by user data\" >/var/tmp/from-user-data\n";
 
-struct Home(PathBuf);
+/// A cloud's home, whose cloud ends with it.
+pub struct Home(PathBuf);
+
+impl Home {
+    pub fn make() -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("boira-soak-")
+            .tempdir_in("/var/tmp");
+        let home = Self(folder.context("make a home")?.keep());
+        note_detached(&home.0);
+        Ok(home)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Home {
     fn drop(&mut self) {
@@ -23,13 +39,9 @@ impl Drop for Home {
 pub fn boot() -> Result<()> {
     ensure!(
         nix::unistd::geteuid().is_root(),
-        "guests need root; --no-debian leaves this out"
+        "guests need root; --only seeds leaves them out"
     );
-    let folder = tempfile::Builder::new()
-        .prefix("boira-soak-")
-        .tempdir_in("/var/tmp");
-    let home = Home(folder.context("make a home")?.keep());
-    note_detached(&home.0);
+    let home = Home::make()?;
     let listen = free_address()?.to_string();
     boira(&home.0, &["up", "--detach", "--listen", &listen])?;
     println!("building the debian image");

@@ -19,6 +19,7 @@ mod figures;
 mod hosts;
 mod machine;
 mod moto;
+mod old_pc;
 mod process;
 mod report;
 mod soak;

@@ -1,7 +1,7 @@
 //! The tests that take longer than `./test` may: Debian with cloud-init from the command line to a
-//! login, then seeds of the simulator without limit.
+//! login, a whole old PC that becomes a host, then seeds of the simulator without limit.
 
-use crate::debian;
+use crate::{debian, old_pc};
 use anyhow::{Context, Result, bail};
 use std::io::Write;
 
@@ -13,14 +13,31 @@ pub struct Arguments {
     /// The first seed; the next ones follow it
     #[arg(long)]
     seed: Option<u64>,
-    /// Only the simulator: don't boot Debian first, which needs root
-    #[arg(long)]
-    no_debian: bool,
+    /// Only this; guests need root
+    #[arg(long, value_enum)]
+    only: Option<What>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// The debian image with cloud-init
+    Debian,
+    /// A PC with 1 GiB and a CPU of the first x86-64, which joins and runs an instance
+    OldPc,
+    /// The simulator
+    Seeds,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    if !arguments.no_debian {
+    let is_asked = |what| arguments.only.is_none_or(|only| only == what);
+    if is_asked(What::Debian) {
         debian::boot().context("Debian with cloud-init")?;
+    }
+    if is_asked(What::OldPc) {
+        old_pc::run().context("an old PC")?;
+    }
+    if !is_asked(What::Seeds) {
+        return Ok(());
     }
     let seed = arguments
         .seed
@@ -45,7 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             Ok(())
         }
         Err(failure) => bail!(
-            "{failure}\nrepeat with cargo xtask soak --no-debian --seconds 1 --seed {}",
+            "{failure}\nrepeat with cargo xtask soak --only seeds --seconds 1 --seed {}",
             failure.seed
         ),
     }

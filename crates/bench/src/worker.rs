@@ -278,9 +278,9 @@ fn until_first_byte(
     outcome.answered_ns = now_ns();
     outcome.text = element(answer, "instanceId").context("nothing was launched")?;
     let log = guests.join(&outcome.text).join("console.log");
-    while crate::console::bytes(&log).is_empty() {
+    while !crate::console::has_spoken(&log) {
         ensure_in_time(outcome.begun_ns).with_context(|| format!("{} is empty", log.display()))?;
-        std::thread::sleep(Duration::from_micros(500));
+        std::thread::sleep(Duration::from_millis(1));
     }
     outcome.ended_ns = now_ns();
     Ok(outcome)

@@ -35,15 +35,20 @@ struct Listen {
     /// Where agents are served [default: one port above]
     #[arg(long, value_name = "ADDRESS:PORT")]
     agents: Option<SocketAddr>,
+    /// Buckets have names below this domain too, as BUCKET.s3.example.org [default: `s3_domain` in
+    /// settings.toml]
+    #[arg(long, value_name = "DOMAIN", value_parser = boira_controller::config::s3_domain)]
+    s3_domain: Option<String>,
 }
 
 impl Listen {
-    fn listen(&self) -> SocketAddr {
-        self.listen.unwrap_or(DEFAULT_LISTEN)
-    }
-
-    fn agents(&self) -> SocketAddr {
-        self.agents.unwrap_or_else(|| agents_address(self.listen()))
+    fn serving(self) -> node::Serving {
+        let listen = self.listen.unwrap_or(DEFAULT_LISTEN);
+        node::Serving {
+            listen,
+            agents: self.agents.unwrap_or_else(|| agents_address(listen)),
+            s3_domain: self.s3_domain,
+        }
     }
 }
 
@@ -198,8 +203,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         } => {
             let chosen = listen.listen.is_some() || listen.agents.is_some();
             let order = up::Order {
-                listen: listen.listen(),
-                agents: listen.agents(),
+                serving: listen.serving(),
                 chosen,
                 detach,
                 demo,
@@ -209,7 +213,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Down => up::down(&home, format).await?,
         Command::Controller { listen, local_host } => {
-            node::controller(&home, listen.listen(), listen.agents(), local_host).await?;
+            node::controller(&home, listen.serving(), local_host).await?;
         }
         Command::Join(join) => join::join(&home, format, join).await?,
         Command::Agent {
@@ -225,7 +229,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             }
         }
         Command::Supervise { listen } => {
-            node::supervise(&home, listen.listen(), listen.agents()).await?;
+            node::supervise(&home, listen.serving()).await?;
         }
         Command::UnderlayRelay { directory } => boira_network::underlay::relay(&directory).await?,
         Command::AgentWatchdog { directory } => boira_agent::watchdog::run(&directory).await?,

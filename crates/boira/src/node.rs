@@ -86,18 +86,35 @@ pub fn host_name() -> String {
     nix::unistd::gethostname().map_or("localhost".into(), |n| n.to_string_lossy().into_owned())
 }
 
+/// Where a cloud is served, and under which names.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    pub listen: SocketAddr,
+    pub agents: SocketAddr,
+    /// In place of the setting.
+    pub s3_domain: Option<String>,
+}
+
+impl Serving {
+    /// As another process of this program is told.
+    fn arguments(&self) -> Vec<OsString> {
+        let addresses = [("--listen", self.listen), ("--agents", self.agents)];
+        let addresses = addresses.map(|(name, address)| (name, address.to_string()));
+        let domain = self.s3_domain.clone().map(|domain| ("--s3-domain", domain));
+        let all = addresses.into_iter().chain(domain);
+        all.flat_map(|(name, value)| [name.into(), value.into()])
+            .collect()
+    }
+}
+
 /// The controller's process. With `local` it enrolls this machine as the cloud's host.
-pub async fn controller(
-    home: &Home,
-    listen: SocketAddr,
-    agents: SocketAddr,
-    local: bool,
-) -> Result<()> {
+pub async fn controller(home: &Home, serving: Serving, local: bool) -> Result<()> {
     home.create()?;
     let options = Options {
         home: home.path().to_owned(),
-        listen,
-        agents,
+        listen: serving.listen,
+        agents: serving.agents,
+        s3_domain: serving.s3_domain,
     };
     let controller = boira_controller::open(options).await?;
     if local {
@@ -253,7 +270,7 @@ pub fn is_up(home: &Home) -> Result<bool> {
 }
 
 /// What would keep a cloud from starting, found before anything is started.
-pub async fn check(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Result<()> {
+pub async fn check(home: &Home, serving: &Serving) -> Result<()> {
     let lacking = crate::commands::doctor::lacking_for_a_controller();
     if !lacking.is_empty() {
         bail!("no guest would run here:\n{}", lacking.join("\n"));
@@ -261,8 +278,8 @@ pub async fn check(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Resul
     let files = boira_controller::config::Files::of(home.path());
     files.create_missing()?;
     files.check()?;
-    port_is_free(listen, "--listen").await?;
-    port_is_free(agents, "--agents").await
+    port_is_free(serving.listen, "--listen").await?;
+    port_is_free(serving.agents, "--agents").await
 }
 
 async fn port_is_free(address: SocketAddr, option: &str) -> Result<()> {
@@ -305,7 +322,7 @@ impl Drop for Beginning {
 }
 
 /// Starts a supervisor of its own session, with its log in the home. On return it holds the home.
-pub async fn start_supervisor(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Result<()> {
+pub async fn start_supervisor(home: &Home, serving: &Serving) -> Result<()> {
     let mut command = std::process::Command::new(this_program()?);
     command
         .args([
@@ -313,12 +330,7 @@ pub async fn start_supervisor(home: &Home, listen: SocketAddr, agents: SocketAdd
             "--home".into(),
             home.path().as_os_str().to_owned(),
         ])
-        .args([
-            "--listen",
-            &listen.to_string(),
-            "--agents",
-            &agents.to_string(),
-        ])
+        .args(serving.arguments())
         .stdin(Stdio::null())
         .stdout(log_file(home, "supervisor")?)
         .stderr(log_file(home, "supervisor")?)
@@ -346,11 +358,12 @@ pub async fn start_supervisor(home: &Home, listen: SocketAddr, agents: SocketAdd
 }
 
 /// The supervisor's process.
-pub async fn supervise(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Result<()> {
+pub async fn supervise(home: &Home, serving: Serving) -> Result<()> {
     require_root("A cloud")?;
     home.create()?;
     let _lock = lock_soon(home).await?;
     note(home, "supervisor.pid", &std::process::id().to_string())?;
+    let Serving { listen, agents, .. } = serving;
     note(home, "listen", &format!("{listen} {agents}"))?;
     // The controller writes it when it is ready; an older one's isn't worth anything.
     let _ = std::fs::remove_file(home.run("agents"));
@@ -360,12 +373,12 @@ pub async fn supervise(home: &Home, listen: SocketAddr, agents: SocketAddr) -> R
     }
     let mut term = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let mut controller = Some(spawn_controller(home, listen, agents)?);
+    let mut controller = Some(spawn_controller(home, &serving)?);
     let mut agent: Option<Child> = None;
     let mut restarts = Restarts::default();
     loop {
         if controller.is_none() {
-            controller = Some(spawn_controller(home, listen, agents)?);
+            controller = Some(spawn_controller(home, &serving)?);
         }
         if agent.is_none() && home.agent().join("identity.json").exists() {
             agent = spawn_agent(home, listen)?;
@@ -477,17 +490,14 @@ fn spawn(home: &Home, name: &str, arguments: &[OsString]) -> Result<Child> {
     command.spawn().with_context(|| format!("start the {name}"))
 }
 
-fn spawn_controller(home: &Home, listen: SocketAddr, agents: SocketAddr) -> Result<Child> {
-    let arguments = [
+fn spawn_controller(home: &Home, serving: &Serving) -> Result<Child> {
+    let mut arguments = vec![
         "controller".into(),
         "--local-host".into(),
         "--home".into(),
         home.path().as_os_str().to_owned(),
-        "--listen".into(),
-        listen.to_string().into(),
-        "--agents".into(),
-        agents.to_string().into(),
     ];
+    arguments.extend(serving.arguments());
     spawn(home, "controller", &arguments)
 }
 

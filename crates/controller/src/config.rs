@@ -174,6 +174,19 @@ pub fn master_key_problem(settings: &Settings) -> Option<String> {
     }
 }
 
+/// A domain below which buckets may have names.
+pub fn s3_domain(text: &str) -> Result<String> {
+    let part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    let is_fine = text.split('.').all(part) && text.parse::<std::net::IpAddr>().is_err();
+    anyhow::ensure!(
+        is_fine,
+        "a domain's name, as s3.example.org, without a port"
+    );
+    Ok(text.to_owned())
+}
+
 fn check_settings(settings: &Settings) -> Result<()> {
     const YEAR_S: u64 = 366 * 24 * 3600;
     let region_is_fine = (1..=64).contains(&settings.region.len())
@@ -186,16 +199,9 @@ fn check_settings(settings: &Settings) -> Result<()> {
         "region: {:?} is no name of a region: small letters, digits and dashes",
         settings.region
     );
-    let domain_is_fine = settings.s3_domain.as_ref().is_none_or(|domain| {
-        let part = |part: &str| {
-            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        };
-        domain.split('.').all(part) && domain.parse::<std::net::IpAddr>().is_err()
-    });
-    anyhow::ensure!(
-        domain_is_fine,
-        "s3_domain: a domain's name, as s3.example.org, without a port"
-    );
+    if let Some(domain) = &settings.s3_domain {
+        s3_domain(domain).context("s3_domain")?;
+    }
     let key = settings.s3_master_key.as_deref();
     anyhow::ensure!(
         key.is_none_or(|path| Path::new(path).is_absolute()),

@@ -33,6 +33,8 @@ pub struct Options {
     pub home: PathBuf,
     pub listen: SocketAddr,
     pub agents: SocketAddr,
+    /// In place of the setting of this name.
+    pub s3_domain: Option<String>,
 }
 
 pub struct Controller {
@@ -283,14 +285,23 @@ async fn sign_again(controller: &Controller) {
 /// What the API and the agents' endpoint show: a certificate that is made again before it expires.
 struct Shown {
     controller: Arc<Controller>,
-    chain: Mutex<Option<(Instant, Arc<CertifiedKey>)>>,
+    chain: Mutex<Option<Made>>,
+}
+
+struct Made {
+    at: Instant,
+    s3_domain: Option<String>,
+    shown: Arc<CertifiedKey>,
 }
 
 /// How often another is made; each is good for a year.
 const SHOW_ANOTHER: Duration = Duration::from_secs(30 * 24 * 3600);
 
 impl Shown {
-    fn make(&self) -> Result<Arc<CertifiedKey>> {
+    fn make(&self) -> Result<Made> {
+        let at = Instant::now();
+        let snapshot = self.controller.cluster.snapshot();
+        let s3_domain = snapshot.state.settings.s3_domain.clone();
         let options = &self.controller.options;
         let pki = &self.controller.pki;
         let addresses = [
@@ -299,12 +310,22 @@ impl Shown {
             Ipv4Addr::LOCALHOST.into(),
             GUESTS_API.into(),
         ];
-        let pair = pki.api_pair(&addresses)?;
+        let pair = pki.api_pair(&addresses, s3_domain.as_deref())?;
         let mut chain = pki::certificates(&pair.certificate)?;
         chain.extend(pki::certificates(&pki.authority()?)?);
         let key = pki::private_key(&pair.key)?;
         let key = rustls::crypto::ring::sign::any_supported_type(&key).context("use the key")?;
-        Ok(Arc::new(CertifiedKey::new(chain, key)))
+        let shown = Arc::new(CertifiedKey::new(chain, key));
+        Ok(Made {
+            at,
+            s3_domain,
+            shown,
+        })
+    }
+
+    fn is_current(&self, made: &Made) -> bool {
+        let snapshot = self.controller.cluster.snapshot();
+        made.at.elapsed() < SHOW_ANOTHER && made.s3_domain == snapshot.state.settings.s3_domain
     }
 }
 
@@ -317,16 +338,13 @@ impl std::fmt::Debug for Shown {
 impl ResolvesServerCert for Shown {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let mut chain = self.chain.lock().expect("no holder of this lock panics");
-        if let Some((made, shown)) = &*chain
-            && made.elapsed() < SHOW_ANOTHER
-        {
-            return Some(shown.clone());
+        if !chain.as_ref().is_some_and(|made| self.is_current(made)) {
+            match self.make() {
+                Ok(made) => *chain = Some(made),
+                Err(error) => tracing::error!("no new certificate for the API: {error:#}"),
+            }
         }
-        match self.make() {
-            Ok(made) => *chain = Some((Instant::now(), made)),
-            Err(error) => tracing::error!("no new certificate for the API: {error:#}"),
-        }
-        chain.as_ref().map(|(_, shown)| shown.clone())
+        chain.as_ref().map(|made| made.shown.clone())
     }
 }
 
@@ -348,7 +366,7 @@ fn tls(
         controller: controller.clone(),
         chain: Mutex::new(None),
     });
-    *shown.chain.lock().expect("it is new") = Some((Instant::now(), shown.make()?));
+    *shown.chain.lock().expect("it is new") = Some(shown.make()?);
     let builder = || {
         rustls::ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
@@ -441,6 +459,9 @@ impl Controller {
         // Held until it is in force: a change of types through the API would be undone.
         let mut problems = self.problems.lock().await;
         let (mut settings, types, mut found) = self.files.read()?;
+        if self.options.s3_domain.is_some() {
+            settings.s3_domain.clone_from(&self.options.s3_domain);
+        }
         let region = self.files.first_region(&settings.region)?;
         if region != settings.region {
             found.push(format!(
@@ -572,6 +593,7 @@ mod tests {
             home: home.to_owned(),
             listen: anywhere,
             agents: anywhere,
+            s3_domain: None,
         };
         Ok(open(options).await?.controller)
     }
@@ -639,6 +661,7 @@ mod tests {
             home: home.path().to_owned(),
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             agents: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            s3_domain: None,
         };
         let refused = open(options).await.err().expect("an error");
         assert!(refused.to_string().contains("0.0.0.0"), "{refused}");

@@ -93,9 +93,13 @@ impl Pki {
         std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
     }
 
-    /// A certificate for the API under these addresses, always with the same key.
-    pub fn api_pair(&self, addresses: &[IpAddr]) -> Result<Pair> {
-        let names = vec![CONTROLLER_NAME.to_owned(), "localhost".to_owned()];
+    /// A certificate for the API under these addresses and the domain of buckets' names, if they have one;
+    /// always with the same key.
+    pub fn api_pair(&self, addresses: &[IpAddr], s3_domain: Option<&str>) -> Result<Pair> {
+        let mut names = vec![CONTROLLER_NAME.to_owned(), "localhost".to_owned()];
+        if let Some(domain) = s3_domain {
+            names.extend([domain.to_owned(), format!("*.{domain}")]);
+        }
         let mut params = CertificateParams::new(names).context("name the API's certificate")?;
         params
             .subject_alt_names

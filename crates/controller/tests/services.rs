@@ -44,6 +44,7 @@ async fn a_request_is_answered_by_the_service_that_it_is_for() {
         home: home.path().into(),
         listen: any,
         agents: any,
+        s3_domain: None,
     })
     .await
     .expect("it opens");

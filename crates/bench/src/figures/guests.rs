@@ -476,7 +476,7 @@ impl Console {
                     lines.extend(new.lines().filter_map(telling).map(|line| (line, now)));
                     known = whole;
                 }
-                std::thread::sleep(Duration::from_millis(3));
+                std::thread::sleep(Duration::from_millis(5));
             }
             lines
         });

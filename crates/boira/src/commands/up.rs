@@ -3,14 +3,13 @@
 use crate::client::Client;
 use crate::commands::{image, instance, ssh};
 use crate::home::Home;
-use crate::node;
+use crate::node::{self, Serving};
 use crate::output::{self, Format, line_out};
 use crate::terminal::Progress;
 use anyhow::{Context, Result, anyhow, bail};
 use boira_images::Built;
 use hyper::Method;
 use serde_json::json;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,8 +21,7 @@ const DEMO: &str = "demo";
 
 /// What `up` was asked for.
 pub struct Order {
-    pub listen: SocketAddr,
-    pub agents: SocketAddr,
+    pub serving: Serving,
     /// Whether these addresses were given, or are the default.
     pub chosen: bool,
     pub detach: bool,
@@ -47,7 +45,7 @@ pub async fn up(home: &Home, order: &Order) -> Result<()> {
     if was_up {
         refuse_other_addresses(home, order)?;
     } else {
-        node::check(home, order.listen, order.agents).await?;
+        node::check(home, &order.serving).await?;
     }
     let stays = order.detach || was_up;
     let progress = Arc::new(Progress::new(order.format == Format::Json));
@@ -104,7 +102,7 @@ fn refuse_other_addresses(home: &Home, order: &Order) -> Result<()> {
     let Some((listen, agents)) = node::listening(home) else {
         return Ok(());
     };
-    if order.chosen && (listen, agents) != (order.listen, order.agents) {
+    if order.chosen && (listen, agents) != (order.serving.listen, order.serving.agents) {
         bail!(
             "the cloud in {} is up already, at {listen} (agents at {agents}); end it first with `sudo {}{} down`, \
              or choose another home for another cloud",
@@ -142,7 +140,7 @@ async fn begin(
         progress.step("starting the controller and this machine's agent");
         // What the last run left must not pass for this run's readiness.
         let _ = std::fs::remove_file(home.access_path());
-        node::start_supervisor(home, order.listen, order.agents).await
+        node::start_supervisor(home, &order.serving).await
     };
     if !was_up {
         start().await?;

@@ -132,6 +132,23 @@ fn boto3_finds_s3_as_aws_documents_it() {
         .env("OTHER_KEYS", keys)
         .env("S3_DOMAIN", "s3.example.org");
     println!("{}", run(&mut command, Duration::from_secs(120)).ok());
+    // TLS shows the domain's names too, here where agents are served: one port above.
+    let access = std::fs::read(controller.folder.path().join("home/admin.json"));
+    let access: serde_json::Value =
+        serde_json::from_slice(&access.expect("it is up")).expect("it is JSON");
+    let port = access["endpoint"]
+        .as_str()
+        .and_then(|url| url.rsplit(':').next()?.parse().ok());
+    let port: u16 = port.expect("a port");
+    let shown = format!(
+        "openssl s_client -connect 127.0.0.1:{} </dev/null 2>/dev/null | openssl x509 -noout -ext subjectAltName",
+        port + 1
+    );
+    let names = run(
+        Command::new("sh").args(["-c", &shown]),
+        Duration::from_secs(30),
+    );
+    assert!(names.ok().contains("DNS:*.s3.example.org"));
 }
 
 #[test]

@@ -1,50 +1,29 @@
-//! Objects in and out, beside nginx: its static files, and its WebDAV PUT with a shim that syncs the
-//! file before it gets its name, as an acknowledged object is.
+//! Objects in and out, beside [`nginx`], and what many of them and slow readers cost.
+
+mod nginx;
 
 use super::Extent;
 use crate::client::Login;
-use crate::cloud::{Cloud, Shape, free_address};
+use crate::cloud::{Cloud, Shape};
 use crate::figure::{Figure, Series, Target};
 use crate::machine;
-use crate::process::Tied;
+use crate::process::resident_mb;
 use anyhow::{Context, Result, ensure};
 use boira_api::auth::RequestHead;
 use boira_api::sigv4;
+use nginx::Nginx;
 use sha2::{Digest, Sha256};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Barrier;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 const SMALL: usize = 4 << 10;
 const CLIENTS: u32 = 8;
 const LISTED: usize = 1000;
-
-/// Syncs what nginx's WebDAV module is about to give its name, and the folder after that.
-const SHIM: &str = r#"
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <libgen.h>
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
-static void sync_path(const char *path) {
-    int fd = open(path, O_RDONLY);
-    if (fd >= 0) { fsync(fd); close(fd); }
-}
-int rename(const char *from, const char *to) {
-    int (*real)(const char *, const char *) = dlsym(RTLD_NEXT, "rename");
-    char folder[4096];
-    sync_path(from);
-    int outcome = real(from, to);
-    strncpy(folder, to, sizeof folder - 1);
-    sync_path(dirname(folder));
-    return outcome;
-}
-"#;
+const MANY: u32 = 1_000_000;
+/// Asks for encryption at rest with the cloud's own keys.
+const SEALED: (&str, &str) = ("x-amz-server-side-encryption", "AES256");
 
 pub fn take(extent: Extent) -> Result<Vec<Figure>> {
     let cloud = Cloud::start(Shape::huge(1).may_be_silent())?;
@@ -58,7 +37,7 @@ pub fn take(extent: Extent) -> Result<Vec<Figure>> {
         }
     };
     let boira = Side::Boira(cloud.admin.clone());
-    let beside = Side::Nginx(nginx.address);
+    let (beside, copying) = (Side::Nginx(nginx.address), Side::Nginx(nginx.copying));
     exchange_one(&boira, "PUT", "/bench", b"")?;
     let large = vec![7; extent.size(256, 8) as usize * (1 << 20)];
     let mut figures = Figures::new();
@@ -74,14 +53,60 @@ pub fn take(extent: Extent) -> Result<Vec<Figure>> {
             figures.put_large[which].push(mb / exchange_one(side, "PUT", "/bench/large", &large)?);
             figures.get_large[which].push(mb / exchange_one(side, "GET", "/bench/large", b"")?);
         }
+        let mb = large.len() as f64 / 1e6;
+        let plain = exchange_one(&copying, "GET", "/bench/large", b"")?;
+        figures.get_copied.push(mb / plain);
+        let put = exchange(&boira, "PUT", "/bench/sealed", &[SEALED], &large)?;
+        figures.sealed[0].push(mb / put);
+        let get = exchange_one(&boira, "GET", "/bench/sealed", b"")?;
+        figures.sealed[1].push(mb / get);
     }
-    fill(&boira, extent.size(100_000, 2000))?;
+    let slow = slow_readers(&cloud, &boira, extent)?;
+    let before = resident_mb(cloud.pid())?;
+    fill(&boira, extent.size(MANY, 2000))?;
+    let grown = resident_mb(cloud.pid())? - before;
     let mut listing = Vec::new();
     for _ in 0..extent.rounds * 10 {
         let path = format!("/bench?list-type=2&max-keys={LISTED}&prefix=many%2F0");
         listing.push(exchange_one(&boira, "GET", &path, b"")? * 1e3);
     }
-    Ok(figures.done(listing, extent))
+    let mut done = figures.done(listing, extent);
+    done.extend([slow, resident_growth(grown, extent)]);
+    Ok(done)
+}
+
+/// What the controller takes in memory for each of many readers that don't read.
+fn slow_readers(cloud: &Cloud, boira: &Side, extent: Extent) -> Result<Figure> {
+    let count = extent.size(1000, 20);
+    let head = boira.head("GET", "/bench/large", &[], &Sha256::digest(b"").into(), 0);
+    let before = resident_mb(cloud.pid())?;
+    let mut readers = Vec::new();
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(boira.address()).context("connect")?;
+        // What isn't read waits in the controller and not in the kernel.
+        nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::RcvBuf, &4096)
+            .context("make a window small")?;
+        stream.write_all(&head)?;
+        // It has begun.
+        stream.read_exact(&mut [0; 12])?;
+        readers.push(stream);
+    }
+    let title =
+        format!("{count} readers of 256 MiB that stopped reading: resident memory for each");
+    let mut figure = Figure::new(title, "KB", Target::None);
+    let grown = resident_mb(cloud.pid())? - before;
+    figure.series = Series(vec![grown * 1000.0 / f64::from(count)]);
+    Ok(figure)
+}
+
+fn resident_growth(mb: f64, extent: Extent) -> Figure {
+    let title = format!(
+        "Resident memory that {} keys more in a bucket have cost",
+        extent.size(MANY, 2000)
+    );
+    let mut figure = Figure::new(title, "MB", Target::None);
+    figure.series = Series(vec![mb]);
+    figure
 }
 
 struct Figures {
@@ -89,6 +114,10 @@ struct Figures {
     get_small: [Vec<f64>; 2],
     put_large: [Vec<f64>; 2],
     get_large: [Vec<f64>; 2],
+    /// nginx without sendfile.
+    get_copied: Vec<f64>,
+    /// PUT and GET.
+    sealed: [Vec<f64>; 2],
     fdatasync: Vec<f64>,
 }
 
@@ -99,6 +128,8 @@ impl Figures {
             get_small: Default::default(),
             put_large: Default::default(),
             get_large: Default::default(),
+            get_copied: Vec::new(),
+            sealed: Default::default(),
             fdatasync: Vec::new(),
         }
     }
@@ -125,14 +156,25 @@ impl Figures {
             Series(self.fdatasync).median()
         ));
         let mut list = Figure::new(
-            format!(
-                "A page of {LISTED} keys out of {}",
-                extent.size(100_000, 2000)
-            ),
+            format!("A page of {LISTED} keys out of {}", extent.size(MANY, 2000)),
             "ms",
             Target::AtMost(10.0),
         );
         list.series = Series(listing);
+        let copied = Series(self.get_copied).median();
+        let sealed = self.sealed.map(|series| Series(series).median());
+        let mut get = beside(
+            "GET of 256 MiB, checksums verified",
+            "MB/s",
+            self.get_large,
+            0.9,
+            "nginx, static file, sendfile",
+        );
+        get.note(format!(
+            "nginx without sendfile: {copied:.0} MB/s. Encrypted at rest (SSE-S3), Boira takes in \
+             {:.0} MB/s and gives out {:.0} MB/s.",
+            sealed[0], sealed[1]
+        ));
         vec![
             put,
             beside(
@@ -155,13 +197,7 @@ impl Figures {
             .because(
                 "an ETag is an MD5, which one core computes no faster than that; the client's own SHA-256 is verified beside it",
             ),
-            beside(
-                "GET of 256 MiB, checksums verified",
-                "MB/s",
-                self.get_large,
-                0.9,
-                "nginx, static file, sendfile",
-            ),
+            get,
             list,
         ]
     }
@@ -181,7 +217,14 @@ impl Side {
     }
 
     /// A request's head. Boira's is signed, its body's hash included, as clients do without TLS.
-    fn head(&self, method: &str, path: &str, hash: &[u8; 32], len: usize) -> Vec<u8> {
+    fn head(
+        &self,
+        method: &str,
+        path: &str,
+        more: &[(&str, &str)],
+        hash: &[u8; 32],
+        len: usize,
+    ) -> Vec<u8> {
         let host = self.address().to_string();
         let mut head =
             format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len}\r\n");
@@ -191,14 +234,17 @@ impl Side {
                 .unwrap_or_default();
             let hex = hex::encode(hash);
             let (plain, query) = path.split_once('?').unwrap_or((path, ""));
+            let own = [("host", host.as_str()), ("x-amz-content-sha256", &hex)];
+            let headers: Vec<_> = own.iter().chain(more).collect();
+            let headers: Vec<_> = headers
+                .iter()
+                .map(|(name, value)| (*name, value.as_bytes()))
+                .collect();
             let signed = RequestHead {
                 method,
                 path: plain,
                 query,
-                headers: &[
-                    ("host", host.as_bytes()),
-                    ("x-amz-content-sha256", hex.as_bytes()),
-                ],
+                headers: &headers,
                 parameters: &[],
             };
             let credentials = sigv4::Credentials {
@@ -214,6 +260,9 @@ impl Side {
                 now.as_millis() as i64,
             );
             head.push_str(&format!("x-amz-content-sha256: {hex}\r\n"));
+            for (name, value) in more {
+                head.push_str(&format!("{name}: {value}\r\n"));
+            }
             for (name, value) in signature {
                 head.push_str(&format!("{name}: {value}\r\n"));
             }
@@ -272,9 +321,20 @@ impl Line {
 
 /// One request on a connection of its own, in seconds.
 fn exchange_one(side: &Side, method: &str, path: &str, body: &[u8]) -> Result<f64> {
+    exchange(side, method, path, &[], body)
+}
+
+/// With these headers beside what every request has.
+fn exchange(
+    side: &Side,
+    method: &str,
+    path: &str,
+    more: &[(&str, &str)],
+    body: &[u8],
+) -> Result<f64> {
     let hash: [u8; 32] = Sha256::digest(body).into();
     let mut line = Line::open(side.address())?;
-    let head = side.head(method, path, &hash, body.len());
+    let head = side.head(method, path, more, &hash, body.len());
     let begun = Instant::now();
     line.exchange(&head, body)
         .with_context(|| format!("{method} {path}"))?;
@@ -294,7 +354,7 @@ fn many(side: &Side, method: &str, round: usize, count: u32, body: &[u8]) -> Res
                     let heads: Vec<Vec<u8>> = (0..count)
                         .map(|n| {
                             let path = format!("/bench/s{round}-{client}-{}", n % 1000);
-                            side.head(method, &path, &hash, body.len())
+                            side.head(method, &path, &[], &hash, body.len())
                         })
                         .collect();
                     let line = Line::open(side.address());
@@ -325,7 +385,7 @@ fn fill(side: &Side, count: u32) -> Result<()> {
                     let mut line = Line::open(side.address())?;
                     for n in (client..count).step_by(CLIENTS as usize) {
                         let path = format!("/bench/many/{n:07}");
-                        line.exchange(&side.head("PUT", &path, &hash, 1), b"x")?;
+                        line.exchange(&side.head("PUT", &path, &[], &hash, 1), b"x")?;
                     }
                     Ok(())
                 })
@@ -338,64 +398,4 @@ fn fill(side: &Side, count: u32) -> Result<()> {
         }
         Ok(())
     })
-}
-
-struct Nginx {
-    _process: Tied,
-    address: SocketAddr,
-}
-
-impl Nginx {
-    /// With a worker per core, as its packages come, and files beside Boira's.
-    fn start(folder: &Path) -> Result<Self> {
-        let folder = folder.join("nginx");
-        for name in ["files/bench", "temporary"] {
-            std::fs::create_dir_all(folder.join(name))?;
-        }
-        let address = free_address()?;
-        let shim = folder.join("shim.c");
-        std::fs::write(&shim, SHIM)?;
-        let built = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O2", "-o"])
-            .arg(folder.join("shim.so"))
-            .arg(&shim)
-            .arg("-ldl")
-            .status()
-            .context("build the shim that syncs; apt-get install gcc")?;
-        ensure!(built.success(), "cc failed");
-        let root = folder.display();
-        let config = format!(
-            "daemon off; user root; worker_processes auto; pid {root}/pid; error_log {root}/error.log;\n\
-             events {{ worker_connections 1024; }}\n\
-             http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;\n\
-             client_max_body_size 1g; client_body_temp_path {root}/temporary;\n\
-             server {{ listen {address}; root {root}/files; dav_methods PUT; create_full_put_path on; }} }}\n"
-        );
-        let path = folder.join("nginx.conf");
-        std::fs::write(&path, config)?;
-        let process = Tied::ended_by(
-            libc::SIGTERM,
-            Command::new("nginx")
-                .arg("-c")
-                .arg(&path)
-                .arg("-e")
-                .arg(folder.join("error.log"))
-                .env("LD_PRELOAD", folder.join("shim.so"))
-                .stdout(Stdio::null())
-                .stderr(Stdio::null()),
-        )
-        .context("start the reference; apt-get install nginx-light")?;
-        let begun = Instant::now();
-        while TcpStream::connect(address).is_err() {
-            ensure!(
-                begun.elapsed() < Duration::from_secs(10),
-                "nginx doesn't answer"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(Self {
-            _process: process,
-            address,
-        })
-    }
 }
