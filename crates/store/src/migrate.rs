@@ -9,12 +9,12 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use std::path::{Path, PathBuf};
 
 /// What this program writes.
-pub const FORMAT: i64 = 3;
+pub const FORMAT: i64 = 4;
 
 type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
 /// The step that leads to each format from the one before.
-const STEPS: [(i64, Step); 2] = [
+const STEPS: [(i64, Step); 3] = [
     // Fences, restarts and quarantine: all of them absent in older rows, which means what it meant.
     (2, |_| Ok(())),
     // Rows follow from the log; a log of before is folded already, to its last change.
@@ -34,6 +34,8 @@ const STEPS: [(i64, Step); 2] = [
              DROP TABLE rows_by_key;",
         )
     }),
+    // What instances, interfaces and subnets are asked for beside what they do; absent, they weren't.
+    (4, |_| Ok(())),
 ];
 
 /// Where the copy is that was made before a store left this format, when its newest change had this
@@ -46,7 +48,11 @@ pub fn backup_path(store: &Path, format: i64, seq: i64) -> PathBuf {
 
 /// Brings a store of format `found` to [`FORMAT`].
 pub fn migrate(connection: &mut Connection, path: &Path, found: i64) -> Result<(), StoreError> {
-    let seq = connection.query_row("SELECT seq FROM meta", [], |row| row.get(0))?;
+    let last = match found {
+        ..3 => "SELECT seq FROM meta",
+        _ => "SELECT max(applied, (SELECT coalesce(max(seq), 0) FROM log)) FROM meta",
+    };
+    let seq = connection.query_row(last, [], |row| row.get(0))?;
     back_up(connection, &backup_path(path, found, seq))?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Another controller may have done it meanwhile.

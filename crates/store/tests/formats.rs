@@ -8,6 +8,7 @@ use std::path::Path;
 
 const FORMAT_1: &str = include_str!("fixtures/format-1.sql");
 const FORMAT_2: &str = include_str!("fixtures/format-2.sql");
+const FORMAT_3: &str = include_str!("fixtures/format-3.sql");
 
 fn open(path: &Path) -> Result<Sqlite, StoreError> {
     Sqlite::open(path, &CloudId::from("cloud-of-nobody"))
@@ -29,6 +30,7 @@ fn made_of(text: &str, path: &Path) {
 fn a_store_of_an_older_format_opens_with_all_that_was_in_it_after_a_copy_was_made() {
     opens_with_all_that_was_in_it(FORMAT_1, 1, 36);
     opens_with_all_that_was_in_it(FORMAT_2, 2, 44);
+    opens_with_all_that_was_in_it(FORMAT_3, 3, 42);
 }
 
 fn opens_with_all_that_was_in_it(fixture: &str, format: i64, seq: u64) {
