@@ -3,18 +3,23 @@
 //!
 //! ```text
 //!  source                                    controller                    target
-//!  hold: to the caller the stream ends ────► ends its half too
-//!        what was still said is kept,
+//!  hold: to the caller the stream ends ────► asks for it: it moves
+//!        what is still said is kept   ◄───── ends its half too
 //!        the socket is put into repair ──── by the guest's channel ──────► take_in
 //!        [the guest goes, or stays]
-//!  settle: gone, so its copy is dropped      asks for the call again ────► resume
-//!          or it stayed, and is resumed here
+//!  settle, when the guest goes on here, or   asks again where the guest is now
+//!        when it has gone; then its copy ──────────────────────────────► settle, resume
+//!        is dropped
 //! ```
-//! A socket in repair is silent, so it doesn't matter which of the two copies is dropped.
+//! A socket in repair says no goodbye when it is closed, so the copy that isn't resumed may just be
+//! dropped.
 
 use crate::host::Stream;
-use anyhow::{Context as _, Result, bail};
-use boira_model::wire::GONE;
+use anyhow::{Context as _, Result, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use boira_model::InstanceId;
+use boira_model::wire::MOVES;
 use boira_network::repair::{self, SavedTcp};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -31,22 +36,31 @@ use tokio::time::Instant;
 
 /// How long the controller may take to end its half of a stream. The guest is halted meanwhile.
 const LAST_BYTES: Duration = Duration::from_millis(700);
-/// The most that a caller may still have said.
-const SAID_BYTES: usize = 8 << 20;
+/// The most that a caller may still have said, and that a guest has.
+const BUFFER_BYTES: usize = repair::QUEUE_BYTES;
 /// How long a call is kept for whoever comes for it.
 const KEPT: Duration = Duration::from_secs(60);
+/// Calls that go along with a guest; what is beyond it ends.
+pub const CALLS_MAX: usize = 256;
 
 /// A guest's address in its VPC.
 pub type Guest = (String, Ipv4Addr);
+
+/// A guest on its way, by the generation that it has on the host that it goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passage {
+    pub instance: InstanceId,
+    pub generation: u64,
+}
 
 /// A call as it travels to the host that its guest goes to.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedCall {
     pub id: String,
     pub tcp: SavedTcp,
-    /// What the guest has said and the caller was not told.
+    /// What the guest has said and the caller was not told, in base64.
     heard: String,
-    /// What the caller has said and the guest was not told.
+    /// What the caller has said and the guest was not told, in base64.
     said: String,
 }
 
@@ -54,26 +68,20 @@ pub struct SavedCall {
 pub struct Calls(Arc<Registry>);
 
 #[derive(Default)]
-struct Registry {
-    calls: Mutex<HashMap<String, Known>>,
-    /// One of them was held, settled or dropped.
-    changed: Notify,
-}
+struct Registry(Mutex<HashMap<String, Known>>);
 
 enum Known {
     Carried(Arc<Mutex<Carried>>),
     Held(Held),
-    /// The guest has gone, and the call with it.
-    Gone {
-        until: Instant,
-    },
 }
 
+/// A call whose guest is on its way, or has just come.
 struct Held {
     guest: Guest,
+    passage: Passage,
     stream: TcpStream,
     buffers: Buffers,
-    /// Whether it is known that the guest is here.
+    /// Whether it is known that the guest goes on here.
     settled: bool,
     until: Instant,
 }
@@ -96,13 +104,13 @@ struct Carried {
     ended: Arc<Notify>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 enum Phase {
     Open,
     /// To the caller it has ended; what the caller still says is kept.
-    Ending,
+    Ending(Passage),
     /// The caller's half has ended too.
-    Ended,
+    Ended(Passage),
 }
 
 impl Calls {
@@ -130,98 +138,129 @@ impl Calls {
     }
 
     /// Holds all calls to a guest that is halted and about to go, and answers what the other host has to
-    /// know of them. [`Calls::settle`] says afterwards what became of the guest.
-    pub async fn hold(&self, guest: &Guest) -> Vec<SavedCall> {
-        let ending = self.0.end_all(guest);
+    /// know of them. [`Calls::settle`] says afterwards what became of the guest, also where this is
+    /// dropped half-way.
+    pub async fn hold(&self, guest: &Guest, passage: &Passage) -> Vec<SavedCall> {
+        let ending = self.0.end_all(guest, passage);
         let deadline = Instant::now() + LAST_BYTES;
         let mut saved = Vec::new();
-        for (id, carried) in ending {
+        for (id, carried) in ending.into_iter().take(CALLS_MAX) {
             let ended = locked(&carried).ended.clone();
-            // One whose caller doesn't end in time stays here, and ends.
+            // One whose caller doesn't end in time ends here.
             let _ = tokio::time::timeout_at(deadline, ended.notified()).await;
-            let Some((stream, buffers)) = take(&carried) else {
+            let Some((stream, buffers)) = locked(&carried).take() else {
                 continue;
             };
             match repair::save(&stream) {
                 Ok(tcp) => {
                     saved.push(SavedCall::new(&id, tcp, &buffers));
-                    self.keep(id, (guest.clone(), stream), buffers, false);
+                    let place = (guest.clone(), passage.clone());
+                    self.keep(id, place, stream, buffers);
                 }
-                Err(error) => tracing::debug!("a connection stays behind: {error}"),
+                Err(error) => {
+                    tracing::debug!("a connection stays behind: {error}");
+                    give_up(stream);
+                }
             }
         }
         saved
     }
 
     /// A call to a guest that comes here; its socket is in repair.
-    pub fn take_in(&self, guest: Guest, call: SavedCall, stream: TcpStream) -> Result<()> {
-        let SavedCall { id, tcp, .. } = &call;
+    ///
+    /// # Errors
+    /// Where another guest has a call of this name here, or it holds too much.
+    pub fn take_in(
+        &self,
+        guest: Guest,
+        passage: &Passage,
+        call: SavedCall,
+        stream: TcpStream,
+    ) -> Result<()> {
         let buffers = Buffers {
-            heard: [decode(&call.heard)?, tcp.received.clone()].concat(),
-            said: [tcp.unsent.clone(), decode(&call.said)?].concat(),
+            heard: [decode(&call.heard)?, call.tcp.received.clone()].concat(),
+            said: [call.tcp.unsent.clone(), decode(&call.said)?].concat(),
         };
-        self.keep(id.clone(), (guest, stream), buffers, true);
+        let most = 2 * BUFFER_BYTES;
+        ensure!(
+            buffers.heard.len() <= most && buffers.said.len() <= most,
+            "it holds too much"
+        );
+        ensure!(
+            !self.0.calls().contains_key(&call.id),
+            "there is another connection of this name"
+        );
+        self.keep(call.id, (guest, passage.clone()), stream, buffers);
         Ok(())
     }
 
-    /// What became of a guest whose calls are held.
-    pub fn settle(&self, guest: &Guest, is_here: bool) {
+    /// Another attempt to send a guest here has begun: nothing that is left of earlier ones counts.
+    pub fn begin_anew(&self, passage: &Passage) {
         self.0.calls().retain(|_, known| match known {
-            Known::Held(held) if held.guest == *guest => {
-                held.settled = is_here;
-                if !is_here {
-                    *known = Known::Gone { until: held.until };
-                }
-                true
+            Known::Held(held) => {
+                held.passage.instance != passage.instance
+                    || held.passage.generation >= passage.generation
             }
-            Known::Carried(carried) => {
-                let carried = locked(carried);
-                carried.guest != *guest || carried.phase == Phase::Open
-            }
-            Known::Held(_) | Known::Gone { .. } => true,
+            Known::Carried(_) => true,
         });
-        self.0.changed.notify_waiters();
     }
 
-    /// Lets a call go on that is held here, once its guest is known to be here.
+    /// What has become of a guest that was on its way: it goes on here, or is gone.
+    pub fn settle(&self, instance: &InstanceId, is_here: bool) {
+        let mut calls = self.0.calls();
+        let ending: Vec<_> = calls
+            .iter()
+            .filter_map(|(id, known)| match known {
+                Known::Carried(carried) => locked(carried)
+                    .passage()
+                    .filter(|passage| passage.instance == *instance)
+                    .map(|passage| (id.clone(), carried.clone(), passage)),
+                Known::Held(_) => None,
+            })
+            .collect();
+        if !ending.is_empty() {
+            self.drop_old_later(Instant::now() + KEPT);
+        }
+        for (id, carried, passage) in ending {
+            calls.remove(&id);
+            let mut carried = locked(&carried);
+            // Put into repair or not: resuming one that isn't changes nothing.
+            if let Some((stream, buffers)) = carried.take() {
+                let place = (carried.guest.clone(), passage);
+                calls.insert(id, Known::Held(Held::new(place, stream, buffers)));
+            }
+        }
+        calls.retain(|_, known| match known {
+            Known::Held(held) if held.passage.instance == *instance => {
+                held.settled = is_here;
+                is_here
+            }
+            Known::Held(_) | Known::Carried(_) => true,
+        });
+    }
+
+    /// Lets a call go on that is held here.
     ///
     /// # Errors
-    /// Where there is none, or its guest has gone.
-    pub async fn resume(&self, id: &str) -> Result<impl Stream + use<>> {
-        let held = loop {
-            let changed = self.0.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if let Some(held) = self.0.claim(id)? {
-                break held;
-            }
-            changed.await;
-        };
+    /// [`MOVES`] as long as it isn't known whether its guest goes on here; otherwise there is none.
+    pub fn resume(&self, id: &str) -> Result<impl Stream + use<>> {
+        let held = self.0.claim(id)?;
         repair::resume(&held.stream).context("let the connection go on")?;
         crate::real::keep_alive(&held.stream).context("watch the connection")?;
         held.stream.set_nodelay(true).context("send at once")?;
         Ok(self.begin(id, held.guest, held.stream, held.buffers))
     }
 
-    fn keep(
-        &self,
-        id: String,
-        (guest, stream): (Guest, TcpStream),
-        buffers: Buffers,
-        settled: bool,
-    ) {
-        let until = Instant::now() + KEPT;
-        let held = Held {
-            guest,
-            stream,
-            buffers,
-            settled,
-            until,
-        };
+    fn keep(&self, id: String, place: (Guest, Passage), stream: TcpStream, buffers: Buffers) {
+        let held = Held::new(place, stream, buffers);
+        self.drop_old_later(held.until);
         self.0.calls().insert(id, Known::Held(held));
+    }
+
+    fn drop_old_later(&self, until: Instant) {
         let registry = self.0.clone();
         tokio::spawn(async move {
-            tokio::time::sleep_until(until).await;
+            tokio::time::sleep_until(until + Duration::from_secs(1)).await;
             registry.drop_old();
         });
     }
@@ -229,102 +268,148 @@ impl Calls {
 
 impl Registry {
     fn calls(&self) -> MutexGuard<'_, HashMap<String, Known>> {
-        self.calls.lock().expect("no holder of this lock panics")
+        self.0.lock().expect("no holder of this lock panics")
     }
 
     /// Ends the streams of a guest's calls, as their callers see them.
-    fn end_all(&self, guest: &Guest) -> Vec<(String, Arc<Mutex<Carried>>)> {
+    fn end_all(&self, guest: &Guest, passage: &Passage) -> Vec<(String, Arc<Mutex<Carried>>)> {
         let calls = self.calls();
         let carried = calls.iter().filter_map(|(id, known)| match known {
             Known::Carried(carried) => Some((id.clone(), carried.clone())),
-            Known::Held(_) | Known::Gone { .. } => None,
+            Known::Held(_) => None,
         });
-        let of_guest = carried.filter(|(_, carried)| locked(carried).end(guest));
+        let of_guest = carried.filter(|(_, carried)| locked(carried).end(guest, passage));
         of_guest.collect()
     }
 
-    /// The held call of this name; `None` where it isn't settled yet.
-    fn claim(&self, id: &str) -> Result<Option<Held>> {
+    fn claim(&self, id: &str) -> Result<Held> {
         let mut calls = self.calls();
-        match calls.get(id) {
-            Some(Known::Carried(carried)) if locked(carried).phase != Phase::Open => Ok(None),
-            Some(Known::Held(held)) if !held.settled => Ok(None),
-            Some(Known::Held(_)) => match calls.remove(id) {
-                Some(Known::Held(held)) => Ok(Some(held)),
-                _ => unreachable!("it was there under the same lock"),
-            },
-            Some(Known::Carried(_)) => bail!("this connection goes on already"),
-            Some(Known::Gone { .. }) => bail!(GONE),
+        match calls.remove(id) {
+            Some(Known::Held(held)) if held.settled => Ok(held),
+            Some(known) => {
+                let moves = match &known {
+                    Known::Carried(carried) => locked(carried).passage().is_some(),
+                    Known::Held(_) => true,
+                };
+                calls.insert(id.to_owned(), known);
+                match moves {
+                    true => bail!(MOVES),
+                    false => bail!("this connection goes on already"),
+                }
+            }
             None => bail!("there is no such connection"),
         }
     }
 
+    /// The guest of one that nobody has come for is told, where it is here.
     fn drop_old(&self) {
         let now = Instant::now();
-        let is_good = |known: &Known| match known {
-            Known::Held(Held { until, .. }) | Known::Gone { until } => *until > now,
-            Known::Carried(_) => true,
-        };
-        self.calls().retain(|_, known| is_good(known));
-        self.changed.notify_waiters();
+        self.calls().retain(|_, known| match known {
+            Known::Held(held) if held.until <= now => {
+                if held.settled {
+                    // Closed a moment later, with a word.
+                    let _ = repair::resume(&held.stream);
+                }
+                false
+            }
+            Known::Held(_) | Known::Carried(_) => true,
+        });
+    }
+}
+
+impl Held {
+    fn new((guest, passage): (Guest, Passage), stream: TcpStream, buffers: Buffers) -> Self {
+        Self {
+            guest,
+            passage,
+            stream,
+            buffers,
+            settled: false,
+            until: Instant::now() + KEPT,
+        }
     }
 }
 
 impl SavedCall {
     fn new(id: &str, tcp: SavedTcp, buffers: &Buffers) -> Self {
-        use base64::Engine as _;
-        let encode = |bytes| base64::engine::general_purpose::STANDARD.encode(bytes);
         Self {
             id: id.to_owned(),
             tcp,
-            heard: encode(&buffers.heard),
-            said: encode(&buffers.said),
+            heard: STANDARD.encode(&buffers.heard),
+            said: STANDARD.encode(&buffers.said),
         }
     }
 }
 
 fn decode(text: &str) -> Result<Vec<u8>> {
-    use base64::Engine as _;
-    let decoded = base64::engine::general_purpose::STANDARD.decode(text);
-    decoded.context("read what was said")
+    STANDARD.decode(text).context("read what was said")
 }
 
 fn locked(carried: &Mutex<Carried>) -> MutexGuard<'_, Carried> {
     carried.lock().expect("no holder of this lock panics")
 }
 
-/// The connection of a call whose both halves have ended; otherwise it is given up.
-fn take(carried: &Mutex<Carried>) -> Option<(TcpStream, Buffers)> {
-    let mut carried = locked(carried);
-    let stream = carried.stream.take()?;
-    let buffers = std::mem::take(&mut carried.buffers);
-    (carried.phase == Phase::Ended).then_some((stream, buffers))
+/// Whoever is at the other end must not take this for an end of what was said.
+fn give_up(stream: TcpStream) {
+    use nix::sys::socket::{setsockopt, sockopt};
+    let at_once = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // One that can't be reset is closed.
+    let _ = setsockopt(&stream, sockopt::Linger, &at_once);
 }
 
 impl Carried {
     /// Whether it is a call to this guest, which ends now.
-    fn end(&mut self, guest: &Guest) -> bool {
+    fn end(&mut self, guest: &Guest, passage: &Passage) -> bool {
         let ends = self.guest == *guest && self.phase == Phase::Open && self.stream.is_some();
         if ends {
-            self.phase = Phase::Ending;
-            self.wake();
+            self.phase = Phase::Ending(passage.clone());
+            if let Some(waker) = self.waker.take() {
+                waker.wake();
+            }
         }
         ends
     }
 
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
+    /// Its guest's, where that is on its way.
+    fn passage(&self) -> Option<Passage> {
+        match &self.phase {
+            Phase::Open => None,
+            Phase::Ending(passage) | Phase::Ended(passage) => Some(passage.clone()),
         }
+    }
+
+    /// The connection, if both halves have ended; otherwise it is given up.
+    fn take(&mut self) -> Option<(TcpStream, Buffers)> {
+        let stream = self.stream.take()?;
+        match self.phase {
+            Phase::Ended(_) => Some((stream, std::mem::take(&mut self.buffers))),
+            Phase::Open | Phase::Ending(_) => {
+                give_up(stream);
+                None
+            }
+        }
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        let stream = self.stream.as_mut();
+        stream
+            .map(Pin::new)
+            .ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
 
     /// Says to the guest what was kept for it.
     fn poll_said(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let said = &mut self.buffers.said;
-        let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        while !said.is_empty() {
-            let count = ready!(Pin::new(&mut *stream).poll_write(context, said))?;
-            said.drain(..count);
+        while !self.buffers.said.is_empty() {
+            let said = std::mem::take(&mut self.buffers.said);
+            let polled = self
+                .stream()
+                .map(|stream| stream.poll_write(context, &said));
+            self.buffers.said = said;
+            let count = ready!(polled?)?;
+            self.buffers.said.drain(..count);
         }
         Poll::Ready(Ok(()))
     }
@@ -359,8 +444,7 @@ impl AsyncRead for Call {
             heard.drain(..count);
             return Poll::Ready(Ok(()));
         }
-        let stream = carried.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        Pin::new(stream).poll_read(context, buffer)
+        carried.stream()?.poll_read(context, buffer)
     }
 }
 
@@ -372,7 +456,9 @@ impl AsyncWrite for Call {
     ) -> Poll<io::Result<usize>> {
         let mut carried = locked(&self.carried);
         if carried.phase != Phase::Open {
-            if carried.buffers.said.len() + bytes.len() > SAID_BYTES {
+            // One that was given up takes nothing more.
+            carried.stream()?;
+            if carried.buffers.said.len() + bytes.len() > BUFFER_BYTES {
                 return Poll::Ready(Err(io::ErrorKind::StorageFull.into()));
             }
             carried.buffers.said.extend_from_slice(bytes);
@@ -380,28 +466,26 @@ impl AsyncWrite for Call {
         }
         carried.waker = Some(context.waker().clone());
         ready!(carried.poll_said(context))?;
-        let stream = carried.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        Pin::new(stream).poll_write(context, bytes)
+        carried.stream()?.poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut carried = locked(&self.carried);
         match carried.phase {
             Phase::Open => carried.poll_said(context),
-            Phase::Ending | Phase::Ended => Poll::Ready(Ok(())),
+            Phase::Ending(_) | Phase::Ended(_) => Poll::Ready(Ok(())),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut carried = locked(&self.carried);
-        if carried.phase != Phase::Open {
-            carried.phase = Phase::Ended;
+        if let Some(passage) = carried.passage() {
+            carried.phase = Phase::Ended(passage);
             carried.ended.notify_one();
             return Poll::Ready(Ok(()));
         }
         ready!(carried.poll_said(context))?;
-        let stream = carried.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        Pin::new(stream).poll_shutdown(context)
+        carried.stream()?.poll_shutdown(context)
     }
 }
 
@@ -416,18 +500,21 @@ impl Drop for Call {
                 let mut calls = self.registry.calls();
                 let is_this = |known: &Known| match known {
                     Known::Carried(other) => Arc::ptr_eq(other, &self.carried),
-                    Known::Held(_) | Known::Gone { .. } => false,
+                    Known::Held(_) => false,
                 };
                 if calls.get(&self.id).is_some_and(is_this) {
                     calls.remove(&self.id);
                 }
             }
             // The caller was cut off in the middle of it.
-            Phase::Ending => {
-                carried.stream = None;
+            Phase::Ending(_) => {
+                drop(carried.take());
                 carried.ended.notify_one();
             }
-            Phase::Ended => {}
+            Phase::Ended(_) => {}
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

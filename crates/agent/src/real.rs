@@ -7,7 +7,7 @@
 //!  <home>/networks/VPC-…  specs and sockets of the networks
 //! ```
 
-use crate::calls::Calls;
+use crate::calls::{self, Calls};
 use crate::client::Controller;
 use crate::host::{About, Departure, Host, Observed, Stream};
 use crate::translate;
@@ -52,6 +52,7 @@ const CACHE_PART: u64 = 2;
 
 /// How long a guest that another host sends may not be here yet.
 const EXPECTED: Duration = Duration::from_secs(8);
+
 /// How this program starts the processes that outlive it.
 #[derive(Clone, Debug)]
 pub struct Commands {
@@ -285,10 +286,10 @@ impl RealHost {
                 .let_go(instance, row.generation)
                 .context("let the guest's process go on")?;
         }
-        self.guests
-            .resume(instance.as_str())
-            .await
-            .context("let the guest go on")
+        let resumed = self.guests.resume(instance.as_str()).await;
+        resumed.context("let the guest go on")?;
+        self.calls.settle(instance, true);
+        Ok(())
     }
 
     /// Connects to a guest that may still be booting: a guest without an address loses the first
@@ -497,11 +498,12 @@ impl Host for RealHost {
                 .context("reset the guest"),
             Step::Resume { instance } => self.resume(instance, wanted).await,
             Step::Send { .. } => bail!("a guest is sent by a call of its own"),
-            Step::Kill { instance } => self
-                .guests
-                .kill(instance.as_str())
-                .await
-                .context("switch the guest off"),
+            Step::Kill { instance } => {
+                let killed = self.guests.kill(instance.as_str()).await;
+                killed.context("switch the guest off")?;
+                self.calls.settle(instance, false);
+                Ok(())
+            }
             Step::Forget { instance, .. } => self
                 .guests
                 .forget(instance.as_str())
@@ -532,7 +534,9 @@ impl Host for RealHost {
             .guests
             .hand_over(id.as_str(), departure.generation, &way)
             .await;
-        way.settle(sent.is_err());
+        if sent.is_err() {
+            self.calls.settle(id, true);
+        }
         sent.context("send the guest to another host")
     }
 
@@ -592,7 +596,7 @@ impl Host for RealHost {
                 let guest = (vpc.to_string(), *ip);
                 Box::new(self.calls.carry(id, guest, dialled.context("connect")?))
             }
-            StreamKind::Resume { call } => Box::new(self.calls.resume(call).await?),
+            StreamKind::Resume { call } => Box::new(self.calls.resume(call)?),
             StreamKind::Volume { file } => Box::new(self.send_volume(file)?),
             StreamKind::Arrival {
                 instance,
@@ -602,8 +606,12 @@ impl Host for RealHost {
                 let way = WayIn {
                     network: self.network.clone(),
                     calls: self.calls.clone(),
-                    instance: instance.clone(),
+                    passage: calls::Passage {
+                        instance: instance.clone(),
+                        generation: *generation,
+                    },
                 };
+                self.calls.begin_anew(&way.passage);
                 if let Some(words) = way.channel(channel) {
                     return words;
                 }

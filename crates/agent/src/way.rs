@@ -1,7 +1,7 @@
 //! The way of a guest to another host: its hypervisor's channels, and beside them what the kernel knows
 //! of its connections and the calls that this host has into it.
 
-use crate::calls::{Calls, Guest, SavedCall};
+use crate::calls::{CALLS_MAX, Calls, Guest, Passage, SavedCall};
 use crate::client::Controller;
 use crate::host::{Departure, Stream};
 use anyhow::{Context, Result};
@@ -50,13 +50,6 @@ pub struct Way<'a> {
 }
 
 impl Way<'_> {
-    /// Says what became of the guest.
-    pub fn settle(&self, has_stayed: bool) {
-        for port in &self.ports {
-            self.calls.settle(&port.guest, has_stayed);
-        }
-    }
-
     async fn send_connections(&self, port: &Port) -> Result<()> {
         let saved = self.network.connections(&port.vpc, &port.eni).await?;
         self.tell(CONNECTIONS, port, saved.as_bytes()).await
@@ -64,7 +57,11 @@ impl Way<'_> {
 
     /// After the connections: without them the groups may not know a call.
     async fn send_calls(&self, port: &Port) -> Result<()> {
-        let held = self.calls.hold(&port.guest).await;
+        let passage = Passage {
+            instance: self.departure.instance.clone(),
+            generation: self.departure.generation,
+        };
+        let held = self.calls.hold(&port.guest, &passage).await;
         if held.is_empty() {
             return Ok(());
         }
@@ -132,7 +129,7 @@ impl Dial for Way<'_> {
 pub struct WayIn {
     pub network: Arc<Network>,
     pub calls: Calls,
-    pub instance: InstanceId,
+    pub passage: Passage,
 }
 
 impl WayIn {
@@ -165,7 +162,7 @@ impl WayIn {
         let mut coming = (&mut far).take(CONNECTIONS_BYTES);
         let read = coming.read_to_string(&mut saved).await;
         read.context("read them")?;
-        let port = (self.instance.as_str(), eni);
+        let port = (self.passage.instance.as_str(), eni);
         Ok(self.network.adopt_connections(vpc, port, &saved).await?)
     }
 
@@ -174,12 +171,20 @@ impl WayIn {
         let mut coming = (&mut far).take(CALLS_BYTES);
         coming.read_to_end(&mut told).await.context("read them")?;
         let calls: Vec<SavedCall> = serde_json::from_slice(&told).context("parse them")?;
-        for call in calls {
-            let port = (self.instance.as_str(), eni);
-            let stream = self.network.adopt_dialled(vpc, port, &call.tcp).await?;
-            let guest = (vpc.to_owned(), *call.tcp.remote.ip());
-            self.calls.take_in(guest, call, stream)?;
+        for call in calls.into_iter().take(CALLS_MAX) {
+            if let Err(error) = self.take_call(vpc, eni, call).await {
+                tracing::warn!(
+                    "somebody who is logged in to a guest has to do so again: {error:#}"
+                );
+            }
         }
         Ok(())
+    }
+
+    async fn take_call(&self, vpc: &str, eni: &str, call: SavedCall) -> Result<()> {
+        let port = (self.passage.instance.as_str(), eni);
+        let stream = self.network.adopt_dialled(vpc, port, &call.tcp).await?;
+        let guest = (vpc.to_owned(), *call.tcp.remote.ip());
+        self.calls.take_in(guest, &self.passage, call, stream)
     }
 }

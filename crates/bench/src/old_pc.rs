@@ -225,7 +225,9 @@ impl OldPc {
             let (_, rest) = line.split_once("agent ")?;
             rest.trim().strip_suffix(" KiB")?.parse().ok()
         });
-        words.next_back().context("it has not said what its agent keeps")
+        words
+            .next_back()
+            .context("it has not said what its agent keeps")
     }
 }
 

@@ -201,7 +201,8 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             detach,
             demo,
         } => {
-            let chosen = listen.listen.is_some() || listen.agents.is_some();
+            let chosen =
+                listen.listen.is_some() || listen.agents.is_some() || listen.s3_domain.is_some();
             let order = up::Order {
                 serving: listen.serving(),
                 chosen,

@@ -26,6 +26,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -87,7 +88,7 @@ pub fn host_name() -> String {
 }
 
 /// Where a cloud is served, and under which names.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Serving {
     pub listen: SocketAddr,
     pub agents: SocketAddr,
@@ -104,6 +105,16 @@ impl Serving {
         let all = addresses.into_iter().chain(domain);
         all.flat_map(|(name, value)| [name.into(), value.into()])
             .collect()
+    }
+}
+
+impl fmt::Display for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.listen, self.agents)?;
+        match &self.s3_domain {
+            Some(domain) => write!(f, " {domain}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -303,11 +314,15 @@ async fn port_is_free(address: SocketAddr, option: &str) -> Result<()> {
     }
 }
 
-/// Where the running cloud was told to listen.
-pub fn listening(home: &Home) -> Option<(SocketAddr, SocketAddr)> {
+/// Where the running cloud was told to be served.
+pub fn serving(home: &Home) -> Option<Serving> {
     let text = std::fs::read_to_string(home.run("listen")).ok()?;
-    let (listen, agents) = text.split_once(' ')?;
-    Some((listen.parse().ok()?, agents.trim().parse().ok()?))
+    let mut words = text.split_ascii_whitespace();
+    Some(Serving {
+        listen: words.next()?.parse().ok()?,
+        agents: words.next()?.parse().ok()?,
+        s3_domain: words.next().map(str::to_owned),
+    })
 }
 
 /// A supervisor that is being started. Whoever stops waiting for it doesn't want it.
@@ -363,8 +378,7 @@ pub async fn supervise(home: &Home, serving: Serving) -> Result<()> {
     home.create()?;
     let _lock = lock_soon(home).await?;
     note(home, "supervisor.pid", &std::process::id().to_string())?;
-    let Serving { listen, agents, .. } = serving;
-    note(home, "listen", &format!("{listen} {agents}"))?;
+    note(home, "listen", &serving.to_string())?;
     // The controller writes it when it is ready; an older one's isn't worth anything.
     let _ = std::fs::remove_file(home.run("agents"));
     if closing_marker(home).exists() {
@@ -381,7 +395,7 @@ pub async fn supervise(home: &Home, serving: Serving) -> Result<()> {
             controller = Some(spawn_controller(home, &serving)?);
         }
         if agent.is_none() && home.agent().join("identity.json").exists() {
-            agent = spawn_agent(home, listen)?;
+            agent = spawn_agent(home, serving.listen)?;
         }
         tokio::select! {
             _ = term.recv() => break,

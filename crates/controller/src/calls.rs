@@ -3,7 +3,7 @@
 
 use crate::controller::Controller;
 use crate::links::{Stream, fresh_id};
-use boira_model::wire::{CALLS, GONE, StreamKind};
+use boira_model::wire::{CALLS, MOVES, StreamKind};
 use boira_model::{HostId, Instance, InstanceId};
 use std::io;
 use std::sync::Arc;
@@ -12,8 +12,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How long it may take until it is settled where a guest is that has left its host.
-const SETTLED: Duration = Duration::from_secs(30);
+/// How long it may take until it is settled where a guest goes on, and how often its host is asked.
+const SETTLED: Duration = Duration::from_secs(60);
+const ASK_EVERY: Duration = Duration::from_millis(100);
 /// Bytes that a caller says at a time.
 const PIECE: usize = 16 << 10;
 
@@ -44,12 +45,10 @@ impl Call {
     ) -> io::Result<()> {
         let (mut says, mut hears) = tokio::io::split(near);
         loop {
-            let moves = self.join(controller, &mut says, &mut hears, far).await?;
-            let next = match moves {
-                true => self.follow(controller).await,
-                false => return Ok(()),
-            };
-            match next {
+            if !self.join(controller, &mut says, &mut hears, far).await? {
+                return Ok(());
+            }
+            match self.follow(controller).await {
                 Some(stream) => far = stream,
                 None => return hears.shutdown().await,
             }
@@ -68,7 +67,7 @@ impl Call {
         let enough = Notify::new();
         let hearing = async {
             tokio::io::copy(&mut from_guest, hears).await?;
-            let moves = self.row(controller).is_some_and(|row| row.live().is_some());
+            let moves = self.moves(controller).await;
             match moves {
                 true => enough.notify_one(),
                 false => hears.shutdown().await?,
@@ -79,37 +78,42 @@ impl Call {
         Ok(moves)
     }
 
-    /// The stream of the same call on the host where the guest is when it has moved, or has not.
+    /// Whether the guest's host says that it hasn't ended of itself.
+    async fn moves(&self, controller: &Controller) -> bool {
+        let row = self.row(controller);
+        let is_moving = row.is_some_and(|row| row.live().is_some());
+        is_moving && matches!(self.resume(controller).await, Some(Err(why)) if why == MOVES)
+    }
+
+    /// The stream of the same call where the guest goes on, once it does.
     async fn follow(&mut self, controller: &Controller) -> Option<Stream> {
+        let deadline = Instant::now() + SETTLED;
+        while Instant::now() < deadline {
+            let changed = controller.links.changed();
+            self.host = self.row(controller)?.placement.as_ref()?.host.clone();
+            match self.resume(controller).await? {
+                Ok(stream) => return Some(stream),
+                Err(why) if why == MOVES => {}
+                // It is lost.
+                Err(_) => return None,
+            }
+            // What the host learns by itself nobody is told here.
+            let _ = tokio::time::timeout(ASK_EVERY, changed).await;
+        }
+        None
+    }
+
+    /// Asks the host for the call's stream; `None` where it doesn't know of such.
+    async fn resume(&self, controller: &Controller) -> Option<Result<Stream, String>> {
+        let snapshot = controller.cluster.snapshot();
+        let protocol = snapshot.state.hosts.get(&self.host)?.protocol;
+        if protocol < CALLS {
+            return None;
+        }
         let kind = StreamKind::Resume {
             call: self.id.clone(),
         };
-        match controller.links.open(&self.host, kind.clone()).await {
-            Ok(stream) => return Some(stream),
-            Err(why) if why == GONE => {}
-            // It has ended by itself, or is lost.
-            Err(_) => return None,
-        }
-        self.host = self.settled(controller).await?;
-        controller.links.open(&self.host, kind).await.ok()
-    }
-
-    /// Where the guest is once it has moved, if that host takes connections over.
-    async fn settled(&self, controller: &Controller) -> Option<HostId> {
-        let deadline = Instant::now() + SETTLED;
-        loop {
-            let changed = controller.links.changed();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let row = self.row(controller)?;
-            if row.live().is_none() {
-                let host = row.placement.as_ref()?.host.clone();
-                let snapshot = controller.cluster.snapshot();
-                let protocol = snapshot.state.hosts.get(&host)?.protocol;
-                return (protocol >= CALLS).then_some(host);
-            }
-            tokio::time::timeout_at(deadline, changed).await.ok()?;
-        }
+        Some(controller.links.open(&self.host, kind).await)
     }
 
     fn row(&self, controller: &Controller) -> Option<Arc<Instance>> {

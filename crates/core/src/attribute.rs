@@ -122,7 +122,24 @@ fn set_type(draft: &Draft, row: &mut Instance, name: String) -> Result<(), Refus
         launch::check_fits(image, kind)?;
     }
     let asked = image.map_or(kind.cpu_level, |image| policy::cpu_level(image, kind));
-    row.cpu = schedule::raised(std::mem::take(&mut row.cpu), asked);
+    let cpu = schedule::raised(row.cpu.clone(), asked);
+    let disks = row
+        .disks
+        .iter()
+        .filter_map(|id| draft.state.volumes.get(id));
+    for host in disks.filter_map(|disk| disk.host.as_ref()) {
+        let host = draft.state.hosts.get(host).filter(|_| cpu != row.cpu);
+        if let Some(host) = host
+            && let Err(why) = schedule::can_run(host, &row.machine, &cpu)
+        {
+            // It would never start again, whatever its type is afterwards.
+            return Err(Refusal::Conflict(format!(
+                "Instance type {name} can't be had where the disk of {} is, on {}: {why}.",
+                row.id, host.name
+            )));
+        }
+    }
+    row.cpu = cpu;
     row.vcpus = kind.vcpus;
     row.memory_bytes = kind.memory_bytes();
     row.cpu_credits = match kind.burstable {

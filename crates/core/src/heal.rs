@@ -173,8 +173,8 @@ pub struct Judged {
     pub witnesses: Vec<HostId>,
 }
 
-/// Judges a host by its watch. `others` are the watches of all hosts; they are looked at only where
-/// something depends on it.
+/// Judges a host by its watch. `others` are the watches of the other hosts, or of all; they are looked at
+/// only where something depends on it.
 pub fn judge(
     state: &State,
     host: &Host,
@@ -195,9 +195,9 @@ pub fn judge(
     let is_asked = !watch.is_out() && watch.silence_ms(now_ms) >= silence_ms;
     let witnesses: Vec<_> = match is_asked && is_due(state, &host.id) {
         true => others().into_iter().filter(is_witness).collect(),
-        // Nobody else is to be lost: without any witness it is the controller that is cut off.
         false => Vec::new(),
     };
+    // Without any witness it is the controller that is cut off.
     let lost = watch.is_out() || (!witnesses.is_empty() && watch.put_out(now_ms, fence_ms));
     Judged {
         shorten,

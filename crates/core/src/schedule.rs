@@ -195,7 +195,7 @@ pub fn limits(state: &State, host: &Host) -> (u64, u64) {
 }
 
 /// Whether a host has what a guest was made for, or why not.
-fn can_run(host: &Host, machine: &str, cpu: &str) -> Result<(), String> {
+pub fn can_run(host: &Host, machine: &str, cpu: &str) -> Result<(), String> {
     if !is_as_new(&host.machine, machine) {
         return Err(format!(
             "its hypervisor is too old for the machine type {machine}, it has {}",

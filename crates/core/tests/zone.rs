@@ -309,3 +309,35 @@ fn slow_pcs_get_less_to_do() {
     let used = |index: usize| cloud.state.usage[&cloud.hosts[index]].instances;
     assert!(used(1) > 8, "the slow one has {}", used(1));
 }
+
+/// Its disk would stay where no instance of that CPU starts.
+#[test]
+fn a_type_whose_cpu_the_disks_host_lacks_is_refused() {
+    use boira_core::attribute::{self, Setting};
+    let mut cloud = Cloud::of(&[(4, 4, 100)]);
+    let mut row = Host::clone(&cloud.state.hosts[&cloud.hosts[0]]);
+    row.acceleration.hardware = true;
+    row.intake.cpu_level = 2;
+    cloud.change(|draft| draft.put(row));
+    let mut kinds = (*cloud.state.types).clone();
+    for (name, level) in [("m1.large", 2), ("m1.xlarge", 3)] {
+        kinds.get_mut(name).expect("a type").cpu_level = level;
+    }
+    cloud.state.types = std::sync::Arc::new(kinds);
+    let id = cloud.stopped();
+    let owner = cloud.alice.clone();
+    let mut set = |name: &str| {
+        let setting = Setting::InstanceType(name.into());
+        let done =
+            cloud.decide(|draft| attribute::set(draft, &owner, id.as_str(), setting.clone()));
+        (
+            done.map_err(|error| error.to_string()),
+            cloud.row(&id).cpu.clone(),
+        )
+    };
+    let (refused, cpu) = set("m1.xlarge");
+    let refused = refused.expect_err("it would never start");
+    assert!(refused.contains("Haswell-v2"), "{refused}");
+    assert_ne!(cpu, "Haswell-v2");
+    assert_eq!(set("m1.large"), (Ok(()), "Nehalem-v1".to_owned()));
+}

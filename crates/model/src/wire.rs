@@ -24,8 +24,8 @@ pub const LIVE: u32 = 3;
 /// From this version on an agent takes over connections into guests that come to it.
 pub const CALLS: u32 = 4;
 
-/// Why a [`StreamKind::Resume`] is refused by a host whose guest has gone to another one.
-pub const GONE: &str = "the guest has gone to another host";
+/// Why a [`StreamKind::Resume`] is refused for now: the guest is on its way, or about to stay.
+pub const MOVES: &str = "the guest is on its way";
 
 /// Header of who would rather have a [`Ticket`] than the stream.
 pub const DIRECT: &str = "x-boira-direct";

@@ -1,8 +1,8 @@
 //! A TCP connection of this host that goes on on another one, by the kernel's connection repair: as
 //! CRIU does it (<https://criu.org/TCP_connection>). The other end notices nothing.
 //!
-//! A socket in repair takes in what comes and neither sends nor says goodbye when it is closed, so
-//! the copy that is not resumed may just be dropped.
+//! A socket in repair takes in what comes, repeats what was not acknowledged, and says no goodbye when it
+//! is closed, so the copy that is not resumed may just be dropped.
 
 use std::io;
 use std::mem::size_of;
@@ -10,7 +10,7 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd as _};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, sockopt};
-use nix::sys::socket::{bind, connect, recv, send, setsockopt, socket};
+use nix::sys::socket::{bind, connect, getsockopt, recv, send, setsockopt, socket};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 
@@ -27,6 +27,9 @@ const OPTION_WINDOW: u32 = 3;
 const OPTION_SACK: u32 = 4;
 const OPTION_TIMESTAMPS: u32 = 8;
 const ESTABLISHED: u8 = 1;
+// asm-generic/socket.h, since Linux 5.14
+const SO_BUF_LOCK: i32 = 72;
+static NO_LOCK: i32 = 0;
 /// What the send buffer counts for bytes of many small segments, at most.
 const OVERHEAD: usize = 8;
 
@@ -123,12 +126,11 @@ pub fn restore(saved: &SavedTcp) -> io::Result<std::net::TcpStream> {
     if let Some(timestamp) = saved.timestamps {
         set(&socket, libc::TCP_TIMESTAMP, &timestamp)?;
     }
+    if saved.sent.len() > QUEUE_BYTES {
+        return Err(unsupported("too much is under way"));
+    }
     if !saved.sent.is_empty() {
-        setsockopt(
-            &socket,
-            sockopt::SndBufForce,
-            &(saved.sent.len() * OVERHEAD),
-        )?;
+        make_room(&socket, saved.sent.len() * OVERHEAD)?;
         let sent = send(socket.as_raw_fd(), &saved.sent, MsgFlags::MSG_DONTWAIT)?;
         if sent != saved.sent.len() {
             return Err(io::ErrorKind::OutOfMemory.into());
@@ -142,6 +144,25 @@ pub fn restore(saved: &SavedTcp) -> io::Result<std::net::TcpStream> {
 /// Lets a connection go on. It says a word to the other end, which answers where it stands.
 pub fn resume(stream: &impl AsFd) -> io::Result<()> {
     set(stream, libc::TCP_REPAIR, &0)
+}
+
+/// Makes the send buffer so large, if it isn't. The kernel goes on to fit it to the connection, where it is
+/// new enough to be told so.
+fn make_room(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
+    if getsockopt(&socket.as_fd(), sockopt::SndBuf)? < bytes {
+        setsockopt(&socket.as_fd(), sockopt::SndBufForce, &bytes)?;
+        // SAFETY: the pointer and the length are those of a number that outlives the call.
+        unsafe {
+            libc::setsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_BUF_LOCK,
+                (&raw const NO_LOCK).cast(),
+                size_of::<i32>() as libc::socklen_t,
+            );
+        }
+    }
+    Ok(())
 }
 
 fn options(saved: &SavedTcp) -> Vec<[u32; 2]> {

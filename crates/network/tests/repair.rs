@@ -48,11 +48,14 @@ impl Place {
     /// The first socket is closed, and there is another one in its place.
     async fn go_on(&self, stream: TcpStream) -> (TcpStream, SavedTcp) {
         let saved = repair::save(&stream).expect("it can be saved");
-        drop(stream);
         let text = serde_json::to_string(&saved).expect("it can be written");
         let read: SavedTcp = serde_json::from_str(&text).expect("it can be read");
         assert_eq!(read, saved);
-        let restoring = move || repair::restore(&read);
+        // In one moment: this guest isn't halted, and would be told that nobody is there.
+        let restoring = move || {
+            drop(stream);
+            repair::restore(&read)
+        };
         let restored = self.cloud.namespace(&self.vpc).run(restoring).await;
         let stream = TcpStream::from_std(restored.expect("it can be restored"));
         (stream.expect("a socket"), saved)

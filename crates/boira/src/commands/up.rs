@@ -99,12 +99,13 @@ async fn end_after_failure(home: &Home) {
 }
 
 fn refuse_other_addresses(home: &Home, order: &Order) -> Result<()> {
-    let Some((listen, agents)) = node::listening(home) else {
+    let Some(now) = node::serving(home) else {
         return Ok(());
     };
-    if order.chosen && (listen, agents) != (order.serving.listen, order.serving.agents) {
+    if order.chosen && now != order.serving {
+        let Serving { listen, agents, .. } = now;
         bail!(
-            "the cloud in {} is up already, at {listen} (agents at {agents}); end it first with `sudo {}{} down`, \
+            "the cloud in {} is up already, at {listen} (agents at {agents}), and served as it was told then; end it first with `sudo {}{} down`, \
              or choose another home for another cloud",
             home.path().display(),
             program(),

@@ -20,7 +20,8 @@ fn they_talk_on_without_agents(room: &Room, agent: &str, (near, far, far_ip): (&
     let notes = "while read -r line; do cut -d' ' -f1 /proc/uptime; done >/tmp/heard";
     room.inside(
         far,
-        &format!("(nc -lp 5001 | {notes}) </dev/null >/dev/null 2>&1 &"),
+        // The talker's nc would end with an end that it hears.
+        &format!("(sleep 10000 | nc -lp 5001 | {notes}) </dev/null >/dev/null 2>&1 &"),
     )
     .expect("it notes when it hears something");
     let talk = "while :; do echo something; sleep 0.1; done";
@@ -51,7 +52,7 @@ fn they_talk_on_without_agents(room: &Room, agent: &str, (near, far, far_ip): (&
     let times = heard();
     let longest = times.windows(2).map(|pair| pair[1] - pair[0]);
     let longest = longest.fold(0.0, f64::max);
-    assert!(longest < 1.5, "it was silent for {longest} s: {times:?}");
+    assert!(longest < 2.5, "it was silent for {longest} s: {times:?}");
 }
 
 #[test]

@@ -61,10 +61,23 @@ fn shown(room: &Room, id: &str) -> String {
     room.boira(&["instance", "show", id]).ok()
 }
 
-/// Looks at an instance's processes on two PCs all the time until it is dropped: at most one goes on.
+/// Looks at an instance's processes on two PCs until it is ended or dropped: at most one goes on.
 struct OneCopy {
     stop: Arc<AtomicBool>,
-    looking: Option<JoinHandle<Vec<String>>>,
+    looking: Option<JoinHandle<Looks>>,
+}
+
+#[derive(Default)]
+struct Looks {
+    /// That saw one that goes on, and two.
+    one: u32,
+    two: u32,
+}
+
+impl Drop for OneCopy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 impl OneCopy {
@@ -77,22 +90,21 @@ impl OneCopy {
             look.args(["-ec", &words]);
             look
         });
-        let (stopped, mut looks) = (stop.clone(), looks);
+        let (stopped, mut commands) = (stop.clone(), looks);
         let looking = std::thread::spawn(move || {
-            let mut seen = Vec::new();
+            let mut looks = Looks::default();
             while !stopped.load(Ordering::Relaxed) {
-                // The second PC's before the first's and after it: a guest that is held there while this
-                // one is started is no second copy.
-                let mut go_on = |pc: usize| {
-                    let said = looks[pc].output().expect("there is a shell").stdout;
+                let mut goes_on = |pc: usize| {
+                    let said = commands[pc].output().expect("there is a shell").stdout;
                     said.iter().any(|state| b"SRD".contains(state))
                 };
-                let (first, second, again) = (go_on(0), go_on(1), go_on(0));
-                if first && second && again {
-                    seen.push("it goes on on both PCs".to_owned());
-                }
+                let (first, second) = (goes_on(0), goes_on(1));
+                looks.one += u32::from(first || second);
+                // It may have been held there while the other was started.
+                looks.two += u32::from(first && second && goes_on(0));
+                std::thread::sleep(Duration::from_millis(100));
             }
-            seen
+            looks
         });
         Self {
             stop,
@@ -103,7 +115,13 @@ impl OneCopy {
     fn end(mut self) {
         self.stop.store(true, Ordering::Relaxed);
         let looking = self.looking.take().expect("it ends once");
-        assert_eq!(looking.join().expect("it looks"), Vec::<String>::new());
+        let looks = looking.join().expect("it looks");
+        assert!(
+            looks.one > 10 && looks.two == 0,
+            "{} of {}",
+            looks.two,
+            looks.one
+        );
     }
 }
 
@@ -293,6 +311,62 @@ fn an_agent_that_is_stopped_or_dead_holds_its_guests_by_its_watchdog_and_lets_th
     });
     assert_eq!(boot_of(&room, &id), boot, "it runs on elsewhere");
     one.end();
+}
+
+/// A link that comes and goes at all moments of a lease, and a disk that can't be written to for a while.
+#[test]
+fn a_pc_with_a_loose_cable_and_then_a_read_only_disk_is_no_use_for_a_while_and_harms_nobody() {
+    let (room, _) = room(2);
+    let id = launch(&room, &["boira:recover=reimage"]);
+    wait("it is held at a deadline", BOOT, || {
+        let said = shown(&room, &id);
+        match said.contains("started on another one") {
+            true => Ok(()),
+            false => Err(said),
+        }
+    });
+    let here = pc_of(&room, 2, &id);
+    let one = OneCopy::watch(&room, &id);
+    for round in 1..=6_u32 {
+        room.unplug(here);
+        std::thread::sleep(FENCE * round / 6);
+        room.plug_in(here);
+        std::thread::sleep(FENCE / 6);
+    }
+    room.is(&format!("pc{here}"), "up");
+    wait("it runs on one of them", BOOT * 2, || {
+        let states = [1, 2].map(|pc| guest_states(&room, pc, &id));
+        match states.concat().as_str() {
+            "S" => room.inside(&id, "true"),
+            _ => Err(format!("{states:?}")),
+        }
+    });
+    one.end();
+
+    let here = pc_of(&room, 2, &id);
+    let pc = format!("pc{here}");
+    room.boira(&["host", "drain", &format!("pc{}", 3 - here)])
+        .ok();
+    let folder = room.home(here).join("agent").display().to_string();
+    let read_only = format!("mount --bind {folder} {folder}; mount -o remount,ro,bind {folder}");
+    room.pc(here).sh(&read_only).ok();
+    let made = room.json(&["instance", "run", "--no-wait"]);
+    let next = made[0]["id"].as_str().expect("an id");
+    wait("the host says what is wrong", BOOT, || {
+        let said = room.boira(&["host", "show", &pc]).ok();
+        match said.contains("can't be written to its disk") {
+            true => Ok(()),
+            false => Err(said),
+        }
+    });
+    assert_eq!(room.json(&["instance", "show", next])["state"], "pending");
+    room.pc(here).sh(&format!("umount {folder}")).ok();
+    wait("it starts what waited", BOOT * 2, || {
+        room.inside(next, "true")
+    });
+    let said = room.boira(&["host", "show", &pc]).ok();
+    assert!(!said.contains("can't be written"), "{said}");
+    room.inside(&id, "true").expect("it ran on");
 }
 
 #[test]

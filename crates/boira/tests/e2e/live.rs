@@ -309,6 +309,7 @@ EOF")
 #[test]
 fn a_move_that_is_cut_short_leaves_it_where_it_runs() {
     let (room, [(id, _), _]) = room();
+    close_groups(&room);
     // Here the PCs don't reach each other, so the controller carries everything.
     for pc in [0, 1] {
         room.pc(pc)
@@ -347,9 +348,11 @@ EOF")
         }
     };
 
+    let caller = Caller::begin(&room, &id);
     begin();
     room.boira(&["instance", "migrate", &id, "--cancel"]).ok();
     is_over();
+    caller.goes_on();
 
     // The hypervisor there; then the agents, and the controller, which come again.
     begin();
@@ -357,6 +360,8 @@ EOF")
         .sh(&format!("pkill -9 -f '[g]uest={id}'; :"))
         .ok();
     is_over();
+    caller.goes_on();
+    caller.end();
     begin();
     room.pc(0).sh("pkill -9 -f '[b]oira.* agent( |$)'").ok();
     is_over();

@@ -273,10 +273,7 @@ pub fn modify_attribute(call: &Call, draft: &mut Draft) -> Outcome {
         ["AssociatePublicIpAddress"] => {
             let asked = request.bool("AssociatePublicIpAddress");
             check_public_address(&draft.state, asked)?;
-            match draft.state.settings.private_address_as_public {
-                true => interface::set_private_only(draft, owner, &id, asked == Some(false)),
-                false => Ok(()),
-            }
+            interface::set_private_only(draft, owner, &id, asked == Some(false))
         }
         ["Attachment"] => return modify_attachment(call, draft, &id),
         ["Description"] => {

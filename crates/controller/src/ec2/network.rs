@@ -309,7 +309,6 @@ pub fn modify_subnet_attribute(call: &Call, draft: &mut Draft) -> Outcome {
     let maps = maps.and_then(|value| value.bool("Value"));
     check_public_address(state, maps)?;
     if let Some(private_only) = maps.map(|maps| !maps)
-        && state.settings.private_address_as_public
         && private_only != row.private_only
     {
         row.private_only = private_only;

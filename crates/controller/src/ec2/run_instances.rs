@@ -317,7 +317,7 @@ fn primary_address(one: &Struct) -> Result<Option<Ipv4Addr>, ApiError> {
     let own = text(one, "PrivateIpAddress");
     let listed = match one.list("PrivateIpAddresses") {
         [] => return address(own),
-        [Value::Struct(listed)] if listed.bool("Primary") != Some(false) => listed,
+        [Value::Struct(listed)] if listed.bool("Primary") == Some(true) => listed,
         _ => {
             return Err(ApiError::new(
                 "UnsupportedOperation",
@@ -457,10 +457,10 @@ fn check_root_device(draft: &Draft, ask: &Ask) -> Result<(), ApiError> {
     }
 }
 
-/// Types that EC2 always optimizes for EBS may be asked for it; the others can't be.
+/// Types that EC2 optimizes for EBS may be asked for it; the others can't be.
 pub fn check_ebs_optimized(state: &State, name: &str) -> Result<(), ApiError> {
     match state.types.get(name) {
-        Some(kind) if !types::is_ebs_optimized(kind) => Err(ApiError::new(
+        Some(kind) if !types::can_be_ebs_optimized(kind) => Err(ApiError::new(
             "Unsupported",
             "EBS-optimized instances are not supported for your requested configuration.",
         )),

@@ -138,15 +138,21 @@ fn is_current(row: &InstanceType) -> bool {
     !PREVIOUS.contains(&family(row))
 }
 
-/// Whether EC2 optimizes the type for EBS without being asked: all current ones but t2.
-pub fn is_ebs_optimized(row: &InstanceType) -> bool {
-    is_current(row) && family(row) != "t2"
+/// Previous types that EC2 optimizes for EBS where it is asked for ("Amazon EBS-optimized instance types").
+const OPTIMIZED_ON_REQUEST: [&str; 3] = ["c1.xlarge", "m1.large", "m1.xlarge"];
+
+/// Whether the type can be asked to be optimized for EBS.
+pub fn can_be_ebs_optimized(row: &InstanceType) -> bool {
+    ebs_optimized_support(row) != "unsupported"
 }
 
 fn ebs_optimized_support(row: &InstanceType) -> &'static str {
-    match is_ebs_optimized(row) {
-        true => "default",
-        false => "unsupported",
+    if is_current(row) && family(row) != "t2" {
+        "default"
+    } else if OPTIMIZED_ON_REQUEST.contains(&&*row.name) {
+        "supported"
+    } else {
+        "unsupported"
     }
 }
 

@@ -218,6 +218,7 @@ fn values_that_ask_for_what_happens_anyway_are_taken() {
         "SecondaryPrivateIpAddressCount=1",
         "PrimaryIpv6=true",
         "PrivateIpAddresses.1.Primary=false",
+        "PrivateIpAddresses.1.PrivateIpAddress=172.31.0.78",
     ] {
         let query = run(&cloud, &format!("&{interface}.{more}"));
         assert_eq!(cloud.refusal(&query), "UnsupportedOperation", "{more}");
@@ -232,7 +233,11 @@ fn types_that_are_always_optimized_for_ebs_may_be_asked_for_it() {
     let query = run(&cloud, "&EbsOptimized=true&InstanceType=m1.small");
     assert_eq!(cloud.refusal(&query), "Unsupported", "m1.small");
     let types = "Action=DescribeInstanceTypes&InstanceType.1";
-    for (name, support) in [("t3.nano", "default"), ("m1.small", "unsupported")] {
+    for (name, support) in [
+        ("t3.nano", "default"),
+        ("m1.small", "unsupported"),
+        ("m1.large", "supported"),
+    ] {
         let reply = cloud.ok(&format!("{types}={name}"));
         assert_eq!(reply.one("ebsOptimizedSupport"), support, "{name}");
     }
