@@ -45,6 +45,11 @@ pub enum Event {
         took: Duration,
         at: Wall,
     },
+    NetworkOpened {
+        vpc: WantedVpc,
+        at: Wall,
+        took: Duration,
+    },
     NetworkDone {
         vpc: WantedVpc,
         outcome: Result<Vec<String>>,
@@ -252,6 +257,12 @@ impl Engine {
                 let guests = self.observed.as_ref().map(|observed| &observed.guests);
                 let waits = |id: &InstanceId| guests.is_some_and(|all| !all.contains_key(id));
                 let steps = self.networks.done(vpc, outcome, (at, took), waits);
+                steps.into_iter().for_each(|step| self.steps.add(step));
+            }
+            Event::NetworkOpened { vpc, at, took } => {
+                let guests = self.observed.as_ref().map(|observed| &observed.guests);
+                let waits = |id: &InstanceId| guests.is_some_and(|all| !all.contains_key(id));
+                let steps = self.networks.opened(vpc, (at, took), waits);
                 steps.into_iter().for_each(|step| self.steps.add(step));
             }
             Event::UnderlayDone { peers, outcome } => self.networks.underlay_done(peers, outcome),

@@ -91,8 +91,13 @@ pub trait Host: Send + Sync + 'static {
     /// Makes this host a peer of those hosts and of no others; of nobody where it is `None`.
     async fn ensure_underlay(&self, peers: Option<&WantedOverlay>) -> anyhow::Result<()>;
 
-    /// Brings one VPC in force and answers what it lacks, in words.
-    async fn ensure_network(&self, vpc: &WantedVpc) -> anyhow::Result<Vec<String>>;
+    /// Brings one VPC in force and answers what it lacks, in words. `opened` is called as soon as guests can
+    /// be started on its ports: what serves them is there before they ask for it.
+    async fn ensure_network(
+        &self,
+        vpc: &WantedVpc,
+        opened: Box<dyn FnOnce() + Send>,
+    ) -> anyhow::Result<Vec<String>>;
 
     /// VPCs that are there, wanted or not.
     async fn networks(&self) -> Vec<String>;

@@ -19,6 +19,8 @@ pub struct Networks {
     troubled: BTreeMap<VpcId, Trouble>,
     /// What is being brought in force.
     busy: BTreeMap<VpcId, WantedVpc>,
+    /// Of those the ones whose ports can be opened already.
+    opened: BTreeMap<VpcId, WantedVpc>,
     underlay: Underlay,
     /// What is there and not wanted has been removed; found anew by every agent.
     swept: bool,
@@ -84,7 +86,8 @@ impl Networks {
             let next = self.busy.get(&vpc.vpc);
             ports(vpc).filter(move |id| next.is_none_or(|next| ports(next).any(|port| port == *id)))
         });
-        there.cloned().collect()
+        let opened = self.opened.values().flat_map(ports);
+        there.chain(opened).cloned().collect()
     }
 
     /// What is wrong, in words.
@@ -169,6 +172,45 @@ impl Networks {
         }
     }
 
+    /// Guests can be started on the ports of a VPC that is being brought in force. Answers what those say
+    /// about it that waited for it.
+    pub fn opened(
+        &mut self,
+        vpc: WantedVpc,
+        (at, took): (Wall, Duration),
+        waits: impl Fn(&InstanceId) -> bool,
+    ) -> Vec<StepReport> {
+        if self.busy.get(&vpc.vpc) != Some(&vpc) {
+            return Vec::new();
+        }
+        let steps = self.brought_up(&vpc, None, (at, took), waits);
+        self.opened.insert(vpc.vpc.clone(), vpc);
+        steps
+    }
+
+    /// What the instances behind the new ports of a VPC have to say, as far as they waited for it.
+    fn brought_up(
+        &self,
+        vpc: &WantedVpc,
+        error: Option<String>,
+        (at, took): (Wall, Duration),
+        waits: impl Fn(&InstanceId) -> bool,
+    ) -> Vec<StepReport> {
+        let before = self.applied.get(&vpc.vpc);
+        let is_new = |port: &&WantedPort| {
+            let known = |old: &WantedPort| old.interface == port.interface;
+            waits(&port.instance) && !before.is_some_and(|vpc| vpc.ports.iter().any(known))
+        };
+        let steps = vpc.ports.iter().filter(is_new).map(|port| StepReport {
+            instance: port.instance.clone(),
+            at,
+            what: "network brought up".into(),
+            took_ms: took.as_millis() as u64,
+            error: error.clone(),
+        });
+        steps.collect()
+    }
+
     /// An attempt ended. Answers what the instances behind its new ports have to say about it, as far
     /// as they waited for it.
     pub fn done(
@@ -179,20 +221,12 @@ impl Networks {
         waits: impl Fn(&InstanceId) -> bool,
     ) -> Vec<StepReport> {
         self.busy.remove(&vpc.vpc);
-        let before = self.applied.get(&vpc.vpc);
-        let is_new = |port: &&WantedPort| {
-            let known = |old: &WantedPort| old.interface == port.interface;
-            waits(&port.instance) && !before.is_some_and(|vpc| vpc.ports.iter().any(known))
-        };
+        let was_opened = self.opened.remove(&vpc.vpc).is_some();
         let error = outcome.as_ref().err().map(|error| format!("{error:#}"));
-        let steps = vpc.ports.iter().filter(is_new).map(|port| StepReport {
-            instance: port.instance.clone(),
-            at,
-            what: "network brought up".into(),
-            took_ms: took.as_millis() as u64,
-            error: error.clone(),
-        });
-        let steps = steps.collect();
+        let steps = match was_opened && error.is_none() {
+            true => Vec::new(),
+            false => self.brought_up(&vpc, error, (at, took), waits),
+        };
         let old = self.troubled.remove(&vpc.vpc);
         match outcome {
             Ok(lacks) => {
@@ -281,7 +315,15 @@ impl Trouble {
 fn ensure(vpc: WantedVpc, host: Arc<dyn Host>, events: mpsc::Sender<Event>) {
     tokio::spawn(async move {
         let (at, begun) = (crate::engine::wall_now(), Instant::now());
-        let outcome = host.ensure_network(&vpc).await;
+        let opened = {
+            let (vpc, events) = (vpc.clone(), events.clone());
+            move || {
+                let took = begun.elapsed();
+                // Where there is no room for it, the end of the attempt says the same.
+                let _ = events.try_send(Event::NetworkOpened { vpc, at, took });
+            }
+        };
+        let outcome = host.ensure_network(&vpc, Box::new(opened)).await;
         let took = begun.elapsed();
         let done = Event::NetworkDone {
             vpc,
@@ -430,5 +472,27 @@ mod tests {
         assert!(!networks.swept && networks.sweep_at.is_some());
         networks.swept(true);
         assert!(networks.swept && networks.sweep_at.is_none());
+    }
+
+    /// A guest may start while what serves it does; it has said so once.
+    #[test]
+    fn ports_can_be_opened_before_all_is_in_force() {
+        let mut networks = Networks::default();
+        let wanted = vpc();
+        let at = (Wall(0), Duration::ZERO);
+        assert!(networks.opened(wanted.clone(), at, |_| true).is_empty());
+        assert!(networks.ports().is_empty(), "nobody brings it up");
+        networks.busy.insert(wanted.vpc.clone(), wanted.clone());
+        let said = networks.opened(wanted.clone(), at, |_| true);
+        assert_eq!(said.len(), wanted.ports.len());
+        assert_eq!(networks.ports().len(), wanted.ports.len());
+        let more = networks.done(wanted.clone(), Ok(Vec::new()), at, |_| true);
+        assert!(more.is_empty() && networks.opened.is_empty());
+        assert_eq!(networks.ports().len(), wanted.ports.len());
+
+        networks.busy.insert(wanted.vpc.clone(), wanted.clone());
+        networks.opened(wanted.clone(), at, |_| true);
+        networks.done(wanted.clone(), Err(anyhow!("no services")), at, |_| true);
+        assert!(networks.opened.is_empty());
     }
 }

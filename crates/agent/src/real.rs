@@ -564,14 +564,14 @@ impl Host for RealHost {
         }
     }
 
-    async fn ensure_network(&self, vpc: &WantedVpc) -> Result<Vec<String>> {
+    async fn ensure_network(
+        &self,
+        vpc: &WantedVpc,
+        opened: Box<dyn FnOnce() + Send>,
+    ) -> Result<Vec<String>> {
         let spec = translate::vpc(vpc, MTU, self.api)?;
-        Ok(self
-            .network
-            .ensure(&spec)
-            .await
-            .context("bring the network up")?
-            .lacks)
+        let ensured = self.network.ensure_and_say(&spec, opened).await;
+        Ok(ensured.context("bring the network up")?.lacks)
     }
 
     async fn networks(&self) -> Vec<String> {

@@ -127,7 +127,11 @@ impl Host for SimulatedHost {
         Ok(())
     }
 
-    async fn ensure_network(&self, _vpc: &WantedVpc) -> Result<Vec<String>> {
+    async fn ensure_network(
+        &self,
+        _vpc: &WantedVpc,
+        _opened: Box<dyn FnOnce() + Send>,
+    ) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
 

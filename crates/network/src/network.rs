@@ -124,9 +124,20 @@ impl Network {
     /// A spec that contradicts itself changes nothing. After any other error the call can be
     /// repeated; what was done stays.
     pub async fn ensure(&self, spec: &VpcSpec) -> Result<Outcome, Error> {
+        self.ensure_and_say(spec, || ()).await
+    }
+
+    /// [`Network::ensure`], which calls `opened` as soon as its taps can be opened: rules and links are in
+    /// force, what serves guests is being started.
+    pub async fn ensure_and_say(
+        &self,
+        spec: &VpcSpec,
+        opened: impl FnOnce(),
+    ) -> Result<Outcome, Error> {
         spec.check()?;
         let vpc = self.vpc(&spec.vpc);
-        self.ensure_locked(&mut *vpc.lock().await, spec).await
+        self.ensure_locked(&mut *vpc.lock().await, spec, opened)
+            .await
     }
 
     /// Keeps the host's own addresses out of the guests' reach when they change. Runs until it
@@ -148,7 +159,7 @@ impl Network {
                 let Ok(spec) = self.services(&vpc).read_spec::<VpcSpec>() else {
                     continue;
                 };
-                if let Err(error) = self.ensure_locked(&mut entry, &spec).await {
+                if let Err(error) = self.ensure_locked(&mut entry, &spec, || ()).await {
                     tracing::warn!(vpc, %error, "the host's new addresses can't be kept from guests");
                 }
             }
@@ -187,13 +198,18 @@ impl Network {
                 continue;
             }
             tracing::warn!(vpc, "the VPC's services ended; starting them again");
-            if let Err(error) = self.ensure_locked(&mut entry, &spec).await {
+            if let Err(error) = self.ensure_locked(&mut entry, &spec, || ()).await {
                 tracing::error!(vpc, %error, "the VPC's services can't be started");
             }
         }
     }
 
-    async fn ensure_locked(&self, vpc: &mut Vpc, spec: &VpcSpec) -> Result<Outcome, Error> {
+    async fn ensure_locked(
+        &self,
+        vpc: &mut Vpc,
+        spec: &VpcSpec,
+        opened: impl FnOnce(),
+    ) -> Result<Outcome, Error> {
         let namespace = self.namespace(&spec.vpc);
         let directory = self.directory_of(&spec.vpc);
         let services = self.services(&spec.vpc);
@@ -256,6 +272,7 @@ impl Network {
         outcome.lacks.extend(applied.arp_filter.clone());
         let identity = applied.namespace;
         vpc.applied = Some(applied);
+        opened();
         let (services, way_out) = tokio::join!(
             services.ensure(spec, identity, seen.links_changed),
             ensure_way_out(&mut vpc.way_out, seen.way_out, &namespace, spec, &directory),
