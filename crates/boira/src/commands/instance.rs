@@ -516,12 +516,13 @@ async fn log(client: &Client, format: Format, wanted: &str) -> Result<()> {
 
 /// The key that leaves a console, as in telnet: ctrl-].
 const LEAVE: u8 = 0x1d;
+/// How long after its end a console is asked for again.
+const CONSOLE_AGAIN: Duration = Duration::from_millis(500);
 
 async fn console(client: &Client, wanted: &str) -> Result<()> {
     let row = find(client, wanted).await?;
-    let mut stream = client
-        .stream(&format!("/instances/{}/console", row.id))
-        .await?;
+    let path = format!("/instances/{}/console", row.id);
+    let mut stream = client.stream(&path).await?;
     eprintln!("connected to {}; ctrl-] leaves", row.id);
     let _raw = ssh::RawTerminal::enter();
     let (mut stdin, mut stdout) = (tokio::io::stdin(), tokio::io::stdout());
@@ -538,12 +539,19 @@ async fn console(client: &Client, wanted: &str) -> Result<()> {
                 if typed[..count].contains(&LEAVE) {
                     return Ok(());
                 }
-                stream.write_all(&typed[..count]).await.context("write to the console")?;
+                // One that takes nothing more has an end, which is read next.
+                let _ = stream.write_all(&typed[..count]).await;
             }
             count = stream.read(&mut shown) => {
                 let count = count.context("read the console")?;
                 if count == 0 {
-                    return Ok(());
+                    // It may have gone to another host, where its console begins anew.
+                    tokio::time::sleep(CONSOLE_AGAIN).await;
+                    match find(client, &row.id).await?.state.as_str() {
+                        "running" => stream = client.stream(&path).await?,
+                        _ => return Ok(()),
+                    }
+                    continue;
                 }
                 stdout.write_all(&shown[..count]).await.context("show the console")?;
                 stdout.flush().await.context("show the console")?;

@@ -116,6 +116,9 @@ impl<'a> Caller<'a> {
         for through in [ssh, socat] {
             room.pc(0).spawn(&format!("sh -c '{numbers} | {through}'"));
         }
+        room.pc(0).sh(&format!("mkfifo {at}/keys")).ok();
+        let console = format!("exec 3<>{at}/keys; {boira} instance console {id} <&3 >{at}/console");
+        room.pc(0).spawn(&format!("sh -c '{console}'"));
         let caller = Self { room, folder };
         caller.goes_on();
         caller
@@ -143,6 +146,24 @@ impl<'a> Caller<'a> {
                 }
             });
         }
+    }
+
+    /// What is typed at the console is done.
+    fn types(&self, number: u32) {
+        let at = self.folder.display();
+        let typed = format!("echo 'echo typed $(({number} + 1))' >{at}/keys");
+        let expected = format!("typed {}", number + 1);
+        wait("the console shows it", BOOT, || {
+            // What is typed while it connects is lost.
+            self.room.pc(0).sh(&typed).ok();
+            std::thread::sleep(Duration::from_millis(500));
+            let shown = std::fs::read(self.folder.join("console")).unwrap_or_default();
+            let shown = String::from_utf8_lossy(&shown).into_owned();
+            match shown.contains(&expected) {
+                true => Ok(()),
+                false => Err(shown),
+            }
+        });
     }
 
     /// It ends of its own, and nothing was lost or said twice.
@@ -247,6 +268,7 @@ EOF")
     let every = PING_EVERY.as_secs_f64();
     let pings = format!("ping -i {every} {ip} >/tmp/pings 2>&1 </dev/null &");
     room.inside(&other, &pings).expect("it pings");
+    caller.types(10);
     let begun = Instant::now();
     let moved = room.boira(&["instance", "migrate", &id]).ok();
     let took = begun.elapsed();
@@ -268,6 +290,7 @@ EOF")
     println!("moved in {took:.1?}, of which it was silent for {silent:?}");
     assert!(silent < Duration::from_secs(1), "{silent:?}");
     caller.goes_on();
+    caller.types(20);
     assert_eq!(boot_of(&room, &id), boot, "it has not booted again");
     let same = room.inside(&id, "md5sum </root/data | cmp - /root/sum && echo same");
     assert_eq!(same.as_deref(), Ok("same"));
