@@ -39,15 +39,13 @@ ip route add default via 10.0.2.2
 sh /root/line
 while sleep 10; do
     pid=$(pgrep -fo 'boira.* agent$') || continue
-    echo \"agent $(sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\) kB/\\1/p' /proc/$pid/status) KiB\"
-done
+    sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\) kB/\\1/p' /proc/$pid/status
+done >/dev/ttyS1
 ";
 const UNIT: &str = "[Unit]
 Description=Joins the cloud
 [Service]
 ExecStart=/root/startup
-StandardOutput=kmsg
-StandardError=kmsg
 [Install]
 WantedBy=multi-user.target
 ";
@@ -217,6 +215,7 @@ impl OldPc {
                 ))
                 .args(["-nic", "user,model=virtio-net-pci"])
                 .args(["-serial", &format!("file:{}", at("console"))])
+                .args(["-serial", &format!("file:{}", at("resident"))])
                 .stdin(Stdio::null()),
         )
     }
@@ -229,14 +228,11 @@ impl OldPc {
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
+    /// The last of what it has said on its second serial port.
     fn resident_kib(&self) -> Result<u64> {
-        let said = fs::read(self.0.join("console")).context("read its console")?;
-        let said = String::from_utf8_lossy(&said);
-        let mut words = said.lines().filter_map(|line| {
-            let (_, rest) = line.split_once("agent ")?;
-            rest.trim().strip_suffix(" KiB")?.parse().ok()
-        });
-        words
+        let said = fs::read_to_string(self.0.join("resident")).context("read its second port")?;
+        let mut numbers = said.lines().filter_map(|line| line.trim().parse().ok());
+        numbers
             .next_back()
             .context("it has not said what its agent keeps")
     }
