@@ -27,6 +27,16 @@ pub struct Call {
     instance: InstanceId,
 }
 
+/// What has ended with a stream.
+enum End {
+    /// The connection, as the guest has it.
+    Connection,
+    /// What leads through this host: the guest goes.
+    Way,
+    /// That too, and the guest stays already: here is the next one.
+    Resumed(Stream),
+}
+
 impl Call {
     pub fn new(instance: &InstanceId, host: HostId) -> Self {
         Self {
@@ -45,44 +55,52 @@ impl Call {
     ) -> io::Result<()> {
         let (mut says, mut hears) = tokio::io::split(near);
         loop {
-            if !self.join(controller, &mut says, &mut hears, far).await? {
-                return Ok(());
-            }
-            match self.follow(controller).await {
+            let next = match self.join(controller, &mut says, &mut hears, far).await? {
+                End::Connection => return Ok(()),
+                End::Way => self.follow(controller).await,
+                End::Resumed(stream) => Some(stream),
+            };
+            match next {
                 Some(stream) => far = stream,
                 None => return hears.shutdown().await,
             }
         }
     }
 
-    /// Whether the stream has ended because the guest goes.
+    /// Passes on what either end says until the stream ends.
     async fn join(
         &self,
         controller: &Controller,
         says: &mut (impl AsyncRead + Unpin),
         hears: &mut (impl AsyncWrite + Unpin),
         far: Stream,
-    ) -> io::Result<bool> {
+    ) -> io::Result<End> {
         let (mut from_guest, to_guest) = tokio::io::split(far);
         let enough = Notify::new();
         let hearing = async {
             tokio::io::copy(&mut from_guest, hears).await?;
-            let moves = self.moves(controller).await;
-            match moves {
-                true => enough.notify_one(),
-                false => hears.shutdown().await?,
+            let end = self.end(controller).await;
+            match end {
+                End::Connection => hears.shutdown().await?,
+                End::Way | End::Resumed(_) => enough.notify_one(),
             }
-            Ok(moves)
+            Ok(end)
         };
-        let ((), moves) = tokio::try_join!(say(says, to_guest, &enough), hearing)?;
-        Ok(moves)
+        let ((), end) = tokio::try_join!(say(says, to_guest, &enough), hearing)?;
+        Ok(end)
     }
 
-    /// Whether the guest's host says that it hasn't ended of itself.
-    async fn moves(&self, controller: &Controller) -> bool {
+    /// What the end of the stream is, by the guest's host.
+    async fn end(&self, controller: &Controller) -> End {
         let row = self.row(controller);
-        let is_moving = row.is_some_and(|row| row.live().is_some());
-        is_moving && matches!(self.resume(controller).await, Some(Err(why)) if why == MOVES)
+        if row.is_none_or(|row| row.live().is_none()) {
+            return End::Connection;
+        }
+        match self.resume(controller).await {
+            Some(Ok(stream)) => End::Resumed(stream),
+            Some(Err(why)) if why == MOVES => End::Way,
+            Some(Err(_)) | None => End::Connection,
+        }
     }
 
     /// The stream of the same call where the guest goes on, once it does.
