@@ -61,7 +61,6 @@ pub fn take(extent: Extent) -> Result<Vec<Figure>> {
         let get = exchange_one(&boira, "GET", "/bench/sealed", b"")?;
         figures.sealed[1].push(mb / get);
     }
-    let slow = slow_readers(&cloud, &boira, extent)?;
     let before = resident_mb(cloud.pid())?;
     fill(&boira, extent.size(MANY, 2000))?;
     let grown = resident_mb(cloud.pid())? - before;
@@ -70,6 +69,7 @@ pub fn take(extent: Extent) -> Result<Vec<Figure>> {
         let path = format!("/bench?list-type=2&max-keys={LISTED}&prefix=many%2F0");
         listing.push(exchange_one(&boira, "GET", &path, b"")? * 1e3);
     }
+    let slow = slow_readers(&cloud, &boira, extent)?;
     let mut done = figures.done(listing, extent);
     done.extend([slow, resident_growth(grown, extent)]);
     Ok(done)
