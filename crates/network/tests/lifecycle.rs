@@ -78,11 +78,8 @@ fn services_that_die_are_started_again_with_nobody_asking() {
         let directory = cloud.directory.path().join("network").join(&spec.vpc);
         // They die while it is found out who runs, too.
         for tenths_of_ms in 0..15 {
-            die_and_come_back(
-                &cloud,
-                &directory,
-                Duration::from_micros(100 * tenths_of_ms),
-            );
+            let after = Duration::from_micros(100 * tenths_of_ms);
+            die_and_come_back(&cloud, &spec, &directory, after);
         }
         guest.wait_for_metadata(SOON * 5);
         guest.get("/latest/meta-data/instance-id");
@@ -90,7 +87,7 @@ fn services_that_die_are_started_again_with_nobody_asking() {
 }
 
 /// Kills a VPC's services so long after somebody has begun to keep them, who starts them again.
-fn die_and_come_back(cloud: &Cloud, directory: &Path, after: Duration) {
+fn die_and_come_back(cloud: &Cloud, spec: &VpcSpec, directory: &Path, after: Duration) {
     let before = processes_with(directory);
     let pid = nix::unistd::Pid::from_raw(before[0] as i32);
     let (begun, directory) = (Instant::now(), directory.to_owned());
@@ -107,9 +104,15 @@ fn die_and_come_back(cloud: &Cloud, directory: &Path, after: Duration) {
                 std::thread::sleep(Duration::from_millis(20));
             }
         });
+        let back = async {
+            asking.await.expect("they are there again");
+            // Whoever starts them has the VPC for itself until they serve; left before, they end.
+            let ensured = cloud.network.ensure(spec).await;
+            ensured.expect("nothing is left to do");
+        };
         tokio::select! {
             () = cloud.network.keep_services() => unreachable!("it runs for ever"),
-            outcome = asking => outcome.expect("they are there again"),
+            () = back => {}
         }
     });
 }
