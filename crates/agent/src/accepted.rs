@@ -3,31 +3,66 @@
 use anyhow::{Context, Result};
 use boira_core::sync::Accepted;
 use std::io::Write;
+use std::ops::Deref;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-pub struct AcceptedFile(PathBuf);
+/// What is in the file, which is what counts.
+pub struct Kept {
+    path: PathBuf,
+    accepted: Accepted,
+    /// Why it could not be written the last time.
+    trouble: Option<String>,
+}
 
-impl AcceptedFile {
-    pub fn new(home: &Path) -> Self {
-        Self(home.join("accepted.json"))
+impl Deref for Kept {
+    type Target = Accepted;
+
+    fn deref(&self) -> &Accepted {
+        &self.accepted
+    }
+}
+
+impl Kept {
+    pub fn read(home: &Path) -> Result<Self> {
+        let path = home.join("accepted.json");
+        let accepted = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .with_context(|| format!("parse {}", path.display()))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Accepted::default(),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        Ok(Self {
+            path,
+            accepted,
+            trouble: None,
+        })
     }
 
-    pub fn read(&self) -> Result<Accepted> {
-        let path = &self.0;
-        match std::fs::read(path) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).with_context(|| format!("parse {}", path.display()))
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Accepted::default()),
-            Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+    /// Whether it is on the disk. Where it isn't, all is as before and there is a [`Kept::trouble`].
+    pub async fn replace(&mut self, accepted: Accepted) -> bool {
+        let written = self.write(&accepted).await;
+        self.trouble = written.as_ref().err().map(|error| {
+            format!(
+                "what it is told can't be written to its disk, so nothing new is done: {error:#}"
+            )
+        });
+        match &self.trouble {
+            None => self.accepted = accepted,
+            Some(why) => tracing::error!("{why}"),
         }
+        written.is_ok()
+    }
+
+    /// What keeps this host from doing anything new, in words.
+    pub fn trouble(&self) -> impl Iterator<Item = String> {
+        self.trouble.clone().into_iter()
     }
 
     /// On return the file and its name are on the disk.
-    pub async fn write(&self, accepted: &Accepted) -> Result<()> {
+    async fn write(&self, accepted: &Accepted) -> Result<()> {
         let bytes = serde_json::to_vec(accepted).context("write as JSON")?;
-        let path = self.0.clone();
+        let path = self.path.clone();
         tokio::task::spawn_blocking(move || replace(&path, &bytes))
             .await
             .context("write a file")?

@@ -16,8 +16,6 @@
 
 use crate::host::Stream;
 use anyhow::{Context as _, Result, bail, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use boira_model::InstanceId;
 use boira_model::wire::MOVES;
 use boira_network::repair::{self, SavedTcp};
@@ -48,7 +46,7 @@ pub type Guest = (String, Ipv4Addr);
 
 /// A guest on its way, by the generation that it has on the host that it goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Passage {
+pub struct Migration {
     pub instance: InstanceId,
     pub generation: u64,
 }
@@ -58,10 +56,8 @@ pub struct Passage {
 pub struct SavedCall {
     pub id: String,
     pub tcp: SavedTcp,
-    /// What the guest has said and the caller was not told, in base64.
-    heard: String,
-    /// What the caller has said and the guest was not told, in base64.
-    said: String,
+    #[serde(flatten)]
+    buffers: Buffers,
 }
 
 #[derive(Clone, Default)]
@@ -78,7 +74,7 @@ enum Known {
 /// A call whose guest is on its way, or has just come.
 struct Held {
     guest: Guest,
-    passage: Passage,
+    migration: Migration,
     stream: TcpStream,
     buffers: Buffers,
     /// Whether it is known that the guest goes on here.
@@ -86,11 +82,14 @@ struct Held {
     until: Instant,
 }
 
-#[derive(Default)]
+/// What has come from one end and was not passed on to the other.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Buffers {
     /// From the guest to the caller.
+    #[serde(with = "repair::base64_bytes")]
     heard: Vec<u8>,
     /// From the caller to the guest.
+    #[serde(with = "repair::base64_bytes")]
     said: Vec<u8>,
 }
 
@@ -108,9 +107,9 @@ struct Carried {
 enum Phase {
     Open,
     /// To the caller it has ended; what the caller still says is kept.
-    Ending(Passage),
+    Ending(Migration),
     /// The caller's half has ended too.
-    Ended(Passage),
+    Ended(Migration),
 }
 
 impl Calls {
@@ -140,8 +139,8 @@ impl Calls {
     /// Holds all calls to a guest that is halted and about to go, and answers what the other host has to
     /// know of them. [`Calls::settle`] says afterwards what became of the guest, also where this is
     /// dropped half-way.
-    pub async fn hold(&self, guest: &Guest, passage: &Passage) -> Vec<SavedCall> {
-        let ending = self.0.end_all(guest, passage);
+    pub async fn hold(&self, guest: &Guest, migration: &Migration) -> Vec<SavedCall> {
+        let ending = self.0.end_all(guest, migration);
         let deadline = Instant::now() + LAST_BYTES;
         let mut saved = Vec::new();
         for (id, carried) in ending.into_iter().take(CALLS_MAX) {
@@ -153,8 +152,12 @@ impl Calls {
             };
             match repair::save(&stream) {
                 Ok(tcp) => {
-                    saved.push(SavedCall::new(&id, tcp, &buffers));
-                    let place = (guest.clone(), passage.clone());
+                    saved.push(SavedCall {
+                        id: id.clone(),
+                        tcp,
+                        buffers: buffers.clone(),
+                    });
+                    let place = (guest.clone(), migration.clone());
                     self.keep(id, place, stream, buffers);
                 }
                 Err(error) => {
@@ -173,13 +176,14 @@ impl Calls {
     pub fn take_in(
         &self,
         guest: Guest,
-        passage: &Passage,
+        migration: &Migration,
         call: SavedCall,
         stream: TcpStream,
     ) -> Result<()> {
+        let SavedCall { id, tcp, buffers } = call;
         let buffers = Buffers {
-            heard: [decode(&call.heard)?, call.tcp.received.clone()].concat(),
-            said: [call.tcp.unsent.clone(), decode(&call.said)?].concat(),
+            heard: [buffers.heard, tcp.received].concat(),
+            said: [tcp.unsent, buffers.said].concat(),
         };
         let most = 2 * BUFFER_BYTES;
         ensure!(
@@ -187,19 +191,19 @@ impl Calls {
             "it holds too much"
         );
         ensure!(
-            !self.0.calls().contains_key(&call.id),
+            !self.0.calls().contains_key(&id),
             "there is another connection of this name"
         );
-        self.keep(call.id, (guest, passage.clone()), stream, buffers);
+        self.keep(id, (guest, migration.clone()), stream, buffers);
         Ok(())
     }
 
     /// Another attempt to send a guest here has begun: nothing that is left of earlier ones counts.
-    pub fn begin_anew(&self, passage: &Passage) {
+    pub fn begin_anew(&self, migration: &Migration) {
         self.0.calls().retain(|_, known| match known {
             Known::Held(held) => {
-                held.passage.instance != passage.instance
-                    || held.passage.generation >= passage.generation
+                held.migration.instance != migration.instance
+                    || held.migration.generation >= migration.generation
             }
             Known::Carried(_) => true,
         });
@@ -212,26 +216,26 @@ impl Calls {
             .iter()
             .filter_map(|(id, known)| match known {
                 Known::Carried(carried) => locked(carried)
-                    .passage()
-                    .filter(|passage| passage.instance == *instance)
-                    .map(|passage| (id.clone(), carried.clone(), passage)),
+                    .migration()
+                    .filter(|migration| migration.instance == *instance)
+                    .map(|migration| (id.clone(), carried.clone(), migration)),
                 Known::Held(_) => None,
             })
             .collect();
         if !ending.is_empty() {
             self.drop_old_later(Instant::now() + KEPT);
         }
-        for (id, carried, passage) in ending {
+        for (id, carried, migration) in ending {
             calls.remove(&id);
             let mut carried = locked(&carried);
             // Put into repair or not: resuming one that isn't changes nothing.
             if let Some((stream, buffers)) = carried.take() {
-                let place = (carried.guest.clone(), passage);
+                let place = (carried.guest.clone(), migration);
                 calls.insert(id, Known::Held(Held::new(place, stream, buffers)));
             }
         }
         calls.retain(|_, known| match known {
-            Known::Held(held) if held.passage.instance == *instance => {
+            Known::Held(held) if held.migration.instance == *instance => {
                 held.settled = is_here;
                 is_here
             }
@@ -251,7 +255,7 @@ impl Calls {
         Ok(self.begin(id, held.guest, held.stream, held.buffers))
     }
 
-    fn keep(&self, id: String, place: (Guest, Passage), stream: TcpStream, buffers: Buffers) {
+    fn keep(&self, id: String, place: (Guest, Migration), stream: TcpStream, buffers: Buffers) {
         let held = Held::new(place, stream, buffers);
         self.drop_old_later(held.until);
         self.0.calls().insert(id, Known::Held(held));
@@ -272,13 +276,13 @@ impl Registry {
     }
 
     /// Ends the streams of a guest's calls, as their callers see them.
-    fn end_all(&self, guest: &Guest, passage: &Passage) -> Vec<(String, Arc<Mutex<Carried>>)> {
+    fn end_all(&self, guest: &Guest, migration: &Migration) -> Vec<(String, Arc<Mutex<Carried>>)> {
         let calls = self.calls();
         let carried = calls.iter().filter_map(|(id, known)| match known {
             Known::Carried(carried) => Some((id.clone(), carried.clone())),
             Known::Held(_) => None,
         });
-        let of_guest = carried.filter(|(_, carried)| locked(carried).end(guest, passage));
+        let of_guest = carried.filter(|(_, carried)| locked(carried).end(guest, migration));
         of_guest.collect()
     }
 
@@ -288,7 +292,7 @@ impl Registry {
             Some(Known::Held(held)) if held.settled => Ok(held),
             Some(known) => {
                 let moves = match &known {
-                    Known::Carried(carried) => locked(carried).passage().is_some(),
+                    Known::Carried(carried) => locked(carried).migration().is_some(),
                     Known::Held(_) => true,
                 };
                 calls.insert(id.to_owned(), known);
@@ -318,31 +322,16 @@ impl Registry {
 }
 
 impl Held {
-    fn new((guest, passage): (Guest, Passage), stream: TcpStream, buffers: Buffers) -> Self {
+    fn new((guest, migration): (Guest, Migration), stream: TcpStream, buffers: Buffers) -> Self {
         Self {
             guest,
-            passage,
+            migration,
             stream,
             buffers,
             settled: false,
             until: Instant::now() + KEPT,
         }
     }
-}
-
-impl SavedCall {
-    fn new(id: &str, tcp: SavedTcp, buffers: &Buffers) -> Self {
-        Self {
-            id: id.to_owned(),
-            tcp,
-            heard: STANDARD.encode(&buffers.heard),
-            said: STANDARD.encode(&buffers.said),
-        }
-    }
-}
-
-fn decode(text: &str) -> Result<Vec<u8>> {
-    STANDARD.decode(text).context("read what was said")
 }
 
 fn locked(carried: &Mutex<Carried>) -> MutexGuard<'_, Carried> {
@@ -362,10 +351,10 @@ fn give_up(stream: TcpStream) {
 
 impl Carried {
     /// Whether it is a call to this guest, which ends now.
-    fn end(&mut self, guest: &Guest, passage: &Passage) -> bool {
+    fn end(&mut self, guest: &Guest, migration: &Migration) -> bool {
         let ends = self.guest == *guest && self.phase == Phase::Open && self.stream.is_some();
         if ends {
-            self.phase = Phase::Ending(passage.clone());
+            self.phase = Phase::Ending(migration.clone());
             if let Some(waker) = self.waker.take() {
                 waker.wake();
             }
@@ -374,10 +363,10 @@ impl Carried {
     }
 
     /// Its guest's, where that is on its way.
-    fn passage(&self) -> Option<Passage> {
+    fn migration(&self) -> Option<Migration> {
         match &self.phase {
             Phase::Open => None,
-            Phase::Ending(passage) | Phase::Ended(passage) => Some(passage.clone()),
+            Phase::Ending(migration) | Phase::Ended(migration) => Some(migration.clone()),
         }
     }
 
@@ -479,8 +468,8 @@ impl AsyncWrite for Call {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut carried = locked(&self.carried);
-        if let Some(passage) = carried.passage() {
-            carried.phase = Phase::Ended(passage);
+        if let Some(migration) = carried.migration() {
+            carried.phase = Phase::Ended(migration);
             carried.ended.notify_one();
             return Poll::Ready(Ok(()));
         }

@@ -4,13 +4,14 @@
 //! observed. The engine never waits for a step: it starts those that the plan names and plans again
 //! whenever something happened (new wanted state, a step's end, a change on the host, a deadline).
 
-use crate::accepted::AcceptedFile;
+use crate::accepted::Kept;
 use crate::client::Controller;
 use crate::host::{Departure, Host, Observed, join};
 use crate::line::{self, Line, Outgoing};
 use crate::networks::Networks;
 use crate::peers::Peers;
 use crate::reach::Reach;
+use crate::volumes::Volumes;
 use crate::watchdog::boot_now;
 use anyhow::{Context, Result};
 use boira_core::memory::{self, Memories};
@@ -87,8 +88,7 @@ pub enum Event {
 
 /// Runs until the process ends.
 pub async fn run(host: Arc<dyn Host>, controller: Arc<Controller>, home: &Path) -> Result<()> {
-    let accepted_file = AcceptedFile::new(home);
-    let accepted = accepted_file.read()?;
+    let accepted = Kept::read(home)?;
     let (events, inbox) = mpsc::channel(256);
     let (have, have_seen) = watch::channel(accepted.have());
     let (reports, latest) = watch::channel(None);
@@ -104,17 +104,13 @@ pub async fn run(host: Arc<dyn Host>, controller: Arc<Controller>, home: &Path) 
         wanted: accepted.wanted().map(Arc::new),
         memory: memory::recall(&accepted),
         accepted,
-        accepted_file,
-        unwritten: None,
         fence: Fence::default(),
         observed: None,
         look_at: None,
         busy: BTreeMap::new(),
         networks: Networks::default(),
         address: None,
-        leaving: BTreeMap::new(),
-        fetched: BTreeMap::new(),
-        arriving: BTreeMap::new(),
+        volumes: Volumes::default(),
         passing: BTreeMap::new(),
         reach: Reach::default(),
         streams: HashSet::new(),
@@ -134,10 +130,7 @@ pub async fn run(host: Arc<dyn Host>, controller: Arc<Controller>, home: &Path) 
 struct Engine {
     host: Arc<dyn Host>,
     controller: Arc<Controller>,
-    accepted: Accepted,
-    accepted_file: AcceptedFile,
-    /// Why its file could not be written the last time.
-    unwritten: Option<String>,
+    accepted: Kept,
     /// `None` until the controller has said what it wants; then nothing is done at all.
     wanted: Option<Arc<Wanted>>,
     /// `None` while this host can't be looked at: what isn't seen may be there all the same, so
@@ -152,10 +145,7 @@ struct Engine {
     networks: Networks,
     /// The address that leads to the controller.
     address: Option<IpAddr>,
-    leaving: BTreeMap<VolumeId, Attempt>,
-    fetched: BTreeMap<VolumeId, Attempt>,
-    /// How far those have got.
-    arriving: BTreeMap<VolumeId, Arriving>,
+    volumes: Volumes,
     /// Guests that are being sent to another host.
     passing: BTreeMap<InstanceId, Passing>,
     reach: Reach,
@@ -165,32 +155,6 @@ struct Engine {
     events: mpsc::Sender<Event>,
     have: watch::Sender<[String; 4]>,
     reports: watch::Sender<Option<Outgoing>>,
-}
-
-/// A file that is being removed or fetched, or waits for the next attempt.
-struct Attempt {
-    failures: u32,
-    retry_at: Option<Instant>,
-}
-
-impl Attempt {
-    /// Whether it is due, and when it would be; from here on it is under way if it is.
-    fn begin(&mut self, now: Instant) -> (bool, Option<Instant>) {
-        match self.retry_at {
-            Some(at) if at > now => (false, Some(at)),
-            Some(_) => {
-                self.retry_at = None;
-                (true, None)
-            }
-            None => (false, None),
-        }
-    }
-
-    fn failed(&mut self) {
-        self.failures += 1;
-        let wait = Duration::from_millis(plan::back_off_ms(self.failures));
-        self.retry_at = Some(Instant::now() + wait);
-    }
 }
 
 /// A guest that is being sent, with the generation that it gets, and how far that is.
@@ -254,21 +218,19 @@ impl Engine {
                 at,
                 took,
             } => {
-                let guests = self.observed.as_ref().map(|observed| &observed.guests);
-                let waits = |id: &InstanceId| guests.is_some_and(|all| !all.contains_key(id));
+                let waits = have_no_guest(&self.observed);
                 let steps = self.networks.done(vpc, outcome, (at, took), waits);
                 steps.into_iter().for_each(|step| self.steps.add(step));
             }
             Event::NetworkOpened { vpc, at, took } => {
-                let guests = self.observed.as_ref().map(|observed| &observed.guests);
-                let waits = |id: &InstanceId| guests.is_some_and(|all| !all.contains_key(id));
+                let waits = have_no_guest(&self.observed);
                 let steps = self.networks.opened(vpc, (at, took), waits);
                 steps.into_iter().for_each(|step| self.steps.add(step));
             }
             Event::UnderlayDone { peers, outcome } => self.networks.underlay_done(peers, outcome),
             Event::NetworksSwept { all_gone } => self.networks.swept(all_gone),
             Event::VolumeFetched { file, outcome } => {
-                self.volume_fetched(file, outcome);
+                self.volumes.fetched(file, outcome);
                 self.observe().await;
             }
             Event::GuestStays(instance) => {
@@ -281,11 +243,9 @@ impl Engine {
                     passing.told = leaving;
                 }
             }
-            Event::Fetching(arriving) => {
-                self.arriving.insert(arriving.file.clone(), arriving);
-            }
+            Event::Fetching(arriving) => self.volumes.got_further(arriving),
             Event::VolumeRemoved { volume, outcome } => {
-                self.volume_removed(volume, outcome);
+                self.volumes.removed(volume, outcome);
                 self.observe().await;
             }
             Event::Reachable {
@@ -424,11 +384,11 @@ impl Engine {
 
     /// Whether what was wanted is accepted.
     async fn take(&mut self, answer: SyncAnswer) -> bool {
-        let mut accepted = self.accepted.clone();
+        let mut accepted = Accepted::clone(&self.accepted);
         if !accepted.accept(answer) {
             return false;
         }
-        if !self.keep(accepted).await {
+        if !self.accepted.replace(accepted).await {
             return false;
         }
         self.have.send_replace(self.accepted.have());
@@ -456,8 +416,9 @@ impl Engine {
         for step in plan.steps {
             self.start(step, &wanted);
         }
-        let fetched_at = self.fetch_volumes(plan.fetch_volumes);
-        let volumes_at = self.remove_volumes(plan.remove_volumes);
+        let (host, events) = (&self.host, &self.events);
+        let fetched_at = self.volumes.fetch(plan.fetch_volumes, host, events);
+        let volumes_at = self.volumes.remove(plan.remove_volumes, host, events);
         let plan_at = plan.wake_at.map(|at| {
             let wait = Duration::from_millis(at.since_ms(boot_now()).max(1));
             Instant::now() + wait
@@ -566,27 +527,11 @@ impl Engine {
 
     /// Writes down what was done; what isn't written down is not reported.
     async fn write_down(&mut self) -> bool {
-        let mut accepted = self.accepted.clone();
+        let mut accepted = Accepted::clone(&self.accepted);
         if !accepted.remember(&self.memory) {
             return true;
         }
-        self.keep(accepted).await
-    }
-
-    /// Whether it is on the disk. Where it isn't, that becomes a trouble of this host's, and all is as
-    /// before.
-    async fn keep(&mut self, accepted: Accepted) -> bool {
-        let written = self.accepted_file.write(&accepted).await;
-        self.unwritten = written.as_ref().err().map(|error| {
-            format!(
-                "what it is told can't be written to its disk, so nothing new is done: {error:#}"
-            )
-        });
-        match &self.unwritten {
-            None => self.accepted = accepted,
-            Some(why) => tracing::error!("{why}"),
-        }
-        written.is_ok()
+        self.accepted.replace(accepted).await
     }
 
     /// The last report again, with what keeps a new one from being made.
@@ -594,86 +539,11 @@ impl Engine {
         self.reports.send_if_modified(|latest| {
             let Some(latest) = latest else { return false };
             let troubles = &mut latest.facts.troubles;
-            let new = self.unwritten.iter().filter(|why| !troubles.contains(why));
-            let new: Vec<_> = new.cloned().collect();
-            troubles.extend_from_slice(&new);
+            let new = self.accepted.trouble();
+            let new: Vec<_> = new.filter(|why| !troubles.contains(why)).collect();
+            troubles.extend(new.iter().cloned());
             !new.is_empty()
         });
-    }
-
-    /// Removes what isn't being removed yet; answers when the next attempt is due.
-    fn remove_volumes(&mut self, volumes: Vec<VolumeId>) -> Option<Instant> {
-        let now = Instant::now();
-        let mut next: Option<Instant> = None;
-        for volume in volumes {
-            let leaving = self.leaving.entry(volume.clone()).or_insert(Attempt {
-                failures: 0,
-                retry_at: Some(now),
-            });
-            let (due, later) = leaving.begin(now);
-            next = next.into_iter().chain(later).min();
-            if !due {
-                continue;
-            }
-            let (host, events) = (self.host.clone(), self.events.clone());
-            tokio::spawn(async move {
-                let outcome = host.remove_volume(&volume).await;
-                let _ = events.send(Event::VolumeRemoved { volume, outcome }).await;
-            });
-        }
-        next
-    }
-
-    fn volume_removed(&mut self, volume: VolumeId, outcome: Result<()>) {
-        let (Err(error), Some(leaving)) = (outcome, self.leaving.get_mut(&volume)) else {
-            self.leaving.remove(&volume);
-            return;
-        };
-        if leaving.failures == 0 {
-            tracing::error!("{volume} can't be removed: {error:#}");
-        }
-        leaving.failed();
-    }
-
-    /// Fetches what isn't being fetched yet; answers when the next attempt is due.
-    fn fetch_volumes(&mut self, volumes: Vec<WantedVolume>) -> Option<Instant> {
-        let now = Instant::now();
-        let wanted: BTreeSet<_> = volumes.iter().map(WantedVolume::file).collect();
-        // One that is under way to nobody is removed when it is there.
-        self.arriving.retain(|file, _| wanted.contains(file));
-        self.fetched
-            .retain(|file, attempt| wanted.contains(file) || attempt.retry_at.is_none());
-        let mut next: Option<Instant> = None;
-        for volume in volumes {
-            let attempt = self.fetched.entry(volume.file()).or_insert(Attempt {
-                failures: 0,
-                retry_at: Some(now),
-            });
-            let (due, later) = attempt.begin(now);
-            next = next.into_iter().chain(later).min();
-            if due {
-                tokio::spawn(fetch_volume(volume, self.host.clone(), self.events.clone()));
-            }
-        }
-        next
-    }
-
-    fn volume_fetched(&mut self, file: VolumeId, outcome: Result<()>) {
-        let (Err(error), Some(attempt)) = (outcome, self.fetched.get_mut(&file)) else {
-            self.fetched.remove(&file);
-            return;
-        };
-        if attempt.failures == 0 {
-            tracing::error!("{file} can't be fetched: {error:#}");
-        }
-        attempt.failed();
-        let arriving = self.arriving.entry(file.clone()).or_insert(Arriving {
-            file,
-            done_bytes: 0,
-            of_bytes: 0,
-            error: None,
-        });
-        arriving.error = Some(format!("{error:#}"));
     }
 
     /// Asks running guests whether they are reachable; answers when the next one is due.
@@ -754,7 +624,7 @@ impl Engine {
         let wanted = self.wanted.clone().unwrap_or_default();
         let mut troubles = plan::troubles(&wanted, &facts);
         troubles.extend(self.networks.troubles().cloned());
-        troubles.extend(self.unwritten.clone());
+        troubles.extend(self.accepted.trouble());
         self.steps.forget_taken();
         let about = self.host.about();
         let report = Report {
@@ -771,7 +641,7 @@ impl Engine {
             underlay: self.underlay(about.underlay),
             guests: plan::guest_reports(&wanted, &facts),
             volumes: facts.volumes.iter().cloned().collect(),
-            arriving: self.arriving.values().cloned().collect(),
+            arriving: self.volumes.arriving(),
             leaving: self
                 .passing
                 .values()
@@ -814,8 +684,14 @@ impl Steps {
     }
 }
 
+/// Whether an instance surely has no guest here.
+fn have_no_guest(observed: &Option<Observed>) -> impl Fn(&InstanceId) -> bool {
+    let guests = observed.as_ref().map(|observed| &observed.guests);
+    move |id| guests.is_some_and(|all| !all.contains_key(id))
+}
+
 /// Says every second how far something has got.
-fn every_second(
+pub fn every_second(
     events: mpsc::Sender<Event>,
     event: impl Fn(u64, u64) -> Event,
 ) -> impl Fn(u64, u64) {
@@ -828,22 +704,6 @@ fn every_second(
             let _ = events.try_send(event(done_bytes, of_bytes));
         }
     }
-}
-
-/// Fetches a volume and says every second how far it has got.
-async fn fetch_volume(volume: WantedVolume, host: Arc<dyn Host>, events: mpsc::Sender<Event>) {
-    let file = volume.file();
-    let noted = file.clone();
-    let note = every_second(events.clone(), move |done_bytes, of_bytes| {
-        Event::Fetching(Arriving {
-            file: noted.clone(),
-            done_bytes,
-            of_bytes,
-            error: None,
-        })
-    });
-    let outcome = host.fetch_volume(&volume, Box::new(note)).await;
-    let _ = events.send(Event::VolumeFetched { file, outcome }).await;
 }
 
 /// Sends a guest to another host, unless it is to stay after all, and says every second how far it is.

@@ -24,6 +24,7 @@ mod reach;
 mod real;
 pub mod simulated;
 mod translate;
+mod volumes;
 pub mod watchdog;
 mod way;
 

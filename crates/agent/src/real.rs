@@ -606,12 +606,12 @@ impl Host for RealHost {
                 let way = WayIn {
                     network: self.network.clone(),
                     calls: self.calls.clone(),
-                    passage: calls::Passage {
+                    migration: calls::Migration {
                         instance: instance.clone(),
                         generation: *generation,
                     },
                 };
-                self.calls.begin_anew(&way.passage);
+                self.calls.begin_anew(&way.migration);
                 if let Some(words) = way.channel(channel) {
                     return words;
                 }

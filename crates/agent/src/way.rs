@@ -1,7 +1,7 @@
 //! The way of a guest to another host: its hypervisor's channels, and beside them what the kernel knows
 //! of its connections and the calls that this host has into it.
 
-use crate::calls::{CALLS_MAX, Calls, Guest, Passage, SavedCall};
+use crate::calls::{CALLS_MAX, Calls, Guest, Migration, SavedCall};
 use crate::client::Controller;
 use crate::host::{Departure, Stream};
 use anyhow::{Context, Result};
@@ -21,7 +21,6 @@ const CALLS_BYTES: u64 = 64 << 20;
 
 /// An interface of a guest that goes.
 pub struct Port {
-    vpc: String,
     eni: String,
     guest: Guest,
 }
@@ -31,7 +30,6 @@ impl Port {
         let ports = vpcs.iter().flat_map(|vpc| {
             let own = vpc.ports.iter().filter(|port| port.instance == *instance);
             own.map(|port| Self {
-                vpc: vpc.vpc.to_string(),
                 eni: port.interface.to_string(),
                 guest: (vpc.vpc.to_string(), port.ip),
             })
@@ -51,17 +49,17 @@ pub struct Way<'a> {
 
 impl Way<'_> {
     async fn send_connections(&self, port: &Port) -> Result<()> {
-        let saved = self.network.connections(&port.vpc, &port.eni).await?;
+        let saved = self.network.connections(&port.guest.0, &port.eni).await?;
         self.tell(CONNECTIONS, port, saved.as_bytes()).await
     }
 
     /// After the connections: without them the groups may not know a call.
     async fn send_calls(&self, port: &Port) -> Result<()> {
-        let passage = Passage {
+        let migration = Migration {
             instance: self.departure.instance.clone(),
             generation: self.departure.generation,
         };
-        let held = self.calls.hold(&port.guest, &passage).await;
+        let held = self.calls.hold(&port.guest, &migration).await;
         if held.is_empty() {
             return Ok(());
         }
@@ -70,7 +68,7 @@ impl Way<'_> {
     }
 
     async fn tell(&self, what: &str, port: &Port, told: &[u8]) -> Result<()> {
-        let channel = format!("{what}{}.{}", port.vpc, port.eni);
+        let channel = format!("{what}{}.{}", port.guest.0, port.eni);
         let mut there = self.dial(&channel).await?;
         there.write_all(told).await?;
         there.shutdown().await?;
@@ -129,7 +127,7 @@ impl Dial for Way<'_> {
 pub struct WayIn {
     pub network: Arc<Network>,
     pub calls: Calls,
-    pub passage: Passage,
+    pub migration: Migration,
 }
 
 impl WayIn {
@@ -162,7 +160,7 @@ impl WayIn {
         let mut coming = (&mut far).take(CONNECTIONS_BYTES);
         let read = coming.read_to_string(&mut saved).await;
         read.context("read them")?;
-        let port = (self.passage.instance.as_str(), eni);
+        let port = (self.migration.instance.as_str(), eni);
         Ok(self.network.adopt_connections(vpc, port, &saved).await?)
     }
 
@@ -182,9 +180,9 @@ impl WayIn {
     }
 
     async fn take_call(&self, vpc: &str, eni: &str, call: SavedCall) -> Result<()> {
-        let port = (self.passage.instance.as_str(), eni);
+        let port = (self.migration.instance.as_str(), eni);
         let stream = self.network.adopt_dialled(vpc, port, &call.tcp).await?;
         let guest = (vpc.to_owned(), *call.tcp.remote.ip());
-        self.calls.take_in(guest, &self.passage, call, stream)
+        self.calls.take_in(guest, &self.migration, call, stream)
     }
 }

@@ -13,10 +13,7 @@ pub fn describe(
     id: &str,
     description: &str,
 ) -> Result<(), Refusal> {
-    let mut row = find(draft, owner, id)?;
-    row.description = description.into();
-    put(draft, row);
-    Ok(())
+    change(draft, owner, id, |row| row.description = description.into())
 }
 
 /// Without the check the interface may send and receive what isn't addressed to it.
@@ -26,10 +23,7 @@ pub fn check_source(
     id: &str,
     on: bool,
 ) -> Result<(), Refusal> {
-    let mut row = find(draft, owner, id)?;
-    row.source_dest_check = on;
-    put(draft, row);
-    Ok(())
+    change(draft, owner, id, |row| row.source_dest_check = on)
 }
 
 /// Whether it is to have a public address, where interfaces have one.
@@ -39,10 +33,7 @@ pub fn set_private_only(
     id: &str,
     private_only: bool,
 ) -> Result<(), Refusal> {
-    let mut row = find(draft, owner, id)?;
-    row.private_only = private_only;
-    put(draft, row);
-    Ok(())
+    change(draft, owner, id, |row| row.private_only = private_only)
 }
 
 /// Replaces the groups; each must be of the interface's own network.
@@ -91,6 +82,18 @@ pub fn delete_on_termination(
     }
     put(draft, row);
     Ok(true)
+}
+
+fn change(
+    draft: &mut Draft,
+    owner: &AccountId,
+    id: &str,
+    change: impl FnOnce(&mut Interface),
+) -> Result<(), Refusal> {
+    let mut row = find(draft, owner, id)?;
+    change(&mut row);
+    put(draft, row);
+    Ok(())
 }
 
 fn find(draft: &Draft, owner: &AccountId, id: &str) -> Result<Interface, Refusal> {

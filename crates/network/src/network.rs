@@ -49,6 +49,13 @@ fn addresses(spec: &VpcSpec) -> BTreeSet<Ipv4Addr> {
         .collect()
 }
 
+/// The address of a port whose guest is still on another host.
+fn standby(spec: &VpcSpec, instance: &str, eni: &str) -> Result<Ipv4Addr, Error> {
+    let mut ports = spec.standby.iter();
+    let port = ports.find(|port| port.eni == eni && port.instance == instance);
+    port.map(|port| port.ip).ok_or_else(|| missing(eni))
+}
+
 fn missing(eni: &str) -> Error {
     doing("finding the port")(io::Error::new(io::ErrorKind::NotFound, eni.to_owned()))
 }
@@ -393,9 +400,7 @@ impl Network {
     ) -> Result<(), Error> {
         check_id(vpc, "vpc")?;
         let spec = self.spec_of(vpc)?;
-        let mut standby = spec.standby.iter();
-        let port = standby.find(|port| port.eni == eni && port.instance == instance);
-        let ip = port.ok_or_else(|| missing(eni))?.ip;
+        let ip = standby(&spec, instance, eni)?;
         let saved = saved.to_owned();
         self.namespace(vpc)
             .run(move || connections::load(&saved, ip))
@@ -440,9 +445,7 @@ impl Network {
     ) -> Result<TcpStream, Error> {
         check_id(vpc, "vpc")?;
         let spec = self.spec_of(vpc)?;
-        let mut standby = spec.standby.iter();
-        let port = standby.find(|port| port.eni == eni && port.instance == instance);
-        let ip = port.ok_or_else(|| missing(eni))?.ip;
+        let ip = standby(&spec, instance, eni)?;
         if saved.remote.ip() != &ip || Self::dial_source(&spec, ip) != Some(*saved.local.ip()) {
             return Err(missing(eni));
         }

@@ -254,7 +254,8 @@ fn get<T: Plain>(socket: &impl AsFd, option: libc::c_int) -> io::Result<T> {
     Ok(value)
 }
 
-mod base64_bytes {
+/// Bytes as text, for serde.
+pub mod base64_bytes {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de};

@@ -10,8 +10,8 @@ fn guest() -> Guest {
     ("vpc-1".into(), Ipv4Addr::LOCALHOST)
 }
 
-fn passage(generation: u64) -> Passage {
-    Passage {
+fn migration(generation: u64) -> Migration {
+    Migration {
         instance: InstanceId::from("i-1"),
         generation,
     }
@@ -52,8 +52,8 @@ async fn ends(mut caller: DuplexStream, last: &str) {
 
 /// The calls of a guest that goes, with a caller that ends its half.
 async fn held(calls: &Calls, caller: DuplexStream, last: &str, generation: u64) -> Vec<SavedCall> {
-    let (guest, passage) = (guest(), passage(generation));
-    let (saved, ()) = tokio::join!(calls.hold(&guest, &passage), ends(caller, last));
+    let (guest, migration) = (guest(), migration(generation));
+    let (saved, ()) = tokio::join!(calls.hold(&guest, &migration), ends(caller, last));
     saved
 }
 
@@ -102,7 +102,7 @@ async fn a_call_goes_on_elsewhere_where_its_guest_goes() {
 fn take_in(calls: &Calls, saved: SavedCall, generation: u64) -> Result<()> {
     let stream = repair::restore(&saved.tcp).expect("it is restored");
     let stream = TcpStream::from_std(stream).expect("a socket");
-    calls.take_in(guest(), &passage(generation), saved, stream)
+    calls.take_in(guest(), &migration(generation), saved, stream)
 }
 
 #[tokio::test]
@@ -112,9 +112,9 @@ async fn what_is_left_of_an_earlier_attempt_does_not_count() {
     let mut saved = held(&source, caller, "", 2).await;
     source.settle(&InstanceId::from("i-1"), false);
     take_in(&target, saved.pop().expect("one call"), 2).expect("there is none");
-    target.begin_anew(&passage(2));
+    target.begin_anew(&migration(2));
     assert_eq!(refused(&target), MOVES, "it is of this attempt");
-    target.begin_anew(&passage(3));
+    target.begin_anew(&migration(3));
     assert_eq!(refused(&target), "there is no such connection");
 }
 
@@ -134,7 +134,7 @@ async fn a_name_is_given_once() {
 async fn a_caller_that_does_not_end_is_cut_off_and_the_guest_knows() {
     let calls = Calls::default();
     let (mut caller, mut guest_end) = call(&calls).await;
-    let saved = calls.hold(&guest(), &passage(2)).await;
+    let saved = calls.hold(&guest(), &migration(2)).await;
     assert!(saved.is_empty());
     let cut = guest_end.read(&mut [0; 8]).await;
     let cut = cut.expect_err("no end of what was said");
@@ -158,9 +158,9 @@ async fn a_caller_that_does_not_end_is_cut_off_and_the_guest_knows() {
 async fn a_hold_that_is_cut_short_loses_nothing_that_stays() {
     let calls = Calls::default();
     let (caller, mut guest_end) = call(&calls).await;
-    let (guest, passage) = (guest(), passage(2));
+    let (guest, migration) = (guest(), migration(2));
     {
-        let mut holding = std::pin::pin!(calls.hold(&guest, &passage));
+        let mut holding = std::pin::pin!(calls.hold(&guest, &migration));
         // It has begun and waits for the caller.
         let begun = tokio::time::timeout(Duration::from_millis(20), &mut holding);
         assert!(begun.await.is_err());

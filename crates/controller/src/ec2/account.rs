@@ -11,88 +11,101 @@ use boira_store::Snapshot;
 use std::sync::Arc;
 
 const MANAGED_BY: &str = "account";
-const UNBLOCKED: &str = "unblocked";
 
-/// An answer of these members, for a call without parameters.
-fn constant<const N: usize>(call: &Call, members: [(&'static str, Value); N]) -> Outcome {
+/// A member's value that never changes.
+enum Fixed {
+    Off,
+    Text(&'static str),
+    EmptyList,
+}
+
+/// What actions answer that always answer the same, sorted by action. Those that ask for what holds are
+/// among them; what would change it has no row.
+static FIXED: &[(&str, &[(&str, Fixed)])] = &[
+    (
+        "DisableEbsEncryptionByDefault",
+        &[("EbsEncryptionByDefault", Fixed::Off)],
+    ),
+    (
+        "DisableImageBlockPublicAccess",
+        &[("ImageBlockPublicAccessState", Fixed::Text("unblocked"))],
+    ),
+    // EC2's own serial console, by SSH; `boira instance console` needs no permission of this kind.
+    (
+        "DisableSerialConsoleAccess",
+        &[("SerialConsoleAccessEnabled", Fixed::Off)],
+    ),
+    (
+        "DisableSnapshotBlockPublicAccess",
+        &[("State", Fixed::Text("unblocked"))],
+    ),
+    (
+        "GetAllowedImagesSettings",
+        &[
+            ("State", Fixed::Text("disabled")),
+            ("ImageCriteria", Fixed::EmptyList),
+            ("ManagedBy", Fixed::Text(MANAGED_BY)),
+        ],
+    ),
+    (
+        "GetEbsDefaultKmsKeyId",
+        &[("KmsKeyId", Fixed::Text("alias/aws/ebs"))],
+    ),
+    (
+        "GetEbsEncryptionByDefault",
+        &[
+            ("EbsEncryptionByDefault", Fixed::Off),
+            ("SseType", Fixed::Text("none")),
+        ],
+    ),
+    (
+        "GetImageBlockPublicAccessState",
+        &[
+            ("ImageBlockPublicAccessState", Fixed::Text("unblocked")),
+            ("ManagedBy", Fixed::Text(MANAGED_BY)),
+        ],
+    ),
+    (
+        "GetSerialConsoleAccessStatus",
+        &[
+            ("SerialConsoleAccessEnabled", Fixed::Off),
+            ("ManagedBy", Fixed::Text(MANAGED_BY)),
+        ],
+    ),
+    (
+        "GetSnapshotBlockPublicAccessState",
+        &[
+            ("State", Fixed::Text("unblocked")),
+            ("ManagedBy", Fixed::Text(MANAGED_BY)),
+        ],
+    ),
+];
+
+/// Answers an action of [`FIXED`].
+pub fn fixed(call: &Call, _: &Arc<Snapshot>) -> Outcome {
     call.honours(&[])?;
+    let name = call.operation.name;
+    let row = FIXED.binary_search_by_key(&name, |(action, _)| action);
+    let (_, members) = &FIXED[row.expect("every action that comes here has a row")];
     let answer = members
-        .into_iter()
-        .fold(call.answer(), |answer, (name, value)| {
-            answer.with(name, value)
+        .iter()
+        .fold(call.answer(), |answer, (member, value)| match value {
+            Fixed::Off => answer.with(member, false),
+            Fixed::Text(text) => answer.with(member, *text),
+            Fixed::EmptyList => answer.with(member, Vec::<Value>::new()),
         });
     Ok(Answer::Done(answer))
 }
 
-pub fn ebs_encryption(call: &Call, _: &Arc<Snapshot>) -> Outcome {
-    let members = [
-        ("EbsEncryptionByDefault", false.into()),
-        ("SseType", "none".into()),
-    ];
-    constant(call, members)
-}
-
-pub fn disable_ebs_encryption(call: &Call, _: &mut Draft) -> Outcome {
-    constant(call, [("EbsEncryptionByDefault", false.into())])
-}
-
-pub fn ebs_key(call: &Call, _: &Arc<Snapshot>) -> Outcome {
-    constant(call, [("KmsKeyId", "alias/aws/ebs".into())])
-}
-
-/// EC2's own serial console, by SSH; `boira instance console` needs no permission of this kind.
-pub fn serial_console(call: &Call, _: &Arc<Snapshot>) -> Outcome {
-    let members = [
-        ("SerialConsoleAccessEnabled", false.into()),
-        ("ManagedBy", MANAGED_BY.into()),
-    ];
-    constant(call, members)
-}
-
-pub fn disable_serial_console(call: &Call, _: &mut Draft) -> Outcome {
-    constant(call, [("SerialConsoleAccessEnabled", false.into())])
-}
-
 pub fn metadata_defaults(call: &Call, _: &Arc<Snapshot>) -> Outcome {
+    call.honours(&[])?;
     let none = call.shape("InstanceMetadataDefaultsResponse");
     let defaults = none.with("ManagedBy", MANAGED_BY);
-    constant(call, [("AccountLevel", defaults.into())])
-}
-
-pub fn image_access(call: &Call, _: &Arc<Snapshot>) -> Outcome {
-    let members = [
-        ("ImageBlockPublicAccessState", UNBLOCKED.into()),
-        ("ManagedBy", MANAGED_BY.into()),
-    ];
-    constant(call, members)
-}
-
-pub fn unblock_image_access(call: &Call, _: &mut Draft) -> Outcome {
-    constant(call, [("ImageBlockPublicAccessState", UNBLOCKED.into())])
-}
-
-pub fn snapshot_access(call: &Call, _: &Arc<Snapshot>) -> Outcome {
-    let members = [
-        ("State", UNBLOCKED.into()),
-        ("ManagedBy", MANAGED_BY.into()),
-    ];
-    constant(call, members)
-}
-
-pub fn unblock_snapshot_access(call: &Call, _: &mut Draft) -> Outcome {
-    constant(call, [("State", UNBLOCKED.into())])
-}
-
-pub fn allowed_images(call: &Call, _: &Arc<Snapshot>) -> Outcome {
-    let members = [
-        ("State", "disabled".into()),
-        ("ImageCriteria", Vec::<Value>::new().into()),
-        ("ManagedBy", MANAGED_BY.into()),
-    ];
-    constant(call, members)
+    Ok(Answer::Done(call.answer().with("AccountLevel", defaults)))
 }
 
 pub fn vpc_access(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
+    call.honours(&[])?;
     let options = call
         .shape("VpcBlockPublicAccessOptions")
         .with("AwsAccountId", call.account.to_string())
@@ -101,7 +114,8 @@ pub fn vpc_access(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
         .with("InternetGatewayBlockMode", "off")
         .with("ManagedBy", MANAGED_BY)
         .with("ExclusionsAllowed", "allowed");
-    constant(call, [("VpcBlockPublicAccessOptions", options.into())])
+    let answer = call.answer().with("VpcBlockPublicAccessOptions", options);
+    Ok(Answer::Done(answer))
 }
 
 /// The credit option that instances get which name none.

@@ -1,7 +1,8 @@
 //! Describe, Modify and ResetInstanceAttribute.
 
 use super::instance_value::{block_devices, groups};
-use super::run_instances::{self, check_ebs_optimized};
+use super::run_instances;
+use super::types::check_ebs_optimized;
 use super::{Answer, Call, Outcome, honours, refusals, strings};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -139,12 +140,18 @@ fn modify_member(call: &Call, draft: &mut Draft, id: &str, name: &str) -> Result
             }
             Setting::EbsOptimized(on)
         }
+        "InstanceType" => {
+            let row = draft.state.instance(&call.account, id);
+            if row.is_some_and(|row| row.ebs_optimized) {
+                check_ebs_optimized(&draft.state, text())?;
+            }
+            Setting::InstanceType(text().to_owned())
+        }
         "EnaSupport" => return refuse(name, flag()?),
         "Kernel" | "Ramdisk" | "SriovNetSupport" => return refuse(name, true),
         "DisableApiStop" => Setting::StopProtection(flag()?),
         "DisableApiTermination" => Setting::TerminationProtection(flag()?),
         "InstanceInitiatedShutdownBehavior" => shutdown_behavior(text())?,
-        "InstanceType" => Setting::InstanceType(text().to_owned()),
         "UserData" => {
             let value = holder.and_then(|holder| holder.get("Value"));
             let raw = value.and_then(Value::as_blob).unwrap_or_default();

@@ -186,14 +186,8 @@ pub static ACTIONS: &[(&str, Act)] = &[
         Act::Read(account::vpc_access),
     ),
     ("DescribeVpcs", Act::Read(network::describe_vpcs)),
-    (
-        "DisableEbsEncryptionByDefault",
-        Act::Write(account::disable_ebs_encryption),
-    ),
-    (
-        "DisableImageBlockPublicAccess",
-        Act::Write(account::unblock_image_access),
-    ),
+    ("DisableEbsEncryptionByDefault", Act::Read(account::fixed)),
+    ("DisableImageBlockPublicAccess", Act::Read(account::fixed)),
     (
         "DisableImageDeprecation",
         Act::Write(images::disable_deprecation),
@@ -202,13 +196,10 @@ pub static ACTIONS: &[(&str, Act)] = &[
         "DisableImageDeregistrationProtection",
         Act::Write(images::disable_protection),
     ),
-    (
-        "DisableSerialConsoleAccess",
-        Act::Write(account::disable_serial_console),
-    ),
+    ("DisableSerialConsoleAccess", Act::Read(account::fixed)),
     (
         "DisableSnapshotBlockPublicAccess",
-        Act::Write(account::unblock_snapshot_access),
+        Act::Read(account::fixed),
     ),
     (
         "EnableImageDeprecation",
@@ -218,10 +209,7 @@ pub static ACTIONS: &[(&str, Act)] = &[
         "EnableImageDeregistrationProtection",
         Act::Write(images::enable_protection),
     ),
-    (
-        "GetAllowedImagesSettings",
-        Act::Read(account::allowed_images),
-    ),
+    ("GetAllowedImagesSettings", Act::Read(account::fixed)),
     (
         "GetConsoleOutput",
         Act::Wait(console::check, console::output),
@@ -230,15 +218,9 @@ pub static ACTIONS: &[(&str, Act)] = &[
         "GetDefaultCreditSpecification",
         Act::Read(account::default_credits),
     ),
-    ("GetEbsDefaultKmsKeyId", Act::Read(account::ebs_key)),
-    (
-        "GetEbsEncryptionByDefault",
-        Act::Read(account::ebs_encryption),
-    ),
-    (
-        "GetImageBlockPublicAccessState",
-        Act::Read(account::image_access),
-    ),
+    ("GetEbsDefaultKmsKeyId", Act::Read(account::fixed)),
+    ("GetEbsEncryptionByDefault", Act::Read(account::fixed)),
+    ("GetImageBlockPublicAccessState", Act::Read(account::fixed)),
     (
         "GetInstanceMetadataDefaults",
         Act::Read(account::metadata_defaults),
@@ -248,13 +230,10 @@ pub static ACTIONS: &[(&str, Act)] = &[
         "GetSecurityGroupsForVpc",
         Act::Read(account::groups_for_vpc),
     ),
-    (
-        "GetSerialConsoleAccessStatus",
-        Act::Read(account::serial_console),
-    ),
+    ("GetSerialConsoleAccessStatus", Act::Read(account::fixed)),
     (
         "GetSnapshotBlockPublicAccessState",
-        Act::Read(account::snapshot_access),
+        Act::Read(account::fixed),
     ),
     ("ImportKeyPair", Act::Write(keys::import)),
     ("ModifyImageAttribute", Act::Write(images::modify_attribute)),

@@ -295,6 +295,7 @@ pub fn modify_subnet_attribute(call: &Call, draft: &mut Draft) -> Outcome {
     let state = &draft.state;
     let row = state.subnet(&call.account, id);
     let mut row = Subnet::clone(row.ok_or_else(|| SUBNET.not_found(&[id]))?);
+    let maps = asked(request, "MapPublicIpOnLaunch")?;
     super::run_instances::only(request, "PrivateDnsHostnameTypeOnLaunch", &["ip-name"])?;
     some_asked(vec![
         request.str("PrivateDnsHostnameTypeOnLaunch").is_some(),
@@ -303,10 +304,8 @@ pub fn modify_subnet_attribute(call: &Call, draft: &mut Draft) -> Outcome {
         agrees(request, "EnableResourceNameDnsAAAARecordOnLaunch", false)?,
         agrees(request, "EnableResourceNameDnsARecordOnLaunch", false)?,
         agrees(request, "MapCustomerOwnedIpOnLaunch", false)?,
-        request.get("MapPublicIpOnLaunch").is_some(),
+        maps.is_some(),
     ])?;
-    let maps = request.structure("MapPublicIpOnLaunch");
-    let maps = maps.and_then(|value| value.bool("Value"));
     check_public_address(state, maps)?;
     if let Some(private_only) = maps.map(|maps| !maps)
         && private_only != row.private_only
@@ -317,18 +316,22 @@ pub fn modify_subnet_attribute(call: &Call, draft: &mut Draft) -> Outcome {
     call.done()
 }
 
+/// The value that an attribute is asked to have, if it is.
+fn asked(request: &Struct, name: &str) -> Result<Option<bool>, ApiError> {
+    let value = request.structure(name).map(|asked| asked.bool("Value"));
+    let missing = || ApiError::missing_parameter(format!("{name}.Value"));
+    value.map(|value| value.ok_or_else(missing)).transpose()
+}
+
 /// Whether the attribute is asked for; another value than the one that holds is refused.
 fn agrees(request: &Struct, name: &str, holds: bool) -> Result<bool, ApiError> {
-    let Some(asked) = request.structure(name) else {
-        return Ok(false);
-    };
-    match asked.bool("Value") {
+    match asked(request, name)? {
+        None => Ok(false),
         Some(value) if value == holds => Ok(true),
         Some(value) => Err(ApiError::new(
             "UnsupportedOperation",
             format!("Boira does not support the value {value} of {name}; it is always {holds}."),
         )),
-        None => Err(ApiError::missing_parameter(format!("{name}.Value"))),
     }
 }
 

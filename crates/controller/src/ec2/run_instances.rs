@@ -56,7 +56,7 @@ pub fn run(call: &Call, draft: &mut Draft) -> Outcome {
     check_root_device(draft, &ask)?;
     check_cpu_options(draft, call, &ask.launch)?;
     if ask.launch.ebs_optimized {
-        check_ebs_optimized(&draft.state, &ask.launch.instance_type)?;
+        types::check_ebs_optimized(&draft.state, &ask.launch.instance_type)?;
     }
     let ids = launch::launch(draft, &ask.launch).map_err(refusals::error)?;
     answer(call, draft, &ids)
@@ -452,17 +452,6 @@ fn check_root_device(draft: &Draft, ask: &Ask) -> Result<(), ApiError> {
                 "The root device of {} is {}; Boira can't attach further devices ({device}) at launch.",
                 image.id, image.root_device
             ),
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// Types that EC2 optimizes for EBS may be asked for it; the others can't be.
-pub fn check_ebs_optimized(state: &State, name: &str) -> Result<(), ApiError> {
-    match state.types.get(name) {
-        Some(kind) if !types::can_be_ebs_optimized(kind) => Err(ApiError::new(
-            "Unsupported",
-            "EBS-optimized instances are not supported for your requested configuration.",
         )),
         _ => Ok(()),
     }

@@ -141,10 +141,18 @@ fn is_current(row: &InstanceType) -> bool {
 /// Previous types that EC2 optimizes for EBS where it is asked for ("Amazon EBS-optimized instance types").
 const OPTIMIZED_ON_REQUEST: [&str; 3] = ["c1.xlarge", "m1.large", "m1.xlarge"];
 
-/// Whether the type can be asked to be optimized for EBS.
-pub fn can_be_ebs_optimized(row: &InstanceType) -> bool {
-    ebs_optimized_support(row) != "unsupported"
+/// Types that EC2 optimizes for EBS may be asked for it; the others can't be.
+pub fn check_ebs_optimized(state: &State, name: &str) -> Result<(), ApiError> {
+    match state.types.get(name) {
+        Some(row) if ebs_optimized_support(row) == UNSUPPORTED => Err(ApiError::new(
+            "Unsupported",
+            "EBS-optimized instances are not supported for your requested configuration.",
+        )),
+        _ => Ok(()),
+    }
 }
+
+const UNSUPPORTED: &str = "unsupported";
 
 fn ebs_optimized_support(row: &InstanceType) -> &'static str {
     if is_current(row) && family(row) != "t2" {
@@ -152,7 +160,7 @@ fn ebs_optimized_support(row: &InstanceType) -> &'static str {
     } else if OPTIMIZED_ON_REQUEST.contains(&&*row.name) {
         "supported"
     } else {
-        "unsupported"
+        UNSUPPORTED
     }
 }
 

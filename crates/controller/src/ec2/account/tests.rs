@@ -95,3 +95,8 @@ fn groups_are_listed_by_their_vpc() {
     let other = "Action=GetSecurityGroupsForVpc&VpcId=vpc-01234567";
     assert_eq!(cloud.refusal(other), "InvalidVpcID.NotFound");
 }
+
+#[test]
+fn what_always_answers_the_same_has_one_row_each() {
+    assert!(super::FIXED.is_sorted_by_key(|(action, _)| action));
+}

@@ -230,6 +230,16 @@ fn types_that_are_always_optimized_for_ebs_may_be_asked_for_it() {
     let mut cloud = Cloud::new();
     let reply = cloud.ok(&run(&cloud, "&InstanceType=t3.nano&EbsOptimized=true"));
     assert_eq!(reply.one("ebsOptimized"), "true");
+    let id = boira_model::InstanceId::from(reply.one("instanceId"));
+    cloud.observe(&id, boira_model::Observed::Running);
+    cloud.stop(&id);
+    let modify = format!("Action=ModifyInstanceAttribute&InstanceId={id}&InstanceType.Value=");
+    assert_eq!(
+        cloud.refusal(&format!("{modify}m1.small")),
+        "Unsupported",
+        "it would no longer be"
+    );
+    cloud.ok(&format!("{modify}m1.large"));
     let query = run(&cloud, "&EbsOptimized=true&InstanceType=m1.small");
     assert_eq!(cloud.refusal(&query), "Unsupported", "m1.small");
     let types = "Action=DescribeInstanceTypes&InstanceType.1";
