@@ -258,7 +258,7 @@ impl Engine {
                 if let Some(memory) = self.memory.get_mut(&instance)
                     && memory.generation == generation
                 {
-                    memory.reachable = Some(answer);
+                    memory.asked(answer);
                 }
             }
         }

@@ -4,7 +4,7 @@ use crate::commands::{
     account, bucket, doctor, env, host, image, instance, join, kind, ssh, status, up, zone,
 };
 use crate::home::{Home, agents_address};
-use crate::{memory, node, output};
+use crate::{completion, memory, node, output};
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -148,6 +148,7 @@ enum Command {
 /// Parses, runs and turns the outcome into an exit code: 0 done, 1 failed, 2 wrong usage. `boira ssh`
 /// has ssh's.
 pub fn main() -> ExitCode {
+    completion::answer(Cli::command);
     let cli = Cli::parse();
     let format = cli.output;
     log();
@@ -251,9 +252,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Account(command) => account::run(&home, format, command).await?,
         Command::Kind(command) => kind::run(&home, format, command).await?,
         Command::Completion { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "boira", &mut script);
-            crate::output::line_out(String::from_utf8_lossy(&script).trim_end());
+            output::line_out(completion::script(shell)?.trim_end());
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -3,6 +3,7 @@
 mod cli;
 mod client;
 mod commands;
+mod completion;
 mod home;
 mod memory;
 mod node;

@@ -391,11 +391,15 @@ pub async fn supervise(home: &Home, serving: Serving) -> Result<()> {
     let mut agent: Option<Child> = None;
     let mut restarts = Restarts::default();
     loop {
+        // A machine that is short of processes or memory, or whose program is being replaced, is so for
+        // a while only.
         if controller.is_none() {
-            controller = Some(spawn_controller(home, &serving)?);
+            let spawned = spawn_controller(home, &serving).map(Some);
+            controller = restarts.unless_failed(spawned).await;
         }
         if agent.is_none() && home.agent().join("identity.json").exists() {
-            agent = spawn_agent(home, serving.listen)?;
+            let spawned = spawn_agent(home, serving.listen);
+            agent = restarts.unless_failed(spawned).await;
         }
         tokio::select! {
             _ = term.recv() => break,
@@ -416,7 +420,7 @@ pub async fn supervise(home: &Home, serving: Serving) -> Result<()> {
                 agent = None;
                 restarts.pause().await;
             }
-            () = tokio::time::sleep(Duration::from_millis(50)), if agent.is_none() => {}
+            () = tokio::time::sleep(Duration::from_millis(50)), if agent.is_none() || controller.is_none() => {}
         }
     }
     stop(agent).await;
@@ -445,6 +449,18 @@ struct Restarts {
 }
 
 impl Restarts {
+    /// What was started, or nothing for now.
+    async fn unless_failed(&mut self, spawned: Result<Option<Child>>) -> Option<Child> {
+        match spawned {
+            Ok(child) => child,
+            Err(error) => {
+                tracing::error!("{error:#}; trying again");
+                self.pause().await;
+                None
+            }
+        }
+    }
+
     async fn pause(&mut self) {
         self.recent
             .retain(|at| at.elapsed() < Duration::from_secs(30));

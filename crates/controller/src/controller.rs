@@ -388,20 +388,26 @@ fn tls(
 async fn clockwork(controller: Arc<Controller>) {
     let mut interval = tokio::time::interval(Duration::from_secs(1));
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut stamp = controller.files.stamp();
-    let mut looked = None;
+    let mut stamp = Some(controller.files.stamp());
+    let (mut failed, mut looked) = (None, None);
     loop {
         interval.tick().await;
         note_silence(&controller).await;
         lost::tick(&controller).await;
-        let now = controller.files.stamp();
+        let now = Some(controller.files.stamp());
         if now != stamp {
             stamp = now;
             match controller.read_files().await {
                 Ok(true) => tracing::info!("settings and instance types were read again"),
                 // Each was named.
                 Ok(false) => {}
-                Err(error) => tracing::error!("changed files are ignored: {error:#}"),
+                Err(error) => {
+                    let words = format!("changed files are not in force yet: {error:#}");
+                    if failed.as_ref() != Some(&words) {
+                        tracing::error!("{words}");
+                    }
+                    (stamp, failed) = (None, Some(words));
+                }
             }
         }
         let snapshot = controller.cluster.snapshot();

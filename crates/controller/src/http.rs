@@ -383,6 +383,13 @@ async fn carry_out(
     call: Call,
 ) -> Result<Answer, ApiError> {
     match act {
+        // With filters it can take long, which must keep nobody else waiting.
+        Act::Read(read) if !call.request.list("Filters").is_empty() => {
+            let (read, snapshot) = (*read, controller.cluster.snapshot());
+            tokio::task::spawn_blocking(move || read(&call, &snapshot))
+                .await
+                .map_err(|error| ApiError::unavailable(error.to_string()))?
+        }
         Act::Read(read) => read(&call, &controller.cluster.snapshot()),
         Act::Wait(check, wait) => {
             check(&call, &controller.cluster.snapshot().state)?;

@@ -2,7 +2,7 @@
 //! has already seen it; nothing of a terminated one changes.
 
 use crate::refusal::Thing;
-use crate::{Draft, Refusal, launch, policy, schedule};
+use crate::{Draft, Refusal, launch, policy, schedule, tag};
 use boira_model::*;
 
 /// A new value of one attribute.
@@ -74,6 +74,7 @@ pub fn set(
             what
         }
         Setting::Metadata(options) => {
+            tag::check_metadata(&options, &row.tags)?;
             row.metadata = options;
             "metadata options changed".to_owned()
         }

@@ -130,28 +130,43 @@ pub fn authorize(
     Ok(added)
 }
 
-/// Removes rules; one that the group hasn't changes nothing.
+/// Removes rules. An id that is none of the group's changes nothing.
 pub fn revoke(
     draft: &mut Draft,
     owner: &AccountId,
     id: &str,
     direction: Direction,
     named: &[Named],
-) -> Result<Vec<Rule>, Refusal> {
+) -> Result<Revoked, Refusal> {
     let mut row = SecurityGroup::clone(find(&draft.state, owner, id)?);
-    let places = named
-        .iter()
-        .map(|name| place(&row, direction, name))
-        .collect::<Result<BTreeSet<_>, _>>()?;
+    let (mut places, mut unknown) = (BTreeSet::new(), Vec::new());
+    for name in named {
+        match (place(&row, direction, name), name) {
+            (Some(at), _) => {
+                places.insert(at);
+            }
+            (None, Named::Id(id)) => return Err(Refusal::NotFound(Thing::GroupRule, id.clone())),
+            (None, Named::Traffic(traffic)) => unknown.push(traffic.clone()),
+        }
+    }
     // From the end, so that the places before stay true.
-    let mut revoked: Vec<Rule> = places
+    let mut rules: Vec<Rule> = places
         .iter()
         .rev()
         .map(|at| row.rules.remove(*at))
         .collect();
-    revoked.reverse();
-    draft.put(row);
-    Ok(revoked)
+    rules.reverse();
+    if !rules.is_empty() {
+        draft.put(row);
+    }
+    Ok(Revoked { rules, unknown })
+}
+
+/// What became of the rules that were to be revoked. In a default VPC those that aren't there are no error
+/// ("RevokeSecurityGroupIngress" in the EC2 API reference), and there are no other VPCs.
+pub struct Revoked {
+    pub rules: Vec<Rule>,
+    pub unknown: Vec<Traffic>,
 }
 
 /// Replaces what rules let through and how they are described; ids, directions and tags stay.
@@ -187,7 +202,10 @@ pub fn describe(
 ) -> Result<(), Refusal> {
     let mut row = SecurityGroup::clone(find(&draft.state, owner, id)?);
     for (name, text) in texts {
-        let at = place(&row, direction, &name)?;
+        let at = place(&row, direction, &name).ok_or(match name {
+            Named::Id(id) => Refusal::NotFound(Thing::GroupRule, id),
+            Named::Traffic(_) => Refusal::NoSuchRule,
+        })?;
         row.rules[at].description = text;
     }
     draft.put(row);
@@ -204,8 +222,8 @@ fn find<'a>(
         .ok_or_else(|| Refusal::NotFound(Thing::Group, id.to_owned()))
 }
 
-fn place(row: &SecurityGroup, direction: Direction, name: &Named) -> Result<usize, Refusal> {
-    let found = row.rules.iter().position(|rule| {
+fn place(row: &SecurityGroup, direction: Direction, name: &Named) -> Option<usize> {
+    row.rules.iter().position(|rule| {
         rule.direction == direction
             && match name {
                 Named::Id(id) => rule.id.as_str() == id,
@@ -213,10 +231,6 @@ fn place(row: &SecurityGroup, direction: Direction, name: &Named) -> Result<usiz
                     rule.protocol == *protocol && rule.peer == *peer
                 }
             }
-    });
-    found.ok_or_else(|| match name {
-        Named::Id(id) => Refusal::NotFound(Thing::GroupRule, id.clone()),
-        Named::Traffic(_) => Refusal::NoSuchRule,
     })
 }
 

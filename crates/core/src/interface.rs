@@ -1,7 +1,7 @@
 //! What owners change about their network interfaces. Hosts are told at once.
 
 use crate::refusal::Thing;
-use crate::{Draft, Refusal};
+use crate::{Draft, Kind, Refusal};
 use boira_model::*;
 
 /// Groups that an interface may be in, the most that AWS gives.
@@ -82,6 +82,16 @@ pub fn delete_on_termination(
     }
     put(draft, row);
     Ok(true)
+}
+
+/// Only one that its instance has left behind; there is no way to detach one.
+pub fn delete(draft: &mut Draft, owner: &AccountId, id: &str) -> Result<(), Refusal> {
+    let row = find(draft, owner, id)?;
+    if let Some(attachment) = &row.attachment {
+        return Err(Refusal::InUse(id.into(), attachment.instance.to_string()));
+    }
+    draft.delete(Kind::Interface, id);
+    Ok(())
 }
 
 fn change(

@@ -3,7 +3,7 @@
 use crate::refusal::Thing;
 use crate::row::ClientToken;
 use crate::schedule::{self, Need, Places};
-use crate::{Draft, Refusal, heal, network, policy};
+use crate::{Draft, Refusal, heal, network, policy, tag};
 use boira_model::*;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -173,6 +173,7 @@ fn resolve(draft: &Draft, ask: &Launch) -> Result<Order, Refusal> {
         places: None,
     };
     check_fits(&image, &kind)?;
+    tag::check_metadata(&ask.metadata, &ask.tags)?;
     if ask.cpu_credits.is_some() && !kind.burstable {
         return Err(Refusal::NotBurstable(kind.name));
     }

@@ -83,7 +83,17 @@ pub struct Memory {
     /// The step that must wait, and until when.
     pub held: Option<(&'static str, BootTime)>,
     pub last_error: String,
+    /// Whether the guest answers; `None` until it has once since it was booted.
     pub reachable: Option<bool>,
+}
+
+impl Memory {
+    /// The guest was asked whether it can be reached.
+    pub fn asked(&mut self, answers: bool) {
+        if answers || self.reachable.is_some() {
+            self.reachable = Some(answers);
+        }
+    }
 }
 
 /// Everything that the planner looks at.

@@ -84,6 +84,8 @@ pub enum Refusal {
     GroupLimit,
     #[error("a resource has up to {} tags", crate::tag::MAX_TAGS)]
     TooManyTags,
+    #[error("'{0}' can't be the key of a tag that the metadata service shows")]
+    NoMetadataKey(String),
     #[error(
         "a security group has up to {} rules in each direction",
         crate::group::MAX_RULES

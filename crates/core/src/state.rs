@@ -564,7 +564,9 @@ fn told_alike(old: &Instance, new: &Instance) -> bool {
         since: new.since,
         ..old.clone()
     };
-    observed == *new && old.connected_at() == new.connected_at()
+    // One that is terminated is told to switch off first, where it keeps a disk.
+    let ends = new.desired == Desired::Terminated && old.has_ended() != new.has_ended();
+    observed == *new && old.connected_at() == new.connected_at() && !ends
 }
 
 /// The hosts that keep room for an instance, its own and where it is moving to, each with the memory

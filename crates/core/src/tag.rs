@@ -23,6 +23,19 @@ pub fn create(
     })
 }
 
+/// Tags that the metadata service shows are names in its tree, so EC2 takes fewer characters there
+/// ("Work with instance tags in instance metadata" in the EC2 user guide).
+pub fn check_metadata(options: &MetadataOptions, tags: &Tags) -> Result<(), Refusal> {
+    let fits = |key: &String| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-_+=,.@:".contains(c);
+        key.chars().all(fits) && !matches!(key.as_str(), "." | ".." | "_index")
+    };
+    match tags.keys().find(|key| options.instance_tags && !fits(key)) {
+        Some(key) => Err(Refusal::NoMetadataKey(key.clone())),
+        None => Ok(()),
+    }
+}
+
 /// Removes tags from all named resources; without `unwanted` all of them. Tags that aren't there are
 /// no error.
 pub fn delete(
@@ -57,6 +70,9 @@ fn each(
         edit(found.tags_mut());
         if found.tags().len() > MAX_TAGS {
             return Err(Refusal::TooManyTags);
+        }
+        if let Found::Instance(row) = &found {
+            check_metadata(&row.metadata, &row.tags)?;
         }
         if *found.tags() != before {
             draft.put(found.into_row());

@@ -120,6 +120,10 @@ fn wanted_instance(state: &State, row: &Instance) -> WantedInstance {
             }
             Desired::Running => Power::On,
             Desired::Stopped(how) => Power::Off(how),
+            // What its guest hasn't written yet belongs on a disk that stays.
+            Desired::Terminated if !row.has_ended() && keeps_a_disk(state, row) => {
+                Power::Off(StopHow::Clean)
+            }
             Desired::Terminated => Power::Gone,
         },
         resets: row.resets,
@@ -149,6 +153,14 @@ fn wanted_instance(state: &State, row: &Instance) -> WantedInstance {
             })
             .collect(),
     }
+}
+
+fn keeps_a_disk(state: &State, row: &Instance) -> bool {
+    let disks = row.disks.iter().filter_map(|id| state.volumes.get(id));
+    let attachments = disks.filter_map(|disk| disk.attachment.as_ref());
+    attachments
+        .into_iter()
+        .any(|one| !one.delete_on_termination)
 }
 
 fn blobs(instances: &[WantedInstance], volumes: &[WantedVolume]) -> Vec<WantedBlob> {

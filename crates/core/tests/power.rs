@@ -4,7 +4,7 @@ mod common;
 
 use boira_core::launch::Launch;
 use boira_core::{Refusal, power};
-use boira_model::wire::GuestState;
+use boira_model::wire::{self, GuestState};
 use boira_model::*;
 use common::Cloud;
 
@@ -48,6 +48,37 @@ fn a_stop_takes_until_the_guest_has_ended() {
     cloud.says(&id, GuestState::Exited(Exit::Poweroff));
     assert_eq!(cloud.name_of(&id), StateName::Stopped);
     assert_eq!(used(&cloud), 0);
+}
+
+/// What its guest has not written yet belongs on the disk that its owner keeps.
+#[test]
+fn an_instance_that_leaves_its_disk_is_switched_off_before_it_goes() {
+    let mut cloud = Cloud::of(&[PC]);
+    let ask = Launch {
+        delete_root: false,
+        ..cloud.ask()
+    };
+    let id = cloud.launch(&ask).expect("there is room").remove(0);
+    cloud.says(&id, GuestState::Running);
+    let host = cloud.host_of(&id);
+    let told = |cloud: &Cloud| cloud.told(&host).instances[0].power;
+    cloud.terminate(&id).expect("it runs");
+    assert_eq!(told(&cloud), wire::Power::Off(StopHow::Clean));
+    let revision = cloud.state.revision(&host);
+    cloud.says(&id, GuestState::Exited(Exit::Poweroff));
+    assert_eq!(told(&cloud), wire::Power::Gone);
+    assert!(
+        cloud.state.revision(&host) > revision,
+        "its host hears of it"
+    );
+    assert_eq!(cloud.name_of(&id), StateName::ShuttingDown);
+    cloud.says(&id, GuestState::Absent);
+    assert_eq!(cloud.name_of(&id), StateName::Terminated);
+    assert_eq!(cloud.state.volumes.len(), 1);
+
+    let plain = cloud.running();
+    cloud.terminate(&plain).expect("it runs");
+    assert_eq!(told(&cloud), wire::Power::Gone);
 }
 
 #[test]

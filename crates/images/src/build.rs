@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::error::{AtPath, ImageError, Result};
 use crate::{debian, tiny};
@@ -66,6 +67,9 @@ pub struct Built {
     pub min_disk_bytes: u64,
     /// Packages that the image was made of, `name version`, sorted.
     pub packages: Vec<String>,
+    /// A hash of the guest's scripts and of the builder.
+    #[serde(default)]
+    pub builder: String,
 }
 
 /// The file beside an image that describes it.
@@ -79,6 +83,12 @@ impl Built {
         let built: Self = serde_json::from_slice(&text)
             .map_err(|error| ImageError::Refused(format!("{}: {error}", path.display())))?;
         Ok(built.below(directory))
+    }
+
+    /// Whether both were made of the same by the same, so that one of them is enough. Their bytes differ:
+    /// file systems have times and ids.
+    fn is_alike(&self, other: &Self) -> bool {
+        self.builder == other.builder && self.packages == other.packages
     }
 
     fn below(mut self, directory: &Path) -> Self {
@@ -106,6 +116,20 @@ pub struct Step<'a> {
     pub total: u64,
 }
 
+/// What an image of this kind depends on beside its packages, as a hash.
+pub(crate) fn builder(kind: Kind) -> String {
+    let mut hash = Sha256::new();
+    let inputs = match kind {
+        Kind::Tiny => tiny::inputs(),
+        Kind::Debian => debian::inputs(),
+    };
+    for input in inputs {
+        hash.update(input.len().to_le_bytes());
+        hash.update(input);
+    }
+    hex::encode(&hash.finalize()[..8])
+}
+
 /// Receives the progress of a build; called often, must return quickly.
 pub type Progress<'a> = dyn Fn(Step<'_>) + Send + Sync + 'a;
 
@@ -123,7 +147,8 @@ impl Reporter<'_> {
     }
 }
 
-/// Builds an image from the distribution's packages and leaves it in `out/tiny` or `out/debian`.
+/// Builds an image from the distribution's packages and leaves it in `out/tiny` or `out/debian`. One
+/// that is there already and was made of the same is left, and answered.
 ///
 /// `work` keeps package lists and packages, which make the next build quicker; nothing outside
 /// of `work` and `out` is written. The directory in `out` is renamed into place when all is in
@@ -148,10 +173,15 @@ pub async fn build(kind: Kind, work: &Path, out: &Path, progress: &Progress<'_>)
         Kind::Tiny => tiny::build(&work, staging.path(), &reporter).await?,
         Kind::Debian => debian::build(&work, staging.path(), &reporter).await?,
     };
+    let place = out.join(kind.name());
+    if let Ok(earlier) = Built::load(&place)
+        && earlier.is_alike(&built)
+    {
+        return Ok(earlier);
+    }
     let description = staging.path().join(DESCRIPTION_FILE);
     let text = serde_json::to_vec_pretty(&built).expect("a description is plain data");
     fs::write(&description, text).at(&description)?;
-    let place = out.join(kind.name());
     publish(staging, &place)?;
     Ok(built.below(&place))
 }

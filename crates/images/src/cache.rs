@@ -4,11 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
-use sha2::{Digest, Sha256};
 
-use crate::build::{Built, Kind, build};
+use crate::build::{Built, Kind, build, builder};
 use crate::error::{AtPath, ImageError, Result};
-use crate::{debian, tiny};
 
 /// The `tiny` image from `cache_directory`, built first when it isn't there: [`cached`].
 pub async fn cached_tiny(cache_directory: &Path) -> Result<Built> {
@@ -21,7 +19,7 @@ pub async fn cached_tiny(cache_directory: &Path) -> Result<Built> {
 /// new image; new package versions alone are not. Processes that ask at once wait for one build.
 pub async fn cached(kind: Kind, cache_directory: &Path) -> Result<Built> {
     fs::create_dir_all(cache_directory).at(cache_directory)?;
-    let directory = cache_directory.join(key(kind));
+    let directory = cache_directory.join(builder(kind));
     let place = directory.join(kind.name());
     let lock = lock(cache_directory.join(format!("{}.lock", kind.name()))).await?;
     let built = match Built::load(&place) {
@@ -49,17 +47,4 @@ async fn lock(path: PathBuf) -> Result<Flock<fs::File>> {
         })
     });
     waiting.await.expect("locking does not panic")
-}
-
-fn key(kind: Kind) -> String {
-    let mut hash = Sha256::new();
-    let inputs = match kind {
-        Kind::Tiny => tiny::inputs(),
-        Kind::Debian => debian::inputs(),
-    };
-    for input in inputs {
-        hash.update(input.len().to_le_bytes());
-        hash.update(input);
-    }
-    hex::encode(&hash.finalize()[..8])
 }

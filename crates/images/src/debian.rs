@@ -12,7 +12,7 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::apt::{self, SUITE};
-use crate::build::{Built, Kind, Reporter};
+use crate::build::{Built, Kind, Reporter, builder};
 use crate::error::{AtPath, ImageError, Result};
 use crate::grub;
 use crate::tools;
@@ -129,6 +129,7 @@ pub(crate) async fn build(work: &Path, out: &Path, reporter: &Reporter<'_>) -> R
         min_memory_bytes: MIN_MEMORY_BYTES,
         min_disk_bytes: DISK_BYTES,
         packages,
+        builder: builder(Kind::Debian),
     })
 }
 

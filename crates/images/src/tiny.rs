@@ -11,7 +11,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::apt::{Apt, Package};
-use crate::build::{Built, Kind, Reporter};
+use crate::build::{Built, Kind, Reporter, builder};
 use crate::cpio::Archive;
 use crate::error::{AtPath, ImageError, Result};
 use crate::modules::{self, Module};
@@ -210,6 +210,7 @@ pub(crate) async fn build(work: &Path, out: &Path, reporter: &Reporter<'_>) -> R
         min_memory_bytes: MIN_MEMORY_BYTES,
         min_disk_bytes: DISK_BYTES,
         packages: versions,
+        builder: builder(Kind::Tiny),
     })
 }
 

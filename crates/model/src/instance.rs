@@ -385,11 +385,15 @@ impl Instance {
     /// Whether it holds capacity of the host where it is placed: it is to run, or its guest may not
     /// have ended yet. Terminating a stopped instance takes no capacity back.
     pub fn occupies(&self) -> bool {
-        let ended = matches!(
+        self.placement.is_some() && (self.desired == Desired::Running || !self.has_ended())
+    }
+
+    /// Whether its host has said that its guest doesn't run.
+    pub fn has_ended(&self) -> bool {
+        matches!(
             self.observed,
             Observed::Absent | Observed::Saved | Observed::Exited(_)
-        );
-        self.placement.is_some() && (self.desired == Desired::Running || !ended)
+        )
     }
 
     /// Where it is going to, if it is moving.

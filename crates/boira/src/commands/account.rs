@@ -2,6 +2,7 @@
 
 use crate::client::{Client, segment};
 use crate::commands::{bucket, env};
+use crate::completion;
 use crate::home::{Access, Home};
 use crate::output::{self, Format, line_out};
 use anyhow::{Context, Result};
@@ -18,11 +19,13 @@ pub enum Command {
     /// Replace an account's keys; the old ones stop working at once
     RotateKeys {
         /// Name, id or number
+        #[arg(add = completion::accounts())]
         name: String,
     },
     /// Bound what all of an account's buckets may hold together
     Quota {
         /// Name, id or number
+        #[arg(add = completion::accounts())]
         name: String,
         #[command(flatten)]
         quota: bucket::Bounds,
@@ -30,6 +33,7 @@ pub enum Command {
     /// Remove an account that has nothing left
     Rm {
         /// Name, id or number
+        #[arg(add = completion::accounts())]
         name: String,
     },
 }

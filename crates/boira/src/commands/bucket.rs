@@ -1,6 +1,7 @@
 //! `boira bucket`: what the object store holds, and whether it is still what was written.
 
 use crate::client::{Client, segment};
+use crate::completion;
 use crate::home::Home;
 use crate::output::{self, Format, bytes, line_out};
 use crate::terminal::Progress;
@@ -16,11 +17,13 @@ pub enum Command {
     /// What a bucket holds, older versions and unfinished uploads included
     Du {
         /// The bucket's name
+        #[arg(add = completion::buckets())]
         bucket: String,
     },
     /// Bound what a bucket may hold, older versions and unfinished uploads included
     Quota {
         /// The bucket's name
+        #[arg(add = completion::buckets())]
         bucket: String,
         #[command(flatten)]
         quota: Bounds,

@@ -2,6 +2,7 @@
 
 use crate::client::{Client, segment};
 use crate::commands::moving;
+use crate::completion;
 use crate::home::Home;
 use crate::output::{self, Format, bytes, line_out};
 use anyhow::{Context, Result, bail};
@@ -59,6 +60,7 @@ pub enum Command {
 #[derive(Args)]
 pub struct Named {
     /// Name, number or id
+    #[arg(add = completion::hosts())]
     host: String,
 }
 
@@ -71,10 +73,10 @@ impl Named {
 #[derive(Args)]
 pub struct Invite {
     /// The zone to join [default: the first]
-    #[arg(long)]
+    #[arg(long, add = completion::zones())]
     zone: Option<String>,
     /// A host that comes back, such as after its system was installed anew
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = completion::hosts())]
     host: Option<String>,
     /// How long the invitation lasts, such as 30m, 12h or 2d
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = seconds)]

@@ -1,6 +1,7 @@
 //! `boira image`: build, import, list, remove.
 
 use crate::client::Client;
+use crate::completion;
 use crate::home::Home;
 use crate::output::{self, Format, bytes, line_out};
 use crate::terminal::Progress;
@@ -62,6 +63,7 @@ pub enum Command {
     /// Remove an image; instances made from it go on
     Rm {
         /// Id or name
+        #[arg(add = completion::images())]
         image: String,
     },
 }
@@ -151,7 +153,11 @@ pub struct Row {
 }
 
 pub async fn list(client: &Client) -> Result<Vec<Row>> {
-    let text = client.ec2("DescribeImages", &[]).await?;
+    described(client, &[]).await
+}
+
+async fn described(client: &Client, filter: &[(&str, &str)]) -> Result<Vec<Row>> {
+    let text = client.ec2("DescribeImages", filter).await?;
     let document = roxmltree::Document::parse(&text).context("read the list of images")?;
     let set = document
         .descendants()
@@ -258,7 +264,8 @@ async fn register_finished(
     register_build(client, &built, &progress).await
 }
 
-/// Registers a build, public. The default image is the first `tiny`.
+/// Registers a build, public; one that is registered already is answered. The default image is the first
+/// `tiny`.
 pub async fn register_build(
     client: &Client,
     built: &Built,
@@ -271,6 +278,12 @@ pub async fn register_build(
         tags.push((DEFAULT_TAG.to_owned(), "true".to_owned()));
     }
     let disk = upload(client, &built.disk, progress).await?;
+    // Names are unique per owner; a build of other packages has another.
+    let name = format!("{}-{}", kind.name(), &disk[..8]);
+    if let Some(id) = mine(client, &name).await? {
+        progress.done("these packages are an image already");
+        return Ok(id);
+    }
     let boot = match &built.kernel {
         None => json!("Firmware"),
         Some(kernel) => {
@@ -283,8 +296,7 @@ pub async fn register_build(
         }
     };
     let image = json!({
-        // Names are unique per owner; a later build of the same packages is another image.
-        "name": format!("{}-{}", kind.name(), &disk[..8]),
+        "name": name,
         "description": built.description,
         "architecture": built.architecture,
         "disk": disk,
@@ -375,16 +387,21 @@ async fn may_be_called(client: &Client, name: &str) -> Result<()> {
     if !(3..=128).contains(&name.chars().count()) {
         bail!("an image's name has 3 to 128 characters");
     }
-    let mine = [
+    match mine(client, name).await? {
+        Some(_) => bail!("an image of yours is called {name} already; choose another with --name"),
+        None => Ok(()),
+    }
+}
+
+/// The id of the caller's image with this name.
+async fn mine(client: &Client, name: &str) -> Result<Option<String>> {
+    let filter = [
         ("Owner.1", "self"),
         ("Filter.1.Name", "name"),
         ("Filter.1.Value.1", name),
     ];
-    let text = client.ec2("DescribeImages", &mine).await?;
-    match text.contains("<imageId>") {
-        true => bail!("an image of yours is called {name} already; choose another with --name"),
-        false => Ok(()),
-    }
+    let rows = described(client, &filter).await?;
+    Ok(rows.into_iter().next().map(|row| row.id))
 }
 
 async fn register_import(

@@ -4,6 +4,7 @@ use crate::client::{Client, segment};
 use crate::commands::image::{self, Xml};
 use crate::commands::moving::{Migrate, migrate};
 use crate::commands::ssh;
+use crate::completion;
 use crate::home::Home;
 use crate::output::{self, Format, line_out};
 use crate::terminal::Progress;
@@ -20,10 +21,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 #[derive(Args)]
 pub struct Run {
     /// Image id or name [default: the one tagged boira:default]
-    #[arg(long, default_value = "", hide_default_value = true)]
+    #[arg(long, default_value = "", hide_default_value = true, add = completion::images())]
     image: String,
     /// Instance type; see `boira type ls`
-    #[arg(long = "type", default_value = "m1.small")]
+    #[arg(long = "type", default_value = "m1.small", add = completion::types())]
     kind: String,
     /// The Name tag
     #[arg(long)]
@@ -37,7 +38,7 @@ pub struct Run {
     #[arg(long = "group")]
     groups: Vec<String>,
     /// Zone
-    #[arg(long)]
+    #[arg(long, add = completion::zones())]
     zone: Option<String>,
     /// Size of the root disk
     #[arg(long, value_name = "GIB")]
@@ -69,26 +70,45 @@ pub enum Command {
         all: bool,
     },
     /// Everything about one instance
-    Show { instance: String },
+    Show {
+        #[arg(add = completion::instances())]
+        instance: String,
+    },
     /// Start stopped instances
-    Start { instances: Vec<String> },
+    Start {
+        #[arg(add = completion::instances())]
+        instances: Vec<String>,
+    },
     /// Switch instances off and keep their disks
     Stop {
+        #[arg(add = completion::instances())]
         instances: Vec<String>,
         /// At once, without asking the guest
         #[arg(long)]
         force: bool,
     },
     /// Boot instances again
-    Reboot { instances: Vec<String> },
+    Reboot {
+        #[arg(add = completion::instances())]
+        instances: Vec<String>,
+    },
     /// End instances for good, their disks included
-    Terminate { instances: Vec<String> },
+    Terminate {
+        #[arg(add = completion::instances())]
+        instances: Vec<String>,
+    },
     /// Move an instance to another host (administrators)
     Migrate(Migrate),
     /// The serial console, live and two-way; ctrl-] leaves it
-    Console { instance: String },
+    Console {
+        #[arg(add = completion::instances())]
+        instance: String,
+    },
     /// The instance's history: every state, every step of its host, and why
-    Log { instance: String },
+    Log {
+        #[arg(add = completion::instances())]
+        instance: String,
+    },
 }
 
 pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {

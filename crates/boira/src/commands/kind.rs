@@ -1,6 +1,7 @@
 //! `boira type`: the table of instance types.
 
 use crate::client::{Client, segment};
+use crate::completion;
 use crate::home::Home;
 use crate::output::{self, Format, bytes, line_out};
 use anyhow::{Context, Result, bail};
@@ -16,12 +17,16 @@ pub enum Command {
     /// Add a type or change one; running instances keep what they have
     Set {
         /// FAMILY.SIZE
+        #[arg(add = completion::types())]
         name: String,
         #[command(flatten)]
         change: Change,
     },
     /// Remove a type; instances of it go on, but can't be started again
-    Rm { name: String },
+    Rm {
+        #[arg(add = completion::types())]
+        name: String,
+    },
 }
 
 /// What isn't given stays as it is; a new type needs CPUs and memory.

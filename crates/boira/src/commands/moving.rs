@@ -1,6 +1,7 @@
 //! Moving instances between hosts, and waiting for it.
 
 use crate::client::{Client, segment};
+use crate::completion;
 use crate::output::{self, Format, line_out};
 use crate::terminal::Progress;
 use anyhow::{Result, bail};
@@ -14,9 +15,10 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Args)]
 pub struct Migrate {
+    #[arg(add = completion::instances())]
     pub instance: String,
     /// The host to go to [default: the one of its zone with the best room]
-    #[arg(long, value_name = "HOST", conflicts_with = "cancel")]
+    #[arg(long, value_name = "HOST", conflicts_with = "cancel", add = completion::hosts())]
     to: Option<String>,
     /// Stop it if it runs, copy its disks, start it there
     #[arg(long, conflicts_with_all = ["live", "cancel"])]

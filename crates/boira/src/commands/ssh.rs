@@ -3,6 +3,7 @@
 use crate::client::{Client, segment};
 use crate::commands::image::Xml;
 use crate::commands::{env::quote, image, instance};
+use crate::completion;
 use crate::home::{Home, give_to_caller};
 use crate::output::{self, Format, line_out};
 use anyhow::{Context, Result, bail};
@@ -29,6 +30,7 @@ const KEY: &str = "boira";
 #[derive(Args)]
 pub struct Ssh {
     /// Instance id or name, with or without USER@
+    #[arg(add = completion::instances())]
     name: String,
     /// A command to run there instead of a shell
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -41,6 +43,7 @@ pub struct Ssh {
 #[derive(Args)]
 pub struct Forward {
     /// Instance id or name
+    #[arg(add = completion::instances())]
     name: String,
     /// [LOCAL:]REMOTE
     ports: String,

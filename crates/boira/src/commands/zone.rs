@@ -1,6 +1,7 @@
 //! `boira zone`, `boira capacity` and `boira explain`: where instances can go.
 
 use crate::client::{Client, segment};
+use crate::completion;
 use crate::home::Home;
 use crate::output::{self, Format, bytes, line_out};
 use anyhow::{Context, Result};
@@ -31,29 +32,37 @@ pub enum Command {
     /// List the zones
     Ls,
     /// Give a zone another name; everything in it follows
-    Rename { name: String, new: String },
+    Rename {
+        #[arg(add = completion::zones())]
+        name: String,
+        new: String,
+    },
     /// Change how a zone's hosts are filled, for launches from now on
     Set {
+        #[arg(add = completion::zones())]
         name: String,
         #[arg(long)]
         packing: Packing,
     },
     /// Delete a zone that nothing is in
     #[command(visible_alias = "rm")]
-    Delete { name: String },
+    Delete {
+        #[arg(add = completion::zones())]
+        name: String,
+    },
 }
 
 /// Why an instance can go to a host, or can't.
 #[derive(Args)]
 pub struct Explain {
     /// An instance's id: where it could be placed now
-    #[arg(required_unless_present = "kind", conflicts_with_all = ["kind", "zone"])]
+    #[arg(required_unless_present = "kind", conflicts_with_all = ["kind", "zone"], add = completion::instances())]
     instance: Option<String>,
     /// A new instance of this type
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", add = completion::types())]
     kind: Option<String>,
     /// Only hosts of this zone
-    #[arg(long)]
+    #[arg(long, add = completion::zones())]
     zone: Option<String>,
 }
 

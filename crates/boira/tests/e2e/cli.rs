@@ -69,14 +69,25 @@ fn wrong_usage_has_exit_code_2(cloud: &Cloud) {
     }
     let error = cloud.boira(&["ssh", "nobody", "true"]).fails(255);
     assert!(error.contains("does not exist"), "{error}");
-    assert!(
-        cloud
-            .boira(&["completion", "bash"])
-            .ok()
-            .contains("rotate-keys")
-    );
+    let script = cloud.boira(&["completion", "bash"]).ok();
+    assert!(script.contains("complete") && script.contains("BOIRA_COMPLETE"));
+    assert!(completed(cloud, &["account", ""]).contains(&"rotate-keys".to_owned()));
     assert!(cloud.boira(&["--help"]).ok().contains("doctor"));
     assert!(cloud.boira(&["--version"]).ok().starts_with("boira "));
+}
+
+/// What a shell offers for the last of these words.
+fn completed(cloud: &Cloud, words: &[&str]) -> Vec<String> {
+    let mut command = cloud.command(cloud.binary());
+    command
+        .env("BOIRA_COMPLETE", "bash")
+        .env("_CLAP_COMPLETE_INDEX", (words.len() + 2).to_string())
+        .env("_CLAP_IFS", "\n")
+        .args(["--", "boira", "--home"])
+        .arg(&cloud.home)
+        .args(words);
+    let offered = run(&mut command, Duration::from_secs(10)).ok();
+    offered.lines().map(str::to_owned).collect()
 }
 
 fn the_machine_is_described(cloud: &Cloud) {
@@ -309,6 +320,12 @@ fn an_instance_lives_by_name(cloud: &Cloud) {
         &user_data,
     ]);
     let id = rows[0]["id"].as_str().expect("a row has an id").to_owned();
+
+    for words in [&["ssh", ""][..], &["instance", "stop", "o"]] {
+        assert_eq!(completed(cloud, words)[0], "one", "{words:?}");
+    }
+    assert_eq!(completed(cloud, &["account", "rm", "ad"]), ["admin"]);
+    assert!(completed(cloud, &["instance", "run", "--type", "m1."]).len() >= 3);
 
     let listed = cloud.json(&["instance", "ls"]);
     assert_eq!(row(&listed, "name", "one")["state"], "running");

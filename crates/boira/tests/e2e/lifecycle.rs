@@ -215,6 +215,29 @@ fn a_start_that_fails_says_why_and_leaves_nothing() {
     assert!(why.contains("boira.db"), "{why}");
 }
 
+/// While its program is being replaced nothing can be started, and afterwards everything is.
+#[test]
+fn a_supervisor_outlives_what_it_cannot_start() {
+    let cloud = Cloud::new(None);
+    cloud
+        .boira(&["up", "--detach", "--listen", &cloud.listen()])
+        .ok();
+    let (supervisor, agent) = (cloud.process("supervise"), cloud.process("agent"));
+    std::fs::remove_file(cloud.binary()).expect("it is there");
+    agent.kill();
+    let log = cloud.home.join("run/supervisor.log");
+    wait("it can't be started", START, || {
+        let text = std::fs::read_to_string(&log).expect("a log");
+        match text.contains("start the agent") && text.contains("trying again") {
+            true => Ok(()),
+            false => Err(text),
+        }
+    });
+    cloud.put_binary();
+    assert_ne!(cloud.process("agent").pid, agent.pid);
+    assert_eq!(cloud.process("supervise").pid, supervisor.pid);
+}
+
 #[test]
 fn a_home_that_guests_could_not_read_is_refused() {
     let cloud = Cloud::new(None);

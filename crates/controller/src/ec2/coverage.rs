@@ -54,8 +54,8 @@ pub fn coverage_markdown() -> String {
          NotFound for what is named. The others validate the request and then answer \
          `UnsupportedOperation`; a name that EC2 doesn't have is an `InvalidAction`.\n\n\
          A parameter that a served operation doesn't honour is refused, never ignored. TerminateInstances \
-         ends a guest at once, as AWS does with `SkipOsShutdown`: stop it first where its file systems \
-         matter. This page is \
+         ends a guest at once, as AWS does with `SkipOsShutdown`, but where a disk stays \
+         (`DeleteOnTermination=false`): there it is switched off in order first. This page is \
          generated from the dispatch table.\n\n\
          | operation | answer |\n|---|---|\n",
         SERVICE.version,

@@ -194,12 +194,15 @@ fn revoke(call: &Call, draft: &mut Draft, direction: Direction) -> Outcome {
     };
     let revoked = group::revoke(draft, &call.account, group.as_str(), direction, &named)
         .map_err(refusals::error)?;
-    let items = revoked
-        .iter()
-        .map(|rule| permissions::revoked_value(group.as_str(), rule));
-    let answer = RevokeSecurityGroupIngressResult::new()
+    let items = revoked.rules.iter();
+    let items = items.map(|rule| permissions::revoked_value(group.as_str(), rule));
+    let mut answer = RevokeSecurityGroupIngressResult::new()
         .r#return(true)
         .revoked_security_group_rules(items.collect::<Vec<_>>());
+    if !revoked.unknown.is_empty() {
+        let unknown = permissions::unknown(&draft.state.groups[&group], &revoked.unknown);
+        answer = answer.unknown_ip_permissions(unknown);
+    }
     Ok(Answer::Done(reshape(call, answer.into())))
 }
 

@@ -174,7 +174,7 @@ fn field(state: &State, row: &Instance, name: &str, test: Test<'_>) -> bool {
         "capacity-reservation-specification.capacity-reservation-preference" => test("open"),
         "client-token" => row.client_token.as_deref().is_some_and(test),
         "current-instance-boot-mode" => test("legacy-bios"),
-        "ebs-optimized" => test("false"),
+        "ebs-optimized" => test(if row.ebs_optimized { "true" } else { "false" }),
         "ena-support"
         | "enclave-options.enabled"
         | "hibernation-options.configured"

@@ -6,7 +6,7 @@ use super::{Answer, Call, Outcome, instance_filter, refusals};
 use boira_api::output::ec2::{InstanceStateChange, Reservation};
 use boira_api::{ApiError, Value, id};
 use boira_core::power::Moved;
-use boira_core::{Draft, Refusal, State, power};
+use boira_core::{Draft, State, power};
 use boira_model::{Instance, StopHow};
 use boira_store::Snapshot;
 use std::sync::Arc;
@@ -66,11 +66,9 @@ fn reservation(state: &State, rows: &[Arc<Instance>]) -> Value {
 pub fn start(call: &Call, draft: &mut Draft) -> Outcome {
     call.honours(&["InstanceIds"])?;
     let ids = ids(call)?;
-    moved(
-        call,
-        power::start(draft, &call.account, &ids),
-        "StartingInstances",
-    )
+    let started = power::start(draft, &call.account, &ids)
+        .map_err(|refusal| refusals::placing(refusal, call, &draft.state))?;
+    Ok(moved(call, started, "StartingInstances"))
 }
 
 pub fn stop(call: &Call, draft: &mut Draft) -> Outcome {
@@ -90,11 +88,8 @@ pub fn stop(call: &Call, draft: &mut Draft) -> Outcome {
         StopHow::Clean
     };
     let ids = ids(call)?;
-    moved(
-        call,
-        power::stop(draft, &call.account, &ids, how),
-        "StoppingInstances",
-    )
+    let stopped = power::stop(draft, &call.account, &ids, how).map_err(refusals::error)?;
+    Ok(moved(call, stopped, "StoppingInstances"))
 }
 
 pub fn reboot(call: &Call, draft: &mut Draft) -> Outcome {
@@ -104,15 +99,13 @@ pub fn reboot(call: &Call, draft: &mut Draft) -> Outcome {
     call.done()
 }
 
-/// Always at once, so that asking for less ceremony changes nothing; the documentation says so.
+/// At once, but for what keeps a disk: that is switched off in order first. Asking for less ceremony
+/// changes nothing; the documentation says so.
 pub fn terminate(call: &Call, draft: &mut Draft) -> Outcome {
     call.honours(&["InstanceIds", "Force", "SkipOsShutdown"])?;
     let ids = ids(call)?;
-    moved(
-        call,
-        power::terminate(draft, &call.account, &ids),
-        "TerminatingInstances",
-    )
+    let ended = power::terminate(draft, &call.account, &ids).map_err(refusals::error)?;
+    Ok(moved(call, ended, "TerminatingInstances"))
 }
 
 /// The instances that a call names; their form is checked, whether they exist isn't.
@@ -127,9 +120,8 @@ pub fn ids(call: &Call) -> Result<Vec<String>, ApiError> {
     Ok(ids)
 }
 
-fn moved(call: &Call, outcome: Result<Vec<Moved>, Refusal>, member: &'static str) -> Outcome {
-    let items: Vec<Value> = outcome
-        .map_err(refusals::error)?
+fn moved(call: &Call, moved: Vec<Moved>, member: &'static str) -> Answer {
+    let items: Vec<Value> = moved
         .into_iter()
         .map(|(id, before, after)| {
             InstanceStateChange::new()
@@ -139,7 +131,7 @@ fn moved(call: &Call, outcome: Result<Vec<Moved>, Refusal>, member: &'static str
                 .into()
         })
         .collect();
-    Ok(Answer::Done(call.answer().with(member, items)))
+    Answer::Done(call.answer().with(member, items))
 }
 
 #[cfg(test)]

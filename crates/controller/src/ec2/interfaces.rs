@@ -9,7 +9,7 @@ use boira_api::output::ec2 as out;
 use boira_api::time::format_ms;
 use boira_api::value::{Struct, Value};
 use boira_core::wanted::private_dns_name;
-use boira_core::{Draft, State, interface};
+use boira_core::{Draft, Refusal, State, interface};
 use boira_model::*;
 use boira_store::Snapshot;
 use std::sync::Arc;
@@ -319,6 +319,20 @@ pub fn check_public_address(state: &State, asked: Option<bool>) -> Result<(), Ap
     }
 }
 
+pub fn delete(call: &Call, draft: &mut Draft) -> Outcome {
+    call.honours(&["NetworkInterfaceId"])?;
+    let id = call.request.str("NetworkInterfaceId").unwrap_or_default();
+    let id = NETWORK_INTERFACE.validate(id)?;
+    interface::delete(draft, &call.account, id).map_err(|refusal| match refusal {
+        Refusal::InUse(interface, instance) => ApiError::new(
+            "InvalidNetworkInterface.InUse",
+            format!("Network interface '{interface}' is currently in use by {instance}."),
+        ),
+        other => refusals::error(other),
+    })?;
+    call.done()
+}
+
 fn modify_attachment(call: &Call, draft: &mut Draft, id: &str) -> Outcome {
     let empty = Struct::new(call.operation.input());
     let asked = call.request.structure("Attachment").unwrap_or(&empty);
@@ -355,6 +369,33 @@ mod tests {
             "Action=ModifyNetworkInterfaceAttribute&NetworkInterfaceId={}{rest}",
             row.id
         )
+    }
+
+    #[test]
+    fn one_that_its_instance_left_behind_can_be_deleted() {
+        let mut cloud = Cloud::new();
+        let row = interface(&mut cloud);
+        let attachment = row.attachment.clone().expect("attached");
+        let delete = format!(
+            "Action=DeleteNetworkInterface&NetworkInterfaceId={}",
+            row.id
+        );
+        assert_eq!(cloud.refusal(&delete), "InvalidNetworkInterface.InUse");
+        cloud.ok(&modify(
+            &row,
+            &format!(
+                "&Attachment.AttachmentId={}&Attachment.DeleteOnTermination=false",
+                attachment.id
+            ),
+        ));
+        cloud.ok(&format!(
+            "Action=TerminateInstances&InstanceId.1={}",
+            attachment.instance
+        ));
+        cloud.edit(|draft| boira_core::observe::release(draft, &attachment.instance));
+        cloud.ok(&delete);
+        assert_eq!(cloud.refusal(&delete), "InvalidNetworkInterfaceID.NotFound");
+        assert_eq!(cloud.state.leases.len(), 0);
     }
 
     #[test]

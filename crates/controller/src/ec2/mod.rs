@@ -104,6 +104,7 @@ pub static ACTIONS: &[(&str, Act)] = &[
     ("CreateSecurityGroup", Act::Write(groups::create)),
     ("CreateTags", Act::Write(tags::create)),
     ("DeleteKeyPair", Act::Write(keys::delete)),
+    ("DeleteNetworkInterface", Act::Write(interfaces::delete)),
     ("DeleteSecurityGroup", Act::Write(groups::delete)),
     ("DeleteTags", Act::Write(tags::delete)),
     ("DeleteVolume", Act::Write(volumes::delete)),

@@ -6,7 +6,7 @@ use boira_api::output::ec2::{IpPermission, IpRange, ReferencedSecurityGroup, Use
 use boira_api::output::ec2::{RevokedSecurityGroupRule, SecurityGroupRule};
 use boira_api::value::{Struct, Value};
 use boira_api::{ApiError, id};
-use boira_core::group::NewRule;
+use boira_core::group::{NewRule, Traffic};
 use boira_core::{Refusal, State};
 use boira_model::*;
 
@@ -328,12 +328,29 @@ pub fn wire(protocol: &Protocol) -> (String, i64, i64) {
 
 /// The rules of one direction as AWS lists them: those with the same protocol and ports together.
 pub fn permissions(group: &SecurityGroup, direction: Direction) -> Vec<IpPermission> {
-    let mut kinds: Vec<(Protocol, Vec<&Rule>)> = Vec::new();
-    for rule in group
-        .rules
+    let rules = group.rules.iter();
+    together(group, rules.filter(|rule| rule.direction == direction))
+}
+
+/// Traffic that no rule lets through, in the same form.
+pub fn unknown(group: &SecurityGroup, traffic: &[Traffic]) -> Vec<IpPermission> {
+    let rules: Vec<Rule> = traffic
         .iter()
-        .filter(|rule| rule.direction == direction)
-    {
+        .map(|(protocol, peer)| Rule {
+            id: RuleId::from_entropy(0),
+            direction: Direction::Ingress,
+            protocol: *protocol,
+            peer: peer.clone(),
+            description: None,
+            tags: Tags::new(),
+        })
+        .collect();
+    together(group, rules.iter())
+}
+
+fn together<'a>(group: &SecurityGroup, rules: impl Iterator<Item = &'a Rule>) -> Vec<IpPermission> {
+    let mut kinds: Vec<(Protocol, Vec<&Rule>)> = Vec::new();
+    for rule in rules {
         match kinds
             .iter_mut()
             .find(|(protocol, _)| *protocol == rule.protocol)

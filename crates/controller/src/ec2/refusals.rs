@@ -1,11 +1,26 @@
 //! The core's refusals as EC2's errors ("Error codes for the Amazon EC2 API").
 
+use super::Call;
 use boira_api::ApiError;
-use boira_core::Refusal;
 use boira_core::group;
 use boira_core::interface::MAX_GROUPS;
 use boira_core::refusal::Thing;
 use boira_core::tag::MAX_TAGS;
+use boira_core::{Refusal, State};
+
+/// [`error`] for who may see hosts, which the reasons name, if it is the administrator.
+pub fn placing(refusal: Refusal, call: &Call, state: &State) -> ApiError {
+    let account = state.accounts.get(&call.account);
+    match refusal {
+        Refusal::NoCapacity { reasons } if account.is_some_and(|account| account.admin) => {
+            ApiError::insufficient_instance_capacity(format!(
+                "There is no capacity for the requested instances: {}",
+                reasons.join("; ")
+            ))
+        }
+        other => error(other),
+    }
+}
 
 pub fn error(refusal: Refusal) -> ApiError {
     match refusal {
@@ -13,10 +28,9 @@ pub fn error(refusal: Refusal) -> ApiError {
         Refusal::NoSuchType(name) => ApiError::invalid_parameter_value(format!(
             "The following supplied instance types do not exist: [{name}]"
         )),
-        Refusal::NoCapacity { reasons } => ApiError::insufficient_instance_capacity(format!(
-            "There is no capacity for the requested instances: {}",
-            reasons.join("; ")
-        )),
+        Refusal::NoCapacity { .. } => ApiError::insufficient_instance_capacity(
+            "There is no capacity for the requested instances; `boira explain` tells an administrator why.",
+        ),
         Refusal::NoAddress(subnet) => ApiError::new(
             "InsufficientFreeAddressesInSubnet",
             format!(
@@ -102,6 +116,10 @@ pub fn error(refusal: Refusal) -> ApiError {
             "TagLimitExceeded",
             format!("A resource has up to {MAX_TAGS} tags."),
         ),
+        Refusal::NoMetadataKey(key) => ApiError::invalid_parameter_value(format!(
+            "'{key}' is not a valid tag key. Tag keys must match pattern ([0-9a-zA-Z\\-_+=,.@:]{{1,255}}), \
+             and must not be a reserved name ('.', '..', '_index')"
+        )),
         Refusal::TooManyRules => ApiError::new(
             "RulesPerSecurityGroupLimitExceeded",
             "The maximum number of rules per security group has been reached.",

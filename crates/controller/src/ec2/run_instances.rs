@@ -58,7 +58,8 @@ pub fn run(call: &Call, draft: &mut Draft) -> Outcome {
     if ask.launch.ebs_optimized {
         types::check_ebs_optimized(&draft.state, &ask.launch.instance_type)?;
     }
-    let ids = launch::launch(draft, &ask.launch).map_err(refusals::error)?;
+    let ids = launch::launch(draft, &ask.launch)
+        .map_err(|refusal| refusals::placing(refusal, call, &draft.state))?;
     answer(call, draft, &ids)
 }
 
@@ -142,10 +143,7 @@ fn parse(call: &Call, state: &State) -> Result<Ask, ApiError> {
         },
         termination_protection: request.bool("DisableApiTermination").unwrap_or(false),
         stop_protection: request.bool("DisableApiStop").unwrap_or(false),
-        monitoring: request
-            .structure("Monitoring")
-            .and_then(|m| m.bool("Enabled"))
-            .unwrap_or(false),
+        monitoring: monitoring(request)?,
         cpu_credits: request
             .structure("CreditSpecification")
             .map_or(Ok(None), options::credits)?
@@ -570,6 +568,14 @@ fn refuse_unhonoured_values(request: &Struct) -> Result<(), ApiError> {
         }
     }
     Ok(())
+}
+
+fn monitoring(request: &Struct) -> Result<bool, ApiError> {
+    let Some(asked) = request.structure("Monitoring") else {
+        return Ok(false);
+    };
+    honours(asked, &["Enabled"])?;
+    Ok(asked.bool("Enabled").unwrap_or(false))
 }
 
 /// Refuses a value outside those that Boira honours.

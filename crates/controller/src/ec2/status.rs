@@ -124,9 +124,12 @@ fn checks(state: &State, row: &Instance, now: Wall) -> Checks {
 }
 
 fn reachability(row: &Instance, now: Wall) -> Check {
+    // One that was reset hasn't answered since, as if it had just been launched.
+    let boots = |since| now.since_ms(since) < BOOT_MS;
     match row.reachable {
         Some(true) => Check::Passed,
-        None | Some(false) if now.since_ms(row.launched) < BOOT_MS => Check::Initializing,
+        None | Some(false) if boots(row.launched) => Check::Initializing,
+        None if boots(row.reachable_since) => Check::Initializing,
         None | Some(false) => Check::Failed(Some(row.reachable_since)),
     }
 }
@@ -295,6 +298,12 @@ mod tests {
         assert_eq!(verdicts(&mut cloud), is("ok", "ok"));
         cloud.wait_ms(BOOT_MS);
         assert_eq!(verdicts(&mut cloud), is("ok", "ok"));
+        // It is booted again.
+        reach(&mut cloud, &id, None);
+        assert_eq!(verdicts(&mut cloud), is("initializing", "ok"));
+        cloud.wait_ms(BOOT_MS);
+        assert_eq!(verdicts(&mut cloud), is("impaired", "ok"));
+        reach(&mut cloud, &id, Some(true));
         reach(&mut cloud, &id, Some(false));
         assert_eq!(verdicts(&mut cloud), is("impaired", "ok"));
         let reply = cloud.ok("Action=DescribeInstanceStatus");

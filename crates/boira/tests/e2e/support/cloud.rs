@@ -130,6 +130,11 @@ impl Cloud {
         self.folder.path().join("boira")
     }
 
+    /// Where it was removed.
+    pub fn put_binary(&self) {
+        put_binary(&self.binary());
+    }
+
     /// A folder for the test's own files.
     pub fn scratch(&self) -> &Path {
         self.folder.path()
@@ -483,12 +488,16 @@ pub fn folder_with_binary(prefix: &str) -> (tempfile::TempDir, PathBuf) {
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711))
         .expect("an own folder's mode can be set");
     let binary = folder.path().join("boira");
-    // A build beside the test may replace the original.
-    let original = env!("CARGO_BIN_EXE_boira");
-    std::fs::hard_link(original, &binary)
-        .or_else(|_| std::fs::copy(original, &binary).map(drop))
-        .expect("the binary can be copied");
+    put_binary(&binary);
     (folder, binary)
+}
+
+/// A build beside the test may replace the original.
+fn put_binary(place: &Path) {
+    let original = env!("CARGO_BIN_EXE_boira");
+    std::fs::hard_link(original, place)
+        .or_else(|_| std::fs::copy(original, place).map(drop))
+        .expect("the binary can be copied");
 }
 
 /// The folder of the finished tiny image that all tests of the workspace share.

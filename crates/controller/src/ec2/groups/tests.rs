@@ -236,24 +236,25 @@ fn what_is_malformed_or_has_no_effect_is_refused() {
 }
 
 #[test]
-fn a_duplicate_is_refused_and_an_unknown_rule_can_not_be_revoked() {
+fn a_duplicate_is_refused_and_an_unknown_rule_is_told_when_it_is_to_be_revoked() {
     let mut cloud = Cloud::new();
     let id = group(&mut cloud, "web");
     let authorize = format!("Action=AuthorizeSecurityGroupIngress&GroupId={id}&{SSH}");
     cloud.ok(&authorize);
     assert_eq!(cloud.refusal(&authorize), "InvalidPermission.Duplicate");
     let another = authorize.replace("10.0.0.0/8", "10.0.0.0/9");
-    assert_eq!(
-        cloud.refusal(&another.replace("Authorize", "Revoke")),
-        "InvalidPermission.NotFound"
+    let reply = cloud.ok(&another.replace("Authorize", "Revoke"));
+    assert_eq!(reply.one("cidrIp"), "10.0.0.0/9");
+    assert!(
+        reply
+            .one("unknownIpPermissionSet")
+            .contains("<fromPort>22</fromPort>")
     );
+    assert_eq!(reply.one("revokedSecurityGroupRuleSet"), "");
     // Ingress rules are none of egress.
-    assert_eq!(
-        cloud.refusal(
-            &authorize.replace("AuthorizeSecurityGroupIngress", "RevokeSecurityGroupEgress")
-        ),
-        "InvalidPermission.NotFound"
-    );
+    let reply =
+        cloud.ok(&authorize.replace("AuthorizeSecurityGroupIngress", "RevokeSecurityGroupEgress"));
+    assert_eq!(reply.one("cidrIp"), "10.0.0.0/8");
     let gone = cloud.ok(&authorize.replace("Authorize", "Revoke"));
     assert_eq!(gone.one("cidrIpv4"), "10.0.0.0/8");
     let reply = cloud.ok(&format!("Action=DescribeSecurityGroups&GroupId.1={id}"));

@@ -32,6 +32,46 @@ fn metadata_options_change_one_by_one_and_reach_the_host() {
     }
 }
 
+/// "Work with instance tags in instance metadata": they are names in its tree.
+#[test]
+fn tags_that_the_metadata_service_shows_have_keys_that_it_can_show() {
+    let mut cloud = Cloud::new();
+    let key = "kubernetes.io/cluster/x";
+    let tag = format!(
+        "&TagSpecification.1.ResourceType=instance&TagSpecification.1.Tag.1.Key={key}&TagSpecification.1.Tag.1.Value=1"
+    );
+    let tagged = cloud.launch(1, &tag).remove(0);
+    let on = "HttpEndpoint=enabled&InstanceMetadataTags=enabled";
+    let modify = |id| format!("Action=ModifyInstanceMetadataOptions&InstanceId={id}&{on}");
+    let error = cloud
+        .call(&modify(&tagged))
+        .err()
+        .expect("it has such a tag");
+    assert_eq!(error.code, "InvalidParameterValue");
+    assert!(
+        error
+            .message
+            .starts_with(&format!("'{key}' is not a valid tag key")),
+        "{error}"
+    );
+
+    let plain = cloud.instance();
+    cloud.ok(&modify(&plain));
+    for key in [key, "a b", ".", "..", "_index", "a%0Ab"] {
+        let create =
+            format!("Action=CreateTags&ResourceId.1={plain}&Tag.1.Key={key}&Tag.1.Value=1");
+        assert_eq!(cloud.refusal(&create), "InvalidParameterValue", "{key}");
+    }
+    cloud.ok(&format!(
+        "Action=CreateTags&ResourceId.1={plain}&Tag.1.Key=a-_%2B%3D,.@:B1&Tag.1.Value=1"
+    ));
+    let image = cloud.state.instances[&plain].image.clone();
+    let launch = format!(
+        "Action=RunInstances&ImageId={image}&MinCount=1&MaxCount=1&MetadataOptions.InstanceMetadataTags=enabled{tag}"
+    );
+    assert_eq!(cloud.refusal(&launch), "InvalidParameterValue");
+}
+
 #[test]
 fn monitoring_is_recorded_for_all_or_none() {
     let mut cloud = Cloud::new();

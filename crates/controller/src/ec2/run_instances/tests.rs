@@ -240,6 +240,11 @@ fn types_that_are_always_optimized_for_ebs_may_be_asked_for_it() {
         "it would no longer be"
     );
     cloud.ok(&format!("{modify}m1.large"));
+    let optimized = |is: bool| {
+        format!("Action=DescribeInstances&Filter.1.Name=ebs-optimized&Filter.1.Value.1={is}")
+    };
+    assert_eq!(cloud.ok(&optimized(true)).all("instanceId"), [id.as_str()]);
+    assert_eq!(cloud.ok(&optimized(false)).all("instanceId").len(), 0);
     let query = run(&cloud, "&EbsOptimized=true&InstanceType=m1.small");
     assert_eq!(cloud.refusal(&query), "Unsupported", "m1.small");
     let types = "Action=DescribeInstanceTypes&InstanceType.1";
@@ -251,4 +256,34 @@ fn types_that_are_always_optimized_for_ebs_may_be_asked_for_it() {
         let reply = cloud.ok(&format!("{types}={name}"));
         assert_eq!(reply.one("ebsOptimizedSupport"), support, "{name}");
     }
+}
+
+#[test]
+fn only_the_administrator_is_told_which_hosts_have_no_room() {
+    let mut cloud = Cloud::new();
+    let (host, admin, other) = (
+        cloud.host.clone(),
+        cloud.account.clone(),
+        cloud.other.clone(),
+    );
+    let name = cloud.state.hosts[&host].name.clone();
+    cloud.edit(|draft| {
+        let mut row = boira_model::Host::clone(&draft.state.hosts[&host]);
+        row.admission = boira_model::Admission::Draining;
+        row.note = "the fan is broken".into();
+        draft.put(row);
+    });
+    let query = run(&cloud, "");
+    let refusal = |cloud: &mut Cloud, account: &boira_model::AccountId| {
+        let error = cloud
+            .call_as(account, &query)
+            .err()
+            .expect("there is no room");
+        assert_eq!(error.code, "InsufficientInstanceCapacity");
+        error.message
+    };
+    let told = refusal(&mut cloud, &admin);
+    assert!(told.contains(&name) && told.contains("fan"), "{told}");
+    let told = refusal(&mut cloud, &other);
+    assert!(!told.contains(&name) && !told.contains("fan"), "{told}");
 }
