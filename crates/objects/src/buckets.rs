@@ -5,6 +5,7 @@ use crate::access::{account, canonical, owner};
 use crate::acl::{self, Acl};
 use crate::authorize::blocked;
 use crate::describe::stamp;
+use crate::documents::Document;
 use crate::error::{custom, internal};
 use crate::multipart;
 use crate::rows::{self, Bucket as Row, Config, Ownership, Upload, Versioning, json};
@@ -64,6 +65,10 @@ impl Store {
             public_access_removed: acls,
             ..Config::default()
         };
+        if let Some(document) = request.extensions.get::<Document>() {
+            let tags = judged_set(document.bucket_tags()?, 50)?;
+            config.tags = (!tags.is_empty()).then_some(tags);
+        }
         let wish = acl::Wish::of(&request.headers, |id| self.knows(id))?;
         if input.object_lock_enabled_for_bucket == Some(true) {
             config.versioning = Some(Versioning::Enabled);

@@ -11,7 +11,7 @@ use crate::lock;
 use crate::policy;
 use crate::rows::{self, Bucket, Versioning};
 use s3s::dto::*;
-use s3s::{S3Request, S3Result};
+use s3s::{S3ErrorCode, S3Request, S3Result};
 use std::sync::Arc;
 
 impl Store {
@@ -57,7 +57,8 @@ impl Store {
         let bypass = input.bypass_governance_retention == Some(true);
         let quiet = input.delete.quiet == Some(true);
         let wanted = input.delete.objects;
-        if wanted.is_empty() || wanted.len() > 1000 {
+        let no_key = wanted.iter().any(|one| one.key.is_empty());
+        if wanted.is_empty() || wanted.len() > 1000 || no_key {
             return Err(malformed());
         }
         let outcomes = self
@@ -93,7 +94,11 @@ impl Store {
             match outcome {
                 Ok(done) => deleted.push(done),
                 Err(error) => errors.push(s3s::dto::Error {
-                    code: Some(error.code().as_str().to_owned()),
+                    code: Some(match error.code() {
+                        // Its own code in this list alone.
+                        S3ErrorCode::InvalidArgument => "NoSuchVersion".to_owned(),
+                        code => code.as_str().to_owned(),
+                    }),
                     key: Some(one.key),
                     message: error.message().map(ToOwned::to_owned),
                     version_id: one.version_id,
@@ -123,7 +128,10 @@ fn delete(
         || wanted.last_modified_time.is_some();
     let target = match &wanted.version_id {
         None => rows::current(tx.connection, bucket.id, key)?,
-        Some(id) => rows::version(tx.connection, bucket.id, key, id)?,
+        Some(id) => {
+            rows::check_version(id)?;
+            rows::version(tx.connection, bucket.id, key, id)?
+        }
     };
     if conditional {
         let found = target

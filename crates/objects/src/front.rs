@@ -3,12 +3,15 @@
 
 use crate::Store;
 use crate::access::Gate;
+use crate::chunked;
 use crate::cors::{self, Asked};
+use crate::documents::{self, Document};
 use crate::error::{custom, incomplete, no_chunks, not_allowed, other_hash};
 use crate::form;
 use crate::metrics::{Done, Operation};
 use crate::s3::Api;
 use crate::signed::{self, Query};
+use crate::subresources;
 use crate::walrus;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -220,7 +223,9 @@ impl Front {
             }
             return form::post(&self.store, request, bucket).await;
         }
-        let mut request = lifted(request);
+        let request = chunked::bounded(lifted(request));
+        let mut request = documents::judged(request, target.has_key)?;
+        let document = request.extensions().get::<Document>().cloned();
         let besides = Besides::default();
         request.extensions_mut().insert(besides.clone());
         let hash = request.headers().get("x-amz-content-sha256").cloned();
@@ -228,6 +233,9 @@ impl Front {
             tracing::error!("S3: {error:?}");
             s3_error!(InternalError)
         })?;
+        if let Some(wrong) = document.and_then(|document| document.wrong()) {
+            return Err(wrong);
+        }
         if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
             response = told_apart(response, hash.as_ref()).await?;
         }
@@ -261,6 +269,9 @@ fn acceptable(request: &Request<Body>, target: &Target) -> S3Result<()> {
         return Err(not_allowed());
     }
     let query = Query::of(request.uri().query().unwrap_or_default())?;
+    if !of_nothing {
+        subresources::check(request.method(), target.has_key, &query)?;
+    }
     signed::check_form(request.headers(), &query)?;
     signed::check_headers(request.headers(), &query)
 }

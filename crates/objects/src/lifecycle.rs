@@ -382,6 +382,10 @@ fn judge_class(class: Option<&TransitionStorageClass>, days: Option<i32>) -> S3R
     Ok(())
 }
 
+/// From which size on objects change their class, where a rule doesn't say. None does here.
+const ALL_CLASSES: &str = "all_storage_classes_128K";
+const BY_CLASS: &str = "varies_by_storage_class";
+
 impl Store {
     pub async fn get_bucket_lifecycle_configuration(
         self: &Arc<Self>,
@@ -389,10 +393,14 @@ impl Store {
     ) -> S3Result<GetBucketLifecycleConfigurationOutput> {
         let bucket = self.bucket_of(&request, &request.input.bucket).await?;
         match bucket.config.lifecycle {
-            Some(lifecycle) => Ok(GetBucketLifecycleConfigurationOutput {
-                rules: Some(lifecycle.rules),
-                ..Default::default()
-            }),
+            Some(lifecycle) => {
+                let minimum = bucket.config.transition_minimum;
+                let minimum = minimum.unwrap_or_else(|| ALL_CLASSES.to_owned());
+                Ok(GetBucketLifecycleConfigurationOutput {
+                    rules: Some(lifecycle.rules),
+                    transition_default_minimum_object_size: Some(minimum.into()),
+                })
+            }
             None => Err(s3_error!(
                 NoSuchLifecycleConfiguration,
                 "The lifecycle configuration does not exist"
@@ -408,11 +416,23 @@ impl Store {
         let input = request.input;
         let mut lifecycle = input.lifecycle_configuration.ok_or_else(malformed)?;
         judged(&mut lifecycle.rules)?;
+        let minimum = input.transition_default_minimum_object_size;
+        let minimum = minimum.map_or(ALL_CLASSES.to_owned(), |said| said.as_str().to_owned());
+        if ![ALL_CLASSES, BY_CLASS].contains(&minimum.as_str()) {
+            return Err(s3_error!(
+                InvalidRequest,
+                "Invalid x-amz-transition-default-minimum-object-size"
+            ));
+        }
+        let kept = minimum.clone();
         self.set(account, input.bucket, move |config| {
-            config.lifecycle = Some(lifecycle)
+            config.lifecycle = Some(lifecycle);
+            config.transition_minimum = (kept != ALL_CLASSES).then_some(kept);
         })
         .await?;
-        Ok(PutBucketLifecycleConfigurationOutput::default())
+        Ok(PutBucketLifecycleConfigurationOutput {
+            transition_default_minimum_object_size: Some(minimum.into()),
+        })
     }
 
     pub async fn delete_bucket_lifecycle(

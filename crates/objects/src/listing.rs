@@ -365,11 +365,17 @@ fn versions(
     let mut found = Vec::new();
     let mut from = match &begun {
         None => lister.start().map(|key| (key, i64::MIN)),
-        // A marker that was deleted since: go on after its key, rather than show any version twice.
-        Some((key, id)) => match rows::version(db, bucket, key, id)? {
-            Some(version) if lister.covers(&version.key) => Some((version.key, version.age)),
-            _ => lister.start().map(|key| (key, i64::MIN)),
-        },
+        Some((key, id)) => {
+            let age = match rows::version(db, bucket, key, id)? {
+                Some(version) => Some(version.age),
+                None => rows::age_of(id),
+            };
+            match age.filter(|_| lister.covers(key.as_bytes())) {
+                Some(age) => Some((key.clone().into_bytes(), age)),
+                // Where it lay nobody knows: go on after its key, rather than show any version twice.
+                None => lister.start().map(|key| (key, i64::MIN)),
+            }
+        }
     };
     'seek: while let Some((key, age)) = from.take() {
         let mut rows = select.query(params![bucket, key, age]).map_err(internal)?;

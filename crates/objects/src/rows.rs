@@ -9,7 +9,7 @@ use crate::lock::Retention;
 use crate::quota::Quota;
 use crate::sum::{Algorithm, Sum};
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
+use s3s::{S3Error, S3Result, s3_error};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -43,6 +43,9 @@ pub struct Config {
     pub cors: Option<s3s::dto::CORSConfiguration>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lifecycle: Option<s3s::dto::BucketLifecycleConfiguration>,
+    /// What `x-amz-transition-default-minimum-object-size` said, where it isn't AWS's default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transition_minimum: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_access: Option<s3s::dto::PublicAccessBlockConfiguration>,
     #[serde(skip_serializing_if = "is_default")]
@@ -364,13 +367,19 @@ pub fn no_such_key() -> S3Error {
 }
 
 fn no_such_version(id: &str) -> S3Error {
+    match check_version(id) {
+        Ok(()) => s3_error!(NoSuchVersion, "The specified version does not exist."),
+        Err(wrong) => wrong,
+    }
+}
+
+/// Refuses what can't be a version's id.
+pub fn check_version(id: &str) -> S3Result<()> {
     let ours =
         id == NULL || (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()));
     match ours {
-        true => s3_error!(NoSuchVersion, "The specified version does not exist."),
-        false => {
-            S3Error::with_message(S3ErrorCode::InvalidArgument, "Invalid version id specified")
-        }
+        true => Ok(()),
+        false => Err(s3_error!(InvalidArgument, "Invalid version id specified")),
     }
 }
 
@@ -400,8 +409,9 @@ impl Bucket {
     }
 
     fn put_in_front(&self, tx: &Tx<'_>, key: &str, put: Put, marker: bool) -> S3Result<Version> {
+        let seq = tx.next_seq();
         let id = match self.config.versioning {
-            Some(Versioning::Enabled) => fresh_version(),
+            Some(Versioning::Enabled) => fresh_version(seq),
             Some(Versioning::Suspended) | None => NULL.to_owned(),
         };
         if id == NULL
@@ -417,7 +427,7 @@ impl Bucket {
             .map_err(internal)?;
         let version = Version {
             key: key.as_bytes().to_vec(),
-            age: -tx.next_seq(),
+            age: -seq,
             id,
             current: true,
             marker,
@@ -501,14 +511,19 @@ impl Bucket {
     }
 }
 
-fn fresh_version() -> String {
+/// Unguessable, and saying where it lies among the versions of its key, so that a page can begin after one
+/// that is gone: `v`, its number, and chance.
+fn fresh_version(seq: i64) -> String {
     use rand::Rng;
     use rand::distr::Alphanumeric;
-    rand::rng()
-        .sample_iter(Alphanumeric)
-        .take(32)
-        .map(char::from)
-        .collect()
+    let chance = rand::rng().sample_iter(Alphanumeric).take(19);
+    format!("v{seq:012x}{}", chance.map(char::from).collect::<String>())
+}
+
+/// The age of the version that has, or had, this id.
+pub fn age_of(id: &str) -> Option<i64> {
+    let seq = id.strip_prefix('v')?.get(..12)?;
+    i64::from_str_radix(seq, 16).ok().map(|seq| -seq)
 }
 
 /// An upload whose parts come in.

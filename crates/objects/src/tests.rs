@@ -106,6 +106,34 @@ impl Here {
         here
     }
 
+    /// A page of two versions after the markers of the page before: ids, and the next markers.
+    async fn two_versions(
+        &self,
+        after: Option<(String, String)>,
+    ) -> (Vec<String>, Option<(String, String)>) {
+        let (key_marker, version_id_marker) = after.unzip();
+        let input = ListObjectVersionsInput {
+            bucket: BUCKET.into(),
+            max_keys: Some(2),
+            key_marker,
+            version_id_marker,
+            ..Default::default()
+        };
+        let page = self
+            .store
+            .list_object_versions(request(input))
+            .await
+            .unwrap();
+        let versions = page.versions.unwrap_or_default();
+        let ids = versions
+            .into_iter()
+            .filter_map(|version| version.version_id);
+        (
+            ids.collect(),
+            page.next_key_marker.zip(page.next_version_id_marker),
+        )
+    }
+
     pub async fn put(&self, key: &str, bytes: &[u8]) {
         let body = crate::read::whole(Bytes::copy_from_slice(bytes));
         let input = PutObjectInput {
@@ -618,4 +646,33 @@ async fn locked_versions_outlive_rules_and_old_uploads_dont() {
     assert_eq!(uploads.unwrap().len(), 0);
     here.after(3).await;
     assert_eq!(here.versions().await, (1, 0));
+}
+
+/// Whoever deletes page by page asks for what comes after a version that is gone.
+#[tokio::test]
+async fn a_page_of_versions_goes_on_after_one_that_was_deleted() {
+    let here = Here::versioned().await;
+    for number in 0..5u8 {
+        here.put("a", &[number]).await;
+    }
+    let (mut seen, mut after) = (0, None);
+    loop {
+        let (ids, next) = here.two_versions(after).await;
+        seen += ids.len();
+        for id in ids {
+            let input = DeleteObjectInput {
+                bucket: BUCKET.into(),
+                key: "a".into(),
+                version_id: Some(id),
+                ..Default::default()
+            };
+            here.store.delete_object(request(input)).await.unwrap();
+        }
+        match next {
+            Some(_) => after = next,
+            None => break,
+        }
+    }
+    assert_eq!(seen, 5);
+    assert_eq!(here.versions().await, (0, 0));
 }

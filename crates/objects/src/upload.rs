@@ -1,6 +1,7 @@
 //! Takes a body in: bytes to the disk, digests on the way, and what the client said of them verified
 //! before anything is acknowledged.
 
+use crate::chunked::Trailers;
 use crate::contents::{BLOCK, Contents, INLINE, New, Slice, Writing, io_error};
 use crate::crypt::Lock;
 use crate::db::Tx;
@@ -35,6 +36,8 @@ pub struct Said {
     /// The checksum's algorithm, its value where a header has it; else a trailer brings it.
     sum: Option<(Algorithm, Option<String>)>,
     trailers: Option<s3s::TrailingHeaders>,
+    /// Of a body that s3s didn't decode.
+    decoded: Option<Trailers>,
     /// Of a form's file, whose length nobody says.
     limits: Option<Limits>,
 }
@@ -71,23 +74,13 @@ impl Said {
             .map(|len| len as u64);
         let said = text("x-amz-decoded-content-length").or_else(|| text("content-length"));
         let limits = request.extensions.get::<Limits>().copied();
-        let md5 = match headers.get("content-md5") {
-            None => None,
-            Some(_) => Some(
-                text("content-md5")
-                    .and_then(|value| STANDARD.decode(value).ok())
-                    .filter(|digest| digest.len() == 16)
-                    .ok_or_else(|| {
-                        s3_error!(InvalidDigest, "The Content-MD5 you specified was invalid.")
-                    })?,
-            ),
-        };
         Ok(Self {
             len: len.or_else(|| said.and_then(|len| len.parse().ok())),
             limits,
-            md5,
+            md5: said_md5(headers)?,
             sum: said_sum(headers)?,
             trailers: request.trailing_headers.clone(),
+            decoded: request.extensions.get::<Trailers>().cloned(),
         })
     }
 
@@ -99,6 +92,7 @@ impl Said {
             md5: None,
             sum: None,
             trailers: None,
+            decoded: None,
         }
     }
 
@@ -122,13 +116,15 @@ impl Said {
             return Err(incomplete());
         }
         if self.md5.as_ref().is_some_and(|said| said != md5) {
-            let message = "The Content-MD5 you specified did not match what we received.";
-            return Err(s3_error!(BadDigest, "{message}"));
+            return Err(other_md5());
         }
         let Some((algorithm, value)) = &self.sum else {
             return Ok(());
         };
         let trailer = || {
+            if let Some(decoded) = &self.decoded {
+                return decoded.get(algorithm.header());
+            }
             let trailers = self.trailers.as_ref()?.take()?;
             Some(trailers.get(algorithm.header())?.to_str().ok()?.to_owned())
         };
@@ -142,18 +138,45 @@ impl Said {
         is_digest(*algorithm, &value)?;
         match sum.is(&value) {
             true => Ok(()),
-            false => Err(S3Error::with_message(
-                S3ErrorCode::BadDigest,
-                format!(
-                    "The {} you specified did not match the calculated checksum.",
-                    algorithm.name()
-                ),
-            )),
+            false => Err(other_sum(*algorithm)),
         }
     }
 }
 
-fn said_sum(headers: &HeaderMap) -> S3Result<Option<(Algorithm, Option<String>)>> {
+/// The digest in Content-MD5.
+pub fn said_md5(headers: &HeaderMap) -> S3Result<Option<Vec<u8>>> {
+    let Some(value) = headers.get("content-md5") else {
+        return Ok(None);
+    };
+    let digest = STANDARD.decode(value.as_bytes()).ok();
+    match digest.filter(|digest| digest.len() == 16) {
+        Some(digest) => Ok(Some(digest)),
+        None => Err(s3_error!(
+            InvalidDigest,
+            "The Content-MD5 you specified was invalid."
+        )),
+    }
+}
+
+pub fn other_md5() -> S3Error {
+    s3_error!(
+        BadDigest,
+        "The Content-MD5 you specified did not match what we received."
+    )
+}
+
+pub fn other_sum(algorithm: Algorithm) -> S3Error {
+    S3Error::with_message(
+        S3ErrorCode::BadDigest,
+        format!(
+            "The {} you specified did not match the calculated checksum.",
+            algorithm.name()
+        ),
+    )
+}
+
+/// The checksum of the request's body, and its value where a header has it.
+pub fn said_sum(headers: &HeaderMap) -> S3Result<Option<(Algorithm, Option<String>)>> {
     let mut found = None;
     for algorithm in Algorithm::ALL {
         if let Some(value) = headers.get(algorithm.header()) {
