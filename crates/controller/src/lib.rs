@@ -24,6 +24,7 @@ mod listen;
 mod lost;
 mod moves;
 mod objects;
+mod patience;
 pub mod pki;
 mod recovery;
 mod sts;

@@ -3,9 +3,11 @@
 
 use crate::agents::{PeerAddress, PeerKey};
 use crate::links::Revoked;
+use crate::patience::{PATIENCE, Patient, Unhurried};
 use crate::pki;
 use axum::Router;
 use axum::body::Body;
+use axum::http::StatusCode;
 use axum::middleware::Next;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
@@ -70,7 +72,7 @@ pub async fn serve(listener: TcpListener, security: Security, router: Router, re
                 continue;
             }
         };
-        let _ = stream.set_nodelay(true);
+        let _ = stream.set_nodelay(true).and(keep_alive(&stream));
         let (security, router, revoked) = (security.clone(), router.clone(), revoked.clone());
         let strangers = strangers.clone();
         tokio::spawn(async move {
@@ -80,11 +82,22 @@ pub async fn serve(listener: TcpListener, security: Security, router: Router, re
     }
 }
 
+/// The peer of a connection that is silent for long may be gone without a word.
+fn keep_alive(stream: &TcpStream) -> std::io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt};
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &60)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &15)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &4)?;
+    Ok(())
+}
+
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
     pub address: IpAddr,
-    pub tls: bool,
+    /// TLS's version, `1.2` or `1.3`, where it is spoken.
+    pub tls: Option<&'static str>,
 }
 
 async fn connection(
@@ -104,16 +117,19 @@ async fn connection(
         Security::Tls(config) | Security::Hosts(config) => config,
         Security::PlainOrTls(config) => match begins_with_tls(&stream).await {
             Some(true) => config,
-            Some(false) => return http(stream, Version::Http1, router.layer(client(false))).await,
+            Some(false) => return http(stream, Version::Http1, router.layer(client(None))).await,
             None => return,
         },
     };
-    let router = router.layer(client(true));
     let accepted = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;
     let Ok(Ok(stream)) = accepted else {
         tracing::debug!("a TLS handshake failed");
         return;
     };
+    let router = router.layer(client(Some(match stream.get_ref().1.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_2) => "1.2",
+        Some(_) | None => "1.3",
+    })));
     let peer = stream
         .get_ref()
         .1
@@ -178,10 +194,16 @@ async fn http(
     };
     let activity = Arc::new(Activity::new());
     let noting = activity.clone();
+    let unhurried = Unhurried::default();
+    let stream = Patient::new(stream, PATIENCE, unhurried.clone());
     let router = router.layer(axum::middleware::from_fn(move |request, next: Next| {
         let request_in_work = noting.clone().begin();
+        let unhurried = unhurried.clone();
         async move {
             let response = next.run(request).await;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                unhurried.set();
+            }
             response.map(|body| {
                 Body::new(Sent {
                     body,

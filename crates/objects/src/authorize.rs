@@ -11,7 +11,7 @@ use crate::conditions::time;
 use crate::copying::named;
 use crate::error::{custom, denied};
 use crate::ownership;
-use crate::policy::{self, Answer, EXISTING_TAG, Policy, Question};
+use crate::policy::{self, ASKED_TAG, Answer, EXISTING_TAG, Policy, Question};
 use crate::rows::{self, Bucket, Config, Ownership, Upload, Version};
 use crate::signed::Query;
 use crate::tagging::tags_of_header;
@@ -26,8 +26,8 @@ use std::sync::{Arc, RwLock};
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
     pub address: IpAddr,
-    /// Whether nobody could read along.
-    pub tls: bool,
+    /// The version of TLS, such as `1.3`, where nobody can read along.
+    pub tls: Option<&'static str>,
 }
 
 /// A bucket with a policy or with ACLs.
@@ -118,6 +118,8 @@ struct Object {
     owned: Option<(String, Acl)>,
     /// Which version it is.
     age: Option<i64>,
+    /// Of one that is being uploaded: [`said_of_object`].
+    said: BTreeMap<String, String>,
 }
 
 impl Object {
@@ -126,6 +128,7 @@ impl Object {
             owned: Some(ownership::of_object(bucket, &version.about)),
             tags: version.about.tags.clone(),
             age: Some(version.age),
+            said: BTreeMap::new(),
         }
     }
 }
@@ -158,6 +161,20 @@ impl Judge {
     ) -> Self {
         let mut context = context(asked, (store.clock)());
         note_tags(&mut context, &object);
+        let owner = [governed.owner.clone()];
+        for key in ["aws:resourceaccount", "s3:resourceaccount"] {
+            context.insert(key.into(), owner.to_vec());
+        }
+        // What began the upload said of the object counts for its parts and its end.
+        for (name, value) in &object.said {
+            match tags_of_header(Some(value.as_str())) {
+                Ok(tags) if name == TAGGING => note_asked_tags(&mut context, &tags),
+                _ => {
+                    let key = format!("s3:{name}");
+                    context.entry(key).or_insert_with(|| vec![value.clone()]);
+                }
+            }
+        }
         Self {
             governed,
             account: asked.account.map(ToOwned::to_owned),
@@ -188,6 +205,17 @@ impl Judge {
             true => Ok(()),
             false => Err(denied()),
         }
+    }
+
+    /// Whether it may give an object these tags.
+    pub fn may_tag(&self, key: &str, tags: &BTreeMap<String, String>) -> bool {
+        let mut context = (*self.context).clone();
+        note_asked_tags(&mut context, tags);
+        let judge = Self {
+            context: Arc::new(context),
+            ..self.clone()
+        };
+        judge.may(&self.action, key)
     }
 
     fn may_take_tags(&self, key: &str) -> bool {
@@ -384,17 +412,35 @@ pub async fn acting(store: &Arc<Store>, asked: &Asked<'_>) -> S3Result<(String, 
     };
     let id = asked.query.get("versionId").map(ToOwned::to_owned);
     let action = policy::action(asked.operation, id.is_some());
-    let object = store
+    let mut object = store
         .looked_at(&governed, &action, bucket, asked.key, id)
         .await?;
+    if let Some(upload) = asked.query.get("uploadId")
+        && governed.policy.is_some()
+    {
+        object.said = store
+            .said_of_upload(bucket, asked.key.unwrap_or_default(), upload)
+            .await?;
+    }
     let judge = Judge::of(store, asked, governed, bucket, object, &action);
     let owner = judge.governed.owner.clone();
-    // Its keys are in the body: each is judged when it is read.
-    let later = asked.operation == "DeleteObjects";
+    // Its keys, or tags, are in the body: each is judged when it is read.
+    let of_tags = || {
+        let policy = judge.governed.policy.as_ref();
+        policy.is_some_and(Policy::asks_for_tags)
+    };
+    let later =
+        asked.operation == "DeleteObjects" || (asked.operation == "PutObjectTagging" && of_tags());
     if later && (judge.is_owner() || !judge.governed.restricted) {
         return Ok((owner, Some(judge)));
     }
-    let besides = besides(asked.headers);
+    let mut besides = besides(asked.headers);
+    if asked.operation == "GetObjectAttributes" {
+        besides.push(match asked.query.has("versionId") {
+            true => "s3:GetObjectVersionAttributes",
+            false => "s3:GetObjectAttributes",
+        });
+    }
     let name = asked.key.unwrap_or_default();
     let allowed = judge.allows(&action, asked.key);
     // Whom an ACL lets put an object, he owns it, and may tag it.
@@ -503,13 +549,21 @@ fn context(asked: &Asked<'_>, now_ms: i64) -> BTreeMap<String, Vec<String>> {
     );
     if let Some(account) = account {
         set("aws:principalaccount", account);
+        set("aws:principalarn", &format!("arn:aws:iam::{account}:root"));
     }
     if let Some(client) = asked.client {
         set("aws:sourceip", &client.address.to_string());
         set(
             "aws:securetransport",
-            if client.tls { "true" } else { "false" },
+            if client.tls.is_some() {
+                "true"
+            } else {
+                "false"
+            },
         );
+        if let Some(version) = client.tls {
+            set("s3:tlsversion", version);
+        }
     }
     for (name, key) in [
         ("prefix", "s3:prefix"),
@@ -522,26 +576,32 @@ fn context(asked: &Asked<'_>, now_ms: i64) -> BTreeMap<String, Vec<String>> {
         }
     }
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    for (name, key) in [("user-agent", "aws:useragent"), ("referer", "aws:referer")] {
+    for (name, key) in [
+        ("user-agent", "aws:useragent"),
+        ("referer", "aws:referer"),
+        ("if-match", "s3:if-match"),
+        ("if-none-match", "s3:if-none-match"),
+        ("x-amz-object-lock-mode", "s3:object-lock-mode"),
+        ("x-amz-object-lock-legal-hold", "s3:object-lock-legal-hold"),
+        (
+            "x-amz-object-lock-retain-until-date",
+            "s3:object-lock-retain-until-date",
+        ),
+        ("x-amz-content-sha256", "s3:x-amz-content-sha256"),
+        ("x-amz-copy-source", "s3:x-amz-copy-source"),
+        ("x-amz-metadata-directive", "s3:x-amz-metadata-directive"),
+    ] {
         if let Some(value) = text(name) {
             set(key, value);
         }
     }
-    for name in [
-        "x-amz-acl",
-        "x-amz-grant-full-control",
-        "x-amz-grant-read",
-        "x-amz-grant-read-acp",
-        "x-amz-grant-write",
-        "x-amz-grant-write-acp",
-        "x-amz-content-sha256",
-        "x-amz-copy-source",
-        "x-amz-metadata-directive",
-        "x-amz-storage-class",
-        "x-amz-server-side-encryption",
-    ] {
-        if let Some(value) = text(name) {
-            set(&format!("s3:{name}"), value);
+    let date = asked.query.get("X-Amz-Date").or(text("x-amz-date"));
+    if let Some(signed_ms) = date.and_then(boira_api::time::parse_basic) {
+        set("s3:signatureage", &(now_ms - signed_ms).to_string());
+    }
+    for (name, value) in said_of_object(headers) {
+        if name != TAGGING {
+            set(&format!("s3:{name}"), &value);
         }
     }
     let in_query = asked.query.has("X-Amz-Signature") || asked.query.has("Signature");
@@ -561,19 +621,47 @@ fn context(asked: &Asked<'_>, now_ms: i64) -> BTreeMap<String, Vec<String>> {
             if old { "AWS" } else { "AWS4-HMAC-SHA256" },
         );
     }
-    if let Ok(tags) = tags_of_header(text("x-amz-tagging")) {
-        let names: Vec<String> = tags.keys().cloned().collect();
-        for (name, value) in tags {
-            set(
-                &format!("s3:requestobjecttag/{}", name.to_lowercase()),
-                &value,
-            );
-        }
-        if !names.is_empty() {
-            context.insert("s3:requestobjecttagkeys".into(), names);
-        }
+    if let Ok(tags) = tags_of_header(text(TAGGING)) {
+        note_asked_tags(&mut context, &tags);
     }
     context
+}
+
+const TAGGING: &str = "x-amz-tagging";
+
+/// What a request's headers say of the object that is to be, as far as policies ask for it.
+pub fn said_of_object(headers: &HeaderMap) -> BTreeMap<String, String> {
+    const NAMES: [&str; 11] = [
+        "x-amz-acl",
+        "x-amz-grant-full-control",
+        "x-amz-grant-read",
+        "x-amz-grant-read-acp",
+        "x-amz-grant-write",
+        "x-amz-grant-write-acp",
+        "x-amz-server-side-encryption",
+        "x-amz-server-side-encryption-aws-kms-key-id",
+        "x-amz-server-side-encryption-customer-algorithm",
+        "x-amz-storage-class",
+        TAGGING,
+    ];
+    let said = NAMES.iter().filter_map(|name| {
+        let value = headers.get(*name)?.to_str().ok()?;
+        Some((name.to_string(), value.to_owned()))
+    });
+    said.collect()
+}
+
+/// The tags that an object is to get.
+fn note_asked_tags(context: &mut BTreeMap<String, Vec<String>>, tags: &BTreeMap<String, String>) {
+    if tags.is_empty() {
+        return;
+    }
+    for (name, value) in tags {
+        let name = format!("{ASKED_TAG}{}", name.to_lowercase());
+        context.insert(name, vec![value.clone()]);
+    }
+    let names = tags.keys().cloned().collect();
+    context.insert("s3:requestobjecttagkeys".into(), names);
 }
 
 impl Store {
@@ -613,6 +701,26 @@ impl Store {
                     return Ok(Object::default());
                 };
                 Ok(Object::of(&bucket, &version))
+            })
+            .await
+    }
+
+    async fn said_of_upload(
+        self: &Arc<Self>,
+        bucket: &str,
+        key: &str,
+        upload: &str,
+    ) -> S3Result<BTreeMap<String, String>> {
+        let (bucket, key, upload) = (bucket.to_owned(), key.to_owned(), upload.to_owned());
+        self.db
+            .read(move |db| {
+                let Some(bucket) = rows::find_bucket(db, &bucket)? else {
+                    return Ok(BTreeMap::new());
+                };
+                let Ok(upload) = rows::find_upload(db, bucket.id, &key, &upload) else {
+                    return Ok(BTreeMap::new());
+                };
+                Ok(upload.about.said)
             })
             .await
     }

@@ -67,7 +67,7 @@ pub fn check_transport(headers: &HeaderMap, client: Option<Client>) -> S3Result<
         name.as_str()
             .contains("server-side-encryption-customer-key")
     });
-    let open = client.is_some_and(|client| !client.tls && !client.address.is_loopback());
+    let open = client.is_some_and(|client| client.tls.is_none() && !client.address.is_loopback());
     match has_key && open {
         true => Err(s3_error!(
             InvalidRequest,

@@ -3,7 +3,7 @@
 
 use crate::Store;
 use crate::access::account;
-use crate::authorize::Who;
+use crate::authorize::{self, Who};
 use crate::conditions::{self, OfWrite, conditions};
 use crate::contents::{Slice, cut};
 use crate::crypt::Lock;
@@ -22,6 +22,7 @@ use md5::{Digest, Md5};
 use rusqlite::params;
 use s3s::dto::*;
 use s3s::{S3Request, S3Result, s3_error};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Every part but the last has at least so many bytes.
@@ -47,6 +48,7 @@ impl Store {
             input.checksum_type.as_ref(),
         )?;
         about.asked = Some(asked);
+        about.said = authorize::said_of_object(&request.headers);
         let wish = Wish::of(
             input.object_lock_mode,
             input.object_lock_retain_until_date,
@@ -819,6 +821,7 @@ fn assemble(
         parts: parts.collect(),
         asked: None,
         by: None,
+        said: BTreeMap::new(),
         ..upload.about.clone()
     };
     let slices = used

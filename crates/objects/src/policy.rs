@@ -6,6 +6,7 @@
 
 mod action;
 mod condition;
+mod variable;
 
 pub use action::action;
 
@@ -13,9 +14,12 @@ use crate::access::owner;
 use condition::Condition;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use variable::{check, filled};
 
 /// What a condition's key begins with that is followed by the name of a tag of the object.
 pub const EXISTING_TAG: &str = "s3:existingobjecttag/";
+/// What it begins with where the tag is one that the object is to get.
+pub const ASKED_TAG: &str = "s3:requestobjecttag/";
 
 /// The largest policy, in bytes.
 pub const MOST_BYTES: usize = 20 << 10;
@@ -155,6 +159,12 @@ impl Policy {
         answer
     }
 
+    /// Whether it depends on the tags that an object is to get.
+    pub fn asks_for_tags(&self) -> bool {
+        let mut conditions = self.statements.iter().flat_map(|one| &one.conditions);
+        conditions.any(|condition| condition.key().starts_with("s3:requestobjecttag"))
+    }
+
     /// Whether it lets everybody in (AWS, "The meaning of 'public'").
     pub fn is_public(&self) -> bool {
         self.statements.iter().any(|statement| {
@@ -209,6 +219,7 @@ impl Statement {
         if !resources.patterns.iter().all(is_own) {
             return Err("Policy has invalid resource".into());
         }
+        resources.patterns.iter().try_for_each(|text| check(text))?;
         let conditions = match fields.remove("Condition") {
             None => Vec::new(),
             Some(Value::Object(conditions)) => Condition::parse_all(conditions)?,
@@ -232,9 +243,10 @@ impl Statement {
             && self
                 .actions
                 .include(|pattern| wild(&pattern.to_ascii_lowercase(), &action))
-            && self
-                .resources
-                .include(|pattern| wild(pattern, question.resource))
+            && self.resources.include(|pattern| {
+                let pattern = filled(pattern, question.context);
+                pattern.is_some_and(|pattern| wild(&pattern, question.resource))
+            })
             && self
                 .conditions
                 .iter()
@@ -270,6 +282,8 @@ impl Principals {
                         .accounts
                         .push(account_of(&name).ok_or_else(invalid)?),
                     "CanonicalUser" if name.len() == 64 => principals.accounts.push(name),
+                    // There are none of those here, so nobody is one of them.
+                    "Service" | "Federated" => {}
                     _ => return Err(invalid()),
                 }
             }

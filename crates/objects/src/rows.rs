@@ -137,6 +137,10 @@ pub struct About {
     /// Of an upload: what its parts' checksums are to be.
     #[serde(rename = "u", skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,
+    /// Of an upload: what the request that began it said of the object, for policies that ask for it; SDKs
+    /// say it only there.
+    #[serde(rename = "q", skip_serializing_if = "BTreeMap::is_empty")]
+    pub said: BTreeMap<String, String>,
     /// Of an upload: the canonical user id of who began it, where that isn't the bucket's owner.
     #[serde(rename = "b", skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,

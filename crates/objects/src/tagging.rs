@@ -1,8 +1,8 @@
 //! Tags of objects, and what a tag may be (AWS, "Categorizing your storage using tags").
 
 use crate::Store;
-use crate::authorize::Who;
-use crate::error::custom;
+use crate::authorize::{Judge, Who};
+use crate::error::{custom, denied};
 use crate::objects::{Look, readable};
 use crate::rows::{self, About};
 use boira_api::form;
@@ -41,6 +41,10 @@ impl Store {
         let who = Who::of(&request.extensions)?;
         let input = request.input;
         let tags = judged_set(input.tagging.tag_set, 10)?;
+        let judge = request.extensions.get::<Judge>();
+        if judge.is_some_and(|judge| !judge.may_tag(&input.key, &tags)) {
+            return Err(denied());
+        }
         let version_id = self
             .tag(who, input.bucket, input.key, input.version_id, tags)
             .await?;

@@ -1279,20 +1279,20 @@ def md5(text):
     return base64.b64encode(hashlib.md5(text.encode()).digest()).decode()
 
 
-def signed(path, headers, auth, **more):
+def signed(path, headers, auth, method="PUT", **more):
     """A request to put what the path names, with these headers signed."""
     import botocore.auth
     import botocore.awsrequest
     import botocore.credentials
-    request = botocore.awsrequest.AWSRequest("PUT", ENDPOINT + path, headers=dict(headers))
+    request = botocore.awsrequest.AWSRequest(method, ENDPOINT + path, headers=dict(headers))
     keys = botocore.credentials.Credentials(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
     getattr(botocore.auth, auth)(keys, "s3", "us-east-1", **more).add_auth(request)
     return request
 
 
-def presigned_with(bucket, headers, what="/k"):
+def presigned_with(bucket, headers, what="/k", method="PUT"):
     """A URL to put the key k, or something else of the bucket, with these headers signed."""
-    return signed(f"/{bucket}{what}", headers, "S3SigV4QueryAuth", expires=60).url
+    return signed(f"/{bucket}{what}", headers, "S3SigV4QueryAuth", method, expires=60).url
 
 
 def signed_headers(path, headers):
@@ -1384,6 +1384,105 @@ def hosts(bucket):
     assert old.get_object(Bucket=bucket, Key="plain")["Body"].read() == b"by host and version 2"
 
 
+def subresources(bucket):
+    """A query that isn't served never makes a request the plain one."""
+    S3.put_object(Bucket=bucket, Key="k", Body=b"stays")
+    for method, what, status, code in [
+            ("DELETE", "?metadataConfiguration", 501, b"NotImplemented"), ("DELETE", "?acl", 405, b"MethodNotAllowed"),
+            ("DELETE", "?versioning", 405, b"MethodNotAllowed"), ("PUT", "/k?encryption", 501, b"NotImplemented"),
+            ("PUT", "/k?renameObject", 501, b"NotImplemented"), ("DELETE", "/k?legal-hold", 405, b"MethodNotAllowed"),
+            ("PUT", "/k?versionId=x", 400, b"InvalidArgument"), ("PUT", "/k?partNumber=3", 400, b"InvalidArgument"),
+            ("GET", "?abac", 501, b"NotImplemented"), ("DELETE", "/k?versionId=abc", 400, b"InvalidArgument")]:
+        url = presigned_with(bucket, {}, what, method)
+        found, _, text = raw(method, url, b"x" if method == "PUT" else None)
+        assert (found, code in text) == (status, True), (method, what, found, text)
+    assert body(Bucket=bucket, Key="k") == b"stays"
+    # What is said of a document is verified, and needed where many are deleted.
+    document = "<Delete><Object><Key>k</Key></Object></Delete>"
+    for headers, text, code in [({}, document, b"InvalidRequest"), ({"Content-MD5": md5("other")}, document, b"BadDigest"),
+                                ({"Content-MD5": md5(cdata := document.replace(">k<", "><![CDATA[k]]><"))}, cdata, b"MalformedXML")]:
+        found, _, answer = raw("POST", presigned_with(bucket, {}, "?delete", "POST"), text.encode(), headers)
+        assert found == 400 and code in answer, (headers, found, answer)
+    assert body(Bucket=bucket, Key="k") == b"stays"
+    tagged = f"tagged-{uuid.uuid4().hex[:8]}"
+    document = "<CreateBucketConfiguration><Tags><Tag><Key>a</Key><Value>b</Value></Tag></Tags></CreateBucketConfiguration>"
+    assert raw("PUT", presigned_with(tagged, {}, ""), document.encode())[0] == 200
+    assert S3.get_bucket_tagging(Bucket=tagged)["TagSet"] == [{"Key": "a", "Value": "b"}]
+    S3.delete_bucket(Bucket=tagged)
+
+
+def chunked(bucket):
+    """A body may be one chunk of any size, as Go's SDK sends it over TLS, and costs little memory."""
+    import zlib
+    data = os.urandom(MIB) * 64
+    crc = base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+    whole = f"{len(data):x}\r\n".encode() + data + f"\r\n0\r\nx-amz-checksum-crc32:{crc}\r\n\r\n".encode()
+    said = {"x-amz-content-sha256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER", "x-amz-trailer": "x-amz-checksum-crc32",
+            "x-amz-decoded-content-length": str(len(data)), "Content-Encoding": "aws-chunked"}
+    path = f"/{bucket}/k"
+    status, headers, text = raw("PUT", path, whole, signed_headers(path, said))
+    assert status == 200 and headers["x-amz-checksum-crc32"] == crc, (status, text)
+    assert body(Bucket=bucket, Key="k") == data
+    assert "ContentEncoding" not in S3.head_object(Bucket=bucket, Key="k")
+    other = whole.replace(crc.encode(), b"AAAAAA==")
+    status, _, text = raw("PUT", path, other, signed_headers(path, said))
+    assert status == 400 and b"BadDigest" in text, (status, text)
+    # Who has no key sends the same.
+    S3.delete_public_access_block(Bucket=bucket)
+    everybody = {"Effect": "Allow", "Principal": "*", "Action": "s3:PutObject", "Resource": f"arn:aws:s3:::{bucket}/*"}
+    S3.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [everybody]}))
+    status, headers, text = raw("PUT", f"/{bucket}/open", whole, said)
+    assert status == 200 and headers["x-amz-checksum-crc32"] == crc, (status, text)
+    assert raw("PUT", f"/{bucket}/open", other, said)[0] == 400
+    S3.delete_bucket_policy(Bucket=bucket)
+    assert body(Bucket=bucket, Key="open") == data
+
+
+def conditions_of_policies(bucket):
+    """What SDKs say only once counts for all of an upload, and what is in a body is judged, too."""
+    S3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    resource = f"arn:aws:s3:::{bucket}/*"
+
+    def put(*statements):
+        statements = [{"Principal": "*", "Resource": resource, **one} for one in statements]
+        S3.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": statements}))
+
+    put({"Effect": "Deny", "Action": "s3:PutObject", "Condition": {"StringNotEquals": {"s3:x-amz-storage-class": "STANDARD_IA"}}})
+    with refused("AccessDenied", 403):
+        S3.put_object(Bucket=bucket, Key="large", Body=b"x")
+    transfer = boto3.s3.transfer.TransferConfig(multipart_threshold=5 * MIB, multipart_chunksize=5 * MIB)
+    S3.upload_fileobj(io.BytesIO(b"x" * 11 * MIB), bucket, "large", Config=transfer, ExtraArgs={"StorageClass": "STANDARD_IA"})
+    head = S3.head_object(Bucket=bucket, Key="large")
+    assert (head["ContentLength"], head["StorageClass"]) == (11 * MIB, "STANDARD_IA"), head
+    put({"Effect": "Deny", "Action": "s3:PutObjectTagging", "Condition": {
+        "ForAnyValue:StringNotEquals": {"s3:RequestObjectTagKeys": ["team", "stage"]}}})
+    S3.put_object_tagging(Bucket=bucket, Key="k", Tagging={"TagSet": [{"Key": "team", "Value": "a"}]})
+    with refused("AccessDenied", 403):
+        S3.put_object_tagging(Bucket=bucket, Key="k", Tagging={"TagSet": [{"Key": "secret", "Value": "a"}]})
+    put({"Effect": "Deny", "Action": "s3:PutObject", "Condition": {
+        "Null": {"s3:x-amz-server-side-encryption-customer-algorithm": "false"}}})
+    S3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    with refused("AccessDenied", 403):
+        S3.put_object(Bucket=bucket, Key="k", Body=b"x", SSECustomerAlgorithm="AES256", SSECustomerKey=b"k" * 32)
+    put({"Effect": "Deny", "Action": "s3:GetObjectAttributes"})
+    with refused("AccessDenied", 403):
+        S3.get_object_attributes(Bucket=bucket, Key="k", ObjectAttributes=["ETag"])
+    account = boto3.client("sts").get_caller_identity()["Account"]
+    put({"Effect": "Deny", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{bucket}/${{aws:PrincipalAccount}}/*"})
+    S3.put_object(Bucket=bucket, Key=f"{account}/k", Body=b"x")
+    with refused("AccessDenied", 403):
+        S3.get_object(Bucket=bucket, Key=f"{account}/k")
+    assert body(Bucket=bucket, Key="k") == b"x"
+    # Terraform's modules deny old TLS, and name conditions that no request has here.
+    put({"Effect": "Deny", "Action": "s3:*", "Condition": {"NumericLessThan": {"s3:TlsVersion": 1.2}}},
+        {"Effect": "Allow", "Principal": {"Service": "logging.s3.amazonaws.com"}, "Action": "s3:PutObject",
+         "Condition": {"StringEquals": {"aws:SourceAccount": account}}})
+    assert body(Bucket=bucket, Key="k") == b"x"
+    with refused("MalformedPolicy", 400):
+        put({"Effect": "Deny", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{bucket}/${{aws:username}}/*"})
+    S3.delete_bucket_policy(Bucket=bucket)
+
+
 def empty_and_delete(bucket):
     for upload in S3.list_multipart_uploads(Bucket=bucket).get("Uploads", []):
         S3.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
@@ -1394,7 +1493,7 @@ def empty_and_delete(bucket):
 CHAPTERS = [buckets, plain_answers, objects, ranges, conditions, listing, copying, checksums, multipart,
             transfers, versions, deleting, tagging, presigned, posting, strangers, acls, what_others_could_try, encryption, locks,
             origins, lifecycle, policies,
-            refused_bodies, hostile, malformed, walrus, hosts]
+            refused_bodies, hostile, malformed, walrus, hosts, subresources, chunked, conditions_of_policies]
 
 failed = []
 for chapter in CHAPTERS:

@@ -1,7 +1,8 @@
 //! Conditions of a policy's statement: operators, keys, and whether they hold in a request (AWS, "IAM
 //! JSON policy elements: Condition operators").
 
-use super::{EXISTING_TAG, texts, wild};
+use super::variable::{check, filled};
+use super::{ASKED_TAG, EXISTING_TAG, texts, wild};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -65,6 +66,7 @@ impl Condition {
             let operator = Operator::named(rest).ok_or_else(invalid)?;
             for (key, values) in keys {
                 let values = texts(values).ok_or_else(invalid)?;
+                values.iter().try_for_each(|text| check(text))?;
                 let spelt = key;
                 let key = spelt.to_ascii_lowercase();
                 if !is_known(&key) {
@@ -97,12 +99,17 @@ impl Condition {
             return self.if_exists || self.all || self.operator.is_negative();
         };
         match self.all || self.operator.is_negative() {
-            true => found.iter().all(|value| self.fits(value)),
-            false => found.iter().any(|value| self.fits(value)),
+            true => found.iter().all(|value| self.fits(value, context)),
+            false => found.iter().any(|value| self.fits(value, context)),
         }
     }
 
-    fn fits(&self, found: &str) -> bool {
+    /// In lower case.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    fn fits(&self, found: &str, context: &BTreeMap<String, Vec<String>>) -> bool {
         let mut values = self.values.iter();
         match self.operator {
             Operator::Text {
@@ -110,10 +117,13 @@ impl Condition {
                 any_case,
                 not,
             } => {
-                let same = |value: &String| match (like, any_case) {
-                    (true, _) => wild(value, found),
-                    (false, true) => value.eq_ignore_ascii_case(found),
-                    (false, false) => value == found,
+                let same = |value: &String| {
+                    let value = filled(value, context);
+                    value.is_some_and(|value| match (like, any_case) {
+                        (true, _) => wild(&value, found),
+                        (false, true) => value.eq_ignore_ascii_case(found),
+                        (false, false) => value == found,
+                    })
                 };
                 values.any(same) != not
             }
@@ -143,8 +153,12 @@ impl Condition {
         let keys = [
             "aws:sourceip",
             "aws:principalaccount",
+            "aws:principalarn",
+            "aws:principalorgid",
             "aws:sourceaccount",
-            "aws:userid",
+            "aws:sourcearn",
+            "aws:sourcevpc",
+            "aws:sourcevpce",
         ];
         let few = |value: &String| match self.operator {
             Operator::Text { not: false, .. } => !value.contains(['*', '?']),
@@ -160,23 +174,50 @@ impl Condition {
     }
 }
 
-/// Keys that a request has here, all in lower case. Others would never hold, or always.
-fn is_known(key: &str) -> bool {
+/// Keys that a request has here, and those that none has, as none of AWS's own with a root's keys from
+/// outside of AWS's networks has them. All in lower case. Others would never hold, or always.
+pub fn is_known(key: &str) -> bool {
+    const ABSENT: &[&str] = &[
+        "aws:principalisawsservice",
+        "aws:principalorgid",
+        "aws:principalorgpaths",
+        "aws:principalservicename",
+        "aws:sourceaccount",
+        "aws:sourcearn",
+        "aws:sourceorgid",
+        "aws:sourcevpc",
+        "aws:sourcevpce",
+        "aws:viaawsservice",
+        "aws:vpcsourceip",
+        "s3:accesspointnetworkorigin",
+        "s3:dataaccesspointaccount",
+        "s3:dataaccesspointarn",
+    ];
     const KNOWN: &[&str] = &[
         "aws:currenttime",
         "aws:epochtime",
         "aws:principalaccount",
+        "aws:principalarn",
         "aws:principaltype",
         "aws:referer",
+        "aws:resourceaccount",
         "aws:securetransport",
         "aws:sourceip",
         "aws:useragent",
         "s3:authtype",
         "s3:delimiter",
+        "s3:if-match",
+        "s3:if-none-match",
         "s3:locationconstraint",
         "s3:max-keys",
+        "s3:object-lock-legal-hold",
+        "s3:object-lock-mode",
+        "s3:object-lock-retain-until-date",
         "s3:prefix",
+        "s3:resourceaccount",
+        "s3:signatureage",
         "s3:signatureversion",
+        "s3:tlsversion",
         "s3:versionid",
         "s3:x-amz-acl",
         "s3:x-amz-grant-full-control",
@@ -187,13 +228,16 @@ fn is_known(key: &str) -> bool {
         "s3:x-amz-content-sha256",
         "s3:x-amz-copy-source",
         "s3:x-amz-metadata-directive",
+        "s3:x-amz-server-side-encryption",
+        "s3:x-amz-server-side-encryption-aws-kms-key-id",
+        "s3:x-amz-server-side-encryption-customer-algorithm",
         "s3:x-amz-storage-class",
     ];
     KNOWN.contains(&key)
+        || ABSENT.contains(&key)
         || key.starts_with(EXISTING_TAG)
-        || key.starts_with("s3:requestobjecttag/")
+        || key.starts_with(ASKED_TAG)
         || key == "s3:requestobjecttagkeys"
-        || key.starts_with("s3:x-amz-server-side-encryption")
 }
 
 impl Operator {
