@@ -234,7 +234,8 @@ impl Wish {
             ("log-delivery-write", None) => vec![(LOG_DELIVERY, Write), (LOG_DELIVERY, ReadAcp)],
             ("bucket-owner-read", Some(of)) if of != owner => vec![(of, Read)],
             ("bucket-owner-full-control", Some(of)) if of != owner => vec![(of, FullControl)],
-            ("bucket-owner-read" | "bucket-owner-full-control", Some(_)) => vec![],
+            // Of a bucket they mean nothing ("Canned ACL" in AWS's guide).
+            ("bucket-owner-read" | "bucket-owner-full-control", _) => vec![],
             _ => return Err(s3_error!(InvalidArgument, "Invalid x-amz-acl")),
         };
         let mut acl = Acl::private(owner);
@@ -443,12 +444,8 @@ mod tests {
         let public = public.of_bucket(&canonical("1")).unwrap().unwrap();
         assert!(public.is_public());
         assert!(!public.allows(None, Permission::Read, false));
-        assert!(
-            wish(&[("x-amz-acl", "bucket-owner-read")])
-                .unwrap()
-                .of_bucket("x")
-                .is_err()
-        );
+        let of_owner = wish(&[("x-amz-acl", "bucket-owner-read")]).unwrap();
+        assert_eq!(of_owner.of_bucket("x").unwrap(), Some(Acl::private("x")));
         assert!(
             wish(&[("x-amz-acl", "everybody")])
                 .unwrap()

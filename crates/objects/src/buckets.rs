@@ -327,7 +327,7 @@ impl Store {
         let input = request.input;
         let tags = judged_set(input.tagging.tag_set, 50)?;
         self.set(account, input.bucket, move |config| {
-            config.tags = Some(tags)
+            config.tags = (!tags.is_empty()).then_some(tags);
         })
         .await?;
         Ok(PutBucketTaggingOutput::default())
@@ -475,6 +475,14 @@ pub mod plain {
         S3Error::with_message(code, message)
     }
 
+    fn no_configuration() -> S3Error {
+        custom(
+            "NoSuchConfiguration",
+            StatusCode::NOT_FOUND,
+            "The specified configuration does not exist.",
+        )
+    }
+
     macro_rules! absent {
         ($($operation:ident($input:ty) -> $output:ty = $error:expr;)*) => {
             impl Store {
@@ -500,6 +508,10 @@ pub mod plain {
     absent! {
         get_bucket_replication(GetBucketReplicationInput) -> GetBucketReplicationOutput =
             none(S3ErrorCode::ReplicationConfigurationNotFoundError, "The replication configuration was not found");
+        get_bucket_analytics_configuration(GetBucketAnalyticsConfigurationInput) -> GetBucketAnalyticsConfigurationOutput = no_configuration();
+        get_bucket_intelligent_tiering_configuration(GetBucketIntelligentTieringConfigurationInput) -> GetBucketIntelligentTieringConfigurationOutput = no_configuration();
+        get_bucket_inventory_configuration(GetBucketInventoryConfigurationInput) -> GetBucketInventoryConfigurationOutput = no_configuration();
+        get_bucket_metrics_configuration(GetBucketMetricsConfigurationInput) -> GetBucketMetricsConfigurationOutput = no_configuration();
         get_bucket_website(GetBucketWebsiteInput) -> GetBucketWebsiteOutput =
             none(S3ErrorCode::NoSuchWebsiteConfiguration, "The specified bucket does not have a website configuration");
     }

@@ -30,6 +30,9 @@ pub struct Source {
     reading: Arc<Reading>,
 }
 
+/// The header that says where a website sends on to from an object, as objects keep it.
+const REDIRECT: &str = "location";
+
 impl Source {
     /// What the client is told of the version.
     pub fn told(&self) -> Option<String> {
@@ -97,11 +100,19 @@ impl Changes {
 
     /// Whether an object that is copied onto itself would be another one.
     fn are_any(&self, version: &Version) -> bool {
-        self.replaced || self.retagged || self.described.class != version.about.class
+        self.replaced
+            || self.retagged
+            || self.described.class != version.about.class
+            || self.described.headers.contains_key(REDIRECT)
     }
 
     fn applied(&self, version: &Version) -> About {
         let mut about = version.about.clone();
+        // It never goes along ("CopyObject" in AWS's reference).
+        about.headers.remove(REDIRECT);
+        if let Some(location) = self.described.headers.get(REDIRECT) {
+            about.headers.insert(REDIRECT.to_owned(), location.clone());
+        }
         if self.replaced {
             about.headers = self.described.headers.clone();
             about.metadata = self.described.metadata.clone();

@@ -128,6 +128,16 @@ fn judged(rules: &[CORSRule]) -> S3Result<()> {
                 ));
             }
         }
+        let exposed = rule.expose_headers.iter().flatten();
+        if let Some(header) = exposed.into_iter().find(|header| header.contains('*')) {
+            return Err(custom(
+                "InvalidRequest",
+                StatusCode::BAD_REQUEST,
+                format!(
+                    "ExposeHeader \"{header}\" contains wildcard. We currently do not support wildcard for ExposeHeader."
+                ),
+            ));
+        }
         if rule.allowed_origins.is_empty() || rule.allowed_methods.is_empty() {
             return Err(malformed());
         }

@@ -116,7 +116,7 @@ impl Described {
     }
 }
 
-fn http_date(timestamp: &Timestamp) -> String {
+pub fn http_date(timestamp: &Timestamp) -> String {
     let mut text = Vec::new();
     let _ = timestamp.format(TimestampFormat::HttpDate, &mut text);
     String::from_utf8_lossy(&text).into_owned()

@@ -14,7 +14,7 @@ use crate::signed::{self, Query};
 use crate::subresources;
 use crate::walrus;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use s3s::config::{S3Config, StaticConfigProvider};
@@ -240,6 +240,10 @@ impl Front {
             response = told_apart(response, hash.as_ref()).await?;
         }
         response.headers_mut().extend(besides.take());
+        // s3s knows one status of HEAD.
+        if response.status() == StatusCode::OK && response.headers().contains_key(CONTENT_RANGE) {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
         Ok(response)
     }
 }
@@ -468,8 +472,14 @@ async fn completed(
         true => String::new(),
         false => format!("<Message>{}</Message>", message_of(start)),
     };
+    let region = parts.headers.get("x-amz-bucket-region");
+    let region = region
+        .filter(|_| start.contains("<Code>AuthorizationHeaderMalformed</Code>"))
+        .and_then(|region| region.to_str().ok())
+        .map(|region| format!("<Region>{}</Region>", escaped(region)))
+        .unwrap_or_default();
     let full = format!(
-        "{start}{message}<Resource>{}</Resource><RequestId>{request_id}</RequestId><HostId>{request_id}</HostId></Error>",
+        "{start}{message}{region}<Resource>{}</Resource><RequestId>{request_id}</RequestId><HostId>{request_id}</HostId></Error>",
         escaped(resource)
     );
     parts

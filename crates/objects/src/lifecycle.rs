@@ -188,6 +188,9 @@ fn matches(rule: &LifecycleRule, key: &str, size: u64, tags: &BTreeMap<String, S
 /// The `x-amz-expiration` of an object: when it will be gone, and by which rule.
 pub fn expiration(bucket: &Bucket, version: &Version) -> Option<String> {
     let rules = &bucket.config.lifecycle.as_ref()?.rules;
+    if !version.current {
+        return None;
+    }
     let key = String::from_utf8_lossy(&version.key);
     let active = rules
         .iter()
@@ -200,7 +203,9 @@ pub fn expiration(bucket: &Bucket, version: &Version) -> Option<String> {
     crate::describe::stamp(soonest.0)
         .format(TimestampFormat::HttpDate, &mut date)
         .ok()?;
-    let id = soonest.1.id.as_deref().unwrap_or_default();
+    let mut id = String::new();
+    let named = soonest.1.id.as_deref().unwrap_or_default();
+    boira_api::form::percent_encode(&mut id, named.as_bytes(), b"");
     Some(format!(
         "expiry-date=\"{}\", rule-id=\"{id}\"",
         String::from_utf8_lossy(&date)
@@ -240,6 +245,19 @@ fn judge(rule: &LifecycleRule) -> S3Result<()> {
     {
         return Err(malformed());
     }
+    if let Some(filter) = &rule.filter {
+        let predicates = [
+            filter.prefix.is_some(),
+            filter.tag.is_some(),
+            filter.object_size_greater_than.is_some(),
+            filter.object_size_less_than.is_some(),
+            filter.and.is_some(),
+        ];
+        // Several stand in `And`.
+        if predicates.iter().filter(|there| **there).count() > 1 {
+            return Err(malformed());
+        }
+    }
     for transition in rule.transitions.iter().flatten() {
         judge_transition(transition, rule.expiration.as_ref())?;
     }
@@ -269,6 +287,13 @@ fn judge(rule: &LifecycleRule) -> S3Result<()> {
         ];
         if wishes.iter().filter(|wish| **wish).count() != 1 {
             return Err(malformed());
+        }
+        if expiration.expired_object_delete_marker.is_some() && is_about_tags(rule) {
+            return Err(custom(
+                "InvalidRequest",
+                StatusCode::BAD_REQUEST,
+                "ExpiredObjectDeleteMarker cannot be specified with Tags.",
+            ));
         }
         if expiration.days.is_some_and(|days| days <= 0) {
             return Err(invalid(
@@ -307,11 +332,7 @@ fn judge(rule: &LifecycleRule) -> S3Result<()> {
                 "'DaysAfterInitiation' for AbortIncompleteMultipartUpload action must be a positive integer",
             ));
         }
-        let about_tags = rule.filter.as_ref().is_some_and(|filter| {
-            let and = filter.and.as_ref();
-            filter.tag.is_some() || and.is_some_and(|and| and.tags.is_some())
-        });
-        if about_tags || is_about_sizes(rule) {
+        if is_about_tags(rule) || is_about_sizes(rule) {
             return Err(custom(
                 "InvalidRequest",
                 StatusCode::BAD_REQUEST,
@@ -320,6 +341,13 @@ fn judge(rule: &LifecycleRule) -> S3Result<()> {
         }
     }
     Ok(())
+}
+
+fn is_about_tags(rule: &LifecycleRule) -> bool {
+    rule.filter.as_ref().is_some_and(|filter| {
+        let and = filter.and.as_ref();
+        filter.tag.is_some() || and.is_some_and(|and| and.tags.is_some())
+    })
 }
 
 fn judge_transition(

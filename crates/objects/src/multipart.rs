@@ -21,7 +21,7 @@ use crate::upload::{self, Said};
 use md5::{Digest, Md5};
 use rusqlite::params;
 use s3s::dto::*;
-use s3s::{S3Request, S3Result, s3_error};
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -782,6 +782,18 @@ fn assemble(
     if wanted.next().is_some() {
         return Err(invalid());
     }
+    let asked = asked_of(upload);
+    let lacks = named.iter().find(|part| part.sums.is_empty());
+    if let Some(part) = lacks.filter(|_| asked.explicit && asked.covers == Covers::Composite) {
+        return Err(S3Error::with_message(
+            S3ErrorCode::InvalidRequest,
+            format!(
+                "The upload was created using a {} checksum. The complete request must include the checksum for each part. It was missing for part {} in the request.",
+                asked.algorithm.name().to_lowercase(),
+                part.number
+            ),
+        ));
+    }
     let last = used.len() - 1;
     if used[..last].iter().any(|part| part.size < LEAST_PART) {
         return Err(s3_error!(
@@ -804,7 +816,6 @@ fn assemble(
         md5.update(hex::decode(&part.etag).map_err(internal)?);
     }
     let etag = format!("{}-{}", hex::encode(md5.finalize()), used.len());
-    let asked = asked_of(upload);
     let sums: Option<Vec<(&Sum, u64)>> = used
         .iter()
         .map(|part| Some((part.sum.as_ref()?, part.size)))

@@ -6,7 +6,7 @@ use crate::authorize::Who;
 use crate::conditions::{Conditions, OfWrite, conditions};
 use crate::contents::{Reading, cut};
 use crate::crypt::Key;
-use crate::describe::{described, etag, headers, stamp, with_sums};
+use crate::describe::{described, etag, headers, http_date, stamp, with_sums};
 use crate::encryption::{self, Encryption};
 use crate::error::{custom, denied, not_allowed};
 use crate::front::Besides;
@@ -18,7 +18,7 @@ use crate::rows::{self, About, Bucket, Put, Version};
 use crate::sum::{Algorithm, Covers, Sum};
 use crate::upload::{self, Said};
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use s3s::dto::*;
 use s3s::{S3Error, S3Request, S3Result, s3_error};
 use std::sync::Arc;
@@ -27,6 +27,13 @@ use std::sync::Arc;
 const KEY_BYTES: usize = 1024;
 
 pub fn checked_key(key: &str) -> S3Result<()> {
+    // A form may leave it empty.
+    if key.is_empty() {
+        return Err(s3_error!(
+            InvalidArgument,
+            "User key must have a length greater than 0."
+        ));
+    }
     if key.len() > KEY_BYTES {
         return Err(s3_error!(KeyTooLongError, "Your key is too long"));
     }
@@ -406,8 +413,27 @@ impl Store {
         let key = encryption::customer_key(&request.headers)?;
         let (found, window) = found!(self, request, key, false);
         let tags = found.version.about.tags.len();
-        if let Some(besides) = request.extensions.get::<Besides>().filter(|_| tags > 0) {
-            besides.set("x-amz-tagging-count", tags.into());
+        if let Some(besides) = request.extensions.get::<Besides>() {
+            if tags > 0 {
+                besides.set("x-amz-tagging-count", tags.into());
+            }
+            let input = &request.input;
+            let expires = input.response_expires.as_ref().map(http_date);
+            for (name, value) in [
+                ("cache-control", input.response_cache_control.as_ref()),
+                (
+                    "content-disposition",
+                    input.response_content_disposition.as_ref(),
+                ),
+                ("content-encoding", input.response_content_encoding.as_ref()),
+                ("content-language", input.response_content_language.as_ref()),
+                ("content-type", input.response_content_type.as_ref()),
+                ("expires", expires.as_ref()),
+            ] {
+                if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
+                    besides.set(name, value);
+                }
+            }
         }
         Ok(shown!(HeadObjectOutput, request.input, found, window))
     }

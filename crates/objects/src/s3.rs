@@ -58,11 +58,15 @@ served! {
     DeletePublicAccessBlock delete_public_access_block(DeletePublicAccessBlockInput) -> DeletePublicAccessBlockOutput;
     GetBucketAccelerateConfiguration get_bucket_accelerate_configuration(GetBucketAccelerateConfigurationInput) -> GetBucketAccelerateConfigurationOutput;
     GetBucketAcl get_bucket_acl(GetBucketAclInput) -> GetBucketAclOutput;
+    GetBucketAnalyticsConfiguration get_bucket_analytics_configuration(GetBucketAnalyticsConfigurationInput) -> GetBucketAnalyticsConfigurationOutput;
     GetBucketCors get_bucket_cors(GetBucketCorsInput) -> GetBucketCorsOutput;
     GetBucketEncryption get_bucket_encryption(GetBucketEncryptionInput) -> GetBucketEncryptionOutput;
+    GetBucketIntelligentTieringConfiguration get_bucket_intelligent_tiering_configuration(GetBucketIntelligentTieringConfigurationInput) -> GetBucketIntelligentTieringConfigurationOutput;
+    GetBucketInventoryConfiguration get_bucket_inventory_configuration(GetBucketInventoryConfigurationInput) -> GetBucketInventoryConfigurationOutput;
     GetBucketLifecycleConfiguration get_bucket_lifecycle_configuration(GetBucketLifecycleConfigurationInput) -> GetBucketLifecycleConfigurationOutput;
     GetBucketLocation get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput;
     GetBucketLogging get_bucket_logging(GetBucketLoggingInput) -> GetBucketLoggingOutput;
+    GetBucketMetricsConfiguration get_bucket_metrics_configuration(GetBucketMetricsConfigurationInput) -> GetBucketMetricsConfigurationOutput;
     GetBucketNotificationConfiguration get_bucket_notification_configuration(GetBucketNotificationConfigurationInput) -> GetBucketNotificationConfigurationOutput;
     GetBucketOwnershipControls get_bucket_ownership_controls(GetBucketOwnershipControlsInput) -> GetBucketOwnershipControlsOutput;
     GetBucketPolicy get_bucket_policy(GetBucketPolicyInput) -> GetBucketPolicyOutput;

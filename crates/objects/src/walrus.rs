@@ -17,7 +17,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use subtle::ConstantTimeEq;
 
-const PREFIX: &str = "/services/Walrus";
+/// Eucalyptus 4 called it by the second name.
+const PREFIXES: [&str; 2] = ["/services/Walrus", "/services/objectstorage"];
 
 /// A request that came below that path.
 #[derive(Clone, Copy)]
@@ -57,11 +58,14 @@ const SUBRESOURCES: [&str; 26] = [
 pub fn stripped(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Request<Body>> {
     let path = request.uri().path().to_owned();
     // s3cmd takes it for a part of the host's name, and writes those small.
-    let start = path.get(..PREFIX.len());
-    if !start.is_some_and(|start| start.eq_ignore_ascii_case(PREFIX)) {
+    let begins = |prefix: &&&str| {
+        let start = path.get(..prefix.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    let Some(prefix) = PREFIXES.iter().find(begins) else {
         return Ok(request);
-    }
-    let rest = &path[PREFIX.len()..];
+    };
+    let rest = &path[prefix.len()..];
     if !(rest.is_empty() || rest.starts_with('/')) {
         return Ok(request);
     }

@@ -5,38 +5,41 @@ use std::fmt::Write;
 
 /// S3's operations, as AWS's API reference lists them for buckets and objects.
 const ALL: &str = "AbortMultipartUpload CompleteMultipartUpload CopyObject CreateBucket \
-    CreateBucketMetadataTableConfiguration CreateMultipartUpload CreateSession DeleteBucket \
-    DeleteBucketAnalyticsConfiguration DeleteBucketCors DeleteBucketEncryption \
-    DeleteBucketIntelligentTieringConfiguration DeleteBucketInventoryConfiguration \
-    DeleteBucketLifecycle DeleteBucketMetadataTableConfiguration \
-    DeleteBucketMetricsConfiguration DeleteBucketOwnershipControls DeleteBucketPolicy \
-    DeleteBucketReplication DeleteBucketTagging DeleteBucketWebsite DeleteObject \
-    DeleteObjectTagging DeleteObjects DeletePublicAccessBlock GetBucketAccelerateConfiguration \
-    GetBucketAcl GetBucketAnalyticsConfiguration GetBucketCors GetBucketEncryption \
-    GetBucketIntelligentTieringConfiguration GetBucketInventoryConfiguration \
-    GetBucketLifecycleConfiguration GetBucketLocation GetBucketLogging \
-    GetBucketMetadataTableConfiguration GetBucketMetricsConfiguration \
-    GetBucketNotificationConfiguration GetBucketOwnershipControls GetBucketPolicy \
-    GetBucketPolicyStatus GetBucketReplication GetBucketRequestPayment GetBucketTagging \
-    GetBucketVersioning GetBucketWebsite GetObject GetObjectAcl GetObjectAttributes \
-    GetObjectLegalHold GetObjectLockConfiguration GetObjectRetention GetObjectTagging \
-    GetObjectTorrent GetPublicAccessBlock HeadBucket HeadObject \
+    CreateBucketMetadataConfiguration CreateBucketMetadataTableConfiguration \
+    CreateMultipartUpload CreateSession DeleteBucket DeleteBucketAnalyticsConfiguration \
+    DeleteBucketCors DeleteBucketEncryption DeleteBucketIntelligentTieringConfiguration \
+    DeleteBucketInventoryConfiguration DeleteBucketLifecycle DeleteBucketMetadataConfiguration \
+    DeleteBucketMetadataTableConfiguration DeleteBucketMetricsConfiguration \
+    DeleteBucketOwnershipControls DeleteBucketPolicy DeleteBucketReplication DeleteBucketTagging \
+    DeleteBucketWebsite DeleteObject DeleteObjectTagging DeleteObjects DeletePublicAccessBlock \
+    GetBucketAbac GetBucketAccelerateConfiguration GetBucketAcl GetBucketAnalyticsConfiguration \
+    GetBucketCors GetBucketEncryption GetBucketIntelligentTieringConfiguration \
+    GetBucketInventoryConfiguration GetBucketLifecycleConfiguration GetBucketLocation \
+    GetBucketLogging GetBucketMetadataConfiguration GetBucketMetadataTableConfiguration \
+    GetBucketMetricsConfiguration GetBucketNotificationConfiguration GetBucketOwnershipControls \
+    GetBucketPolicy GetBucketPolicyStatus GetBucketReplication GetBucketRequestPayment \
+    GetBucketTagging GetBucketVersioning GetBucketWebsite GetObject GetObjectAcl \
+    GetObjectAttributes GetObjectLegalHold GetObjectLockConfiguration GetObjectRetention \
+    GetObjectTagging GetObjectTorrent GetPublicAccessBlock HeadBucket HeadObject \
     ListBucketAnalyticsConfigurations ListBucketIntelligentTieringConfigurations \
     ListBucketInventoryConfigurations ListBucketMetricsConfigurations ListBuckets \
     ListDirectoryBuckets ListMultipartUploads ListObjectVersions ListObjects ListObjectsV2 \
-    ListParts PostObject PutBucketAccelerateConfiguration PutBucketAcl \
+    ListParts PostObject PutBucketAbac PutBucketAccelerateConfiguration PutBucketAcl \
     PutBucketAnalyticsConfiguration PutBucketCors PutBucketEncryption \
     PutBucketIntelligentTieringConfiguration PutBucketInventoryConfiguration \
     PutBucketLifecycleConfiguration PutBucketLogging PutBucketMetricsConfiguration \
     PutBucketNotificationConfiguration PutBucketOwnershipControls PutBucketPolicy \
     PutBucketReplication PutBucketRequestPayment PutBucketTagging PutBucketVersioning \
     PutBucketWebsite PutObject PutObjectAcl PutObjectLegalHold PutObjectLockConfiguration \
-    PutObjectRetention PutObjectTagging PutPublicAccessBlock RestoreObject SelectObjectContent \
-    UploadPart UploadPartCopy WriteGetObjectResponse";
+    PutObjectRetention PutObjectTagging PutPublicAccessBlock RenameObject RestoreObject \
+    SelectObjectContent UpdateBucketMetadataInventoryTableConfiguration \
+    UpdateBucketMetadataJournalTableConfiguration UpdateObjectEncryption UploadPart \
+    UploadPartCopy WriteGetObjectResponse";
 
 /// Those that answer as AWS does for a bucket with which nothing was done.
-const PLAIN: &str = "DeleteBucketReplication DeleteBucketWebsite \
-    GetBucketAccelerateConfiguration GetBucketLogging \
+const PLAIN: &str = "DeleteBucketReplication DeleteBucketWebsite GetBucketAccelerateConfiguration \
+    GetBucketAnalyticsConfiguration GetBucketIntelligentTieringConfiguration \
+    GetBucketInventoryConfiguration GetBucketLogging GetBucketMetricsConfiguration \
     GetBucketNotificationConfiguration GetBucketReplication GetBucketRequestPayment \
     GetBucketWebsite ListBucketAnalyticsConfigurations \
     ListBucketIntelligentTieringConfigurations ListBucketInventoryConfigurations \

@@ -1404,6 +1404,41 @@ def subresources(bucket):
         found, _, answer = raw("POST", presigned_with(bucket, {}, "?delete", "POST"), text.encode(), headers)
         assert found == 400 and code in answer, (headers, found, answer)
     assert body(Bucket=bucket, Key="k") == b"stays"
+    for what, code in [("analytics", "analytics"), ("metrics", "metrics"), ("inventory", "inventory"),
+                       ("intelligent-tiering", "tiering")]:
+        found, _, answer = raw("GET", presigned_with(bucket, {}, f"?{what}&id=x", "GET"))
+        assert found == 404 and b"NoSuchConfiguration" in answer, (what, found, answer)
+    # HEAD says what GET would.
+    for more, status in [({"Range": "bytes=1-2"}, 206), ({}, 200)]:
+        url = S3.generate_presigned_url("head_object", {"Bucket": bucket, "Key": "k", "ResponseContentType": "text/x"})
+        found, headers, _ = raw("HEAD", url, headers=more)
+        assert (found, headers["content-type"]) == (status, "text/x"), (found, headers)
+    assert S3.head_object(Bucket=bucket, Key="k", Range="bytes=1-2")["ContentRange"] == "bytes 1-2/5"
+    # Clients that begin in another region are told which it is.
+    assert boto3.client("s3", region_name="eu-west-9").head_object(Bucket=bucket, Key="k")["ContentLength"] == 5
+    named = signed_headers(f"/{bucket}/k", {"x-amz-content-sha256": "UNSIGNED-PAYLOAD"})
+    named["Authorization"] = named["Authorization"].replace("us-east-1", "eu-west-9")
+    found, _, answer = raw("PUT", f"/{bucket}/k", b"x", named)
+    assert found == 400 and b"<Region>us-east-1</Region>" in answer, (found, answer)
+    rule = {"ID": "a\nb", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 3}}
+    S3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [rule]})
+    assert 'rule-id="a%0Ab"' in S3.head_object(Bucket=bucket, Key="k")["Expiration"]
+    minimum = S3.get_bucket_lifecycle_configuration(Bucket=bucket)["TransitionDefaultMinimumObjectSize"]
+    assert minimum == "all_storage_classes_128K", minimum
+    S3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [rule]},
+                                          TransitionDefaultMinimumObjectSize="varies_by_storage_class")
+    minimum = S3.get_bucket_lifecycle_configuration(Bucket=bucket)["TransitionDefaultMinimumObjectSize"]
+    assert minimum == "varies_by_storage_class", minimum
+    S3.put_object(Bucket=bucket, Key="moved", Body=b"x", WebsiteRedirectLocation="/there")
+    S3.copy_object(Bucket=bucket, Key="copy", CopySource=f"{bucket}/moved")
+    assert "WebsiteRedirectLocation" not in S3.head_object(Bucket=bucket, Key="copy")
+    S3.copy_object(Bucket=bucket, Key="copy", CopySource=f"{bucket}/copy", WebsiteRedirectLocation="/here")
+    assert S3.head_object(Bucket=bucket, Key="copy")["WebsiteRedirectLocation"] == "/here"
+    upload = S3.create_multipart_upload(Bucket=bucket, Key="sums", ChecksumAlgorithm="SHA256")["UploadId"]
+    part = S3.upload_part(Bucket=bucket, Key="sums", UploadId=upload, PartNumber=1, Body=b"x", ChecksumAlgorithm="SHA256")
+    with refused("InvalidRequest", 400):
+        S3.complete_multipart_upload(Bucket=bucket, Key="sums", UploadId=upload,
+                                     MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]})
     tagged = f"tagged-{uuid.uuid4().hex[:8]}"
     document = "<CreateBucketConfiguration><Tags><Tag><Key>a</Key><Value>b</Value></Tag></Tags></CreateBucketConfiguration>"
     assert raw("PUT", presigned_with(tagged, {}, ""), document.encode())[0] == 200

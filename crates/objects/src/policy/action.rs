@@ -39,10 +39,19 @@ pub fn action(operation: &str, of_version: bool) -> String {
         "PutBucketEncryption" | "DeleteBucketEncryption" => "PutEncryptionConfiguration".into(),
         "DeleteBucketOwnershipControls" => "PutBucketOwnershipControls".into(),
         "DeleteBucketReplication" => "PutReplicationConfiguration".into(),
-        "ListBucketAnalyticsConfigurations" => "GetAnalyticsConfiguration".into(),
-        "ListBucketIntelligentTieringConfigurations" => "GetIntelligentTieringConfiguration".into(),
-        "ListBucketInventoryConfigurations" => "GetInventoryConfiguration".into(),
-        "ListBucketMetricsConfigurations" => "GetMetricsConfiguration".into(),
+        "GetBucketAnalyticsConfiguration" | "ListBucketAnalyticsConfigurations" => {
+            "GetAnalyticsConfiguration".into()
+        }
+        "GetBucketIntelligentTieringConfiguration"
+        | "ListBucketIntelligentTieringConfigurations" => {
+            "GetIntelligentTieringConfiguration".into()
+        }
+        "GetBucketInventoryConfiguration" | "ListBucketInventoryConfigurations" => {
+            "GetInventoryConfiguration".into()
+        }
+        "GetBucketMetricsConfiguration" | "ListBucketMetricsConfigurations" => {
+            "GetMetricsConfiguration".into()
+        }
         "GetBucketReplication" => "GetReplicationConfiguration".into(),
         "GetBucketAccelerateConfiguration" => "GetAccelerateConfiguration".into(),
         "GetBucketNotificationConfiguration" => "GetBucketNotification".into(),
