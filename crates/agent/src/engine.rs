@@ -16,7 +16,7 @@ use crate::watchdog::boot_now;
 use anyhow::{Context, Result};
 use boira_core::memory::{self, Memories};
 use boira_core::plan::{self, Facts, Fence, Step};
-use boira_core::sync::Accepted;
+use boira_core::sync::{Accepted, Have};
 use boira_core::wanted::Wanted;
 use boira_model::wire::*;
 use boira_model::*;
@@ -41,24 +41,24 @@ pub enum Event {
     /// With the time when the poll was sent that it answers.
     Answer(Box<SyncAnswer>, BootTime),
     StepDone {
-        step: Step,
+        step: Box<Step>,
         outcome: Result<()>,
         took: Duration,
         at: Wall,
     },
     NetworkOpened {
-        vpc: WantedVpc,
+        vpc: Arc<WantedVpc>,
         at: Wall,
         took: Duration,
     },
     NetworkDone {
-        vpc: WantedVpc,
+        vpc: Arc<WantedVpc>,
         outcome: Result<Vec<String>>,
         at: Wall,
         took: Duration,
     },
     UnderlayDone {
-        peers: Option<WantedOverlay>,
+        peers: Option<Arc<WantedOverlay>>,
         outcome: Result<()>,
     },
     NetworksSwept {
@@ -153,7 +153,7 @@ struct Engine {
     peers: Arc<Peers>,
     steps: Steps,
     events: mpsc::Sender<Event>,
-    have: watch::Sender<[String; 4]>,
+    have: watch::Sender<Have>,
     reports: watch::Sender<Option<Outgoing>>,
 }
 
@@ -209,7 +209,7 @@ impl Engine {
                 took,
                 at,
             } => {
-                self.finish(step, outcome, took, at).await;
+                self.finish(*step, outcome, took, at).await;
                 self.observe().await;
             }
             Event::NetworkDone {
@@ -477,7 +477,7 @@ impl Engine {
             // The engine lives as long as the process.
             let _ = events
                 .send(Event::StepDone {
-                    step,
+                    step: Box::new(step),
                     outcome,
                     took,
                     at,
@@ -741,7 +741,7 @@ async fn send_guest(
     let event = match stays {
         true => Event::GuestStays(instance),
         false => Event::StepDone {
-            step,
+            step: Box::new(step),
             outcome,
             took: begun.elapsed(),
             at,

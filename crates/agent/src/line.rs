@@ -3,7 +3,7 @@
 use crate::client::{ANSWER, Controller, Outdated};
 use crate::engine::Event;
 use crate::watchdog::boot_now;
-use boira_core::sync::Outbox;
+use boira_core::sync::{Have, Outbox};
 use boira_model::wire::{Report, StepReport, SyncAnswer};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -71,11 +71,7 @@ impl Line {
 }
 
 /// Long-polls for what is wanted.
-pub async fn poll(
-    line: Arc<Line>,
-    mut have: watch::Receiver<[String; 4]>,
-    events: mpsc::Sender<Event>,
-) {
+pub async fn poll(line: Arc<Line>, mut have: watch::Receiver<Have>, events: mpsc::Sender<Event>) {
     let mut failures = 0;
     let mut said = String::new();
     let mut patience = ANSWER;

@@ -15,12 +15,17 @@ use tokio::sync::mpsc;
 
 #[derive(Default)]
 pub struct Networks {
-    applied: BTreeMap<VpcId, WantedVpc>,
+    /// What is wanted, as it was looked at last: a VPC may name hundreds of hosts, so it is compared with
+    /// what was there before only when it may be another one, and equal ones are one.
+    looked_at: Option<Arc<Wanted>>,
+    vpcs: Vec<Arc<WantedVpc>>,
+    peers: Option<Arc<WantedOverlay>>,
+    applied: BTreeMap<VpcId, Arc<WantedVpc>>,
     troubled: BTreeMap<VpcId, Trouble>,
     /// What is being brought in force.
-    busy: BTreeMap<VpcId, WantedVpc>,
+    busy: BTreeMap<VpcId, Arc<WantedVpc>>,
     /// Of those the ones whose ports can be opened already.
-    opened: BTreeMap<VpcId, WantedVpc>,
+    opened: BTreeMap<VpcId, Arc<WantedVpc>>,
     underlay: Underlay,
     /// What is there and not wanted has been removed; found anew by every agent.
     swept: bool,
@@ -33,12 +38,25 @@ pub struct Networks {
 #[derive(Default)]
 struct Underlay {
     /// `None` until this agent has brought it in force once.
-    applied: Option<Option<WantedOverlay>>,
+    applied: Option<Option<Arc<WantedOverlay>>>,
     trouble: Option<Trouble>,
     busy: bool,
 }
 
+/// Whether both are one; see [`Networks::looked_at`].
+fn is<T>(one: &Arc<T>, other: &Arc<T>) -> bool {
+    Arc::ptr_eq(one, other)
+}
+
 impl Underlay {
+    fn has(&self, peers: Option<&Arc<WantedOverlay>>) -> bool {
+        match (&self.applied, peers) {
+            (Some(Some(applied)), Some(peers)) => is(applied, peers),
+            (Some(None), None) => true,
+            (Some(_) | None, _) => false,
+        }
+    }
+
     /// It leads to some peers, perhaps not yet to those of now.
     fn is_up(&self) -> bool {
         matches!(self.applied, Some(Some(_)))
@@ -86,7 +104,7 @@ impl Networks {
             let next = self.busy.get(&vpc.vpc);
             ports(vpc).filter(move |id| next.is_none_or(|next| ports(next).any(|port| port == *id)))
         });
-        let opened = self.opened.values().flat_map(ports);
+        let opened = self.opened.values().flat_map(|vpc| ports(vpc));
         there.chain(opened).cloned().collect()
     }
 
@@ -100,19 +118,21 @@ impl Networks {
     /// look again.
     pub fn act(
         &mut self,
-        wanted: &Wanted,
+        wanted: &Arc<Wanted>,
         may_sweep: bool,
         host: &Arc<dyn Host>,
         events: &mpsc::Sender<Event>,
     ) -> Option<Instant> {
         let now = Instant::now();
-        self.act_on_underlay(wanted, now, host, events);
+        self.look_at(wanted);
+        self.act_on_underlay(now, host, events);
         let waiting = !self.underlay.is_up() && self.underlay.trouble.is_none();
-        for vpc in &wanted.network {
+        for vpc in &self.vpcs {
             if waiting && vpc.overlay.is_some() {
                 continue;
             }
-            let applied = self.applied.get(&vpc.vpc) == Some(vpc);
+            let applied = self.applied.get(&vpc.vpc);
+            let applied = applied.is_some_and(|applied| is(applied, vpc));
             let retry_at = self.troubled.get(&vpc.vpc).and_then(|t| t.retry_at);
             let held = retry_at.is_some_and(|at| at > now);
             if applied || held || self.sweeping || self.busy.contains_key(&vpc.vpc) {
@@ -129,29 +149,47 @@ impl Networks {
         retries.chain(self.sweep_at).filter(|at| *at > now).min()
     }
 
+    fn look_at(&mut self, wanted: &Arc<Wanted>) {
+        if self.looked_at.as_ref().is_some_and(|last| is(last, wanted)) {
+            return;
+        }
+        let known = |vpc: &WantedVpc| {
+            let all = [&self.applied, &self.busy, &self.opened];
+            let mut known = all.into_iter().filter_map(|all| all.get(&vpc.vpc));
+            known.find(|known| ***known == *vpc).cloned()
+        };
+        let vpcs = wanted.network.iter();
+        self.vpcs = vpcs
+            .map(|vpc| known(vpc).unwrap_or_else(|| Arc::new(vpc.clone())))
+            .collect();
+        self.peers = peers(&wanted.network).map(|peers| match &self.underlay.applied {
+            Some(Some(applied)) if **applied == peers => applied.clone(),
+            Some(_) | None => Arc::new(peers),
+        });
+        self.looked_at = Some(wanted.clone());
+    }
+
     fn act_on_underlay(
         &mut self,
-        wanted: &Wanted,
         now: Instant,
         host: &Arc<dyn Host>,
         events: &mpsc::Sender<Event>,
     ) {
-        let peers = peers(&wanted.network);
         let retry_at = self.underlay.trouble.as_ref().and_then(|t| t.retry_at);
         let held = retry_at.is_some_and(|at| at > now);
-        if self.underlay.applied.as_ref() == Some(&peers) || held || self.underlay.busy {
+        if self.underlay.has(self.peers.as_ref()) || held || self.underlay.busy {
             return;
         }
         self.underlay.busy = true;
-        let (host, events) = (host.clone(), events.clone());
+        let (host, events, peers) = (host.clone(), events.clone(), self.peers.clone());
         tokio::spawn(async move {
-            let outcome = host.ensure_underlay(peers.as_ref()).await;
+            let outcome = host.ensure_underlay(peers.as_deref()).await;
             let _ = events.send(Event::UnderlayDone { peers, outcome }).await;
         });
     }
 
     /// The peers are in force, or couldn't be. VPCs come up without them meanwhile.
-    pub fn underlay_done(&mut self, peers: Option<WantedOverlay>, outcome: Result<()>) {
+    pub fn underlay_done(&mut self, peers: Option<Arc<WantedOverlay>>, outcome: Result<()>) {
         self.underlay.busy = false;
         let old = self.underlay.trouble.take();
         match outcome {
@@ -176,11 +214,11 @@ impl Networks {
     /// about it that waited for it.
     pub fn opened(
         &mut self,
-        vpc: WantedVpc,
+        vpc: Arc<WantedVpc>,
         (at, took): (Wall, Duration),
         waits: impl Fn(&InstanceId) -> bool,
     ) -> Vec<StepReport> {
-        if self.busy.get(&vpc.vpc) != Some(&vpc) {
+        if !self.busy.get(&vpc.vpc).is_some_and(|busy| is(busy, &vpc)) {
             return Vec::new();
         }
         let steps = self.brought_up(&vpc, None, (at, took), waits);
@@ -215,7 +253,7 @@ impl Networks {
     /// as they waited for it.
     pub fn done(
         &mut self,
-        vpc: WantedVpc,
+        vpc: Arc<WantedVpc>,
         outcome: Result<Vec<String>>,
         (at, took): (Wall, Duration),
         waits: impl Fn(&InstanceId) -> bool,
@@ -249,7 +287,8 @@ impl Networks {
                     vpc.vpc
                 )];
                 let is_news = old.as_ref().is_none_or(|old| old.words != words);
-                self.troubled.insert(vpc.vpc, Trouble::again(words, old));
+                let trouble = Trouble::again(words, old);
+                self.troubled.insert(vpc.vpc.clone(), trouble);
                 if is_news { steps } else { Vec::new() }
             }
         }
@@ -312,7 +351,7 @@ impl Trouble {
     }
 }
 
-fn ensure(vpc: WantedVpc, host: Arc<dyn Host>, events: mpsc::Sender<Event>) {
+fn ensure(vpc: Arc<WantedVpc>, host: Arc<dyn Host>, events: mpsc::Sender<Event>) {
     tokio::spawn(async move {
         let (at, begun) = (crate::engine::wall_now(), Instant::now());
         let opened = {
@@ -373,7 +412,9 @@ mod tests {
     }
 
     fn done(networks: &mut Networks, outcome: Result<Vec<String>>) -> Vec<StepReport> {
-        networks.done(vpc(), outcome, (Wall(0), Duration::ZERO), |_| true)
+        let begun = networks.busy.get(&vpc().vpc).cloned();
+        let vpc = begun.unwrap_or_else(|| Arc::new(vpc()));
+        networks.done(vpc, outcome, (Wall(0), Duration::ZERO), |_| true)
     }
 
     #[test]
@@ -400,17 +441,17 @@ mod tests {
     async fn a_port_that_is_about_to_go_is_there_no_more() {
         let host = host();
         let (events, _inbox) = mpsc::channel(16);
-        let with = Wanted {
+        let with = Arc::new(Wanted {
             network: vec![vpc()],
             ..Wanted::default()
-        };
-        let without = Wanted {
+        });
+        let without = Arc::new(Wanted {
             network: vec![WantedVpc {
                 ports: Vec::new(),
                 ..vpc()
             }],
             ..Wanted::default()
-        };
+        });
         let mut networks = Networks::default();
         networks.act(&with, false, &host, &events);
         done(&mut networks, Ok(Vec::new()));
@@ -420,7 +461,9 @@ mod tests {
         networks.act(&with, false, &host, &events);
         assert!(networks.ports().is_empty());
         let ended = (Wall(0), Duration::ZERO);
-        networks.done(without.network[0].clone(), Ok(Vec::new()), ended, |_| true);
+        let begun = networks.busy[&vpc().vpc].clone();
+        assert_eq!(*begun, without.network[0]);
+        networks.done(begun, Ok(Vec::new()), ended, |_| true);
         assert!(networks.ports().is_empty());
         networks.act(&with, false, &host, &events);
         assert!(networks.ports().is_empty(), "it is being made");
@@ -437,14 +480,14 @@ mod tests {
             host: 1,
             peers: Vec::new(),
         };
-        let wanted = Wanted {
+        let wanted = Arc::new(Wanted {
             network: vec![WantedVpc {
                 overlay: Some(overlay),
                 ..vpc()
             }],
             ..Wanted::default()
-        };
-        let peers = peers(&wanted.network);
+        });
+        let peers = peers(&wanted.network).map(Arc::new);
         let mut networks = Networks::default();
         let is_begun = |networks: &mut Networks| {
             networks.act(&wanted, false, &host, &events);
@@ -455,7 +498,8 @@ mod tests {
         networks.underlay_done(peers.clone(), Err(anyhow!("the port is taken")));
         assert!(is_begun(&mut networks), "guests here don't wait for it");
         let ended = (Wall(0), Duration::ZERO);
-        networks.done(wanted.network[0].clone(), Ok(Vec::new()), ended, |_| false);
+        let begun = networks.busy[&vpc().vpc].clone();
+        networks.done(begun, Ok(Vec::new()), ended, |_| false);
         assert!(!is_begun(&mut networks), "nothing is new");
         networks.underlay_done(peers, Ok(()));
         assert_eq!(networks.troubles().next(), None);
@@ -478,7 +522,7 @@ mod tests {
     #[test]
     fn ports_can_be_opened_before_all_is_in_force() {
         let mut networks = Networks::default();
-        let wanted = vpc();
+        let wanted = Arc::new(vpc());
         let at = (Wall(0), Duration::ZERO);
         assert!(networks.opened(wanted.clone(), at, |_| true).is_empty());
         assert!(networks.ports().is_empty(), "nobody brings it up");

@@ -135,7 +135,7 @@ async fn synchronise(
         }
     }
     controller.heard_of(&host).await;
-    let seq = request.seq;
+    let (seq, have) = (request.seq, sync::Have::of(&request));
     if let Some(mut report) = request.report {
         report.protocol = request.v;
         if let Some(underlay) = &mut report.underlay {
@@ -160,7 +160,7 @@ async fn synchronise(
             ..SyncAnswer::default()
         }));
     }
-    poll(&controller, &peer, &host, (seq, fence_ms), &request.have)
+    poll(&controller, &peer, &host, (seq, fence_ms), &have)
         .await
         .map(Json)
 }
@@ -172,7 +172,7 @@ async fn poll(
     peer: &PeerKey,
     host: &HostId,
     (seq, fence_ms): (u64, u64),
-    have: &[String; 4],
+    have: &sync::Have,
 ) -> Result<SyncAnswer, Refused> {
     let link = controller.links.of(host);
     let begun = tokio::time::Instant::now();
@@ -183,7 +183,13 @@ async fn poll(
         }
         let mut told = link.told();
         let state = (&snapshot.state, snapshot.seq);
-        let mut answer = sync::tell(&mut told, state, host, &controller.notary, have);
+        let mut answer = sync::tell(
+            &mut told,
+            state,
+            host,
+            (&controller.notary, &controller.around),
+            have,
+        );
         link.note_told(told);
         answer.cloud = Some(controller.cluster.cloud.clone());
         answer.seq = seq;
@@ -244,8 +250,8 @@ async fn blob(
     let missing = || Refused(StatusCode::NOT_FOUND, "there is no such blob".into());
     // Somebody else's image is no business of a host that has none of its instances.
     let snapshot = controller.cluster.snapshot();
-    let wanted = wanted::wanted(&snapshot.state, &host, &controller.notary);
-    if !wanted.images.iter().any(|wanted| wanted.sha256 == sha256) {
+    let wanted = wanted::images(&snapshot.state, &host);
+    if !wanted.iter().any(|wanted| wanted.sha256 == sha256) {
         return Err(missing());
     }
     let path = controller.blob(&sha256).ok_or_else(missing)?;

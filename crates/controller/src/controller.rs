@@ -44,6 +44,7 @@ pub struct Controller {
     pub facts: Arc<Facts>,
     pub history: History,
     pub notary: Signer,
+    pub around: wanted::Around,
     pub blobs: Arc<Blobs>,
     pub files: Files,
     /// What is wrong with the files as they were last read; held while they are read or written.
@@ -202,6 +203,7 @@ fn open_home(options: Options) -> Result<Controller> {
         cluster,
         links,
         notary,
+        around: wanted::Around::default(),
         files,
         problems: tokio::sync::Mutex::default(),
         pki,

@@ -13,7 +13,6 @@ use boira_core::wanted::Notary;
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use tokio::sync::watch;
 
@@ -26,8 +25,6 @@ type Shelf = HashMap<[u8; 32], Option<Arc<[u8]>>>;
 pub struct Signer {
     made: Arc<Mutex<Shelf>>,
     wanted: Mutex<mpsc::Sender<String>>,
-    /// How many signatures were made.
-    signatures: Arc<AtomicU64>,
     /// How many signatures are being made.
     pending: watch::Sender<usize>,
     /// Issuer and serial number of the certificate, in DER.
@@ -45,8 +42,6 @@ impl Signer {
         let pending = watch::Sender::new(0);
         let (sender, inbox) = mpsc::channel::<String>();
         let (shelf, left) = (made.clone(), pending.clone());
-        let signatures = Arc::<AtomicU64>::default();
-        let count_made = signatures.clone();
         std::thread::Builder::new()
             .name("notary".into())
             .spawn(move || {
@@ -59,7 +54,6 @@ impl Signer {
                             .lock()
                             .expect("no holder of this lock panics")
                             .insert(digest(&document), Some(signature.into()));
-                        count_made.fetch_add(1, Ordering::Release);
                         left.send_modify(|count| *count -= 1);
                     }
                     done();
@@ -67,7 +61,6 @@ impl Signer {
             })?;
         Ok(Self {
             made,
-            signatures,
             wanted: Mutex::new(sender),
             pending,
             certificate: identity.issuer_and_serial()?,
@@ -130,8 +123,9 @@ impl Notary for Signer {
         None
     }
 
-    fn signed(&self) -> u64 {
-        self.signatures.load(Ordering::Acquire)
+    fn is_signing(&self, document: &str) -> bool {
+        let made = self.made.lock().expect("no holder of this lock panics");
+        matches!(made.get(&digest(document)), Some(None))
     }
 }
 

@@ -75,6 +75,8 @@ pub struct State {
     /// Raised for a host whenever something that it is told may have changed; complete after
     /// [`State::spread`].
     pub revisions: OrdMap<HostId, u64>,
+    /// Raised for a VPC with its hosts' revisions.
+    pub vpc_revisions: OrdMap<VpcId, u64>,
     /// VPCs in which something has changed that their hosts are told.
     pub touched: OrdSet<VpcId>,
 }
@@ -547,6 +549,7 @@ impl State {
     /// changes, as there may be hundreds of hosts.
     pub fn spread(&mut self) {
         for vpc in std::mem::take(&mut self.touched) {
+            *self.vpc_revisions.entry(vpc.clone()).or_default() += 1;
             let hosts = self.vpc_hosts.get(&vpc).cloned().unwrap_or_default();
             hosts.keys().for_each(|host| self.touch_host(host));
         }

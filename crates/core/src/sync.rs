@@ -11,13 +11,13 @@
 
 use crate::plan::Memory;
 use crate::planted::{Bug, planted};
-use crate::wanted::{Notary, Wanted, wanted};
+use crate::wanted::{self, Around, Notary, Piece, Wanted};
 use crate::{Settings, State};
 use boira_model::wire::*;
 use boira_model::{CloudId, HostId, InstanceId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -89,6 +89,23 @@ impl Inbox {
     }
 }
 
+/// Of each part that a host has accepted, `generation:hash`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Have {
+    pub parts: [String; 4],
+    /// Absent of an agent that is told its neighbours within the networks.
+    pub neighbours: Option<String>,
+}
+
+impl Have {
+    pub fn of(request: &SyncRequest) -> Self {
+        Self {
+            parts: request.have.clone(),
+            neighbours: request.neighbours.clone(),
+        }
+    }
+}
+
 /// What a host's wanted state was derived from, and what came of it. As long as it would be derived from
 /// the same and the host has it all there is nothing to tell, and an idle cloud derives nothing.
 #[derive(Clone, Debug)]
@@ -96,62 +113,63 @@ pub struct Told {
     revision: u64,
     /// Settings are in no row, so no revision counts their changes.
     settings: Arc<Settings>,
-    /// How many identity documents were signed, where one was missing.
-    unsigned: Option<u64>,
-    hashes: [String; 4],
+    /// Identity documents whose signatures were missing.
+    unsigned: Vec<String>,
+    hashes: Hashes,
 }
 
 impl Told {
-    fn is_all(&self, state: &State, host: &HostId, signed: u64, have: &[String; 4]) -> bool {
+    fn is_all(&self, state: &State, host: &HostId, notary: &dyn Notary, have: &Have) -> bool {
+        let mut unsigned = self.unsigned.iter();
         self.revision == state.revision(host)
             && self.settings == state.settings
-            && self.unsigned.is_none_or(|count| count == signed)
-            && self
-                .hashes
-                .iter()
-                .zip(have)
-                .all(|(hash, have)| is(hash, have))
+            && (self.unsigned.is_empty() || unsigned.any(|document| notary.is_signing(document)))
+            && self.hashes.are(have)
     }
 }
 
-/// What there is to tell a host that has these parts, each `generation:hash`. `told` is what it was told
+/// What there is to tell a host that has these parts. `told` is what it was told
 /// last, and `generation` the store's sequence number of this state.
 pub fn tell(
     told: &mut Option<Told>,
     (state, generation): (&State, u64),
     host: &HostId,
-    notary: &dyn Notary,
-    have: &[String; 4],
+    (notary, around): (&dyn Notary, &Around),
+    have: &Have,
 ) -> SyncAnswer {
-    // Before anything is derived: a signature that is made meanwhile counts next time.
-    let signed = notary.signed();
     if told
         .as_ref()
-        .is_some_and(|told| told.is_all(state, host, signed, have))
+        .is_some_and(|told| told.is_all(state, host, notary, have))
     {
         return SyncAnswer::default();
     }
     let notary = Noting::new(notary);
-    let wanted = wanted(state, host, &notary);
-    let hashes = hashes(&wanted);
+    let (wanted, neighbours) = match have.neighbours {
+        Some(_) => {
+            let (wanted, neighbours) = wanted::apart(state, host, &notary, around);
+            (wanted, Some(neighbours))
+        }
+        None => (wanted::wanted(state, host, &notary), None),
+    };
+    let hashes = Hashes::of(&wanted, neighbours.as_ref());
     *told = Some(Told {
         revision: state.revision(host),
         settings: state.settings.clone(),
-        unsigned: notary.missed.get().then_some(signed),
+        unsigned: notary.missed.into_inner(),
         hashes: hashes.clone(),
     });
-    differing(wanted, hashes, generation, have)
+    differing(wanted, neighbours, hashes, generation, have)
 }
 
-/// Notes whether a signature was missing.
+/// Notes which signatures were missing.
 struct Noting<'a> {
     notary: &'a dyn Notary,
-    missed: Cell<bool>,
+    missed: RefCell<Vec<String>>,
 }
 
 impl<'a> Noting<'a> {
     fn new(notary: &'a dyn Notary) -> Self {
-        let missed = Cell::new(false);
+        let missed = RefCell::default();
         Self { notary, missed }
     }
 }
@@ -159,26 +177,29 @@ impl<'a> Noting<'a> {
 impl Notary for Noting<'_> {
     fn sign(&self, document: &str) -> Option<(String, String)> {
         let signed = self.notary.sign(document);
-        self.missed.set(self.missed.get() || signed.is_none());
+        if signed.is_none() {
+            self.missed.borrow_mut().push(document.to_owned());
+        }
         signed
     }
 
-    fn signed(&self) -> u64 {
-        self.notary.signed()
+    fn is_signing(&self, document: &str) -> bool {
+        self.notary.is_signing(document)
     }
 }
 
-/// The parts that differ from what the host has.
-pub fn parts(wanted: Wanted, generation: u64, have: &[String; 4]) -> SyncAnswer {
-    let hashes = hashes(&wanted);
-    differing(wanted, hashes, generation, have)
+/// The parts that differ from what the host has, the neighbours within the networks.
+pub fn parts(wanted: Wanted, generation: u64, have: &Have) -> SyncAnswer {
+    let hashes = Hashes::of(&wanted, None);
+    differing(wanted, None, hashes, generation, have)
 }
 
 fn differing(
     wanted: Wanted,
-    hashes: [String; 4],
+    neighbours: Option<Vec<Piece>>,
+    hashes: Hashes,
     generation: u64,
-    have: &[String; 4],
+    have: &Have,
 ) -> SyncAnswer {
     fn part<T>(body: T, generation: u64, hash: String, have: &str) -> Option<Versioned<T>> {
         (!is(&hash, have)).then_some(Versioned {
@@ -187,12 +208,16 @@ fn differing(
             body,
         })
     }
-    let [instances, network, images, volumes] = hashes;
+    let [instances, network, images, volumes] = hashes.parts;
+    let around = have.neighbours.as_deref().unwrap_or_default();
+    let bodies = |pieces: Vec<Piece>| pieces.into_iter().map(|piece| piece.body).collect();
+    let neighbours = neighbours.map(bodies).zip(hashes.neighbours);
     SyncAnswer {
-        instances: part(wanted.instances, generation, instances, &have[0]),
-        network: part(wanted.network, generation, network, &have[1]),
-        images: part(wanted.images, generation, images, &have[2]),
-        volumes: part(wanted.volumes, generation, volumes, &have[3]),
+        instances: part(wanted.instances, generation, instances, &have.parts[0]),
+        network: part(wanted.network, generation, network, &have.parts[1]),
+        neighbours: neighbours.and_then(|(body, hash)| part(body, generation, hash, around)),
+        images: part(wanted.images, generation, images, &have.parts[2]),
+        volumes: part(wanted.volumes, generation, volumes, &have.parts[3]),
         ..SyncAnswer::default()
     }
 }
@@ -201,29 +226,59 @@ fn is(hash: &str, have: &str) -> bool {
     have.split_once(':').is_some_and(|(_, has)| has == hash)
 }
 
-fn hashes(wanted: &Wanted) -> [String; 4] {
-    [
-        hash(&wanted.instances),
-        hash(&wanted.network),
-        hash(&wanted.images),
-        hash(&wanted.volumes),
-    ]
+/// Of the parts as a host is told them.
+#[derive(Clone, Debug)]
+struct Hashes {
+    parts: [String; 4],
+    neighbours: Option<String>,
+}
+
+impl Hashes {
+    fn of(wanted: &Wanted, neighbours: Option<&Vec<Piece>>) -> Self {
+        let of_all = |pieces: &Vec<Piece>| {
+            let all: Vec<&str> = pieces.iter().map(|piece| piece.hash.as_str()).collect();
+            digest(all.concat().as_bytes())
+        };
+        Self {
+            parts: [
+                hash(&wanted.instances),
+                hash(&wanted.network),
+                hash(&wanted.images),
+                hash(&wanted.volumes),
+            ],
+            neighbours: neighbours.map(of_all),
+        }
+    }
+
+    fn are(&self, have: &Have) -> bool {
+        let mut parts = self.parts.iter().zip(&have.parts);
+        let around = match (&self.neighbours, &have.neighbours) {
+            (Some(hash), Some(have)) => is(hash, have),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        around && parts.all(|(hash, have)| is(hash, have))
+    }
 }
 
 /// Whether an answer tells the host nothing, so that it can wait for something to tell.
 pub fn is_empty(answer: &SyncAnswer) -> bool {
     answer.instances.is_none()
         && answer.network.is_none()
+        && answer.neighbours.is_none()
         && answer.images.is_none()
         && answer.volumes.is_none()
         && answer.streams.is_empty()
 }
 
-/// The first 8 bytes of the SHA-256 of the JSON form, in hex.
 fn hash<T: Serialize>(body: &T) -> String {
-    let json = serde_json::to_vec(body).expect("wire types have string keys only");
+    digest(&serde_json::to_vec(body).expect("wire types have string keys only"))
+}
+
+/// The first 8 bytes of the SHA-256, in hex.
+pub fn digest(json: &[u8]) -> String {
     let mut text = String::with_capacity(16);
-    for byte in &Sha256::digest(&json)[..8] {
+    for byte in &Sha256::digest(json)[..8] {
         text.push_str(&format!("{byte:02x}"));
     }
     text
@@ -254,6 +309,8 @@ pub struct Accepted {
     pub done: BTreeMap<InstanceId, Done>,
     instances: Versioned<Vec<WantedInstance>>,
     network: Versioned<Vec<WantedVpc>>,
+    #[serde(default)]
+    neighbours: Versioned<Vec<Shared<WantedNeighbours>>>,
     images: Versioned<Vec<WantedBlob>>,
     volumes: Versioned<Vec<WantedVolume>>,
 }
@@ -269,6 +326,7 @@ impl Accepted {
         let changed = [
             replace(&mut self.instances, answer.instances),
             replace(&mut self.network, answer.network),
+            replace(&mut self.neighbours, answer.neighbours),
             replace(&mut self.images, answer.images),
             replace(&mut self.volumes, answer.volumes),
         ];
@@ -283,6 +341,7 @@ impl Accepted {
     pub fn is_confirmed_by(&self, answer: &SyncAnswer) -> bool {
         let carries = answer.instances.is_some()
             || answer.network.is_some()
+            || answer.neighbours.is_some()
             || answer.images.is_some()
             || answer.volumes.is_some();
         !carries && answer.cloud.is_some() && self.cloud == answer.cloud
@@ -317,6 +376,7 @@ impl Accepted {
         let generations = [
             answer.instances.as_ref().map(|part| part.generation),
             answer.network.as_ref().map(|part| part.generation),
+            answer.neighbours.as_ref().map(|part| part.generation),
             answer.images.as_ref().map(|part| part.generation),
             answer.volumes.as_ref().map(|part| part.generation),
         ];
@@ -330,6 +390,7 @@ impl Accepted {
     pub fn generation(&self) -> u64 {
         (self.instances.generation)
             .max(self.network.generation)
+            .max(self.neighbours.generation)
             .max(self.images.generation)
             .max(self.volumes.generation)
     }
@@ -340,16 +401,19 @@ impl Accepted {
     }
 
     /// `generation:hash` of each part, for the next poll.
-    pub fn have(&self) -> [String; 4] {
+    pub fn have(&self) -> Have {
         fn name<T>(part: &Versioned<T>) -> String {
             format!("{}:{}", part.generation, part.hash)
         }
-        [
-            name(&self.instances),
-            name(&self.network),
-            name(&self.images),
-            name(&self.volumes),
-        ]
+        Have {
+            parts: [
+                name(&self.instances),
+                name(&self.network),
+                name(&self.images),
+                name(&self.volumes),
+            ],
+            neighbours: Some(name(&self.neighbours)),
+        }
     }
 
     /// What is wanted; `None` before every part has arrived once. Acting on nothing would end every
@@ -361,7 +425,7 @@ impl Accepted {
             && !self.volumes.hash.is_empty();
         told.then(|| Wanted {
             instances: self.instances.body.clone(),
-            network: self.network.body.clone(),
+            network: with_neighbours(&self.network.body, &self.neighbours.body),
             images: self.images.body.clone(),
             volumes: self.volumes.body.clone(),
         })
@@ -418,7 +482,7 @@ impl Outbox {
         if known && report.steps.is_empty() {
             return None;
         }
-        let request = self.request(<[String; 4]>::default(), Some(report.clone()));
+        let request = self.request(Have::default(), Some(report.clone()));
         self.sent = Some((request.seq, facts));
         self.settled = false;
         Some(request)
@@ -426,7 +490,7 @@ impl Outbox {
 
     /// The request that waits for something new; `None` until the controller has taken a report of this
     /// session. A poll that got there first would end the session, and the next one in the same way.
-    pub fn poll(&mut self, have: [String; 4]) -> Option<SyncRequest> {
+    pub fn poll(&mut self, have: Have) -> Option<SyncRequest> {
         self.introduced.then(|| self.request(have, None))
     }
 
@@ -461,14 +525,15 @@ impl Outbox {
         self.session
     }
 
-    fn request(&mut self, have: [String; 4], report: Option<Report>) -> SyncRequest {
+    fn request(&mut self, have: Have, report: Option<Report>) -> SyncRequest {
         self.seq += 1;
         SyncRequest {
             v: self.v,
             host: self.host.clone(),
             session: self.session,
             seq: self.seq,
-            have,
+            have: have.parts,
+            neighbours: have.neighbours.filter(|_| self.v >= NEIGHBOURS),
             report,
         }
     }

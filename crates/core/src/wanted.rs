@@ -2,9 +2,11 @@
 
 use crate::State;
 use crate::policy::{self, Then};
+use crate::sync;
 use boira_model::wire::*;
 use boira_model::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 
 /// Signs identity documents. Answers `None` while a signature isn't made yet; the host is told again
 /// when it is.
@@ -12,8 +14,8 @@ pub trait Notary {
     /// Base64 signature of the document, and its PKCS#7 form.
     fn sign(&self, document: &str) -> Option<(String, String)>;
 
-    /// How many signatures were made so far.
-    fn signed(&self) -> u64;
+    /// Whether the signature of a document was asked for and isn't made yet.
+    fn is_signing(&self, document: &str) -> bool;
 }
 
 /// Signs nothing, where nobody looks at signatures.
@@ -22,8 +24,8 @@ impl Notary for () {
         None
     }
 
-    fn signed(&self) -> u64 {
-        0
+    fn is_signing(&self, _: &str) -> bool {
+        true
     }
 }
 
@@ -37,15 +39,105 @@ pub struct Wanted {
 }
 
 pub fn wanted(state: &State, host: &HostId, notary: &dyn Notary) -> Wanted {
-    let volumes: Vec<_> = state
+    let (instances, volumes) = (instances(state, host), volumes(state, host));
+    let network = networks(state, host, notary);
+    let neighbours = network.iter().map(|vpc| Box::new(around(state, vpc)));
+    let neighbours: Vec<_> = neighbours.collect();
+    Wanted {
+        images: blobs(&instances, &volumes),
+        network: with_neighbours(&network, &neighbours),
+        instances,
+        volumes,
+    }
+}
+
+/// What is around VPCs, kept for all the hosts that are to be told.
+#[derive(Default)]
+pub struct Around(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    /// By the VPC, the groups of a host's ports, and whether it reaches others.
+    pieces: BTreeMap<(VpcId, BTreeSet<GroupId>, bool), (u64, Piece)>,
+    bytes: usize,
+}
+
+/// Of one VPC, with a digest.
+#[derive(Clone)]
+pub struct Piece {
+    pub body: Shared<WantedNeighbours>,
+    pub hash: String,
+}
+
+/// Of JSON, at most; what is needed is derived again.
+const MOST_KEPT: usize = 8 << 20;
+
+impl Around {
+    fn of(&self, state: &State, vpc: &WantedVpc) -> Piece {
+        let groups = vpc
+            .ports
+            .iter()
+            .flat_map(|port| port.groups.iter().cloned());
+        let key = (vpc.vpc.clone(), groups.collect(), vpc.overlay.is_some());
+        let revision = state.vpc_revisions.get(&vpc.vpc).copied().unwrap_or(0);
+        let mut kept = self.0.lock().expect("no holder of this lock panics");
+        match kept.pieces.get(&key) {
+            Some((known, piece)) if *known == revision => return piece.clone(),
+            Some(_) | None => {}
+        }
+        let body = Shared::new(around(state, vpc));
+        let piece = Piece {
+            hash: sync::digest(body.json().as_bytes()),
+            body,
+        };
+        kept.bytes += piece.body.json().len();
+        if let Some((_, old)) = kept.pieces.insert(key, (revision, piece.clone())) {
+            kept.bytes -= old.body.json().len();
+        }
+        if kept.bytes > MOST_KEPT {
+            *kept = Kept::default();
+        }
+        piece
+    }
+}
+
+/// [`wanted`] as a host is told that takes its neighbours apart: the networks are without them.
+pub fn apart(
+    state: &State,
+    host: &HostId,
+    notary: &dyn Notary,
+    known: &Around,
+) -> (Wanted, Vec<Piece>) {
+    let (instances, volumes) = (instances(state, host), volumes(state, host));
+    let network = networks(state, host, notary);
+    let neighbours = network.iter().map(|vpc| known.of(state, vpc)).collect();
+    let wanted = Wanted {
+        images: blobs(&instances, &volumes),
+        network,
+        instances,
+        volumes,
+    };
+    (wanted, neighbours)
+}
+
+/// The part of [`wanted`] that names images.
+pub fn images(state: &State, host: &HostId) -> Vec<WantedBlob> {
+    blobs(&instances(state, host), &volumes(state, host))
+}
+
+fn volumes(state: &State, host: &HostId) -> Vec<WantedVolume> {
+    let ids = state
         .stored
         .get(host)
         .into_iter()
-        .flat_map(|ids| ids.iter())
-        .filter_map(|id| state.volumes.get(id))
+        .flat_map(|ids| ids.iter());
+    ids.filter_map(|id| state.volumes.get(id))
         .filter(|row| !row.deleting)
         .filter_map(|row| wanted_volume(row, host))
-        .collect();
+        .collect()
+}
+
+fn instances(state: &State, host: &HostId) -> Vec<WantedInstance> {
     let here = state.placed_on(host).map(|row| wanted_instance(state, row));
     let coming = coming(state, host).map(|(row, live)| WantedInstance {
         generation: live.generation,
@@ -55,13 +147,7 @@ pub fn wanted(state: &State, host: &HostId, notary: &dyn Notary) -> Wanted {
         passage: Some(Passage::Arriving),
         ..wanted_instance(state, row)
     });
-    let instances: Vec<_> = here.chain(coming).collect();
-    Wanted {
-        images: blobs(&instances, &volumes),
-        network: networks(state, host, notary),
-        instances,
-        volumes,
-    }
+    here.chain(coming).collect()
 }
 
 /// Guests that come to a host while they run.
@@ -185,7 +271,7 @@ fn blobs(instances: &[WantedInstance], volumes: &[WantedVolume]) -> Vec<WantedBl
         .collect()
 }
 
-/// A port for every instance that is here and should run or still may.
+/// A port for every instance that is here and should run or still may; without the neighbours.
 fn networks(state: &State, host: &HostId, notary: &dyn Notary) -> Vec<WantedVpc> {
     let mut ports: BTreeMap<VpcId, Vec<WantedPort>> = BTreeMap::new();
     for row in state
@@ -217,6 +303,7 @@ fn networks(state: &State, host: &HostId, notary: &dyn Notary) -> Vec<WantedVpc>
             }
         }
     }
+    let here = state.hosts.get(host).filter(|row| row.peer().is_some());
     ports
         .into_iter()
         .filter_map(|(id, ports)| {
@@ -235,22 +322,35 @@ fn networks(state: &State, host: &HostId, notary: &dyn Notary) -> Vec<WantedVpc>
                         gateway: row.gateway(),
                     })
                     .collect(),
-                groups: groups(state, &ports),
+                groups: Vec::new(),
                 ports,
                 standby,
-                overlay: overlay(state, host, vpc),
+                overlay: here.map(|host| WantedOverlay {
+                    vni: vpc.number,
+                    host: host.number,
+                    peers: Vec::new(),
+                }),
             })
         })
         .collect()
 }
 
-/// Where the VPC goes on: all addresses that are up on hosts within reach.
-fn overlay(state: &State, host: &HostId, vpc: &Vpc) -> Option<WantedOverlay> {
-    let here = state.hosts.get(host)?;
-    here.peer()?;
+fn around(state: &State, vpc: &WantedVpc) -> WantedNeighbours {
+    WantedNeighbours {
+        vpc: vpc.vpc.clone(),
+        groups: groups(state, &vpc.ports),
+        // Whom nobody reaches reaches nobody.
+        peers: match vpc.overlay {
+            Some(_) => peers(state, &vpc.vpc),
+            None => Vec::new(),
+        },
+    }
+}
+
+/// Where a VPC is: all addresses that are up on hosts within reach.
+fn peers(state: &State, vpc: &VpcId) -> Vec<WantedPeer> {
     let mut peers: BTreeMap<u64, WantedPeer> = BTreeMap::new();
-    let up = state.up.get(&vpc.id)?;
-    for (other, addresses) in up.iter().filter(|(other, _)| *other != host) {
+    for (other, addresses) in state.up.get(vpc).into_iter().flat_map(|up| up.iter()) {
         let row = state.hosts.get(other);
         let Some((row, (key, endpoint))) = row.and_then(|row| Some((row, row.peer()?))) else {
             continue;
@@ -263,11 +363,7 @@ fn overlay(state: &State, host: &HostId, vpc: &Vpc) -> Option<WantedOverlay> {
         };
         peers.insert(row.number, peer);
     }
-    (!peers.is_empty()).then(|| WantedOverlay {
-        vni: vpc.number,
-        host: here.number,
-        peers: peers.into_values().collect(),
-    })
+    peers.into_values().collect()
 }
 
 fn wanted_port(state: &State, row: &Instance, port: &Interface, notary: &dyn Notary) -> WantedPort {

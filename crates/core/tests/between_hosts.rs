@@ -3,7 +3,9 @@
 mod common;
 
 use boira_core::observe;
-use boira_model::wire::{Endpoint, GuestState, UnderlayReport, WantedOverlay};
+use boira_core::sync::{self, Accepted, Have};
+use boira_core::wanted::Around;
+use boira_model::wire::{Endpoint, GuestState, SyncAnswer, UnderlayReport, WantedOverlay};
 use boira_model::*;
 use common::Cloud;
 use std::net::{IpAddr, SocketAddr};
@@ -138,4 +140,50 @@ fn nobody_takes_anothers_key() {
     assert_eq!(row(1).peer(), None);
     let at = Endpoint::At(SocketAddr::new(address(0), 8775));
     assert_eq!(row(0).peer(), Some(("key of 0", at)));
+}
+
+/// What comes of it where a host that has these parts is told what there is to tell.
+fn accepts(cloud: &Cloud, host: &HostId, accepted: &mut Accepted, apart: bool) -> SyncAnswer {
+    let have = Have {
+        neighbours: accepted.have().neighbours.filter(|_| apart),
+        ..accepted.have()
+    };
+    let state = (&cloud.state, 1);
+    let around = Around::default();
+    let mut answer = sync::tell(&mut None, state, host, (&(), &around), &have);
+    answer.cloud = Some("cloud-1".into());
+    accepted.accept(answer.clone());
+    answer
+}
+
+#[test]
+fn an_agent_of_any_version_knows_the_same_of_what_is_around_it() {
+    let (mut cloud, ids) = two_hosts();
+    let host = host_of(&cloud, &ids[0]);
+    // Of this version, of an older one, of this one again: a controller may go back, too.
+    let mut accepted = Accepted::default();
+    for apart in [true, false, true] {
+        accepts(&cloud, &host, &mut accepted, apart);
+        let wanted = accepted.wanted().expect("it was told");
+        assert_eq!(wanted, cloud.told(&host), "{apart}");
+        assert!(wanted.network[0].overlay.is_some());
+        assert!(!wanted.network[0].groups.is_empty());
+    }
+    // What changes on the host leaves what is around it as it is.
+    let mut accepted = Accepted::default();
+    accepts(&cloud, &host, &mut accepted, true);
+    cloud.change(|draft| {
+        draft.edit_instance(&ids[0], |row| row.metadata.hop_limit = 7);
+    });
+    let answer = accepts(&cloud, &host, &mut accepted, true);
+    assert!(answer.network.is_some() && answer.neighbours.is_none());
+    assert_eq!(accepted.wanted(), Some(cloud.told(&host)));
+    // And the other way round.
+    cloud.stop(&ids[1]).expect("it runs");
+    cloud.says(&ids[1], GuestState::Exited(Exit::Poweroff));
+    let answer = accepts(&cloud, &host, &mut accepted, true);
+    assert!(answer.network.is_none() && answer.neighbours.is_some());
+    let wanted = accepted.wanted().expect("it was told");
+    assert_eq!(wanted, cloud.told(&host));
+    assert_eq!(wanted.network[0].overlay, None);
 }

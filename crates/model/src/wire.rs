@@ -8,13 +8,18 @@ use crate::{
     InterfaceId, Mac, Overhead, Peer, Protocol, StopHow, SubnetId, VolumeId, VolumeSource, VpcId,
     Wall,
 };
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Deref;
+use std::sync::Arc;
 
 /// The newest version of what is said here. 2 has fences: an agent of 1 doesn't know that a guest is to
-/// be held. 3 has guests that go to another host running, and with 4 people's connections go along.
-pub const PROTOCOL: u32 = 4;
+/// be held. 3 has guests that go to another host running, and with 4 people's connections go along. 5 tells
+/// what is around a VPC apart from what is in it.
+pub const PROTOCOL: u32 = 5;
 /// The oldest that is still understood, on both sides.
 pub const OLDEST_PROTOCOL: u32 = 1;
 /// From this version on an agent holds fenced guests.
@@ -23,6 +28,9 @@ pub const FENCES: u32 = 2;
 pub const LIVE: u32 = 3;
 /// From this version on an agent takes over connections into guests that come to it.
 pub const CALLS: u32 = 4;
+
+/// From this version on an agent takes [`WantedNeighbours`].
+pub const NEIGHBOURS: u32 = 5;
 
 /// Why a [`StreamKind::Resume`] is refused for now: the guest is on its way, or about to stay.
 pub const MOVES: &str = "the guest is on its way";
@@ -43,6 +51,9 @@ pub struct SyncRequest {
     pub seq: u64,
     /// `generation:hash` of each accepted part, in the order of [`Part::ALL`].
     pub have: [String; 4],
+    /// The same of the neighbours; absent where the agent is told them within the networks.
+    #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
+    pub neighbours: Option<String>,
     /// Absent where nothing changed since the last one that was answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<Report>,
@@ -70,6 +81,8 @@ pub struct SyncAnswer {
     pub instances: Option<Versioned<Vec<WantedInstance>>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Versioned<Vec<WantedVpc>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neighbours: Option<Versioned<Vec<Shared<WantedNeighbours>>>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<Versioned<Vec<WantedBlob>>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -187,10 +200,109 @@ pub struct WantedVpc {
     /// Ports of guests that are still on another host: there is something to open and nothing leads there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub standby: Vec<WantedStandby>,
+    /// Empty where [`WantedNeighbours`] has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<WantedGroup>,
-    /// Absent where nothing of the VPC is within this host's reach elsewhere.
+    /// Absent where nothing of the VPC is within this host's reach elsewhere, and without peers where
+    /// [`WantedNeighbours`] has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlay: Option<WantedOverlay>,
+}
+
+/// What a host has to know of a VPC that isn't on it: told apart, as it is large where a VPC is on many
+/// hosts, and most of what changes on a host leaves it as it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WantedNeighbours {
+    pub vpc: VpcId,
+    /// Those of the ports, and those that their rules name.
+    pub groups: Vec<WantedGroup>,
+    /// All hosts where something of the VPC is, the one that is told included.
+    pub peers: Vec<WantedPeer>,
+}
+
+/// What is large and told to many hosts: derived and written as JSON once, there and where it is kept.
+#[derive(Clone, Debug)]
+pub struct Shared<T> {
+    body: Arc<T>,
+    json: Option<Arc<RawValue>>,
+}
+
+impl<T: Serialize> Shared<T> {
+    pub fn new(body: T) -> Self {
+        let json = serde_json::value::to_raw_value(&body);
+        Self {
+            json: json.ok().map(Arc::from),
+            body: Arc::new(body),
+        }
+    }
+
+    /// Its JSON form.
+    pub fn json(&self) -> &str {
+        self.json.as_ref().map_or("", |json| json.get())
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.body
+    }
+}
+
+impl<T: PartialEq> PartialEq for Shared<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.body == other.body
+    }
+}
+
+impl<T: Serialize> Serialize for Shared<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.json {
+            Some(json) => json.serialize(serializer),
+            None => self.body.serialize(serializer),
+        }
+    }
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Shared<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = Box::<RawValue>::deserialize(deserializer)?;
+        let body = serde_json::from_str(json.get()).map_err(D::Error::custom)?;
+        Ok(Self {
+            body: Arc::new(body),
+            json: Some(json.into()),
+        })
+    }
+}
+
+/// The networks with what is around them. One that was told with it, as older controllers do, is whole.
+pub fn with_neighbours<T: Deref<Target = WantedNeighbours>>(
+    network: &[WantedVpc],
+    neighbours: &[T],
+) -> Vec<WantedVpc> {
+    let whole = |vpc: &WantedVpc| {
+        let known = !vpc.groups.is_empty();
+        known || vpc.overlay.as_ref().is_some_and(|it| !it.peers.is_empty())
+    };
+    let mut network = network.to_vec();
+    for vpc in network.iter_mut().filter(|vpc| !whole(vpc)) {
+        let Some(around) = neighbours.iter().find(|around| around.vpc == vpc.vpc) else {
+            continue;
+        };
+        vpc.groups.clone_from(&around.groups);
+        let others = vpc.overlay.take().map(|overlay| WantedOverlay {
+            peers: around
+                .peers
+                .iter()
+                .filter(|peer| peer.host != overlay.host)
+                .cloned()
+                .collect(),
+            ..overlay
+        });
+        vpc.overlay = others.filter(|overlay| !overlay.peers.is_empty());
+    }
+    network
 }
 
 /// The port of a guest that comes from another host.

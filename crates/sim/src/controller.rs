@@ -7,7 +7,7 @@ use crate::store::{Disk, Fate};
 use boira_core::attribute::{self, Setting};
 use boira_core::fence::{self, Watch};
 use boira_core::sync::{self, Admit, Inbox, Told};
-use boira_core::wanted;
+use boira_core::wanted::{self, Around};
 use boira_core::{
     Ctx, Settings, State, heal, launch, moving, observe, power, reconcile, settings, volume,
 };
@@ -53,7 +53,7 @@ pub enum Refused {
 
 struct Parked {
     request: Envelope,
-    have: [String; 4],
+    have: sync::Have,
     until_ms: u64,
 }
 
@@ -84,6 +84,7 @@ pub struct Controller {
     parked: Vec<Parked>,
     /// What each host was told last.
     told: BTreeMap<HostId, Option<Told>>,
+    around: Around,
     pub ledger: Arc<Mutex<Ledger>>,
 }
 
@@ -103,6 +104,7 @@ impl Controller {
             given_away: Arc::default(),
             parked: Vec::new(),
             told: BTreeMap::new(),
+            around: Around::default(),
             ledger: Arc::default(),
         }
     }
@@ -136,6 +138,7 @@ impl Controller {
         self.queue.clear();
         self.parked.clear();
         self.told.clear();
+        self.around = Around::default();
         self.inboxes.clear();
         self.said = Arc::default();
         self.given_away = Arc::default();
@@ -249,7 +252,7 @@ impl Controller {
             });
         }
         let Some(mut report) = request.report else {
-            return self.poll(envelope, request.have, now_ms);
+            return self.poll(envelope, sync::Have::of(&request), now_ms);
         };
         report.protocol = request.v;
         let (ledger, said) = (self.ledger.clone(), self.said());
@@ -288,7 +291,7 @@ impl Controller {
         }
     }
 
-    fn poll(&mut self, request: Envelope, have: [String; 4], now_ms: u64) -> Option<Reply> {
+    fn poll(&mut self, request: Envelope, have: sync::Have, now_ms: u64) -> Option<Reply> {
         match self.answer(&request, &have) {
             Some(reply) => Some(reply),
             None => {
@@ -321,11 +324,11 @@ impl Controller {
     }
 
     /// What there is to tell a host that has these parts.
-    fn answer(&mut self, request: &Envelope, have: &[String; 4]) -> Option<Reply> {
+    fn answer(&mut self, request: &Envelope, have: &sync::Have) -> Option<Reply> {
         let (snapshot, host) = (self.snapshot(), &request.host);
         let told = self.told.entry(host.clone()).or_default();
         let state = (&snapshot.state, snapshot.seq);
-        let answer = sync::tell(told, state, host, &(), have);
+        let answer = sync::tell(told, state, host, (&(), &self.around), have);
         (!sync::is_empty(&answer)).then(|| self.reply(request.clone(), answer))
     }
 

@@ -40,7 +40,7 @@ pub enum Event {
         agent: u64,
         request: Box<SyncRequest>,
     },
-    ReplyArrives(Reply),
+    ReplyArrives(Box<Reply>),
     Commit(u64),
     Tick(u64),
     Agent {
@@ -331,7 +331,7 @@ impl World {
                 agent,
                 request,
             } => self.sync_arrives(process, agent, *request),
-            Event::ReplyArrives(reply) => self.reply_arrives(reply),
+            Event::ReplyArrives(reply) => self.reply_arrives(*reply),
             Event::Commit(process) => self.commit(process),
             Event::Tick(process) => self.tick(process),
             Event::Agent { host, process } => {
@@ -390,9 +390,11 @@ impl World {
             | Event::Guest { host, .. }
             | Event::Watchdog { host, .. }
             | Event::Undo(Undo::StartAgent(host)) => *host,
-            Event::ReplyArrives(Reply::Sync { request, .. }) => self.host_index(&request.host),
-            Event::ReplyArrives(Reply::Call { .. })
-            | Event::Client(_)
+            Event::ReplyArrives(reply) => match &**reply {
+                Reply::Sync { request, .. } => self.host_index(&request.host),
+                Reply::Call { .. } => return None,
+            },
+            Event::Client(_)
             | Event::CallArrives { .. }
             | Event::SyncArrives { .. }
             | Event::Commit(_)
@@ -627,7 +629,7 @@ impl World {
             Reply::Sync { request, .. } => self.hosts[self.host_index(&request.host)].cut_off,
         };
         for delay_ms in self.deliveries(cut_off) {
-            self.schedule(delay_ms, Event::ReplyArrives(reply.clone()));
+            self.schedule(delay_ms, Event::ReplyArrives(Box::new(reply.clone())));
         }
     }
 

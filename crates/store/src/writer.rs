@@ -282,6 +282,10 @@ impl Writer {
                         .revisions
                         .insert(host.clone(), self.state.revision(host) + 1);
                 }
+                // What was derived for a number that is given out again would count as current.
+                for (vpc, revision) in &self.state.vpc_revisions {
+                    state.vpc_revisions.insert(vpc.clone(), revision + 1);
+                }
                 self.seq = loaded.seq;
                 self.publish(state);
             }
