@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use boira_core::sync::Accepted;
+use boira_model::wire::SyncAnswer;
 use std::io::Write;
 use std::ops::Deref;
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,6 +14,8 @@ pub struct Kept {
     accepted: Accepted,
     /// Why it could not be written the last time.
     trouble: Option<String>,
+    /// Why the last answer was refused.
+    refused: Option<String>,
 }
 
 impl Deref for Kept {
@@ -36,6 +39,7 @@ impl Kept {
             path,
             accepted,
             trouble: None,
+            refused: None,
         })
     }
 
@@ -54,9 +58,21 @@ impl Kept {
         written.is_ok()
     }
 
+    /// Notes why an answer is refused, if it is.
+    pub fn judge(&mut self, answer: &SyncAnswer) {
+        let refused = self.accepted.is_ahead_of(answer);
+        if let Some(why) = refused
+            .as_ref()
+            .filter(|why| self.refused.as_ref() != Some(why))
+        {
+            tracing::error!("{why}");
+        }
+        self.refused = refused;
+    }
+
     /// What keeps this host from doing anything new, in words.
     pub fn trouble(&self) -> impl Iterator<Item = String> {
-        self.trouble.clone().into_iter()
+        self.trouble.clone().into_iter().chain(self.refused.clone())
     }
 
     /// On return the file and its name are on the disk.

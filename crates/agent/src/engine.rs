@@ -384,6 +384,7 @@ impl Engine {
 
     /// Whether what was wanted is accepted.
     async fn take(&mut self, answer: SyncAnswer) -> bool {
+        self.accepted.judge(&answer);
         let mut accepted = Accepted::clone(&self.accepted);
         if !accepted.accept(answer) {
             return false;

@@ -46,9 +46,10 @@ const UIDS: u64 = 100_000_000;
 /// How long one attempt to connect to a guest may take, and all of them.
 const DIAL_ATTEMPT: Duration = Duration::from_millis(500);
 const DIAL: Duration = Duration::from_secs(6);
-/// Bytes of images that a host caches, and the part of its disk if that is less.
+/// Bytes of images that a host caches, and the part of its free disk if that is less. The rest is for
+/// volumes.
 const CACHE_BYTES: u64 = 64 << 30;
-const CACHE_PART: u64 = 2;
+const CACHE_PART: u64 = 8;
 
 /// How long a guest that another host sends may not be here yet.
 const EXPECTED: Duration = Duration::from_secs(8);
@@ -124,7 +125,7 @@ impl RealHost {
                     .trim()
                     .to_owned(),
                 name: place.name.clone(),
-                capacity: capacity(&volumes)?,
+                capacity: capacity(&place.home.join("blobs"), &volumes)?,
                 acceleration: boira_model::Acceleration {
                     hardware: verdict.accelerator == Accelerator::Kvm,
                     verdict: verdict.verdict,
@@ -672,9 +673,8 @@ fn disk_format(name: &str) -> Result<DiskFormat> {
 /// The cache of images, without the pins of disks that were never finished or whose end was cut off.
 fn open_cache(directory: &Path, volumes: &Path) -> Result<Blobs> {
     std::fs::create_dir_all(directory).context("create the folder of images")?;
-    let disk = nix::sys::statvfs::statvfs(directory).context("ask for the disk's size")?;
-    let bytes = disk.blocks() * disk.fragment_size() / CACHE_PART;
-    let blobs = Blobs::open(directory, bytes.min(CACHE_BYTES)).context("open the image cache")?;
+    let bytes = cache_bytes(room(directory, volumes)?);
+    let blobs = Blobs::open(directory, bytes).context("open the image cache")?;
     let disks = list(volumes)?;
     for (digest, holder) in blobs.pins() {
         if !disks.contains(&holder) {
@@ -692,9 +692,27 @@ fn uid(cloud: &str, number: u64) -> u32 {
     FIRST_UID + ((hash % UIDS + number % UIDS) % UIDS) as u32
 }
 
+/// Bytes of the disk that are free, or used for images and volumes.
+fn room(blobs: &Path, volumes: &Path) -> Result<u64> {
+    let disk = nix::sys::statvfs::statvfs(volumes).context("ask for the free disk space")?;
+    let free = disk.blocks_available() * disk.fragment_size();
+    let used = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let sizes = entries.filter_map(|entry| entry.metadata().ok());
+        sizes
+            .map(|meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512)
+            .sum::<u64>()
+    };
+    Ok(free + used(&blobs.join("blobs")) + used(volumes))
+}
+
+fn cache_bytes(room: u64) -> u64 {
+    (room / CACHE_PART).min(CACHE_BYTES)
+}
+
 /// What may be promised: all CPUs, the memory but for what the system itself needs, the disk that is
 /// free for volumes.
-fn capacity(volumes: &Path) -> Result<HostCapacity> {
+fn capacity(blobs: &Path, volumes: &Path) -> Result<HostCapacity> {
     let cpus = std::thread::available_parallelism()
         .context("count the CPUs")?
         .get() as u32;
@@ -706,17 +724,11 @@ fn capacity(volumes: &Path) -> Result<HostCapacity> {
         .context("/proc/meminfo has no MemTotal")?;
     let total = total_kib << 10;
     let reserve = (total / 10).clamp(256 << 20, 2 << 30);
-    let disk = nix::sys::statvfs::statvfs(volumes).context("ask for the free disk space")?;
-    let used: u64 = list(volumes)?
-        .iter()
-        .filter_map(|name| std::fs::metadata(volumes.join(name)).ok())
-        .map(|meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512)
-        .sum();
-    let free = disk.blocks_available() * disk.fragment_size();
+    let room = room(blobs, volumes)?;
     Ok(HostCapacity {
         cpus,
         memory_bytes: total.saturating_sub(reserve),
-        disk_bytes: (free + used) >> 30 << 30,
+        disk_bytes: (room - cache_bytes(room)) >> 30 << 30,
     })
 }
 

@@ -492,19 +492,20 @@ async fn rotate_keys(
     let credentials = fresh_credentials();
     let (access_key_id, secret_access_key) =
         (credentials.access_key.clone(), credentials.secret.clone());
-    let account = controller
-        .cluster
-        .decide(move |draft| account::rotate_keys(draft, &name, credentials))
-        .await??;
-    let snapshot = controller.cluster.snapshot();
-    let admin = snapshot
-        .state
-        .accounts
-        .get(&account)
-        .is_some_and(|row| row.admin);
-    if admin {
-        controller.administrator_changed();
-    }
+    let (account, admin) = hosts::through(async move {
+        let account = controller
+            .cluster
+            .decide(move |draft| account::rotate_keys(draft, &name, credentials))
+            .await??;
+        let snapshot = controller.cluster.snapshot();
+        let row = snapshot.state.accounts.get(&account);
+        let admin = row.is_some_and(|row| row.admin);
+        if admin {
+            controller.administrator_changed();
+        }
+        Ok((account, admin))
+    })
+    .await?;
     Ok(Json(IssuedKey {
         account,
         admin,

@@ -240,9 +240,9 @@ pub async fn revoke(State(controller): State<Arc<Controller>>, Path(name): Path<
 }
 
 /// Carries a decision and what follows from it through, also where the caller hangs up meanwhile.
-async fn through(
-    act: impl Future<Output = Result<Host, Problem>> + Send + 'static,
-) -> Result<Host, Problem> {
+pub async fn through<T: Send + 'static>(
+    act: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
     let outcome = tokio::spawn(act).await;
     outcome.map_err(|error| Problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
 }

@@ -5,7 +5,9 @@
 //! Who runs the script has the pin of this endpoint's key from the administrator; the script carries
 //! the cloud's CA, and the token proves that the administrator wants this PC.
 
+use crate::admin::Problem;
 use crate::controller::Controller;
+use crate::hosts::through;
 use crate::pki::HostRequest;
 use anyhow::{Context, Result};
 use axum::body::Body;
@@ -144,25 +146,30 @@ async fn join(State(controller): State<Arc<Controller>>, Json(ask): Json<Ask>) -
         name: ask.name,
         was: ask.was,
     };
-    let decided = controller
-        .cluster
-        .decide(move |draft| {
-            let before = draft.state.hosts.clone();
-            let host = host::join(draft, &joining)?;
-            let other = before.get(&host).map(|row| row.key.clone());
-            Ok::<_, Refusal>((host, other.filter(|other| *other != joining.key)))
-        })
-        .await;
-    let host = match decided {
-        Ok(Ok((host, None))) => host,
-        Ok(Ok((host, Some(key)))) => {
-            controller.links.cut(&host, &key);
-            host
+    let (joined_at, key) = (controller.clone(), request.key());
+    let joined = through(async move {
+        let decided = joined_at
+            .cluster
+            .decide(move |draft| {
+                let before = draft.state.hosts.clone();
+                let host = host::join(draft, &joining)?;
+                let other = before.get(&host).map(|row| row.key.clone());
+                Ok::<_, Refusal>((host, other.filter(|other| *other != joining.key)))
+            })
+            .await
+            .map_err(|error| Problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+        let (host, other) =
+            decided.map_err(|refusal| Problem(StatusCode::FORBIDDEN, refusal.to_string()))?;
+        if let Some(other) = other {
+            joined_at.links.cut(&host, &other);
         }
-        Ok(Err(refusal)) => return failure(StatusCode::FORBIDDEN, refusal.to_string()),
-        Err(error) => return failure(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        joined_at.links.admit_key(&key);
+        Ok(host)
+    });
+    let host = match joined.await {
+        Ok(host) => host,
+        Err(Problem(status, why)) => return failure(status, why),
     };
-    controller.links.admit_key(&request.key());
     tracing::info!("{host} has joined");
     let identity = || {
         let certificate = controller.pki.host_certificate(host.as_str(), &request)?;

@@ -337,6 +337,20 @@ impl Accepted {
         changed.contains(&true)
     }
 
+    /// Why an answer is refused whose controller knows less than it did: its store was put back.
+    pub fn is_ahead_of(&self, answer: &SyncAnswer) -> Option<String> {
+        let ours = answer.cloud.is_some() && self.cloud == answer.cloud;
+        let wants = answer.oldest()?;
+        (ours && wants < self.generation()).then(|| {
+            format!(
+                "the controller's store was put back to an older state ({wants}) than this host was told \
+                 of ({}), so nothing that it wants is done; to follow it all the same, and lose what was \
+                 made since, end the agent, remove accepted.json in its folder and start it",
+                self.generation()
+            )
+        })
+    }
+
     /// Whether an answer that carries nothing says that what is accepted is what is wanted.
     pub fn is_confirmed_by(&self, answer: &SyncAnswer) -> bool {
         let carries = answer.instances.is_some()
@@ -373,14 +387,7 @@ impl Accepted {
     fn trusts(&self, answer: &SyncAnswer) -> bool {
         let same_cloud =
             answer.cloud.is_some() && (self.cloud.is_none() || self.cloud == answer.cloud);
-        let generations = [
-            answer.instances.as_ref().map(|part| part.generation),
-            answer.network.as_ref().map(|part| part.generation),
-            answer.neighbours.as_ref().map(|part| part.generation),
-            answer.images.as_ref().map(|part| part.generation),
-            answer.volumes.as_ref().map(|part| part.generation),
-        ];
-        let oldest = generations.into_iter().flatten().min();
+        let oldest = answer.oldest();
         let newer = oldest.is_some_and(|oldest| oldest >= self.generation())
             || planted(Bug::StaleGenerationAccepted);
         same_cloud && newer
@@ -668,7 +675,11 @@ mod tests {
     fn an_older_generation_is_refused_whole() {
         let mut accepted = Accepted::default();
         let late = answer(&accepted, blobs(&["old"]), 3);
+        assert_eq!(accepted.is_ahead_of(&late), None);
         assert!(accepted.accept(answer(&accepted, blobs(&["new"]), 4)));
+        let why = accepted.is_ahead_of(&late).expect("it is older");
+        assert!(why.contains("(3)") && why.contains("(4)"), "{why}");
+        assert_eq!(accepted.is_ahead_of(&SyncAnswer::default()), None);
         assert!(!accepted.accept(late));
         assert_eq!(accepted.wanted(), Some(blobs(&["new"])));
     }

@@ -95,6 +95,20 @@ pub struct SyncAnswer {
     pub streams: Vec<StreamRequest>,
 }
 
+impl SyncAnswer {
+    /// The oldest state of the store that one of its parts was derived from.
+    pub fn oldest(&self) -> Option<u64> {
+        let generations = [
+            self.instances.as_ref().map(|part| part.generation),
+            self.network.as_ref().map(|part| part.generation),
+            self.neighbours.as_ref().map(|part| part.generation),
+            self.images.as_ref().map(|part| part.generation),
+            self.volumes.as_ref().map(|part| part.generation),
+        ];
+        generations.into_iter().flatten().min()
+    }
+}
+
 /// A part of the wanted state with the store's sequence number that it was derived from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Versioned<T> {
