@@ -29,7 +29,8 @@ pub struct Networks {
     underlay: Underlay,
     /// What is there and not wanted has been removed; found anew by every agent.
     swept: bool,
-    sweeping: bool,
+    /// While others are being removed: the VPCs that aren't.
+    sweeping: Option<BTreeSet<VpcId>>,
     sweeps_failed: u32,
     sweep_at: Option<Instant>,
 }
@@ -135,7 +136,10 @@ impl Networks {
             let applied = applied.is_some_and(|applied| is(applied, vpc));
             let retry_at = self.troubled.get(&vpc.vpc).and_then(|t| t.retry_at);
             let held = retry_at.is_some_and(|at| at > now);
-            if applied || held || self.sweeping || self.busy.contains_key(&vpc.vpc) {
+            // One that is wanted again may be on its way out.
+            let kept = |kept: &BTreeSet<VpcId>| kept.contains(&vpc.vpc);
+            let going = !self.sweeping.as_ref().is_none_or(kept);
+            if applied || held || going || self.busy.contains_key(&vpc.vpc) {
                 continue;
             }
             self.busy.insert(vpc.vpc.clone(), vpc.clone());
@@ -306,11 +310,11 @@ impl Networks {
         let mut known = self.applied.keys().chain(self.troubled.keys());
         let stale = !self.swept || known.any(|vpc| !kept.contains(vpc));
         let held = self.sweep_at.is_some_and(|at| at > now);
-        if !stale || held || !self.busy.is_empty() || self.sweeping {
+        if !stale || held || !self.busy.is_empty() || self.sweeping.is_some() {
             return;
         }
         self.swept = true;
-        self.sweeping = true;
+        self.sweeping = Some(kept.clone());
         self.applied.retain(|vpc, _| kept.contains(vpc));
         self.troubled.retain(|vpc, _| kept.contains(vpc));
         let (host, events) = (host.clone(), events.clone());
@@ -329,7 +333,7 @@ impl Networks {
 
     /// What nobody wants is gone, or some of it couldn't be removed and is tried again.
     pub fn swept(&mut self, all_gone: bool) {
-        self.sweeping = false;
+        self.sweeping = None;
         self.swept = all_gone;
         self.sweeps_failed = if all_gone { 0 } else { self.sweeps_failed + 1 };
         self.sweep_at = (!all_gone).then(|| Instant::now() + back_off(self.sweeps_failed));
@@ -504,6 +508,25 @@ mod tests {
         networks.underlay_done(peers, Ok(()));
         assert_eq!(networks.troubles().next(), None);
         assert!(is_begun(&mut networks), "now it can go on elsewhere");
+    }
+
+    /// Services that don't end take seconds each; the groups of everybody else must not wait for them.
+    #[tokio::test]
+    async fn what_stays_can_be_changed_while_others_are_removed() {
+        let host = host();
+        let (events, _inbox) = mpsc::channel(16);
+        let wanted = Arc::new(Wanted {
+            network: vec![vpc()],
+            ..Wanted::default()
+        });
+        let mut networks = Networks::default();
+        networks.underlay_done(None, Ok(()));
+        networks.sweeping = Some(BTreeSet::from([VpcId::from_entropy(7)]));
+        networks.act(&wanted, true, &host, &events);
+        assert!(networks.busy.is_empty(), "it may be on its way out");
+        networks.sweeping = Some(BTreeSet::from([vpc().vpc]));
+        networks.act(&wanted, true, &host, &events);
+        assert!(networks.busy.contains_key(&vpc().vpc));
     }
 
     #[test]

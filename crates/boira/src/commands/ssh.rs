@@ -11,6 +11,7 @@ use base64::Engine;
 use clap::Args;
 use hyper::Method;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -95,8 +96,8 @@ async fn run_ssh(home: &Home, ask: Ssh) -> Result<ExitCode> {
         .status()
         .await
         .context("run ssh; is the package openssh-client there?")?;
-    let own_key = ask.identity.is_none() && !row.key.is_empty() && row.key != KEY;
-    if status.code() == Some(SSH_FAILED) && own_key {
+    let another = !row.key.is_empty() && row.key.split('-').next() != Some(KEY);
+    if status.code() == Some(SSH_FAILED) && ask.identity.is_none() && another {
         eprintln!(
             "{} was launched with the key pair {}; `boira ssh -i FILE` takes its private key",
             row.id, row.key
@@ -302,20 +303,45 @@ pub async fn forward(home: &Home, format: Format, ask: Forward) -> Result<()> {
     }
 }
 
-/// Imports this home's SSH key, which `up` made, under the caller's account.
+/// Imports this home's SSH key, which `up` made, under the caller's account. Where the account has another
+/// home's by that name, this one gets a name of its own.
 pub async fn import_key(home: &Home, client: &Client) -> Result<String> {
     let path = home.key();
-    let public = std::fs::read(path.with_extension("pub"))
+    let public = std::fs::read_to_string(path.with_extension("pub"))
         .context("read this home's public key; name another with --key")?;
-    let material = base64::engine::general_purpose::STANDARD.encode(&public);
-    let parameters = [("KeyName", KEY), ("PublicKeyMaterial", material.as_str())];
-    match client.ec2("ImportKeyPair", &parameters).await {
-        Ok(_) => Ok(KEY.into()),
-        Err(error) => match error.downcast_ref::<crate::client::ServiceError>() {
-            Some(known) if known.code == "InvalidKeyPair.Duplicate" => Ok(KEY.into()),
-            _ => Err(error),
-        },
+    let digest = Sha256::digest(public.trim());
+    for name in [
+        KEY.to_owned(),
+        format!("{KEY}-{}", hex::encode(&digest[..4])),
+    ] {
+        let material = base64::engine::general_purpose::STANDARD.encode(&public);
+        let parameters = [("KeyName", name.as_str()), ("PublicKeyMaterial", &material)];
+        match client.ec2("ImportKeyPair", &parameters).await {
+            Ok(_) => return Ok(name),
+            Err(error) => match error.downcast_ref::<crate::client::ServiceError>() {
+                Some(known) if known.code == "InvalidKeyPair.Duplicate" => {}
+                _ => return Err(error),
+            },
+        }
+        if is_key(client, &name, &public).await? {
+            return Ok(name);
+        }
     }
+    bail!("this account has other keys called {KEY}; name one with --key")
+}
+
+/// Whether the account's key pair of this name is this key.
+async fn is_key(client: &Client, name: &str, public: &str) -> Result<bool> {
+    let parameters = [("KeyName.1", name), ("IncludePublicKey", "true")];
+    let text = client.ec2("DescribeKeyPairs", &parameters).await?;
+    let document = roxmltree::Document::parse(&text).context("read the key pair")?;
+    let theirs = document
+        .descendants()
+        .find(|node| node.has_tag_name_local("publicKey"))
+        .and_then(|node| node.text());
+    // The comment behind it is none of the key.
+    let key = |line: &str| line.split_whitespace().nth(1).map(str::to_owned);
+    Ok(theirs.and_then(key) == key(public))
 }
 
 async fn make_key(path: &Path) -> Result<()> {

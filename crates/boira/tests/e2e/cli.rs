@@ -22,6 +22,7 @@ fn every_command_does_what_it_says() {
     types_come_and_go(&cloud);
     zones_come_and_go(&cloud);
     an_instance_lives_by_name(&cloud);
+    another_homes_key_has_a_name_of_its_own(&cloud);
     images_come_and_go(&cloud);
     whoever_called_sudo_needs_no_root(&cloud);
     cloud.never_panicked();
@@ -301,6 +302,29 @@ fn types_come_and_go(cloud: &Cloud) {
     assert_eq!(cloud.json(&["type", "rm", "x2.test"])["name"], "x2.test");
     assert!(!cloud.boira(&["type", "ls"]).ok().contains("x2.test"));
     cloud.boira(&["type", "rm", "x2.test"]).fails(1);
+}
+
+/// The account has a key pair of this name, which is that of another home: nobody could log in with it.
+fn another_homes_key_has_a_name_of_its_own(cloud: &Cloud) {
+    let public = cloud.home.join("keys/boira.pub");
+    let own = std::fs::read(&public).expect("the home has a key");
+    let other = cloud.scratch().join("other");
+    let mut keygen = cloud.command("ssh-keygen");
+    keygen
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(&other);
+    run(&mut keygen, Duration::from_secs(10)).ok();
+    std::fs::copy(other.with_extension("pub"), &public).expect("there is room");
+    let keys = [(); 2].map(|()| {
+        let rows = cloud.json(&["instance", "run", "--no-wait"]);
+        let id = rows[0]["id"].as_str().expect("a row has an id");
+        let row = cloud.json(&["instance", "show", id]);
+        cloud.boira(&["instance", "terminate", id]).ok();
+        row["key"].as_str().expect("it has a key").to_owned()
+    });
+    std::fs::write(&public, own).expect("there is room");
+    assert!(keys[0].starts_with("boira-"), "{keys:?}");
+    assert_eq!(keys[0], keys[1]);
 }
 
 fn an_instance_lives_by_name(cloud: &Cloud) {
