@@ -128,6 +128,7 @@ pub async fn controller(home: &Home, serving: Serving, local: bool) -> Result<()
         s3_domain: serving.s3_domain,
     };
     let controller = boira_controller::open(options).await?;
+    tokio::spawn(crate::memory::give_back());
     if local {
         enroll_local(home, &controller).await?;
     }

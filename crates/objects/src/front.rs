@@ -117,6 +117,14 @@ impl Front {
             };
             return Ok((request, target));
         }
+        // Another service, that no bucket should be looked for.
+        let controls = request.headers().contains_key("x-amz-account-id");
+        if controls && request.uri().path().starts_with("/v20180820/") {
+            return Err(s3_error!(
+                NotImplemented,
+                "S3 Control is not served here; tags of buckets are GetBucketTagging's and PutBucketTagging's."
+            ));
+        }
         let request = slashed(walrus::stripped(&*self.store.cloud, request)?);
         let path = request.uri().path().trim_matches('/');
         let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
@@ -216,15 +224,15 @@ impl Front {
     }
 
     async fn answered(&self, request: Request<Body>, target: &Target) -> S3Result<Response<Body>> {
-        acceptable(&request, target)?;
+        let query = acceptable(&request, target)?;
         if let Some(bucket) = form_for(&request, target)? {
             if let Some(operation) = request.extensions().get::<Operation>() {
                 operation.set("PostObject");
             }
             return form::post(&self.store, request, bucket).await;
         }
-        let request = chunked::bounded(lifted(request));
-        let mut request = documents::judged(request, target.has_key)?;
+        let request = chunked::bounded(lifted(request, &query));
+        let mut request = documents::judged(request, target.has_key, &query)?;
         let document = request.extensions().get::<Document>().cloned();
         let besides = Besides::default();
         request.extensions_mut().insert(besides.clone());
@@ -267,7 +275,7 @@ fn form_for(request: &Request<Body>, target: &Target) -> S3Result<Option<String>
 }
 
 /// What s3s would take, or refuse in words of its own.
-fn acceptable(request: &Request<Body>, target: &Target) -> S3Result<()> {
+fn acceptable(request: &Request<Body>, target: &Target) -> S3Result<Query> {
     let of_nothing = target.bucket.is_none();
     if of_nothing && [Method::PUT, Method::DELETE].contains(request.method()) {
         return Err(not_allowed());
@@ -277,7 +285,8 @@ fn acceptable(request: &Request<Body>, target: &Target) -> S3Result<()> {
         subresources::check(request.method(), target.has_key, &query)?;
     }
     signed::check_form(request.headers(), &query)?;
-    signed::check_headers(request.headers(), &query)
+    signed::check_headers(request.headers(), &query)?;
+    Ok(query)
 }
 
 /// The name that a request came to: of HTTP/2 it is in the address.
@@ -350,13 +359,10 @@ fn asks_for(uri: &Uri, what: &str) -> bool {
 
 /// Options in a presigned URL count as headers (AWS, "Authenticating Requests: Using Query Parameters");
 /// s3s looks for them among the headers only. Those of a checksum were computed without the body.
-fn lifted(mut request: Request<Body>) -> Request<Body> {
+fn lifted(mut request: Request<Body>, query: &Query) -> Request<Body> {
     if let Some(date) = signed::date_header(request.headers()) {
         request.headers_mut().insert("x-amz-date", date);
     }
-    let Ok(query) = Query::of(request.uri().query().unwrap_or_default()) else {
-        return request;
-    };
     if !query.has("X-Amz-Signature") {
         return request;
     }
