@@ -391,6 +391,7 @@ pub async fn supervise(home: &Home, serving: Serving) -> Result<()> {
     let mut controller = Some(spawn_controller(home, &serving)?);
     let mut agent: Option<Child> = None;
     let mut restarts = Restarts::default();
+    let mut minutes = tokio::time::interval(Duration::from_secs(60));
     loop {
         // A machine that is short of processes or memory, or whose program is being replaced, is so for
         // a while only.
@@ -405,6 +406,7 @@ pub async fn supervise(home: &Home, serving: Serving) -> Result<()> {
         tokio::select! {
             _ = term.recv() => break,
             _ = interrupt.recv() => break,
+            _ = minutes.tick() => logs::turn_over(home),
             status = ended(&mut controller) => {
                 if never_was_ready(home, &status) {
                     stop(agent).await;

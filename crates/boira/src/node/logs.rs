@@ -3,6 +3,7 @@
 use crate::home::Home;
 use anyhow::{Context, Result};
 use std::fs::File;
+use std::path::Path;
 
 /// What the processes have logged since a moment.
 pub struct Log([u64; 3]);
@@ -31,11 +32,13 @@ impl Log {
     }
 }
 
+/// Logs of long-lived clouds must not fill the disk; one older one is kept.
+const MOST: u64 = 16 << 20;
+
 /// Opens the log of a process for it to append to.
 pub fn log_file(home: &Home, name: &str) -> Result<File> {
     let path = home.run(&format!("{name}.log"));
-    // Logs of long-lived clouds must not fill the disk; one older one is kept.
-    if std::fs::metadata(&path).is_ok_and(|meta| meta.len() > 16 << 20) {
+    if std::fs::metadata(&path).is_ok_and(|meta| meta.len() > MOST) {
         std::fs::rename(&path, home.run(&format!("{name}.log.1"))).context("turn the log over")?;
     }
     File::options()
@@ -43,4 +46,56 @@ pub fn log_file(home: &Home, name: &str) -> Result<File> {
         .append(true)
         .open(&path)
         .with_context(|| format!("open {}", path.display()))
+}
+
+/// Turns over the logs of processes that live for months. They hold their files open, so what is in them is
+/// copied; what is logged in that moment may be lost.
+pub fn turn_over(home: &Home) {
+    for name in Log::NAMES {
+        let path = home.run(&format!("{name}.log"));
+        if let Err(error) = turned(&path, &home.run(&format!("{name}.log.1")), MOST) {
+            tracing::warn!("{} can't be turned over: {error}", path.display());
+        }
+    }
+}
+
+fn turned(path: &Path, older: &Path, most: u64) -> std::io::Result<()> {
+    let file = match File::options().write(true).open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    if file.metadata()?.len() <= most {
+        return Ok(());
+    }
+    std::fs::copy(path, older)?;
+    file.set_len(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_log_is_turned_over_while_its_process_writes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, older) = (folder.path().join("x.log"), folder.path().join("x.log.1"));
+        let mut log = File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .expect("a file");
+        let read = |path| std::fs::read_to_string(path).expect("a file");
+        log.write_all(b"first").expect("there is room");
+        turned(&path, &older, 5).expect("it is short");
+        assert!(!older.exists());
+        log.write_all(b"!").expect("there is room");
+        turned(&path, &older, 5).expect("it is turned over");
+        log.write_all(b"second").expect("there is room");
+        assert_eq!(
+            (read(&older), read(&path)),
+            ("first!".into(), "second".into())
+        );
+        turned(&folder.path().join("none"), &older, 5).expect("there is nothing to do");
+    }
 }
