@@ -137,5 +137,7 @@ build_release() {
     target=$(rustc -vV | sed -n 's/^host: //p')
     RUSTFLAGS="${RUSTFLAGS-} -C target-feature=+crt-static" \
         cargo build --release --locked -p boira --target "$target"
-    ln -sfn "target/$target/release/boira" boira
+    # CARGO_TARGET_DIR and cargo's configuration may have it elsewhere.
+    folder=$(cargo metadata --format-version 1 --no-deps --locked | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+    ln -sfn "$folder/$target/release/boira" boira
 }

@@ -16,28 +16,5 @@ pub fn keep_little() {
     }
 }
 
-/// Gives back, while the process lives, what lies free between blocks that are in use, as after a burst of
-/// launches.
-#[cfg(target_env = "gnu")]
-pub async fn give_back() {
-    const EVERY: std::time::Duration = std::time::Duration::from_secs(5);
-    const WORTH_BYTES: usize = 8 << 20;
-    loop {
-        tokio::time::sleep(EVERY).await;
-        // SAFETY: asks the allocator for its counts, and to give back whole free pages; neither
-        // changes a block that is in use.
-        unsafe {
-            if libc::mallinfo2().fordblks > WORTH_BYTES {
-                libc::malloc_trim(0);
-            }
-        }
-    }
-}
-
 #[cfg(not(target_env = "gnu"))]
 pub fn keep_little() {}
-
-#[cfg(not(target_env = "gnu"))]
-pub async fn give_back() {
-    std::future::pending().await
-}

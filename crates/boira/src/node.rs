@@ -7,6 +7,7 @@
 //! `up` is the terminal's end and may go; `supervise` holds the home's lock as long as the cloud is
 //! up. A supervisor that is told to end switches the guests off and keeps their state.
 
+mod claim;
 mod down;
 mod logs;
 
@@ -20,6 +21,7 @@ use boira_agent::simulated::SimulatedHost;
 use boira_agent::{Commands, Controller as Line, Identity, Place, RealHost};
 use boira_controller::Options;
 use boira_model::{Admission, Host, HostCapacity};
+use claim::Claim;
 use down::{closing_marker, switch_off};
 use logs::log_file;
 use nix::fcntl::{Flock, FlockArg};
@@ -128,7 +130,6 @@ pub async fn controller(home: &Home, serving: Serving, local: bool) -> Result<()
         s3_domain: serving.s3_domain,
     };
     let controller = boira_controller::open(options).await?;
-    tokio::spawn(crate::memory::give_back());
     if local {
         enroll_local(home, &controller).await?;
     }
@@ -184,6 +185,7 @@ pub async fn agent(
         .or(identity.controller)
         .context("say where the controller serves agents, with --controller ADDRESS:PORT")?;
     let line = Arc::new(Line::new(&identity, address)?);
+    let _claim = Claim::take(&cloud_tag(&identity))?;
     let place = Place {
         home: directory,
         name: host_name(),

@@ -99,14 +99,13 @@ pub fn status_of(controller: &Controller, id: &InstanceId) -> Value {
         Some(host) => host.name.clone(),
         None => id.to_string(),
     };
-    let at = row
-        .placement
-        .as_ref()
-        .map(|placement| name(&placement.host));
+    let placed = row.placement.as_ref().map(|placement| &placement.host);
+    let at = placed.map(name);
     let mut told = json!({
         "instance": id,
         "state": row.state().as_str(),
         "host": at,
+        "host_id": placed,
         "phase": "none",
     });
     let Some(to) = row.moving_to() else {

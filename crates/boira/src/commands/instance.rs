@@ -259,10 +259,14 @@ pub async fn find(client: &Client, wanted: &str) -> Result<Row> {
     match named[..] {
         [row] => Ok(row.clone()),
         [] => bail!("instance '{wanted}' does not exist; see `boira instance ls`"),
-        _ => bail!(
-            "{} instances are called '{wanted}'; give the id of one",
-            named.len()
-        ),
+        _ => {
+            let ids: Vec<&str> = named.iter().map(|row| row.id.as_str()).collect();
+            bail!(
+                "{} instances are called '{wanted}'; give the id of one: {}",
+                named.len(),
+                ids.join(", ")
+            )
+        }
     }
 }
 

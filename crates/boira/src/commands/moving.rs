@@ -69,14 +69,15 @@ pub async fn migrate(client: &Client, format: Format, ask: Migrate) -> Result<()
         .as_str()
         .unwrap_or(&ask.instance)
         .to_owned();
-    let from = told["host"].clone();
+    // Several hosts may have one name.
+    let from = told["host_id"].clone();
     loop {
         let told = client
             .json(Method::GET, &self::path(&instance), None)
             .await?;
         if told["phase"] == "none" {
             drop(progress);
-            if told["host"] == from {
+            if told["host_id"] == from {
                 bail!("{instance} did not move; `boira instance log {instance}` says why");
             }
             return say(format, &told, "is on");
@@ -182,7 +183,7 @@ fn left(format: Format, name: &str, kept: &[Value]) -> Result<()> {
     });
     let lines: Vec<_> = lines.collect();
     bail!(
-        "these stay on {name} until they can leave:\n{}",
+        "these stay on {name} until they can leave:\n{}\n`boira host undrain {name}` lets instances start there again",
         lines.join("\n")
     )
 }

@@ -348,10 +348,21 @@ pub async fn down(home: &Home, format: Format) -> Result<()> {
     let progress = Progress::new(format == Format::Json);
     let was_up = node::down(home, |what| progress.step(what)).await?;
     drop(progress);
+    if !was_up && !home.is_named() && !home.agent().exists() {
+        bail!(
+            "there is no cloud in {}; name its folder with --home",
+            home.path().display()
+        );
+    }
     match (format, was_up) {
         (Format::Json, _) => output::json(&json!({ "was_up": was_up })),
         (Format::Table, true) => line_out("The cloud is down; its state is kept."),
-        (Format::Table, false) => line_out("The cloud was not up."),
+        (Format::Table, false) => {
+            line_out(&format!(
+                "The cloud in {} was not up.",
+                home.path().display()
+            ));
+        }
     }
     Ok(())
 }

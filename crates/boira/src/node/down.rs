@@ -1,6 +1,7 @@
 //! Going down: guests are switched off by their power buttons, their networks removed, and what they
 //! should be is kept for the next start.
 
+use super::claim::Claim;
 use super::{Log, cloud_tag, commands, is_up, lock_soon, require_root, supervisor};
 use crate::commands::up::program;
 use crate::home::Home;
@@ -27,7 +28,7 @@ const SWITCHING_OFF: &str = "switching guests off";
 pub async fn down(home: &Home, note: impl Fn(String)) -> Result<bool> {
     require_root("`boira down`")?;
     if !home.run("lock").exists() {
-        return Ok(false);
+        return leave(home, &note).await;
     }
     if !is_up(home)? {
         let _lock = lock_soon(home).await?;
@@ -55,6 +56,17 @@ pub async fn down(home: &Home, note: impl Fn(String)) -> Result<bool> {
         );
     }
     Ok(true)
+}
+
+/// Ends what the agent of a host that joined has left: its guests go on without it.
+async fn leave(home: &Home, note: &dyn Fn(String)) -> Result<bool> {
+    let Ok(identity) = Identity::read(&home.agent().join("identity.json")) else {
+        return Ok(false);
+    };
+    let _claim = Claim::take(&cloud_tag(&identity)).context(
+        "end the agent first, `systemctl disable --now boira-agent`, or as it was started",
+    )?;
+    switch_off(home, note).await
 }
 
 /// Exists while guests are being switched off because the cloud goes down, and names them, one a

@@ -124,6 +124,10 @@ fn checks(state: &State, row: &Instance, now: Wall) -> Checks {
 }
 
 fn reachability(row: &Instance, now: Wall) -> Check {
+    // Its host could not do what it asked of its disk.
+    if row.observed == Observed::Paused {
+        return Check::Failed(Some(row.since));
+    }
     // One that was reset hasn't answered since, as if it had just been launched.
     let boots = |since| now.since_ms(since) < BOOT_MS;
     match row.reachable {
@@ -303,6 +307,10 @@ mod tests {
         assert_eq!(verdicts(&mut cloud), is("initializing", "ok"));
         cloud.wait_ms(BOOT_MS);
         assert_eq!(verdicts(&mut cloud), is("impaired", "ok"));
+        reach(&mut cloud, &id, Some(true));
+        cloud.observe(&id, Observed::Paused);
+        assert_eq!(verdicts(&mut cloud), is("impaired", "ok"));
+        cloud.observe(&id, Observed::Running);
         reach(&mut cloud, &id, Some(true));
         reach(&mut cloud, &id, Some(false));
         assert_eq!(verdicts(&mut cloud), is("impaired", "ok"));
