@@ -187,13 +187,9 @@ fn read_trace(text: &str, root: &str) -> Vec<Op> {
                 ops.push(Op::Write { file, at, data });
             }
             "ftruncate" => {
-                let len = arguments
-                    .split([',', ')'])
-                    .nth(1)
-                    .unwrap()
-                    .trim()
-                    .parse()
-                    .unwrap();
+                // The call may go on in another line: `7 <unfinished ...>`.
+                let len = arguments.split([',', ')']).nth(1).unwrap();
+                let len = len.split('<').next().unwrap().trim().parse().unwrap();
                 ops.extend(within(&descriptor(first)).map(|file| Op::Truncate { file, len }));
             }
             "unlink" | "unlinkat" => {
@@ -462,4 +458,18 @@ async fn what_was_acknowledged_outlives_a_power_cut() {
         }
     }
     assert!(looked >= 90, "{looked} disks were looked at");
+}
+
+#[test]
+fn calls_that_other_threads_interrupt_are_read() {
+    let trace = "7 ftruncate(3<\\x2f\\x72\\x2f\\x66>, 12 <unfinished ...>\n8 ftruncate(3<\\x2f\\x72\\x2f\\x66>, 13) = 0\n7 <... ftruncate resumed>) = 0\n";
+    let ops = read_trace(trace, "/r");
+    let lengths: Vec<usize> = ops
+        .iter()
+        .map(|op| match op {
+            Op::Truncate { file, len } if file == "f" => *len,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(lengths, [12, 13]);
 }
