@@ -44,15 +44,10 @@ struct Underlay {
     busy: bool,
 }
 
-/// Whether both are one; see [`Networks::looked_at`].
-fn is<T>(one: &Arc<T>, other: &Arc<T>) -> bool {
-    Arc::ptr_eq(one, other)
-}
-
 impl Underlay {
     fn has(&self, peers: Option<&Arc<WantedOverlay>>) -> bool {
         match (&self.applied, peers) {
-            (Some(Some(applied)), Some(peers)) => is(applied, peers),
+            (Some(Some(applied)), Some(peers)) => Arc::ptr_eq(applied, peers),
             (Some(None), None) => true,
             (Some(_) | None, _) => false,
         }
@@ -133,7 +128,7 @@ impl Networks {
                 continue;
             }
             let applied = self.applied.get(&vpc.vpc);
-            let applied = applied.is_some_and(|applied| is(applied, vpc));
+            let applied = applied.is_some_and(|applied| Arc::ptr_eq(applied, vpc));
             let retry_at = self.troubled.get(&vpc.vpc).and_then(|t| t.retry_at);
             let held = retry_at.is_some_and(|at| at > now);
             // One that is wanted again may be on its way out.
@@ -154,7 +149,11 @@ impl Networks {
     }
 
     fn look_at(&mut self, wanted: &Arc<Wanted>) {
-        if self.looked_at.as_ref().is_some_and(|last| is(last, wanted)) {
+        if self
+            .looked_at
+            .as_ref()
+            .is_some_and(|last| Arc::ptr_eq(last, wanted))
+        {
             return;
         }
         let known = |vpc: &WantedVpc| {
@@ -222,7 +221,11 @@ impl Networks {
         (at, took): (Wall, Duration),
         waits: impl Fn(&InstanceId) -> bool,
     ) -> Vec<StepReport> {
-        if !self.busy.get(&vpc.vpc).is_some_and(|busy| is(busy, &vpc)) {
+        if !self
+            .busy
+            .get(&vpc.vpc)
+            .is_some_and(|busy| Arc::ptr_eq(busy, &vpc))
+        {
             return Vec::new();
         }
         let steps = self.brought_up(&vpc, None, (at, took), waits);

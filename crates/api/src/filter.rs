@@ -150,10 +150,7 @@ impl Pattern {
         let mut is_exact = true;
         let mut characters = text.chars();
         while let Some(character) = characters.next() {
-            match character {
-                '*' | '?' => is_exact = false,
-                _ => {}
-            }
+            is_exact &= !matches!(character, '*' | '?');
             match character {
                 '*' => glob.any_text(),
                 '?' => glob.one(None),

@@ -2,7 +2,7 @@
 //! `AWS_ENDPOINT_URL` points every tool at Boira.
 //!
 //! Told apart in this order: a path below `/services/` (as Eucalyptus had them,
-//! which euca2ools still sends) or `/boira/`, the host of a bucket, the scope of the
+//! which euca2ools still sends) or `/boira/`, S3 Control's, the host of a bucket, the scope of the
 //! credential, the credential of a form, `Action` (or a signature of version 2 in a form), else S3.
 
 use crate::auth::RequestHead;
@@ -33,6 +33,9 @@ const PATHS: [(&str, &str); 6] = [
     ("walrus", "s3"),
 ];
 
+/// The version with which S3 Control's paths begin.
+const S3_CONTROL: &str = "/v20180820/";
+
 /// Finds the destination of a request.
 ///
 /// `bucket_domains` are the domains whose subdomains are buckets. The head's
@@ -53,6 +56,10 @@ pub fn destination(head: &RequestHead<'_>, bucket_domains: &[&str]) -> Destinati
     }
     if head.path.starts_with("/boira/") {
         return Destination::Boira;
+    }
+    // S3 Control has S3's name in its scope, and paths that could be objects'.
+    if head.path.starts_with(S3_CONTROL) && head.header("x-amz-account-id").is_some() {
+        return Destination::Unserved("s3control".into());
     }
     if head
         .header("host")
@@ -158,6 +165,10 @@ mod tests {
             route("/services/elsewhere", "", &headers),
             "Unserved(\"elsewhere\")"
         );
+        let controls = [("x-amz-account-id", "1"), headers[0]];
+        let tags = "/v20180820/tags/arn";
+        assert_eq!(route(tags, "", &controls), "Unserved(\"s3control\")");
+        assert_eq!(route(tags, "", &[]), "S3", "a bucket may be called so");
     }
 
     #[test]

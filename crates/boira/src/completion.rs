@@ -74,33 +74,34 @@ pub fn images() -> ArgValueCandidates {
 }
 
 pub fn hosts() -> ArgValueCandidates {
-    listed("/hosts", "hosts", "name")
+    listed("hosts")
 }
 
 pub fn zones() -> ArgValueCandidates {
-    listed("/zones", "zones", "name")
+    listed("zones")
 }
 
 pub fn accounts() -> ArgValueCandidates {
-    listed("/accounts", "accounts", "name")
+    listed("accounts")
 }
 
 pub fn types() -> ArgValueCandidates {
-    listed("/types", "types", "name")
+    listed("types")
 }
 
 pub fn buckets() -> ArgValueCandidates {
-    listed("/buckets", "buckets", "name")
+    listed("buckets")
 }
 
-/// The names in a list of the administrator's API.
-fn listed(path: &'static str, list: &'static str, name: &'static str) -> ArgValueCandidates {
+/// The names in one of the lists of Boira's own API.
+fn listed(list: &'static str) -> ArgValueCandidates {
     ArgValueCandidates::new(move || {
         ask(async |client| {
-            let answer = client.json(Method::GET, path, None).await?;
+            let path = format!("/{list}");
+            let answer = client.json(Method::GET, &path, None).await?;
             let rows = answer[list].as_array().into_iter().flatten();
             Ok(rows
-                .filter_map(|row| row[name].as_str())
+                .filter_map(|row| row["name"].as_str())
                 .map(CompletionCandidate::new)
                 .collect())
         })

@@ -485,6 +485,14 @@ async fn create_account(
     }))
 }
 
+/// Carries a decision and what follows from it through, also where the caller hangs up meanwhile.
+pub async fn through<T: Send + 'static>(
+    act: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    let outcome = tokio::spawn(act).await;
+    outcome.map_err(|error| Problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
+}
+
 async fn rotate_keys(
     State(controller): State<Arc<Controller>>,
     Path(name): Path<String>,
@@ -492,7 +500,7 @@ async fn rotate_keys(
     let credentials = fresh_credentials();
     let (access_key_id, secret_access_key) =
         (credentials.access_key.clone(), credentials.secret.clone());
-    let (account, admin) = hosts::through(async move {
+    let (account, admin) = through(async move {
         let account = controller
             .cluster
             .decide(move |draft| account::rotate_keys(draft, &name, credentials))

@@ -10,7 +10,7 @@ use crate::pki::Pki;
 use crate::{admin, agents, collect, http, objects, pki};
 use anyhow::{Context, Result, ensure};
 use boira_chunks::Blobs;
-use boira_core::{InstanceTypes, Settings, account, heal, host, reconcile, wanted, zone};
+use boira_core::{InstanceTypes, Settings, account, around, heal, host, reconcile, wanted, zone};
 use boira_model::{CloudId, Host, HostId, InstanceId};
 use boira_store::{Cluster, History, Sqlite, Unavailable};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -44,7 +44,7 @@ pub struct Controller {
     pub facts: Arc<Facts>,
     pub history: History,
     pub notary: Signer,
-    pub around: wanted::Around,
+    pub around: around::Cache,
     pub blobs: Arc<Blobs>,
     pub files: Files,
     /// What is wrong with the files as they were last read; held while they are read or written.
@@ -203,7 +203,7 @@ fn open_home(options: Options) -> Result<Controller> {
         cluster,
         links,
         notary,
-        around: wanted::Around::default(),
+        around: around::Cache::default(),
         files,
         problems: tokio::sync::Mutex::default(),
         pki,

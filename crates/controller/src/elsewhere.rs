@@ -11,7 +11,7 @@ use serde_json::json;
 
 const CODE: &str = "UnsupportedOperation";
 /// AWS's services that speak REST and XML; the others that speak REST use JSON.
-const REST_XML: [&str; 2] = ["cloudfront", "route53"];
+const REST_XML: [&str; 3] = ["cloudfront", "route53", "s3control"];
 
 /// The refusal for a destination that has no table of operations here.
 pub fn refuse(destination: &Destination, parts: &Parts, request_id: &str) -> Response {

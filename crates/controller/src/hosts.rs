@@ -1,6 +1,6 @@
 //! `/hosts` and `/invitations` of Boira's own API: who runs instances, and who may.
 
-use crate::admin::{Problem, Reply, bad, time};
+use crate::admin::{Problem, Reply, bad, through, time};
 use crate::controller::Controller;
 use crate::{join, moves, zones};
 use axum::Json;
@@ -237,14 +237,6 @@ pub async fn revoke(State(controller): State<Arc<Controller>>, Path(name): Path<
     })
     .await?;
     Ok(Json(json!({ "host": host.id, "name": host.name })))
-}
-
-/// Carries a decision and what follows from it through, also where the caller hangs up meanwhile.
-pub async fn through<T: Send + 'static>(
-    act: impl Future<Output = Result<T, Problem>> + Send + 'static,
-) -> Result<T, Problem> {
-    let outcome = tokio::spawn(act).await;
-    outcome.map_err(|error| Problem(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?
 }
 
 #[derive(Deserialize)]

@@ -5,9 +5,8 @@
 //! Who runs the script has the pin of this endpoint's key from the administrator; the script carries
 //! the cloud's CA, and the token proves that the administrator wants this PC.
 
-use crate::admin::Problem;
+use crate::admin::{Problem, through};
 use crate::controller::Controller;
-use crate::hosts::through;
 use crate::pki::HostRequest;
 use anyhow::{Context, Result};
 use axum::body::Body;

@@ -5,6 +5,7 @@
 //! it has made so far. A decision that fails is dropped with its draft and changes nothing.
 
 pub mod account;
+pub mod around;
 pub mod attribute;
 pub mod capacity;
 pub mod draft;

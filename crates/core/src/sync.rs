@@ -9,10 +9,12 @@
 //! ```
 //! Nothing here waits or sends; agent, controller and simulator share it.
 
+use crate::around::{self, Piece, with_neighbours};
 use crate::plan::Memory;
 use crate::planted::{Bug, planted};
-use crate::wanted::{self, Around, Notary, Piece, Wanted};
+use crate::wanted::{self, Notary, Wanted};
 use crate::{Settings, State};
+use boira_model::shared::Shared;
 use boira_model::wire::*;
 use boira_model::{CloudId, HostId, InstanceId};
 use serde::{Deserialize, Serialize};
@@ -134,7 +136,7 @@ pub fn tell(
     told: &mut Option<Told>,
     (state, generation): (&State, u64),
     host: &HostId,
-    (notary, around): (&dyn Notary, &Around),
+    (notary, cache): (&dyn Notary, &around::Cache),
     have: &Have,
 ) -> SyncAnswer {
     if told
@@ -144,12 +146,17 @@ pub fn tell(
         return SyncAnswer::default();
     }
     let notary = Noting::new(notary);
+    let bare = wanted::bare(state, host, &notary);
     let (wanted, neighbours) = match have.neighbours {
         Some(_) => {
-            let (wanted, neighbours) = wanted::apart(state, host, &notary, around);
-            (wanted, Some(neighbours))
+            let pieces = bare.network.iter().map(|vpc| cache.piece(state, vpc));
+            let pieces = pieces.collect();
+            (bare, Some(pieces))
         }
-        None => (wanted::wanted(state, host, &notary), None),
+        None => {
+            let network = around::whole(state, &bare.network);
+            (Wanted { network, ..bare }, None)
+        }
     };
     let hashes = Hashes::of(&wanted, neighbours.as_ref());
     *told = Some(Told {

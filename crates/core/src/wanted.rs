@@ -1,12 +1,11 @@
 //! What a host is told: the wanted state of everything that lives there, in parts.
 
 use crate::State;
+use crate::around;
 use crate::policy::{self, Then};
-use crate::sync;
 use boira_model::wire::*;
 use boira_model::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
 
 /// Signs identity documents. Answers `None` while a signature isn't made yet; the host is told again
 /// when it is.
@@ -39,85 +38,22 @@ pub struct Wanted {
 }
 
 pub fn wanted(state: &State, host: &HostId, notary: &dyn Notary) -> Wanted {
+    let bare = bare(state, host, notary);
+    Wanted {
+        network: around::whole(state, &bare.network),
+        ..bare
+    }
+}
+
+/// [`wanted`] with networks that are told without what is around them ([`around`]).
+pub fn bare(state: &State, host: &HostId, notary: &dyn Notary) -> Wanted {
     let (instances, volumes) = (instances(state, host), volumes(state, host));
-    let network = networks(state, host, notary);
-    let neighbours = network.iter().map(|vpc| Box::new(around(state, vpc)));
-    let neighbours: Vec<_> = neighbours.collect();
     Wanted {
         images: blobs(&instances, &volumes),
-        network: with_neighbours(&network, &neighbours),
+        network: networks(state, host, notary),
         instances,
         volumes,
     }
-}
-
-/// What is around VPCs, kept for all the hosts that are to be told.
-#[derive(Default)]
-pub struct Around(Mutex<Kept>);
-
-#[derive(Default)]
-struct Kept {
-    /// By the VPC, the groups of a host's ports, and whether it reaches others.
-    pieces: BTreeMap<(VpcId, BTreeSet<GroupId>, bool), (u64, Piece)>,
-    bytes: usize,
-}
-
-/// Of one VPC, with a digest.
-#[derive(Clone)]
-pub struct Piece {
-    pub body: Shared<WantedNeighbours>,
-    pub hash: String,
-}
-
-/// Of JSON, at most; what is needed is derived again.
-const MOST_KEPT: usize = 8 << 20;
-
-impl Around {
-    fn of(&self, state: &State, vpc: &WantedVpc) -> Piece {
-        let groups = vpc
-            .ports
-            .iter()
-            .flat_map(|port| port.groups.iter().cloned());
-        let key = (vpc.vpc.clone(), groups.collect(), vpc.overlay.is_some());
-        let revision = state.vpc_revisions.get(&vpc.vpc).copied().unwrap_or(0);
-        let mut kept = self.0.lock().expect("no holder of this lock panics");
-        match kept.pieces.get(&key) {
-            Some((known, piece)) if *known == revision => return piece.clone(),
-            Some(_) | None => {}
-        }
-        let body = Shared::new(around(state, vpc));
-        let piece = Piece {
-            hash: sync::digest(body.json().as_bytes()),
-            body,
-        };
-        kept.bytes += piece.body.json().len();
-        if let Some((_, old)) = kept.pieces.insert(key, (revision, piece.clone())) {
-            kept.bytes -= old.body.json().len();
-        }
-        if kept.bytes > MOST_KEPT {
-            *kept = Kept::default();
-        }
-        piece
-    }
-}
-
-/// [`wanted`] as a host is told that takes its neighbours apart: the networks are without them.
-pub fn apart(
-    state: &State,
-    host: &HostId,
-    notary: &dyn Notary,
-    known: &Around,
-) -> (Wanted, Vec<Piece>) {
-    let (instances, volumes) = (instances(state, host), volumes(state, host));
-    let network = networks(state, host, notary);
-    let neighbours = network.iter().map(|vpc| known.of(state, vpc)).collect();
-    let wanted = Wanted {
-        images: blobs(&instances, &volumes),
-        network,
-        instances,
-        volumes,
-    };
-    (wanted, neighbours)
 }
 
 /// The part of [`wanted`] that names images.
@@ -271,7 +207,7 @@ fn blobs(instances: &[WantedInstance], volumes: &[WantedVolume]) -> Vec<WantedBl
         .collect()
 }
 
-/// A port for every instance that is here and should run or still may; without the neighbours.
+/// A port for every instance that is here and should run or still may; without what is around.
 fn networks(state: &State, host: &HostId, notary: &dyn Notary) -> Vec<WantedVpc> {
     let mut ports: BTreeMap<VpcId, Vec<WantedPort>> = BTreeMap::new();
     for row in state
@@ -335,37 +271,6 @@ fn networks(state: &State, host: &HostId, notary: &dyn Notary) -> Vec<WantedVpc>
         .collect()
 }
 
-fn around(state: &State, vpc: &WantedVpc) -> WantedNeighbours {
-    WantedNeighbours {
-        vpc: vpc.vpc.clone(),
-        groups: groups(state, &vpc.ports),
-        // Whom nobody reaches reaches nobody.
-        peers: match vpc.overlay {
-            Some(_) => peers(state, &vpc.vpc),
-            None => Vec::new(),
-        },
-    }
-}
-
-/// Where a VPC is: all addresses that are up on hosts within reach.
-fn peers(state: &State, vpc: &VpcId) -> Vec<WantedPeer> {
-    let mut peers: BTreeMap<u64, WantedPeer> = BTreeMap::new();
-    for (other, addresses) in state.up.get(vpc).into_iter().flat_map(|up| up.iter()) {
-        let row = state.hosts.get(other);
-        let Some((row, (key, endpoint))) = row.and_then(|row| Some((row, row.peer()?))) else {
-            continue;
-        };
-        let peer = WantedPeer {
-            host: row.number,
-            key: key.into(),
-            endpoint,
-            addresses: addresses.iter().copied().collect(),
-        };
-        peers.insert(row.number, peer);
-    }
-    peers.into_values().collect()
-}
-
 fn wanted_port(state: &State, row: &Instance, port: &Interface, notary: &dyn Notary) -> WantedPort {
     WantedPort {
         interface: port.id.clone(),
@@ -378,52 +283,6 @@ fn wanted_port(state: &State, row: &Instance, port: &Interface, notary: &dyn Not
         source_dest_check: port.source_dest_check,
         metadata: metadata(state, row, port, notary),
     }
-}
-
-/// The groups of these ports and those that their rules name, with members all over the cloud.
-fn groups(state: &State, ports: &[WantedPort]) -> Vec<WantedGroup> {
-    let mut ids: BTreeSet<GroupId> = ports
-        .iter()
-        .flat_map(|p| p.groups.iter().cloned())
-        .collect();
-    let named: Vec<GroupId> = ids
-        .iter()
-        .filter_map(|id| state.groups.get(id))
-        .flat_map(|group| group.rules.iter())
-        .filter_map(|rule| match &rule.peer {
-            Peer::Group(id) => Some(id.clone()),
-            Peer::Cidr(_) => None,
-        })
-        .collect();
-    let referenced: BTreeSet<GroupId> = named.iter().cloned().collect();
-    ids.extend(named);
-    let members = |group: &GroupId| -> Vec<std::net::Ipv4Addr> {
-        let members = state
-            .members
-            .get(group)
-            .filter(|_| referenced.contains(group));
-        members
-            .into_iter()
-            .flat_map(|members| members.keys().copied())
-            .collect()
-    };
-    let rules = |group: &SecurityGroup, direction| {
-        group
-            .rules
-            .iter()
-            .filter(|rule| rule.direction == direction)
-            .map(|rule| (rule.protocol, rule.peer.clone()))
-            .collect()
-    };
-    ids.iter()
-        .filter_map(|id| state.groups.get(id))
-        .map(|group| WantedGroup {
-            id: group.id.clone(),
-            members: members(&group.id),
-            ingress: rules(group, Direction::Ingress),
-            egress: rules(group, Direction::Egress),
-        })
-        .collect()
 }
 
 /// `ip-172-31-0-7.ec2.internal`, as AWS names instances of us-east-1; elsewhere

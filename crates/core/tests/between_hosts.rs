@@ -2,9 +2,9 @@
 
 mod common;
 
+use boira_core::around;
 use boira_core::observe;
 use boira_core::sync::{self, Accepted, Have};
-use boira_core::wanted::Around;
 use boira_model::wire::{Endpoint, GuestState, SyncAnswer, UnderlayReport, WantedOverlay};
 use boira_model::*;
 use common::Cloud;
@@ -149,8 +149,8 @@ fn accepts(cloud: &Cloud, host: &HostId, accepted: &mut Accepted, apart: bool) -
         ..accepted.have()
     };
     let state = (&cloud.state, 1);
-    let around = Around::default();
-    let mut answer = sync::tell(&mut None, state, host, (&(), &around), &have);
+    let cache = around::Cache::default();
+    let mut answer = sync::tell(&mut None, state, host, (&(), &cache), &have);
     answer.cloud = Some("cloud-1".into());
     accepted.accept(answer.clone());
     answer

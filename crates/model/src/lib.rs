@@ -10,6 +10,7 @@ pub mod id;
 pub mod image;
 pub mod instance;
 pub mod network;
+pub mod shared;
 pub mod time;
 pub mod volume;
 pub mod wire;

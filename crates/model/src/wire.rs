@@ -3,18 +3,15 @@
 //! The agent sends what it observes and, per part, which generation and hash of the wanted state it
 //! has accepted; the answer holds only the parts that differ. An idle heartbeat has no report.
 
+use crate::shared::Shared;
 use crate::{
     Acceleration, Boot, Cidr, CloudId, Exit, GroupId, HostCapacity, HostId, InstanceId, Intake,
     InterfaceId, Mac, Overhead, Peer, Protocol, StopHow, SubnetId, VolumeId, VolumeSource, VpcId,
     Wall,
 };
-use serde::de::{DeserializeOwned, Error};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::ops::Deref;
-use std::sync::Arc;
 
 /// The newest version of what is said here. 2 has fences: an agent of 1 doesn't know that a guest is to
 /// be held. 3 has guests that go to another host running, and with 4 people's connections go along. 5 tells
@@ -232,91 +229,6 @@ pub struct WantedNeighbours {
     pub groups: Vec<WantedGroup>,
     /// All hosts where something of the VPC is, the one that is told included.
     pub peers: Vec<WantedPeer>,
-}
-
-/// What is large and told to many hosts: derived and written as JSON once, there and where it is kept.
-#[derive(Clone, Debug)]
-pub struct Shared<T> {
-    body: Arc<T>,
-    json: Option<Arc<RawValue>>,
-}
-
-impl<T: Serialize> Shared<T> {
-    pub fn new(body: T) -> Self {
-        let json = serde_json::value::to_raw_value(&body);
-        Self {
-            json: json.ok().map(Arc::from),
-            body: Arc::new(body),
-        }
-    }
-
-    /// Its JSON form.
-    pub fn json(&self) -> &str {
-        self.json.as_ref().map_or("", |json| json.get())
-    }
-}
-
-impl<T> Deref for Shared<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.body
-    }
-}
-
-impl<T: PartialEq> PartialEq for Shared<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.body == other.body
-    }
-}
-
-impl<T: Serialize> Serialize for Shared<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.json {
-            Some(json) => json.serialize(serializer),
-            None => self.body.serialize(serializer),
-        }
-    }
-}
-
-impl<'de, T: DeserializeOwned> Deserialize<'de> for Shared<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let json = Box::<RawValue>::deserialize(deserializer)?;
-        let body = serde_json::from_str(json.get()).map_err(D::Error::custom)?;
-        Ok(Self {
-            body: Arc::new(body),
-            json: Some(json.into()),
-        })
-    }
-}
-
-/// The networks with what is around them. One that was told with it, as older controllers do, is whole.
-pub fn with_neighbours<T: Deref<Target = WantedNeighbours>>(
-    network: &[WantedVpc],
-    neighbours: &[T],
-) -> Vec<WantedVpc> {
-    let whole = |vpc: &WantedVpc| {
-        let known = !vpc.groups.is_empty();
-        known || vpc.overlay.as_ref().is_some_and(|it| !it.peers.is_empty())
-    };
-    let mut network = network.to_vec();
-    for vpc in network.iter_mut().filter(|vpc| !whole(vpc)) {
-        let Some(around) = neighbours.iter().find(|around| around.vpc == vpc.vpc) else {
-            continue;
-        };
-        vpc.groups.clone_from(&around.groups);
-        let others = vpc.overlay.take().map(|overlay| WantedOverlay {
-            peers: around
-                .peers
-                .iter()
-                .filter(|peer| peer.host != overlay.host)
-                .cloned()
-                .collect(),
-            ..overlay
-        });
-        vpc.overlay = others.filter(|overlay| !overlay.peers.is_empty());
-    }
-    network
 }
 
 /// The port of a guest that comes from another host.

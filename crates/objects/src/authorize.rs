@@ -434,13 +434,7 @@ pub async fn acting(store: &Arc<Store>, asked: &Asked<'_>) -> S3Result<(String, 
     if later && (judge.is_owner() || !judge.governed.restricted) {
         return Ok((owner, Some(judge)));
     }
-    let mut besides = besides(asked.headers);
-    if asked.operation == "GetObjectAttributes" {
-        besides.push(match asked.query.has("versionId") {
-            true => "s3:GetObjectVersionAttributes",
-            false => "s3:GetObjectAttributes",
-        });
-    }
+    let besides = besides(asked);
     let name = asked.key.unwrap_or_default();
     let allowed = judge.allows(&action, asked.key);
     // Whom an ACL lets put an object, he owns it, and may tag it.
@@ -464,8 +458,8 @@ fn asks_for_list(headers: &HeaderMap) -> bool {
     names.any(|name| name == "x-amz-acl" || name.starts_with("x-amz-grant-"))
 }
 
-/// Actions that a request's headers ask for besides its own.
-fn besides(headers: &HeaderMap) -> Vec<&'static str> {
+/// Actions that a request asks for besides its own.
+fn besides(asked: &Asked<'_>) -> Vec<&'static str> {
     let asks = [
         (
             "x-amz-bypass-governance-retention",
@@ -479,10 +473,16 @@ fn besides(headers: &HeaderMap) -> Vec<&'static str> {
         ("x-amz-object-lock-legal-hold", "s3:PutObjectLegalHold"),
         ("x-amz-tagging", "s3:PutObjectTagging"),
     ];
-    let asked = asks
+    let by_header = asks
         .iter()
-        .filter(|(header, _)| headers.contains_key(*header));
-    asked.map(|(_, action)| *action).collect()
+        .filter(|(header, _)| asked.headers.contains_key(*header))
+        .map(|(_, action)| *action);
+    let attributes =
+        (asked.operation == "GetObjectAttributes").then(|| match asked.query.has("versionId") {
+            true => "s3:GetObjectVersionAttributes",
+            false => "s3:GetObjectAttributes",
+        });
+    by_header.chain(attributes).collect()
 }
 
 fn note_tags(context: &mut BTreeMap<String, Vec<String>>, object: &Object) {

@@ -117,14 +117,6 @@ impl Front {
             };
             return Ok((request, target));
         }
-        // Another service, that no bucket should be looked for.
-        let controls = request.headers().contains_key("x-amz-account-id");
-        if controls && request.uri().path().starts_with("/v20180820/") {
-            return Err(s3_error!(
-                NotImplemented,
-                "S3 Control is not served here; tags of buckets are GetBucketTagging's and PutBucketTagging's."
-            ));
-        }
         let request = slashed(walrus::stripped(&*self.store.cloud, request)?);
         let path = request.uri().path().trim_matches('/');
         let (bucket, key) = path.split_once('/').unwrap_or((path, ""));

@@ -7,116 +7,104 @@ use crate::signed::Query;
 use http::Method;
 use s3s::{S3Result, s3_error};
 
-/// What the names of a query are about: those that make a request another one than without them.
-const ALL: &[&str] = &[
-    "abac",
-    "accelerate",
-    "acl",
-    "analytics",
-    "annotation",
-    "attributes",
-    "cors",
-    "delete",
-    "encryption",
-    "intelligent-tiering",
-    "inventory",
-    "legal-hold",
-    "lifecycle",
-    "location",
-    "logging",
-    "metadataConfiguration",
-    "metadataInventoryTable",
-    "metadataJournalTable",
-    "metadataTable",
-    "metrics",
-    "notification",
-    "object-lock",
-    "ownershipControls",
-    "partNumber",
-    "policy",
-    "policyStatus",
-    "publicAccessBlock",
-    "renameObject",
-    "replication",
-    "requestPayment",
-    "restore",
-    "retention",
-    "select",
-    "session",
-    "tagging",
-    "torrent",
-    "uploadId",
-    "uploads",
-    "versionId",
-    "versioning",
-    "versions",
-    "website",
-];
+/// A name in a query that makes a request another one than without it.
+struct Subresource {
+    name: &'static str,
+    /// The methods by which s3s routes it, of a bucket and of an object. None: AWS has it, and s3s doesn't.
+    of_bucket: &'static str,
+    of_object: &'static str,
+    /// Whether signatures of version 2 cover it (AWS, "Signing and authenticating REST requests").
+    signed_by_2: bool,
+}
 
-/// Those that AWS has and s3s doesn't know.
-const NOT_HERE: &[&str] = &[
-    "abac",
-    "annotation",
-    "metadataConfiguration",
-    "metadataInventoryTable",
-    "metadataJournalTable",
-    "renameObject",
-];
-
-/// A bucket's configurations that can be read, written and deleted.
-const CONFIGURATIONS: &[&str] = &[
-    "analytics",
-    "cors",
-    "encryption",
-    "intelligent-tiering",
-    "inventory",
-    "lifecycle",
-    "metrics",
-    "ownershipControls",
-    "policy",
-    "publicAccessBlock",
-    "replication",
-    "tagging",
-    "website",
-];
-
-/// Those that can be read and written.
-const SETTINGS: &[&str] = &[
-    "accelerate",
-    "acl",
-    "logging",
-    "notification",
-    "object-lock",
-    "requestPayment",
-    "versioning",
-];
-
-/// What s3s routes by a name in the query.
-fn is_routed(method: &Method, has_key: bool, name: &str) -> bool {
-    let among = |names: &[&str]| names.contains(&name);
-    match (method.as_str(), has_key) {
-        ("GET", false) => {
-            among(CONFIGURATIONS)
-                || among(SETTINGS)
-                || among(&["location", "metadataTable", "policyStatus"])
-                || among(&["session", "uploads", "versions"])
-        }
-        ("PUT", false) => among(CONFIGURATIONS) || among(SETTINGS),
-        ("DELETE", false) => among(CONFIGURATIONS) || name == "metadataTable",
-        ("POST", false) => among(&["delete", "metadataTable"]),
-        ("GET", true) => {
-            among(&["acl", "attributes", "legal-hold", "partNumber", "retention"])
-                || among(&["tagging", "torrent", "uploadId", "versionId"])
-        }
-        ("HEAD", true) => among(&["partNumber", "versionId"]),
-        ("PUT", true) => {
-            among(&["acl", "legal-hold", "partNumber", "retention"])
-                || among(&["tagging", "uploadId", "versionId"])
-        }
-        ("DELETE", true) => among(&["tagging", "uploadId", "versionId"]),
-        ("POST", true) => among(&["restore", "select", "uploadId", "uploads", "versionId"]),
-        _ => false,
+const fn row(
+    name: &'static str,
+    of_bucket: &'static str,
+    of_object: &'static str,
+    signed_by_2: bool,
+) -> Subresource {
+    Subresource {
+        name,
+        of_bucket,
+        of_object,
+        signed_by_2,
     }
+}
+
+const ALL: &[Subresource] = &[
+    row("abac", "", "", false),
+    row("accelerate", "GET PUT", "", false),
+    row("acl", "GET PUT", "GET PUT", true),
+    row("analytics", "GET PUT DELETE", "", false),
+    row("annotation", "", "", false),
+    row("attributes", "", "GET", false),
+    row("cors", "GET PUT DELETE", "", true),
+    row("delete", "POST", "", true),
+    row("encryption", "GET PUT DELETE", "", false),
+    row("intelligent-tiering", "GET PUT DELETE", "", false),
+    row("inventory", "GET PUT DELETE", "", false),
+    row("legal-hold", "", "GET PUT", false),
+    row("lifecycle", "GET PUT DELETE", "", true),
+    row("location", "GET", "", true),
+    row("logging", "GET PUT", "", true),
+    row("metadataConfiguration", "", "", false),
+    row("metadataInventoryTable", "", "", false),
+    row("metadataJournalTable", "", "", false),
+    row("metadataTable", "GET POST DELETE", "", false),
+    row("metrics", "GET PUT DELETE", "", false),
+    row("notification", "GET PUT", "", true),
+    row("object-lock", "GET PUT", "", true),
+    row("ownershipControls", "GET PUT DELETE", "", false),
+    row("partNumber", "", "GET HEAD PUT", true),
+    row("policy", "GET PUT DELETE", "", true),
+    row("policyStatus", "GET", "", false),
+    row("publicAccessBlock", "GET PUT DELETE", "", false),
+    row("renameObject", "", "", false),
+    row("replication", "GET PUT DELETE", "", true),
+    row("requestPayment", "GET PUT", "", true),
+    row("restore", "", "POST", false),
+    row("retention", "", "GET PUT", false),
+    row("select", "", "POST", false),
+    row("session", "GET", "", false),
+    row("tagging", "GET PUT DELETE", "GET PUT DELETE", true),
+    row("torrent", "", "GET", true),
+    row("uploadId", "", "GET PUT POST DELETE", true),
+    row("uploads", "GET", "POST", true),
+    row("versionId", "", "GET HEAD PUT POST DELETE", true),
+    row("versioning", "GET PUT", "", true),
+    row("versions", "GET", "", true),
+    row("website", "GET PUT DELETE", "", true),
+];
+
+impl Subresource {
+    fn is_routed(&self, method: &Method, has_key: bool) -> bool {
+        let methods = match has_key {
+            true => self.of_object,
+            false => self.of_bucket,
+        };
+        methods.split(' ').any(|one| one == method.as_str())
+    }
+
+    /// Whether AWS has it of such a thing, and nothing here has.
+    fn is_missing(&self, has_key: bool) -> bool {
+        let nowhere = self.of_bucket.is_empty() && self.of_object.is_empty();
+        // Of an object it is UpdateObjectEncryption's.
+        nowhere || (self.name == "encryption" && has_key)
+    }
+}
+
+/// Whether signatures of version 2 cover a pair of this name.
+pub fn is_signed_by_2(name: &str) -> bool {
+    let of_answers = [
+        "response-cache-control",
+        "response-content-disposition",
+        "response-content-encoding",
+        "response-content-language",
+        "response-content-type",
+        "response-expires",
+    ];
+    let mut signed = ALL.iter().filter(|row| row.signed_by_2);
+    signed.any(|row| row.name == name) || of_answers.contains(&name)
 }
 
 /// Refuses what would be taken for another request.
@@ -125,10 +113,9 @@ pub fn check(method: &Method, has_key: bool, query: &Query) -> S3Result<()> {
     if method == Method::OPTIONS {
         return Ok(());
     }
-    let strange = names().find(|name| ALL.contains(name) && !is_routed(method, has_key, name));
-    if let Some(name) = strange {
-        let not_here = NOT_HERE.contains(&name) || (name == "encryption" && has_key);
-        return Err(match not_here {
+    let mut asked = names().filter_map(|name| ALL.iter().find(|row| row.name == name));
+    if let Some(row) = asked.find(|row| !row.is_routed(method, has_key)) {
+        return Err(match row.is_missing(has_key) {
             true => s3_error!(
                 NotImplemented,
                 "A header or query you provided implies functionality that is not implemented."

@@ -106,34 +106,6 @@ impl Here {
         here
     }
 
-    /// A page of two versions after the markers of the page before: ids, and the next markers.
-    async fn two_versions(
-        &self,
-        after: Option<(String, String)>,
-    ) -> (Vec<String>, Option<(String, String)>) {
-        let (key_marker, version_id_marker) = after.unzip();
-        let input = ListObjectVersionsInput {
-            bucket: BUCKET.into(),
-            max_keys: Some(2),
-            key_marker,
-            version_id_marker,
-            ..Default::default()
-        };
-        let page = self
-            .store
-            .list_object_versions(request(input))
-            .await
-            .unwrap();
-        let versions = page.versions.unwrap_or_default();
-        let ids = versions
-            .into_iter()
-            .filter_map(|version| version.version_id);
-        (
-            ids.collect(),
-            page.next_key_marker.zip(page.next_version_id_marker),
-        )
-    }
-
     pub async fn put(&self, key: &str, bytes: &[u8]) {
         let body = crate::read::whole(Bytes::copy_from_slice(bytes));
         let input = PutObjectInput {
@@ -229,20 +201,30 @@ impl Here {
         self.store.db.read(look).await.unwrap()
     }
 
+    /// Versions and delete markers.
     async fn versions(&self) -> (usize, usize) {
-        let input = ListObjectVersionsInput {
-            bucket: BUCKET.into(),
-            ..Default::default()
-        };
-        let page = self
-            .store
-            .list_object_versions(request(input))
-            .await
-            .unwrap();
+        let page = self.page_of_versions(1000, None).await;
         (
             page.versions.unwrap().len(),
             page.delete_markers.unwrap().len(),
         )
+    }
+
+    async fn page_of_versions(
+        &self,
+        most: i32,
+        after: Option<(String, String)>,
+    ) -> ListObjectVersionsOutput {
+        let (key_marker, version_id_marker) = after.unzip();
+        let input = ListObjectVersionsInput {
+            bucket: BUCKET.into(),
+            max_keys: Some(most),
+            key_marker,
+            version_id_marker,
+            ..Default::default()
+        };
+        let page = self.store.list_object_versions(request(input)).await;
+        page.unwrap()
     }
 
     async fn rules(&self, rules: Vec<LifecycleRule>) {
@@ -657,20 +639,20 @@ async fn a_page_of_versions_goes_on_after_one_that_was_deleted() {
     }
     let (mut seen, mut after) = (0, None);
     loop {
-        let (ids, next) = here.two_versions(after).await;
-        seen += ids.len();
-        for id in ids {
+        let page = here.page_of_versions(2, after).await;
+        for version in page.versions.unwrap() {
+            seen += 1;
             let input = DeleteObjectInput {
                 bucket: BUCKET.into(),
                 key: "a".into(),
-                version_id: Some(id),
+                version_id: version.version_id,
                 ..Default::default()
             };
             here.store.delete_object(request(input)).await.unwrap();
         }
-        match next {
-            Some(_) => after = next,
-            None => break,
+        after = page.next_key_marker.zip(page.next_version_id_marker);
+        if after.is_none() {
+            break;
         }
     }
     assert_eq!(seen, 5);

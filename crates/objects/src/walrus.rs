@@ -7,6 +7,7 @@
 use crate::access::{Cloud, unavailable};
 use crate::error::denied;
 use crate::signed::{field, mac_of_version_2};
+use crate::subresources;
 use boira_api::sigv4::{self, Scope};
 use boira_api::{form, time};
 use http::header::AUTHORIZATION;
@@ -23,36 +24,6 @@ const PREFIXES: [&str; 2] = ["/services/Walrus", "/services/objectstorage"];
 /// A request that came below that path.
 #[derive(Clone, Copy)]
 pub struct Below;
-
-/// Parts of a query that version 2 signs (AWS, "Signing and authenticating REST requests").
-const SUBRESOURCES: [&str; 26] = [
-    "acl",
-    "cors",
-    "delete",
-    "lifecycle",
-    "location",
-    "logging",
-    "notification",
-    "object-lock",
-    "partNumber",
-    "policy",
-    "replication",
-    "requestPayment",
-    "response-cache-control",
-    "response-content-disposition",
-    "response-content-encoding",
-    "response-content-language",
-    "response-content-type",
-    "response-expires",
-    "tagging",
-    "torrent",
-    "uploadId",
-    "uploads",
-    "versionId",
-    "versioning",
-    "versions",
-    "website",
-];
 
 /// The request without the prefix, signed for the rest of its path. Others are what they were.
 pub fn stripped(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Request<Body>> {
@@ -253,7 +224,7 @@ impl Signed {
             text.push_str(&format!("{name}:{}\n", joined(headers, name)));
         }
         text.push_str(path);
-        let signed = |name: &String| SUBRESOURCES.contains(&name.as_str());
+        let signed = |name: &String| subresources::is_signed_by_2(name);
         let mut joint = '?';
         for (name, value) in query.iter().filter(|(name, _)| signed(name)) {
             text.push(joint);

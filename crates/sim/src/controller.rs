@@ -7,10 +7,10 @@ use crate::store::{Disk, Fate};
 use boira_core::attribute::{self, Setting};
 use boira_core::fence::{self, Watch};
 use boira_core::sync::{self, Admit, Inbox, Told};
-use boira_core::wanted::{self, Around};
 use boira_core::{
     Ctx, Settings, State, heal, launch, moving, observe, power, reconcile, settings, volume,
 };
+use boira_core::{around, wanted};
 use boira_model::wire::{SyncAnswer, SyncRequest};
 use boira_model::*;
 use boira_store::{Event, Listener, Snapshot, Writer};
@@ -84,7 +84,7 @@ pub struct Controller {
     parked: Vec<Parked>,
     /// What each host was told last.
     told: BTreeMap<HostId, Option<Told>>,
-    around: Around,
+    around: around::Cache,
     pub ledger: Arc<Mutex<Ledger>>,
 }
 
@@ -104,7 +104,7 @@ impl Controller {
             given_away: Arc::default(),
             parked: Vec::new(),
             told: BTreeMap::new(),
-            around: Around::default(),
+            around: around::Cache::default(),
             ledger: Arc::default(),
         }
     }
@@ -138,7 +138,7 @@ impl Controller {
         self.queue.clear();
         self.parked.clear();
         self.told.clear();
-        self.around = Around::default();
+        self.around = around::Cache::default();
         self.inboxes.clear();
         self.said = Arc::default();
         self.given_away = Arc::default();

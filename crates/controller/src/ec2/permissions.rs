@@ -329,79 +329,70 @@ pub fn wire(protocol: &Protocol) -> (String, i64, i64) {
 /// The rules of one direction as AWS lists them: those with the same protocol and ports together.
 pub fn permissions(group: &SecurityGroup, direction: Direction) -> Vec<IpPermission> {
     let rules = group.rules.iter();
-    together(group, rules.filter(|rule| rule.direction == direction))
+    let rules = rules.filter(|rule| rule.direction == direction);
+    together(
+        group,
+        rules.map(|rule| (rule.protocol, &rule.peer, rule.description.as_deref())),
+    )
 }
 
 /// Traffic that no rule lets through, in the same form.
 pub fn unknown(group: &SecurityGroup, traffic: &[Traffic]) -> Vec<IpPermission> {
-    let rules: Vec<Rule> = traffic
-        .iter()
-        .map(|(protocol, peer)| Rule {
-            id: RuleId::from_entropy(0),
-            direction: Direction::Ingress,
-            protocol: *protocol,
-            peer: peer.clone(),
-            description: None,
-            tags: Tags::new(),
-        })
-        .collect();
-    together(group, rules.iter())
+    let traffic = traffic.iter();
+    together(
+        group,
+        traffic.map(|(protocol, peer)| (*protocol, peer, None)),
+    )
 }
 
-fn together<'a>(group: &SecurityGroup, rules: impl Iterator<Item = &'a Rule>) -> Vec<IpPermission> {
-    let mut kinds: Vec<(Protocol, Vec<&Rule>)> = Vec::new();
-    for rule in rules {
-        match kinds
-            .iter_mut()
-            .find(|(protocol, _)| *protocol == rule.protocol)
-        {
-            Some((_, rules)) => rules.push(rule),
-            None => kinds.push((rule.protocol, vec![rule])),
+/// A peer, and how its rule is described.
+type Described<'a> = (&'a Peer, Option<&'a str>);
+
+fn together<'a>(
+    group: &SecurityGroup,
+    rules: impl Iterator<Item = (Protocol, &'a Peer, Option<&'a str>)>,
+) -> Vec<IpPermission> {
+    let mut kinds: Vec<(Protocol, Vec<Described<'a>>)> = Vec::new();
+    for (protocol, peer, description) in rules {
+        match kinds.iter_mut().find(|(known, _)| *known == protocol) {
+            Some((_, peers)) => peers.push((peer, description)),
+            None => kinds.push((protocol, vec![(peer, description)])),
         }
     }
     kinds
         .into_iter()
-        .map(|(protocol, rules)| {
+        .map(|(protocol, peers)| {
             let (name, from, to) = wire(&protocol);
             let has_ports = !matches!(protocol, Protocol::All | Protocol::Number(_));
+            let pairs = peers.iter().filter_map(|peer| pair(group, peer));
             IpPermission::new()
                 .from_port(has_ports.then_some(from))
                 .ip_protocol(name)
-                .ip_ranges(
-                    rules
-                        .iter()
-                        .filter_map(|rule| range(rule))
-                        .collect::<Vec<_>>(),
-                )
+                .ip_ranges(peers.iter().filter_map(range).collect::<Vec<_>>())
                 .ipv6_ranges(Vec::<Value>::new())
                 .prefix_list_ids(Vec::<Value>::new())
                 .to_port(has_ports.then_some(to))
-                .user_id_group_pairs(
-                    rules
-                        .iter()
-                        .filter_map(|rule| pair(group, rule))
-                        .collect::<Vec<_>>(),
-                )
+                .user_id_group_pairs(pairs.collect::<Vec<_>>())
         })
         .collect()
 }
 
-fn range(rule: &Rule) -> Option<IpRange> {
-    match &rule.peer {
+fn range((peer, description): &Described<'_>) -> Option<IpRange> {
+    match peer {
         Peer::Cidr(cidr) => Some(
             IpRange::new()
                 .cidr_ip(cidr.to_string())
-                .description(rule.description.clone()),
+                .description(description.map(str::to_owned)),
         ),
         Peer::Group(_) => None,
     }
 }
 
-fn pair(group: &SecurityGroup, rule: &Rule) -> Option<UserIdGroupPair> {
-    match &rule.peer {
+fn pair(group: &SecurityGroup, (peer, description): &Described<'_>) -> Option<UserIdGroupPair> {
+    match peer {
         Peer::Group(id) => Some(
             UserIdGroupPair::new()
-                .description(rule.description.clone())
+                .description(description.map(str::to_owned))
                 .group_id(id.to_string())
                 .user_id(group.owner.as_str().to_owned()),
         ),
