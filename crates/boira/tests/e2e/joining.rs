@@ -167,6 +167,38 @@ fn cut_off_and_back(room: &Room, id: &str) {
     });
 }
 
+/// A PC is one host of a cloud, and its owner gets it back as it was.
+fn taken_out(room: &Room) {
+    let (pc, home) = (room.pc(1), room.home(1).display().to_string());
+    let boira = format!("{home}/bin/boira --home");
+    let other = format!("{home}-other");
+    pc.sh(&format!(
+        "mkdir -p {other}/agent && cp {home}/agent/identity.json {other}/agent"
+    ))
+    .ok();
+    let refused = pc.sh(&format!("{boira} {other} agent")).fails(1);
+    assert!(
+        refused.contains("runs on this machine already"),
+        "{refused}"
+    );
+    let refused = pc.sh(&format!("{boira} {home} down")).fails(1);
+    assert!(refused.contains("end the agent first"), "{refused}");
+    let qemus = || pc.sh("pgrep -c qemu-system || :").ok();
+    assert_eq!(qemus(), "1", "its guest goes on");
+    pc.sh("pkill -f ' agent$'").ok();
+    wait("the agent has ended", BOOT, || {
+        let run = pc.sh(&format!("{boira} {home} down"));
+        match run.code {
+            Some(0) => Ok(()),
+            _ => Err(format!("{run:?}")),
+        }
+    });
+    assert_eq!(qemus(), "0");
+    let left = pc.sh("ip netns list").ok();
+    assert!(!left.contains("boira-"), "{left}");
+    pc.sh(&format!("rm -r {other}")).ok();
+}
+
 fn forgotten(room: &Room) {
     room.boira(&["host", "rm", "pc1", "--force"]).ok();
     assert_eq!(room.host("pc1"), Value::Null);
@@ -178,6 +210,7 @@ fn forgotten(room: &Room) {
         states.iter().all(|state| state == "terminated"),
         "{states:?}"
     );
+    taken_out(room);
     room.boira(&["host", "rm", "pc2"]).ok();
     let refused = room
         .boira(&["instance", "run", "--zone", "us-east-1b"])
