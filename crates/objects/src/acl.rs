@@ -259,8 +259,13 @@ impl Wish {
         let kept = self.is_canned("bucket-owner-full-control");
         let owner = match bucket.config.ownership {
             Ownership::BucketOwnerEnforced => {
-                let fine =
-                    self.grants.is_none() && (self.is_none() || kept || self.is_canned("private"));
+                // "or equivalent forms of this ACL" (AWS, "Disabling ACLs for all new buckets").
+                let all = Grant {
+                    who: of_bucket,
+                    permission: Permission::FullControl,
+                };
+                let same = self.grants.as_ref().is_none_or(|grants| *grants == [all]);
+                let fine = same && (self.canned.is_none() || kept || self.is_canned("private"));
                 return if fine {
                     Ok((None, None))
                 } else {

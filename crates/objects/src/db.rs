@@ -8,7 +8,7 @@
 use crate::contents::{Contents, New, Slice};
 use crate::error::{database_error, gone, internal};
 use crate::quota;
-use crate::recent::{self, Recent};
+use crate::recent::{Recent, Stamp, Touched};
 use crate::rows::{Bucket, all_buckets};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use s3s::{S3Error, S3Result};
@@ -100,19 +100,21 @@ pub struct Tx<'a> {
     seq: &'a Cell<i64>,
     freed: &'a Cell<i64>,
     kept: &'a RefCell<Vec<New>>,
-    touched: &'a Cell<u64>,
+    touched: &'a RefCell<Touched>,
+    /// Which of the transaction's requests this is.
+    number: usize,
 }
 
 impl Tx<'_> {
     /// An object changes: what was read of it before is old.
     pub fn touches(&self, bucket: &str, key: &[u8]) {
-        let shard = recent::shard(bucket, key);
-        self.touched.set(self.touched.get() | 1 << shard);
+        let mut touched = self.touched.borrow_mut();
+        touched.object(bucket, key, self.number);
     }
 
     /// A bucket changes, and with it what all its objects are.
     pub fn touches_all(&self) {
-        self.touched.set(recent::ALL);
+        self.touched.borrow_mut().all = true;
     }
 
     /// A number higher than all before.
@@ -195,7 +197,7 @@ impl Tx<'_> {
 
 /// Runs in a transaction, and answers what to do when its fate is known.
 type Job = Box<dyn FnOnce(&Tx<'_>) -> (bool, Reply) + Send>;
-type Reply = Box<dyn FnOnce(Result<(), S3Error>) + Send>;
+type Reply = Box<dyn FnOnce(Result<&Touched, S3Error>) + Send>;
 
 /// Why an object store can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -278,13 +280,40 @@ impl Db {
         &self,
         decide: impl FnOnce(&Tx<'_>) -> S3Result<T> + Send + 'static,
     ) -> S3Result<T> {
+        self.job(decide, |_, _| ())
+            .await
+            .map(|(outcome, ())| outcome)
+    }
+
+    /// The same for one who makes an object; answers also a stamp under which it can be kept, unless
+    /// another request of the same transaction has changed it after that.
+    pub async fn write_object<T: Send + 'static>(
+        &self,
+        (bucket, key): (String, String),
+        decide: impl FnOnce(&Tx<'_>) -> S3Result<T> + Send + 'static,
+    ) -> S3Result<(T, Option<Stamp>)> {
+        let recent = self.recent.clone();
+        let stamp = move |touched: &Touched, number| {
+            let last = touched.was_last(&bucket, &key, number);
+            last.then(|| recent.stamp(&bucket, &key))
+        };
+        self.job(decide, stamp).await
+    }
+
+    /// `look` runs after the commit, and before the next one.
+    async fn job<T: Send + 'static, U: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&Tx<'_>) -> S3Result<T> + Send + 'static,
+        look: impl FnOnce(&Touched, usize) -> U + Send + 'static,
+    ) -> S3Result<(T, U)> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |tx| {
             let outcome = decide(tx);
-            let fine = outcome.is_ok();
+            let (fine, number) = (outcome.is_ok(), tx.number);
             let reply: Reply = Box::new(move |fate| {
+                let outcome = fate.and_then(|touched| Ok((outcome?, look(touched, number))));
                 // Who asked may be gone.
-                let _ = answer.send(fate.and(outcome));
+                let _ = answer.send(outcome);
             });
             (fine, reply)
         });
@@ -372,7 +401,6 @@ struct Writer {
     clock: Clock,
     seq: Cell<i64>,
     freed: Cell<i64>,
-    touched: Cell<u64>,
     recent: Arc<Recent>,
     /// A commit failed in a way that leaves open what is on the disk: only a new start can tell.
     broken: AtomicBool,
@@ -398,7 +426,6 @@ impl Writer {
             clock,
             seq: Cell::new(seq),
             freed: Cell::new(freed),
-            touched: Cell::new(0),
             recent,
             broken: AtomicBool::new(false),
         })
@@ -408,8 +435,9 @@ impl Writer {
         while let Ok(first) = queue.recv() {
             let group = std::iter::once(first).chain(queue.try_iter()).take(GROUP);
             let mut replies = Vec::new();
-            let kept = RefCell::new(Vec::new());
-            let fate = self.group(group, &kept, &mut replies);
+            let (kept, touched) = (RefCell::default(), RefCell::default());
+            let fate = self.group(group, (&kept, &touched), &mut replies);
+            let touched = touched.into_inner();
             match &fate {
                 Ok(()) => kept.into_inner().into_iter().for_each(New::stays),
                 // Whether the rows are there is open: the files stay until a start has looked.
@@ -420,10 +448,10 @@ impl Writer {
             }
             self.contents.freed_up_to(self.freed.get());
             // Before anybody hears of it.
-            self.recent.touched(self.touched.replace(0));
+            self.recent.ends(&touched);
             for reply in replies {
                 reply(match &fate {
-                    Ok(()) => Ok(()),
+                    Ok(()) => Ok(&touched),
                     Err(error) => Err(database_error(error)),
                 });
             }
@@ -433,7 +461,7 @@ impl Writer {
     fn group(
         &self,
         jobs: impl Iterator<Item = Job>,
-        kept: &RefCell<Vec<New>>,
+        (kept, touched): (&RefCell<Vec<New>>, &RefCell<Touched>),
         replies: &mut Vec<Reply>,
     ) -> rusqlite::Result<()> {
         let (seq, freed) = (self.seq.get(), self.freed.get());
@@ -441,17 +469,19 @@ impl Writer {
             true => Err(rusqlite::Error::InvalidQuery),
             false => self.connection.execute_batch("BEGIN IMMEDIATE"),
         };
-        let tx = Tx {
+        let mut tx = Tx {
             connection: &self.connection,
             now_ms: (self.clock)(),
             seq: &self.seq,
             freed: &self.freed,
             kept,
-            touched: &self.touched,
+            touched,
+            number: 0,
         };
         let mut done = begun;
         for job in jobs {
             let before = (kept.borrow().len(), self.freed.get());
+            tx.number += 1;
             if done.is_ok() {
                 done = self.connection.execute_batch("SAVEPOINT request");
             }
@@ -492,7 +522,7 @@ impl Writer {
                     .prepare_cached("UPDATE meta SET seq = ?1")?
                     .execute([self.seq.get()])?;
             }
-            self.recent.begins(self.touched.get());
+            self.recent.begins(&touched.borrow());
             self.connection
                 .execute_batch("COMMIT")
                 .inspect_err(|error| {

@@ -9,6 +9,7 @@ use crate::documents::{self, Document};
 use crate::error::{custom, incomplete, no_chunks, not_allowed, other_hash};
 use crate::form;
 use crate::metrics::{Done, Operation};
+use crate::ranges;
 use crate::s3::Api;
 use crate::signed::{self, Query};
 use crate::subresources;
@@ -107,6 +108,7 @@ impl Front {
 
     /// The request as s3s reads it, and what it is sent to.
     fn routed(&self, request: Request<Body>) -> S3Result<(Request<Body>, Target)> {
+        let cloud = &*self.store.cloud;
         let by_host = host(&request).and_then(|host| self.store.bucket_of_host(host));
         if let Some(bucket) = by_host {
             // Its keys may begin like any path.
@@ -115,9 +117,10 @@ impl Front {
                 has_key: !path.is_empty(),
                 bucket: Some(bucket),
             };
-            return Ok((request, target));
+            return Ok((ranges::understood(cloud, request)?, target));
         }
-        let request = slashed(walrus::stripped(&*self.store.cloud, request)?);
+        let request = walrus::stripped(cloud, request)?;
+        let request = slashed(ranges::understood(cloud, request)?);
         let path = request.uri().path().trim_matches('/');
         let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
         let target = Target {

@@ -549,7 +549,8 @@ impl Store {
                     .query_map(params![bucket.id], Upload::of_row)
                     .and_then(Iterator::collect);
                 for upload in uploads.map_err(internal)? {
-                    if is_due(&lifecycle.rules, &upload, tx.now_ms) {
+                    let end = abortion(&lifecycle.rules, &upload.key, upload.initiated_ms);
+                    if end.is_some_and(|(at, _)| tx.now_ms >= at) {
                         multipart::abort(tx, bucket.id, &upload)?;
                     }
                 }
@@ -559,17 +560,24 @@ impl Store {
     }
 }
 
-fn is_due(rules: &[LifecycleRule], upload: &Upload, now_ms: i64) -> bool {
-    let key = String::from_utf8_lossy(&upload.key);
-    rules.iter().any(|rule| {
-        let days = rule
-            .abort_incomplete_multipart_upload
-            .as_ref()
-            .and_then(|it| it.days_after_initiation);
+/// When an upload that isn't completed is aborted, and by which rule.
+pub fn abortion<'a>(
+    rules: &'a [LifecycleRule],
+    key: &[u8],
+    initiated_ms: i64,
+) -> Option<(i64, &'a LifecycleRule)> {
+    let key = String::from_utf8_lossy(key);
+    let at = |rule: &LifecycleRule| {
+        let days = rule.abort_incomplete_multipart_upload.as_ref()?;
+        Some(after_days(initiated_ms, days.days_after_initiation?))
+    };
+    let meant = rules.iter().filter(|rule| {
         rule.status.as_str() == ExpirationStatus::ENABLED
             && matches(rule, &key, 0, &BTreeMap::new())
-            && days.is_some_and(|days| now_ms >= after_days(upload.initiated_ms, days))
-    })
+    });
+    meant
+        .filter_map(|rule| Some((at(rule)?, rule)))
+        .min_by_key(|(at, _)| *at)
 }
 
 /// Carries out what is due for one key; its versions come newest first.

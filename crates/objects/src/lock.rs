@@ -81,13 +81,32 @@ impl Wish {
         Self { mode, until, hold }
     }
 
+    fn is_said(&self) -> bool {
+        self.mode.is_some() || self.until.is_some() || self.hold.is_some()
+    }
+
+    /// Bytes that nobody may replace for years must be those that were meant (AWS, "PutObject").
+    pub fn wants_digest(&self, bucket: &Bucket, is_there: bool) -> S3Result<()> {
+        let locks = |lock| default(lock, 0).is_some();
+        match self.is_said() || bucket.config.lock.as_ref().is_some_and(locks) {
+            true if !is_there => Err(s3_error!(
+                InvalidRequest,
+                "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Puts it on a new version, or the bucket's default.
     pub fn apply(&self, bucket: &Bucket, about: &mut About, now_ms: i64) -> S3Result<()> {
         about.retention = None;
-        about.hold = false;
-        let asked = self.mode.is_some() || self.until.is_some() || self.hold.is_some();
+        about.hold = None;
         let Some(lock) = &bucket.config.lock else {
-            return if asked { Err(missing()) } else { Ok(()) };
+            return if self.is_said() {
+                Err(missing())
+            } else {
+                Ok(())
+            };
         };
         about.retention = match (&self.mode, &self.until) {
             (None, None) => default(lock, now_ms),
@@ -104,8 +123,9 @@ impl Wish {
             }
         };
         about.hold = match self.hold.as_ref().map(|hold| hold.as_str()) {
-            None | Some(ObjectLockLegalHoldStatus::OFF) => false,
-            Some(ObjectLockLegalHoldStatus::ON) => true,
+            None => None,
+            Some(ObjectLockLegalHoldStatus::OFF) => Some(false),
+            Some(ObjectLockLegalHoldStatus::ON) => Some(true),
             Some(_) => {
                 return Err(s3_error!(
                     InvalidArgument,
@@ -141,7 +161,7 @@ fn default(lock: &ObjectLockConfiguration, now_ms: i64) -> Option<Retention> {
 
 /// Whether a version may be removed; `bypass` is what its caller said of governance.
 pub fn removable(version: &Version, bypass: bool, now_ms: i64) -> S3Result<()> {
-    if version.about.hold {
+    if version.about.hold == Some(true) {
         return Err(protected());
     }
     match version.about.retention {
@@ -181,14 +201,18 @@ pub fn shown(
     Option<ObjectLockLegalHoldStatus>,
 ) {
     let retention = about.retention;
-    let hold = about
-        .hold
-        .then(|| ObjectLockLegalHoldStatus::from_static(ObjectLockLegalHoldStatus::ON));
     (
         retention.map(|it| ObjectLockMode::from_static(it.mode.name())),
         retention.map(|it| stamp(it.until_ms)),
-        hold,
+        about.hold.map(hold_status),
     )
+}
+
+fn hold_status(hold: bool) -> ObjectLockLegalHoldStatus {
+    ObjectLockLegalHoldStatus::from_static(match hold {
+        true => ObjectLockLegalHoldStatus::ON,
+        false => ObjectLockLegalHoldStatus::OFF,
+    })
 }
 
 fn judged(lock: &ObjectLockConfiguration) -> S3Result<()> {
@@ -304,7 +328,7 @@ impl Store {
             _ => return Err(malformed()),
         };
         let act = move |about: &mut About, _| {
-            about.hold = hold;
+            about.hold = Some(hold);
             Ok(())
         };
         self.relock(who, input.bucket, input.key, input.version_id, act)
@@ -365,13 +389,10 @@ impl Store {
         let about = self
             .locked(who, input.bucket, input.key, input.version_id)
             .await?;
-        let status = match about.hold {
-            true => ObjectLockLegalHoldStatus::ON,
-            false => ObjectLockLegalHoldStatus::OFF,
-        };
+        let hold = about.hold.ok_or_else(unset)?;
         Ok(GetObjectLegalHoldOutput {
             legal_hold: Some(ObjectLockLegalHold {
-                status: Some(ObjectLockLegalHoldStatus::from_static(status)),
+                status: Some(hold_status(hold)),
             }),
         })
     }

@@ -10,6 +10,7 @@ use crate::crypt::Lock;
 use crate::describe::{covers, described, etag, stamp, with_sums};
 use crate::encryption::{self, Encryption};
 use crate::error::internal;
+use crate::lifecycle;
 use crate::list::{Lister, Step, Wanted};
 use crate::listing::{common_prefixes, encoded, wants_url};
 use crate::lock::Wish;
@@ -56,7 +57,7 @@ impl Store {
         );
         let (bucket, key) = (input.bucket, input.key);
         let (name, under) = (bucket.clone(), key.clone());
-        let (id, lock) = self
+        let (id, lock, end) = self
             .db
             .write(move |tx| {
                 let bucket = rows::bucket(tx.connection, &name, &account)?;
@@ -86,14 +87,17 @@ impl Store {
                         ])
                     })
                     .map_err(internal)?;
-                Ok((id, lock))
+                Ok((id, lock, end_of(&bucket, under.as_bytes(), tx.now_ms)))
             })
             .await?;
+        let (abort_date, abort_rule_id) = end;
         encryption::tell(&request.extensions, lock.noted().as_ref(), lock.key());
         Ok(CreateMultipartUploadOutput {
             bucket: Some(bucket),
             key: Some(key),
             upload_id: Some(id),
+            abort_date,
+            abort_rule_id,
             checksum_algorithm: asked.explicit.then(|| algorithm(asked.algorithm)),
             checksum_type: asked.explicit.then(|| covers(asked.covers)),
             ..Default::default()
@@ -410,6 +414,7 @@ impl Store {
         let next = parts.last().map_or(marker, |part| part.number);
         let owner = self.owners(&bucket)(&upload.about);
         let by = self.began(&bucket, &upload.about);
+        let (abort_date, abort_rule_id) = end_of(&bucket, &upload.key, upload.initiated_ms);
         let shown = parts.into_iter().map(|part| {
             let mut out = s3s::dto::Part {
                 e_tag: Some(etag(&part.etag)),
@@ -425,6 +430,8 @@ impl Store {
             bucket: Some(input.bucket),
             key: Some(input.key),
             upload_id: Some(input.upload_id),
+            abort_date,
+            abort_rule_id,
             parts: Some(shown.collect()),
             is_truncated: Some(truncated),
             max_parts: Some(most as i32),
@@ -680,6 +687,19 @@ fn initiator(owner: Owner) -> Initiator {
         display_name: owner.display_name,
         id: owner.id,
     }
+}
+
+/// When a rule of the bucket's aborts an upload, and the rule's name.
+fn end_of(
+    bucket: &rows::Bucket,
+    key: &[u8],
+    initiated_ms: i64,
+) -> (Option<Timestamp>, Option<String>) {
+    let lifecycle = bucket.config.lifecycle.as_ref();
+    let end = lifecycle.and_then(|it| lifecycle::abortion(&it.rules, key, initiated_ms));
+    end.map_or((None, None), |(at, rule)| {
+        (Some(stamp(at)), rule.id.clone())
+    })
 }
 
 fn copied_range(version: &rows::Version, range: Option<&str>) -> S3Result<Vec<Slice>> {

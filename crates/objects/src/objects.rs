@@ -13,6 +13,7 @@ use crate::front::Besides;
 use crate::lifecycle;
 use crate::lock::{self, Wish};
 use crate::quota;
+use crate::ranges::Whole;
 use crate::read;
 use crate::rows::{self, About, Bucket, Put, Version};
 use crate::sum::{Algorithm, Covers, Sum};
@@ -223,7 +224,9 @@ macro_rules! found {
             opened_by: Some($key.clone()),
         };
         let found = $store.find(look).await?;
-        let window = Window::of(&found.version, input.range, input.part_number)?;
+        let whole = $request.extensions.get::<Whole>().is_some();
+        let range = input.range.filter(|_| !whole);
+        let window = Window::of(&found.version, range, input.part_number)?;
         let encryption = found.version.about.encryption.as_ref();
         encryption::tell(&$request.extensions, encryption, $key.as_ref());
         (found, window)
@@ -292,11 +295,13 @@ impl Store {
             none_matches: input.if_none_match.clone(),
         };
         let (caller, asked, first) = (account.clone(), access.clone(), conditions.clone());
+        let (locked, has_digest) = (wish.clone(), said.has_digest());
         let lock = self
             .db
             .read(move |db| {
                 let bucket = rows::bucket(db, &name, &caller)?;
                 asked.apply(&bucket, &mut About::default())?;
+                locked.wants_digest(&bucket, has_digest)?;
                 let lock = encryption.lock(&bucket, always);
                 // What it replaces goes only then; the writer counts exactly.
                 if !bucket.replaces() {
@@ -313,9 +318,11 @@ impl Store {
         about.sum = Some(received.sum.clone());
         let (size, tag, sum) = (received.size, received.md5.clone(), received.sum.clone());
         let made = tag.clone();
-        let (told, expiration) = self
+        let bytes = received.plain();
+        let name = (input.bucket.clone(), input.key.clone());
+        let ((bucket, version), stamp) = self
             .db
-            .write(move |tx| {
+            .write_object(name, move |tx| {
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
                 conditions.judge(tx.connection, &bucket, &input.key)?;
                 wish.apply(&bucket, &mut about, tx.now_ms)?;
@@ -328,18 +335,21 @@ impl Store {
                 };
                 let version = bucket.put(tx, &input.key, put)?;
                 quota::judge(tx, &bucket)?;
-                let told = bucket.told_maker(&version.id);
-                Ok((told, lifecycle::expiration(&bucket, &version)))
+                Ok((bucket, version))
             })
             .await?;
         self.after_write();
         let mut output = PutObjectOutput {
             e_tag: Some(etag(&tag)),
-            expiration,
-            version_id: told,
+            expiration: lifecycle::expiration(&bucket, &version),
+            version_id: bucket.told_maker(&version.id),
             ..Default::default()
         };
         output.checksum_type = with_sums!(output, Some(&sum));
+        // Many are read right after they were written.
+        if let (Some(stamp), Some(bytes)) = (stamp, bytes) {
+            self.db.recent.keep(stamp, bucket, version, Some(bytes));
+        }
         Ok(output)
     }
 
@@ -347,10 +357,9 @@ impl Store {
     pub async fn find(self: &Arc<Self>, look: Look) -> S3Result<Found> {
         let reading = self.contents.reading();
         let recent = self.db.recent.clone();
-        let stamp = recent.stamp(&look.bucket, &look.key);
         let current = look.version.is_none();
         let kept = current
-            .then(|| recent.get(&look.bucket, &look.key, stamp))
+            .then(|| recent.get(&look.bucket, &look.key))
             .flatten();
         let known = kept.is_some();
         if let Some(kept) = kept.filter(|kept| kept.bytes.is_some() || !look.bytes) {
@@ -361,6 +370,7 @@ impl Store {
             return look.judged(&kept.bucket, version, kept.bytes.clone(), reading);
         }
         let contents = self.contents.clone();
+        let stamp = recent.stamp(&look.bucket, &look.key);
         self.db
             .read(move |db| {
                 let bucket = rows::bucket(db, &look.bucket, &look.who.account)?;

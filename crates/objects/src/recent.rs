@@ -1,8 +1,9 @@
-//! What was read lately, kept in memory: current objects, with their bytes where they are few.
+//! What was read or written lately, kept in memory: current objects, with their bytes where they are few.
 //!
-//! A stamp tells whether it still holds: names fall into shards, each with a number that the writer raises
-//! before and after every commit that touches one of them; it is odd in between, and then nothing is looked
-//! at here. Who reads takes the stamp first; what was found under an older one isn't looked at again.
+//! The writer takes out what a commit changes before it commits. Who reads meanwhile must not bring the old
+//! state back: names fall into shards, each with a number that the writer raises before and after every
+//! commit that touches one of them. Who reads takes the number as a stamp first; what was found under an
+//! older one, or under an odd one, which is in between, isn't kept.
 
 use crate::contents::Slice;
 use crate::rows::{Bucket, Version, json};
@@ -21,10 +22,40 @@ const ENTRY: usize = 1 << 10;
 /// What it may weigh at most, so that one bucket's long settings don't fill all.
 const HEAVIEST: usize = 128 << 10;
 
-/// Shards that a transaction touched, a bit for each.
-pub const ALL: u64 = u64::MAX;
+/// A bucket and a key.
+type Name = (String, String);
 
-pub fn shard(bucket: &str, key: &[u8]) -> usize {
+/// What a commit changes.
+#[derive(Default)]
+pub struct Touched {
+    /// A bucket, and with it what all its objects are.
+    pub all: bool,
+    /// Objects, and which of the commit's requests was the last to change each.
+    names: HashMap<Name, usize>,
+}
+
+impl Touched {
+    pub fn object(&mut self, bucket: &str, key: &[u8], by: usize) {
+        let key = String::from_utf8_lossy(key).into_owned();
+        self.names.insert((bucket.to_owned(), key), by);
+    }
+
+    /// Whether an object is as that request left it.
+    pub fn was_last(&self, bucket: &str, key: &str, by: usize) -> bool {
+        !self.all && self.names.get(&(bucket.to_owned(), key.to_owned())) == Some(&by)
+    }
+
+    /// A bit for each shard.
+    fn shards(&self) -> u64 {
+        let names = self.names.keys();
+        match self.all {
+            true => u64::MAX,
+            false => names.fold(0, |bits, (bucket, key)| bits | 1 << shard(bucket, key)),
+        }
+    }
+}
+
+fn shard(bucket: &str, key: &str) -> usize {
     let mut hasher = DefaultHasher::new();
     (bucket, key).hash(&mut hasher);
     hasher.finish() as usize % SHARDS
@@ -43,7 +74,6 @@ pub struct Kept {
     pub version: Version,
     /// Its bytes, if they are few and there is no client's key to them.
     pub bytes: Option<Bytes>,
-    number: u64,
     weight: usize,
 }
 
@@ -58,7 +88,7 @@ impl Kept {
     }
 }
 
-type Entries = HashMap<(String, String), Arc<Kept>>;
+type Entries = HashMap<Name, Arc<Kept>>;
 
 #[derive(Default)]
 struct Generations {
@@ -84,30 +114,25 @@ impl Default for Recent {
 impl Recent {
     /// To be taken before anything is read.
     pub fn stamp(&self, bucket: &str, key: &str) -> Stamp {
-        let shard = shard(bucket, key.as_bytes());
+        let shard = shard(bucket, key);
         let number = self.numbers[shard].load(Ordering::Acquire);
         Stamp { shard, number }
     }
 
-    pub fn get(&self, bucket: &str, key: &str, stamp: Stamp) -> Option<Arc<Kept>> {
+    pub fn get(&self, bucket: &str, key: &str) -> Option<Arc<Kept>> {
         let name = (bucket.to_owned(), key.to_owned());
         let mut entries = self.entries.lock().expect("no holder of this lock panics");
-        let found = match entries.young.get(&name) {
-            Some(found) => found.clone(),
-            None => {
-                let found = entries.old.remove(&name)?;
-                entries.put(name, found.clone());
-                found
-            }
-        };
-        (found.number == stamp.number && stamp.number.is_multiple_of(2)).then_some(found)
+        if let Some(found) = entries.young.get(&name) {
+            return Some(found.clone());
+        }
+        let found = entries.old.remove(&name)?;
+        entries.put(name, found.clone());
+        Some(found)
     }
 
     pub fn keep(&self, stamp: Stamp, bucket: Bucket, version: Version, bytes: Option<Bytes>) {
-        // Somebody wrote meanwhile: it would never be looked at.
-        let number = self.numbers[stamp.shard].load(Ordering::Acquire);
         let weight = Kept::weighed(&bucket, &version, bytes.as_ref());
-        if number != stamp.number || !number.is_multiple_of(2) || weight > HEAVIEST {
+        if weight > HEAVIEST || !self.holds(stamp) {
             return;
         }
         // What it lies in may be far larger.
@@ -118,21 +143,36 @@ impl Recent {
             bucket,
             version,
             bytes,
-            number: stamp.number,
             weight,
         });
         let mut entries = self.entries.lock().expect("no holder of this lock panics");
-        entries.put(name, kept);
+        // The writer raises the number first and takes out after that, so one of the two is seen.
+        if self.holds(stamp) {
+            entries.put(name, kept);
+        }
     }
 
-    /// A commit that touches these shards begins.
-    pub fn begins(&self, shards: u64) {
-        self.each(shards, |number| number | 1);
+    /// Whether nobody has written since.
+    fn holds(&self, stamp: Stamp) -> bool {
+        let number = self.numbers[stamp.shard].load(Ordering::Acquire);
+        number == stamp.number && number.is_multiple_of(2)
     }
 
-    /// It is over, whatever became of it: what these shards hold is old now.
-    pub fn touched(&self, shards: u64) {
-        self.each(shards, |number| (number | 1) + 1);
+    /// A commit begins.
+    pub fn begins(&self, touched: &Touched) {
+        self.each(touched.shards(), |number| number | 1);
+        let mut entries = self.entries.lock().expect("no holder of this lock panics");
+        if touched.all {
+            *entries = Generations::default();
+        }
+        for name in touched.names.keys() {
+            entries.take_out(name);
+        }
+    }
+
+    /// It is over, whatever became of it.
+    pub fn ends(&self, touched: &Touched) {
+        self.each(touched.shards(), |number| (number | 1) + 1);
     }
 
     /// There is one writer.
@@ -146,7 +186,14 @@ impl Recent {
 }
 
 impl Generations {
-    fn put(&mut self, name: (String, String), kept: Arc<Kept>) {
+    fn take_out(&mut self, name: &Name) {
+        if let Some(gone) = self.young.remove(name) {
+            self.weight -= gone.weight;
+        }
+        self.old.remove(name);
+    }
+
+    fn put(&mut self, name: Name, kept: Arc<Kept>) {
         self.weight += kept.weight;
         if let Some(before) = self.young.insert(name, kept) {
             self.weight -= before.weight;
@@ -191,25 +238,45 @@ mod tests {
         recent.keep(stamp, bucket, version, bytes);
     }
 
+    fn one(key: &str) -> Touched {
+        let mut touched = Touched::default();
+        touched.object("b", key.as_bytes(), 0);
+        touched
+    }
+
     #[test]
     fn what_was_touched_is_not_found() {
         let recent = Recent::default();
-        let has = |key: &str| recent.get("b", key, recent.stamp("b", key)).is_some();
+        let has = |key: &str| recent.get("b", key).is_some();
         let stamp = recent.stamp("b", "k");
         keep(&recent, stamp, "k", 1);
+        keep(&recent, recent.stamp("b", "other"), "other", 1);
         assert!(has("k"));
-        recent.begins(1 << shard("b", b"k"));
+        recent.begins(&one("k"));
         assert!(!has("k"), "who looks now may see either");
         keep(&recent, recent.stamp("b", "k"), "k", 1);
-        recent.touched(1 << shard("b", b"k"));
+        recent.ends(&one("k"));
         assert!(!has("k"));
         // Who began to read before the commit doesn't bring the old state back.
         keep(&recent, stamp, "k", 1);
         assert!(!has("k"));
         keep(&recent, recent.stamp("b", "k"), "k", 1);
-        assert!(has("k"));
-        recent.touched(ALL);
-        assert!(!has("k"));
+        assert!(has("k") && has("other"));
+        recent.begins(&Touched {
+            all: true,
+            ..Touched::default()
+        });
+        assert!(!has("k") && !has("other"));
+    }
+
+    #[test]
+    fn only_who_changed_an_object_last_knows_what_it_is() {
+        let mut touched = one("k");
+        assert!(touched.was_last("b", "k", 0) && !touched.was_last("b", "other", 0));
+        touched.object("b", b"k", 1);
+        assert!(!touched.was_last("b", "k", 0) && touched.was_last("b", "k", 1));
+        touched.all = true;
+        assert!(!touched.was_last("b", "k", 1));
     }
 
     #[test]
@@ -219,7 +286,7 @@ mod tests {
             let key = format!("k{number}");
             keep(&recent, recent.stamp("b", &key), &key, 60 << 10);
             let favourite = recent.stamp("b", "favourite");
-            if recent.get("b", "favourite", favourite).is_none() {
+            if recent.get("b", "favourite").is_none() {
                 assert_eq!(number, 0, "it was forgotten");
                 keep(&recent, favourite, "favourite", 1);
             }

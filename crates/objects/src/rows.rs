@@ -119,9 +119,9 @@ pub struct About {
     pub class: Option<String>,
     #[serde(rename = "r", skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
-    /// Whether it is under legal hold.
-    #[serde(rename = "o", skip_serializing_if = "is_default")]
-    pub hold: bool,
+    /// Whether it is under legal hold; `None` where nobody has ever said.
+    #[serde(rename = "o", skip_serializing_if = "Option::is_none")]
+    pub hold: Option<bool>,
     /// The canonical user id of its owner, where that isn't the bucket's.
     #[serde(rename = "w", skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,

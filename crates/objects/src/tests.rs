@@ -2,6 +2,7 @@
 
 use crate::access::asked_by;
 use crate::{Cloud, Rules, Settings, Store};
+use base64::Engine;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderMap, Method, Uri};
@@ -114,7 +115,13 @@ impl Here {
             body: Some(body),
             ..Default::default()
         };
-        self.store.put_object(request(input)).await.unwrap();
+        let mut request = request(input);
+        // What is locked wants one.
+        let md5 = base64::engine::general_purpose::STANDARD
+            .encode(<md5::Md5 as md5::Digest>::digest(bytes));
+        let header = http::HeaderValue::from_str(&md5).unwrap();
+        request.headers.insert("content-md5", header);
+        self.store.put_object(request).await.unwrap();
     }
 
     async fn get(&self, key: &str) -> S3Result<StreamingBlob> {

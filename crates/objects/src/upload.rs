@@ -54,6 +54,12 @@ pub struct Received {
 }
 
 impl Received {
+    /// The bytes, where they are few and lie on the disk as they are.
+    pub fn plain(&self) -> Option<Bytes> {
+        let new = self.new.as_ref().filter(|new| new.sealed.is_none())?;
+        new.bytes.clone()
+    }
+
     /// Keeps the bytes; whoever calls it notes their slices.
     pub fn kept(self, tx: &Tx<'_>) -> S3Result<Vec<Slice>> {
         let slices = self.new.iter().map(New::slice).collect();
@@ -99,6 +105,11 @@ impl Said {
     /// So many bytes will come, if it comes to that.
     pub fn at_least(&self) -> u64 {
         self.len.unwrap_or(0)
+    }
+
+    /// Whether the client says what the bytes are to be.
+    pub fn has_digest(&self) -> bool {
+        self.md5.is_some() || self.sum.is_some()
     }
 
     pub fn algorithm(&self) -> Option<Algorithm> {

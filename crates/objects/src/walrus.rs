@@ -5,18 +5,9 @@
 //! so a signature over the whole path is verified here, and replaced by one over the rest.
 
 use crate::access::{Cloud, unavailable};
-use crate::error::denied;
-use crate::signed::{field, mac_of_version_2};
-use crate::subresources;
-use boira_api::sigv4::{self, Scope};
-use boira_api::{form, time};
-use http::header::AUTHORIZATION;
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Request, Uri};
-use s3s::{Body, S3Result, s3_error};
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-use subtle::ConstantTimeEq;
+use crate::resigned::{Kind, Signed, send_to};
+use http::Request;
+use s3s::{Body, S3Result};
 
 /// Eucalyptus 4 called it by the second name.
 const PREFIXES: [&str; 2] = ["/services/Walrus", "/services/objectstorage"];
@@ -40,8 +31,8 @@ pub fn stripped(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Reque
     if !(rest.is_empty() || rest.starts_with('/')) {
         return Ok(request);
     }
-    let mut rest = if rest.is_empty() { "/" } else { rest }.to_owned();
-    let mut query = request.uri().query().map(ToOwned::to_owned);
+    let rest = if rest.is_empty() { "/" } else { rest };
+    request.extensions_mut().insert(Below);
     let signed = Signed::of(&request);
     let secret = signed
         .as_ref()
@@ -50,290 +41,19 @@ pub fn stripped(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Reque
         // Version 2 signs a bucket's path with a slash at its end, also where it is sent without.
         let of_bucket = rest.len() > 1 && !rest[1..].contains('/');
         let slashed = matches!(signed.kind, Kind::V2) && of_bucket;
-        let fits = |path: &str| {
-            let wanted = signed.over(&request, path, &secret);
-            bool::from(wanted.as_bytes().ct_eq(signed.signature.as_bytes()))
-        };
+        let fits = |path: &str| signed.fits(&request, path, &secret);
         if fits(&path) || (slashed && fits(&format!("{path}/"))) {
             if signed.chunks {
                 return Err(unavailable(
                     "Chunks with signatures of their own can't be verified below /services/Walrus: use the endpoint without that path",
                 ));
             }
-            if slashed {
-                rest.push('/');
-            }
-            let again = signed.over(&request, &rest, &secret);
-            query = query.map(|query| signed.replaced_in_query(&query, &again));
-            signed.replace_in_header(request.headers_mut(), &again)?;
+            let end = if slashed { "/" } else { "" };
+            signed.renew(&mut request, &format!("{rest}{end}"), &secret)?;
+            return Ok(request);
         }
     }
-    let whole = match query {
-        Some(query) => format!("{rest}?{query}"),
-        None => rest,
-    };
-    let wrong = || s3_error!(InvalidURI, "Couldn't parse the specified URI.");
-    let mut parts = request.uri().clone().into_parts();
-    parts.path_and_query = Some(whole.parse::<PathAndQuery>().map_err(|_| wrong())?);
-    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| wrong())?;
-    request.extensions_mut().insert(Below);
+    let query = request.uri().query().map(ToOwned::to_owned);
+    send_to(&mut request, rest, query)?;
     Ok(request)
-}
-
-/// As signatures spell it: what RFC 3986 calls unreserved stays.
-fn spelt(text: impl AsRef<[u8]>, keep: &[u8]) -> String {
-    let mut out = String::new();
-    form::percent_encode(&mut out, text.as_ref(), keep);
-    out
-}
-
-/// A signature as a request has it.
-struct Signed {
-    access_key: String,
-    signature: String,
-    in_query: bool,
-    /// Whether the body's chunks are signed, too, each after the one before.
-    chunks: bool,
-    kind: Kind,
-}
-
-enum Kind {
-    V2,
-    V4 {
-        scope: Scope,
-        headers: Vec<String>,
-        time_ms: i64,
-    },
-}
-
-fn pairs(request: &Request<Body>) -> BTreeMap<String, String> {
-    let query = request.uri().query().unwrap_or_default();
-    // Only here is a plus sign no space.
-    let query = query.replace('+', "%2B");
-    let pairs = form::parse(query.as_bytes()).unwrap_or_default();
-    let owned = |(name, value): (Cow<'_, str>, Cow<'_, str>)| (name.into(), value.into());
-    pairs.into_iter().map(owned).collect()
-}
-
-impl Signed {
-    fn of(request: &Request<Body>) -> Option<Self> {
-        let headers = request.headers();
-        let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.to_owned());
-        let query = pairs(request);
-        let asked = |name: &str| query.get(name).cloned();
-        let chunks =
-            text("x-amz-content-sha256").is_some_and(|hash| hash.starts_with("STREAMING-AWS4-"));
-        let v4 = |credential: &str, signed: &str, signature: &str, date: &str, in_query| {
-            let scope = sigv4::parse_credential(credential)?;
-            Some(Self {
-                access_key: scope.access_key.clone(),
-                signature: signature.to_owned(),
-                in_query,
-                chunks,
-                kind: Kind::V4 {
-                    scope,
-                    headers: signed.split(';').map(ToOwned::to_owned).collect(),
-                    time_ms: time::parse_basic(date)?,
-                },
-            })
-        };
-        let v2 = |access_key, signature, in_query| Self {
-            access_key,
-            signature,
-            in_query,
-            chunks: false,
-            kind: Kind::V2,
-        };
-        match text("authorization") {
-            Some(header) if header.starts_with("AWS4-") => v4(
-                field(&header, "Credential")?,
-                field(&header, "SignedHeaders")?,
-                field(&header, "Signature")?,
-                &text("x-amz-date")?,
-                false,
-            ),
-            Some(header) => {
-                let (access_key, signature) = header.strip_prefix("AWS ")?.split_once(':')?;
-                Some(v2(access_key.to_owned(), signature.to_owned(), false))
-            }
-            None if query.contains_key("X-Amz-Signature") => v4(
-                &asked("X-Amz-Credential")?,
-                &asked("X-Amz-SignedHeaders")?,
-                &asked("X-Amz-Signature")?,
-                &asked("X-Amz-Date")?,
-                true,
-            ),
-            None => Some(v2(asked("AWSAccessKeyId")?, asked("Signature")?, true)),
-        }
-    }
-
-    fn replaced_in_query(&self, query: &str, again: &str) -> String {
-        match self.in_query {
-            true => {
-                let (old, new) = (spelt(&self.signature, b""), spelt(again, b""));
-                query.replace(&old, &new)
-            }
-            false => query.to_owned(),
-        }
-    }
-
-    fn replace_in_header(&self, headers: &mut HeaderMap, again: &str) -> S3Result<()> {
-        if self.in_query {
-            return Ok(());
-        }
-        let header = headers.get(AUTHORIZATION);
-        let header = header.and_then(|it| it.to_str().ok()).unwrap_or_default();
-        let header = header.replace(&self.signature, again);
-        let header = HeaderValue::from_str(&header).map_err(|_| denied())?;
-        headers.insert(AUTHORIZATION, header);
-        Ok(())
-    }
-
-    /// The signature of the request as if it had that path.
-    fn over(&self, request: &Request<Body>, path: &str, secret: &str) -> String {
-        match &self.kind {
-            Kind::V2 => mac_of_version_2(secret, &self.text_v2(request, path)),
-            Kind::V4 {
-                scope,
-                headers,
-                time_ms,
-            } => {
-                let canonical = self.canonical_v4(request, path, headers);
-                let canonical = canonical.as_bytes();
-                hex::encode(sigv4::signature(secret, scope, *time_ms, canonical))
-            }
-        }
-    }
-
-    fn text_v2(&self, request: &Request<Body>, path: &str) -> String {
-        let (headers, query) = (request.headers(), pairs(request));
-        let date = match (self.in_query, headers.contains_key("x-amz-date")) {
-            (true, _) => query.get("Expires").cloned().unwrap_or_default(),
-            (false, true) => String::new(),
-            (false, false) => joined(headers, "date"),
-        };
-        let mut text = format!(
-            "{}\n{}\n{}\n{date}\n",
-            request.method(),
-            joined(headers, "content-md5"),
-            joined(headers, "content-type")
-        );
-        let mut names: Vec<&str> = headers.keys().map(http::HeaderName::as_str).collect();
-        names.sort_unstable();
-        for name in names.into_iter().filter(|name| name.starts_with("x-amz-")) {
-            text.push_str(&format!("{name}:{}\n", joined(headers, name)));
-        }
-        text.push_str(path);
-        let signed = |name: &String| subresources::is_signed_by_2(name);
-        let mut joint = '?';
-        for (name, value) in query.iter().filter(|(name, _)| signed(name)) {
-            text.push(joint);
-            text.push_str(name);
-            if !value.is_empty() {
-                text.push_str(&format!("={value}"));
-            }
-            joint = '&';
-        }
-        text
-    }
-
-    fn canonical_v4(&self, request: &Request<Body>, path: &str, signed: &[String]) -> String {
-        let plain = form::percent_decode(path.as_bytes()).unwrap_or_default();
-        let mut query: Vec<String> = pairs(request)
-            .iter()
-            .filter(|(name, _)| *name != "X-Amz-Signature")
-            .map(|(name, value)| format!("{}={}", spelt(name, b""), spelt(value, b"")))
-            .collect();
-        query.sort_unstable();
-        let headers: String = signed
-            .iter()
-            .map(|name| match (name.as_str(), request.uri().authority()) {
-                // HTTP/2 has it in the address.
-                ("host", Some(host)) if !request.headers().contains_key("host") => {
-                    format!("host:{host}\n")
-                }
-                _ => format!("{name}:{}\n", joined(request.headers(), name)),
-            })
-            .collect();
-        let hash = match self.in_query {
-            true => "UNSIGNED-PAYLOAD".to_owned(),
-            false => joined(request.headers(), "x-amz-content-sha256"),
-        };
-        format!(
-            "{}\n{}\n{}\n{headers}\n{}\n{hash}",
-            request.method(),
-            spelt(plain, b"/"),
-            query.join("&"),
-            signed.join(";")
-        )
-    }
-}
-
-/// A header's values as they are signed.
-fn joined(headers: &HeaderMap, name: &str) -> String {
-    let values = headers.get_all(name).iter();
-    let values = values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    let trimmed = values.map(|value| value.split_whitespace().collect::<Vec<_>>().join(" "));
-    trimmed.collect::<Vec<_>>().join(",")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request(uri: &str, headers: &[(&'static str, &str)]) -> Request<Body> {
-        let mut request = Request::builder().uri(uri);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        request.body(Body::empty()).unwrap()
-    }
-
-    /// AWS, "Examples: Signature Calculations in AWS Signature Version 4", "GET Object".
-    #[test]
-    fn version_4_is_as_in_aws_example() {
-        let authorization = "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request,\
-             SignedHeaders=host;range;x-amz-content-sha256;x-amz-date,\
-             Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41";
-        let request = request(
-            "/test.txt",
-            &[
-                ("host", "examplebucket.s3.amazonaws.com"),
-                ("range", "bytes=0-9"),
-                (
-                    "x-amz-content-sha256",
-                    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-                ),
-                ("x-amz-date", "20130524T000000Z"),
-                ("authorization", authorization),
-            ],
-        );
-        let signed = Signed::of(&request).unwrap();
-        assert_eq!(signed.access_key, "AKIAIOSFODNN7EXAMPLE");
-        let secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
-        assert_eq!(signed.over(&request, "/test.txt", secret), signed.signature);
-        assert_ne!(
-            signed.over(&request, "/other.txt", secret),
-            signed.signature
-        );
-    }
-
-    /// AWS, "Signing and authenticating REST requests", "Object GET".
-    #[test]
-    fn version_2_is_as_in_aws_example() {
-        let request = request(
-            "/photos/puppy.jpg",
-            &[
-                ("date", "Tue, 27 Mar 2007 19:36:42 +0000"),
-                (
-                    "authorization",
-                    "AWS AKIAIOSFODNN7EXAMPLE:bWq2s1WEIj+Ydj0vQ697zp+IXMU=",
-                ),
-            ],
-        );
-        let signed = Signed::of(&request).unwrap();
-        let secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
-        let path = "/johnsmith/photos/puppy.jpg";
-        assert_eq!(signed.over(&request, path, secret), signed.signature);
-    }
 }

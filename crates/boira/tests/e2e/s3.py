@@ -34,6 +34,8 @@ def client(aws_access_key_id=None, aws_secret_access_key=None, **options):
 
 
 S3 = client()
+# Its presigned URLs, too, have signatures of version 4.
+V4 = client(signature_version="s3v4")
 
 
 def friend():
@@ -223,6 +225,19 @@ def ranges(bucket):
         for wanted in [f"bytes={size}-", "bytes=-0"]:
             with refused("InvalidRange", 416):
                 S3.get_object(Bucket=bucket, Key="k", Range=wanted)
+        # What S3 doesn't understand is no range, whether or not a signature covers it.
+        url = S3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"})
+        for wanted in ["bytes=5-3", "bytes=0-1,4-5", "bytes=a-b", "bytes=", "lines=1-2", "x"]:
+            got = S3.get_object(Bucket=bucket, Key="k", Range=wanted)
+            assert got["Body"].read() == data and "ContentRange" not in got, wanted
+            assert got["ResponseMetadata"]["HTTPStatusCode"] == 200
+            status, _, answer = raw("GET", url, headers={"Range": wanted})
+            assert status == 200 and answer == data, wanted
+            signed = V4.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k", "Range": wanted})
+            assert raw("GET", signed, headers={"Range": wanted})[2] == data, wanted
+            assert raw("GET", signed, headers={"Range": wanted + "x"})[0] == 403, wanted
+        S3.put_object(Bucket=bucket, Key="k", Body=b"")
+        assert S3.get_object(Bucket=bucket, Key="k", Range="bytes=x")["ContentLength"] == 0
 
 
 def conditions(bucket):
@@ -736,6 +751,11 @@ def acls(bucket):
         S3.put_bucket_acl(Bucket=bucket, ACL="public-read")
     with refused("AccessControlListNotSupported", 400):
         S3.put_object(Bucket=bucket, Key="k", ACL="public-read")
+    # What the owner has anyway may be said, in either form.
+    me = S3.list_buckets()["Owner"]["ID"]
+    S3.put_object(Bucket=bucket, Key="k", GrantFullControl=f'id="{me}"')
+    with refused("AccessControlListNotSupported", 400):
+        S3.put_object(Bucket=bucket, Key="k", GrantRead=f'id="{me}"')
     with refused("InvalidBucketAclWithObjectOwnership", 400):
         S3.create_bucket(Bucket=bucket + "-x", ACL="public-read")
     with refused("InvalidBucketAclWithBlockPublicAccessError", 400):
@@ -1000,11 +1020,15 @@ def locks(_):
     # A marker may hide it, and nothing more.
     marker = S3.delete_object(**named)["VersionId"]
     S3.delete_object(**named, VersionId=marker)
+    with refused("NoSuchObjectLockConfiguration", 404):
+        S3.get_object_legal_hold(**named)
+    assert "ObjectLockLegalHoldStatus" not in S3.head_object(**named)
     S3.put_object_legal_hold(**named, LegalHold={"Status": "ON"})
     assert S3.get_object_legal_hold(**named)["LegalHold"]["Status"] == "ON"
     with refused("AccessDenied", 403):
         S3.delete_object(**named, VersionId=id, BypassGovernanceRetention=True)
     S3.put_object_legal_hold(**named, LegalHold={"Status": "OFF"})
+    assert S3.head_object(**named)["ObjectLockLegalHoldStatus"] == "OFF"
     S3.delete_object(**named, VersionId=id, BypassGovernanceRetention=True)
     with refused("InvalidArgument", 400):
         S3.put_object(**named, ObjectLockMode="GOVERNANCE", ObjectLockRetainUntilDate=now)
@@ -1018,6 +1042,14 @@ def locks(_):
     with refused("AccessDenied", 403):
         S3.delete_object(**named, VersionId=id)
     S3.delete_object(**named, VersionId=id, BypassGovernanceRetention=True)
+    # Nobody may replace it, so it must be what was meant.
+    url = V4.generate_presigned_url("put_object", Params=named)
+    status, told, answer = raw("PUT", url, b"z")
+    assert status == 400 and b"Content-MD5 OR x-amz-checksum-" in answer, answer
+    digest = base64.b64encode(hashlib.md5(b"z").digest()).decode()
+    status, told, answer = raw("PUT", url, b"z", {"Content-MD5": digest})
+    assert status == 200, answer
+    S3.delete_object(**named, VersionId=told["x-amz-version-id"], BypassGovernanceRetention=True)
     S3.delete_bucket(Bucket=bucket)
     with refused("InvalidRequest", 400):
         S3.put_object(Bucket=_, Key="k", ObjectLockMode="GOVERNANCE", ObjectLockRetainUntilDate=hour)
@@ -1074,6 +1106,17 @@ def lifecycle(bucket):
     assert 'rule-id="logs"' in put["Expiration"] and "00:00:00 GMT" in put["Expiration"], put
     assert S3.head_object(Bucket=bucket, Key="log/1")["Expiration"] == put["Expiration"]
     assert "Expiration" not in S3.put_object(Bucket=bucket, Key="other", Body=b"x")
+    named = {"Bucket": bucket, "Key": "log/2"}
+    begun = S3.create_multipart_upload(**named)
+    assert begun["AbortRuleId"] == "logs", begun
+    left = begun["AbortDate"] - datetime.datetime.now(datetime.timezone.utc)
+    assert datetime.timedelta(hours=23) < left < datetime.timedelta(days=2, seconds=5), left
+    parts = S3.list_parts(**named, UploadId=begun["UploadId"])
+    assert (parts["AbortDate"], parts["AbortRuleId"]) == (begun["AbortDate"], "logs"), parts
+    S3.abort_multipart_upload(**named, UploadId=begun["UploadId"])
+    other = S3.create_multipart_upload(Bucket=bucket, Key="other")
+    assert "AbortDate" not in other, other
+    S3.abort_multipart_upload(Bucket=bucket, Key="other", UploadId=other["UploadId"])
     with refused("NotImplemented", 501):
         S3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [
             {"Status": "Enabled", "Filter": {"Prefix": ""},

@@ -1,0 +1,42 @@
+//! `Range` headers that S3 doesn't understand, as several ranges in one, and that it answers with the
+//! whole object. s3s refuses them.
+
+use crate::access::Cloud;
+use crate::resigned::Signed;
+use http::header::RANGE;
+use http::{HeaderValue, Request};
+use s3s::dto::Range;
+use s3s::{Body, S3Result};
+
+/// The request's range means nothing.
+#[derive(Clone, Copy)]
+pub struct Whole;
+
+/// The request with a range that s3s takes. A signature that covers the header is renewed.
+pub fn understood(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Request<Body>> {
+    let Some(range) = request.headers().get(RANGE) else {
+        return Ok(request);
+    };
+    if range
+        .to_str()
+        .is_ok_and(|range| Range::parse(range).is_ok())
+    {
+        return Ok(request);
+    }
+    let path = request.uri().path().to_owned();
+    let signed = Signed::of(&request).filter(|signed| signed.covers(RANGE.as_str()));
+    let secret = signed
+        .as_ref()
+        .and_then(|signed| cloud.find(&signed.access_key));
+    let fits = match (&signed, &secret) {
+        (Some(signed), Some((_, secret))) => signed.fits(&request, &path, secret),
+        _ => false,
+    };
+    let all = HeaderValue::from_static("bytes=0-");
+    request.headers_mut().insert(RANGE, all);
+    request.extensions_mut().insert(Whole);
+    if let (Some(signed), Some((_, secret)), true) = (signed, secret, fits) {
+        signed.renew(&mut request, &path, &secret)?;
+    }
+    Ok(request)
+}
