@@ -12,6 +12,7 @@
 mod accepted;
 mod calls;
 pub mod client;
+mod consoles;
 mod copy;
 mod engine;
 mod host;

@@ -9,6 +9,7 @@
 
 use crate::calls::{self, Calls};
 use crate::client::Controller;
+use crate::consoles::{self, Consoles};
 use crate::host::{About, Departure, Host, Observed, Stream};
 use crate::translate;
 use crate::watchdog::Watchdog;
@@ -72,6 +73,7 @@ pub struct RealHost {
     underlay: Arc<Underlay>,
     blobs: Arc<Blobs>,
     volumes: PathBuf,
+    consoles: Consoles,
     controller: Arc<Controller>,
     watchdog: Watchdog,
     calls: Calls,
@@ -143,6 +145,8 @@ impl RealHost {
             blobs: Arc::new(open_cache(&place.home.join("blobs"), &volumes)?),
             guests,
             volumes,
+            consoles: Consoles::open(&place.home.join("consoles"))
+                .context("open the folder of consoles")?,
             controller,
             watchdog: Watchdog::new(place.home, commands.watchdog),
             calls: Calls::default(),
@@ -340,6 +344,14 @@ impl RealHost {
 
     /// Returns once the guest is here that another host sends with this generation. After an attempt that
     /// failed it is started again.
+    /// Before the guest's remains go.
+    async fn keep_console(&self, instance: &InstanceId) -> Result<()> {
+        let log = self.guests.console_log(instance.as_str(), consoles::BYTES);
+        let log = log.await.context("read the log")?;
+        let kept = self.consoles.keep(instance.as_str(), &log);
+        kept.context("write the log")
+    }
+
     async fn expects(&self, instance: &InstanceId, generation: u64) -> Result<()> {
         let begun = tokio::time::Instant::now();
         let is_it = |guest: &ObservedGuest| {
@@ -505,11 +517,13 @@ impl Host for RealHost {
                 self.calls.settle(instance, false);
                 Ok(())
             }
-            Step::Forget { instance, .. } => self
-                .guests
-                .forget(instance.as_str())
-                .await
-                .context("remove the guest"),
+            Step::Forget { instance, .. } => {
+                if let Err(error) = self.keep_console(instance).await {
+                    tracing::warn!("the console of {instance} is lost: {error:#}");
+                }
+                let forgotten = self.guests.forget(instance.as_str()).await;
+                forgotten.context("remove the guest")
+            }
         }
     }
 
@@ -630,8 +644,11 @@ impl Host for RealHost {
             } => {
                 let max_bytes = *max_bytes as usize;
                 let log = match self.guests.console_log(instance.as_str(), max_bytes).await {
-                    // Not started yet, or its remains went with the last `down`.
-                    Err(boira_hypervisor::Error::Unknown(_)) => Vec::new(),
+                    // Not started yet, removed, or its remains went with the last `down`.
+                    Err(boira_hypervisor::Error::Unknown(_)) => self
+                        .consoles
+                        .read(instance.as_str())
+                        .context("read what a console said last")?,
                     log => log.context("read the console's log")?,
                 };
                 Box::new(translate::read_only(log))

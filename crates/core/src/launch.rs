@@ -371,6 +371,7 @@ fn launch_one(
         tags: ask.tags.clone(),
         desired: Desired::Running,
         placement: Some(Placement::new(host.id.clone(), 1)),
+        last_host: None,
         observed: Observed::Unknown,
         resets: 0,
         reachable: None,

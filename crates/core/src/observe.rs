@@ -370,7 +370,7 @@ pub fn release(draft: &mut Draft, id: &InstanceId) {
         }
     }
     draft.edit_instance(id, |row| {
-        row.placement = None;
+        row.last_host = row.placement.take().map(|placement| placement.host);
         row.observed = Observed::Absent;
         row.interfaces.clear();
         row.disks.clear();

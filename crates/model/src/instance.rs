@@ -319,6 +319,9 @@ pub struct Instance {
 
     pub desired: Desired,
     pub placement: Option<Placement>,
+    /// Where it was last, once it is terminated: its console's log is there for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_host: Option<HostId>,
     pub observed: Observed,
     /// Hard resets that were asked for; the agent carries out those it has not seen yet.
     pub resets: u64,

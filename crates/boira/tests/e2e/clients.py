@@ -223,6 +223,8 @@ def tour(tool):
     for row in describe(tool, *ids):
         assert row["StateReason"]["Code"] == "Client.UserInitiatedShutdown", row["StateReason"]
         assert row["Tags"] == tags, "terminated instances keep their tags for a while"
+    for one in ids:
+        assert "boira: ssh ready" in console(tool, one), "and what their consoles said last"
     attached = [{"Name": "attachment.instance-id", "Values": ids}]
     assert tool.call("DescribeVolumes", Filters=attached)["Volumes"] == []
     tool.call("DeleteSecurityGroup", GroupId=group)

@@ -32,7 +32,7 @@ pub fn output(call: Call, controller: Arc<Controller>) -> Waiting {
         let host = host_of(&controller.cluster.snapshot().state, &call)?;
         let log = match host {
             Some(host) => read(&call, &controller, &host).await?,
-            // Never placed, or terminated: nothing has a log of it.
+            // Never placed, or on a host that is no part of the cloud any more: nothing has a log of it.
             None => Vec::new(),
         };
         Ok(output_answer(&call, &log))
@@ -42,11 +42,13 @@ pub fn output(call: Call, controller: Arc<Controller>) -> Waiting {
 /// The host that has the instance's log.
 fn host_of(state: &State, call: &Call) -> Result<Option<HostId>, ApiError> {
     let row = named(state, call)?;
-    let Some(placement) = &row.placement else {
+    let placed = row.placement.as_ref().map(|placement| &placement.host);
+    let there = |host: &&HostId| state.hosts.contains_key(*host);
+    let Some(host) = placed.or(row.last_host.as_ref()).filter(there) else {
         return Ok(None);
     };
-    match state.contact(&placement.host) {
-        Contact::Live => Ok(Some(placement.host.clone())),
+    match state.contact(host) {
+        Contact::Live => Ok(Some(host.clone())),
         Contact::Silent => Err(unreadable("its host is not in contact")),
     }
 }
@@ -147,7 +149,15 @@ mod tests {
             host(&cloud, &account, id.as_str()),
             Err("Unavailable".into())
         );
+        cloud.state.silent.clear();
         cloud.edit(|draft| boira_core::observe::release(draft, &id));
+        assert_eq!(
+            host(&cloud, &account, id.as_str()),
+            Ok(Some(cloud.host.clone())),
+            "what a terminated one said is kept where it was"
+        );
+        let gone = cloud.host.clone();
+        cloud.edit(|draft| draft.delete(boira_core::Kind::Host, gone.as_str()));
         assert_eq!(host(&cloud, &account, id.as_str()), Ok(None));
     }
 
