@@ -42,11 +42,34 @@ pub struct ServiceError {
 
 impl std::fmt::Display for ServiceError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({})", self.message, self.code)
+        write!(f, "{} ({})", self.message, self.code)?;
+        match self.look() {
+            Some(look) => write!(f, "; {look}"),
+            None => Ok(()),
+        }
     }
 }
 
 impl std::error::Error for ServiceError {}
+
+impl ServiceError {
+    /// Which command tells more, for people: EC2 knows none.
+    fn look(&self) -> Option<&'static str> {
+        Some(match self.code.as_str() {
+            "InvalidAMIID.NotFound" => "`boira image ls` lists the images",
+            "InvalidInstanceID.NotFound" => "`boira instance ls` lists the instances",
+            "InvalidKeyPair.NotFound" => {
+                "`aws ec2 describe-key-pairs` lists them, and without --key it is this home's own"
+            }
+            "InvalidGroup.NotFound" => "`aws ec2 describe-security-groups` lists them",
+            _ if self.message.starts_with("Invalid availability zone") => {
+                "`boira zone ls` lists the zones"
+            }
+            _ if self.message.contains("instance type") => "`boira type ls` lists the types",
+            _ => return None,
+        })
+    }
+}
 
 impl Client {
     pub fn new(access: Access) -> Result<Self> {

@@ -41,7 +41,12 @@ fn wrong_usage_has_exit_code_2(cloud: &Cloud) {
         (&["instance", "show", "nobody"][..], "does not exist"),
         (&["instance", "stop", "nobody"], "does not exist"),
         (&["instance", "stop"], "name one instance"),
-        (&["instance", "run", "--type", "x9.huge"], "x9.huge"),
+        (&["instance", "run", "--type", "x9.huge"], "boira type ls"),
+        (
+            &["instance", "run", "--zone", "us-east-1x"],
+            "boira zone ls",
+        ),
+        (&["instance", "run", "--key", "lost"], "describe-key-pairs"),
         (&["instance", "run", "--image", "nothing"], "does not exist"),
         (&["forward", "nobody", "22"], "does not exist"),
         (&["host", "show", "nowhere"], "does not exist"),
