@@ -9,7 +9,7 @@ pub struct Bench {
     /// One round of tiny sizes: tries the bench, says nothing about Boira
     #[arg(long)]
     quick: bool,
-    /// Only these: guests, durable, placing, describe, across, resident
+    /// Only these: guests, durable, placing, describe, across, objects, resident, room
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Rounds of each figure
@@ -28,7 +28,7 @@ pub struct Soak {
     /// The first seed; the next ones follow it
     #[arg(long)]
     seed: Option<u64>,
-    /// Only `debian`, `old-pc` or `seeds`; guests need root
+    /// Only `moves`, `debian`, `old-pc` or `seeds`; guests need root
     #[arg(long)]
     only: Option<String>,
 }
@@ -104,7 +104,29 @@ pub fn bench(arguments: &Bench) -> Result<()> {
     run(&mut command)
 }
 
+/// Everybody dies in every phase of a move: one of the tests that `./test` leaves out.
+fn moves() -> Result<()> {
+    let test = "live::whoever_dies_in_whichever_phase_one_copy_is_left";
+    let mut command = cargo();
+    command.args([
+        "test",
+        "--locked",
+        "--package",
+        "boira",
+        "--test",
+        "e2e",
+        "--",
+    ]);
+    run(command.args(["--ignored", "--exact", "--nocapture", test]))
+}
+
 pub fn soak(arguments: &Soak) -> Result<()> {
+    if arguments.only.as_deref().is_none_or(|only| only == "moves") {
+        moves()?;
+    }
+    if arguments.only.as_deref() == Some("moves") {
+        return Ok(());
+    }
     let mut command = Command::new(build(false)?);
     command.arg("soak");
     for (name, value) in [("--seconds", arguments.seconds), ("--seed", arguments.seed)] {

@@ -76,7 +76,8 @@ pub async fn poll(line: Arc<Line>, mut have: watch::Receiver<Have>, events: mpsc
     let mut said = String::new();
     let mut patience = ANSWER;
     loop {
-        let polling = line.outbox().poll(have.borrow_and_update().clone());
+        let now = have.borrow_and_update().clone();
+        let polling = line.outbox().poll(&now);
         let Some(request) = polling else {
             line.reported.notified().await;
             continue;
@@ -92,6 +93,7 @@ pub async fn poll(line: Arc<Line>, mut have: watch::Receiver<Have>, events: mpsc
                     streams: Vec::new(),
                     ..answer.clone()
                 });
+                line.outbox().polled(request.session, now, !carries);
                 let has_streams = !answer.streams.is_empty();
                 if events
                     .send(Event::Answer(Box::new(answer), sent))
@@ -114,6 +116,7 @@ pub async fn poll(line: Arc<Line>, mut have: watch::Receiver<Have>, events: mpsc
                 }
             }
             Err(error) => {
+                line.outbox().polled(request.session, now, false);
                 line.understand(&error);
                 failures += 1;
                 // The controller may wait longer by now than it did when it gave the last lease.

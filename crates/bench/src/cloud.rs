@@ -4,6 +4,7 @@
 use crate::client::{Client, Login, element, elements};
 use crate::hosts::Hosts;
 use crate::process::{Tied, program};
+use crate::wire::Meter;
 use anyhow::{Context, Result, bail, ensure};
 use boira_agent::Identity;
 use boira_core::{Ctx, zone};
@@ -24,6 +25,7 @@ fn host_name(index: usize) -> String {
 pub struct Cloud {
     // The hosts end before the controller that they speak to.
     hosts: Option<Hosts>,
+    metered: Option<Hosts>,
     controller: Tied,
     client: Client,
     pub admin: Login,
@@ -88,6 +90,7 @@ impl Cloud {
         let (client, admin) = ready(home.path(), listen)?;
         let mut cloud = Self {
             hosts: None,
+            metered: None,
             controller,
             client,
             admin,
@@ -207,7 +210,16 @@ impl Cloud {
         }
     }
 
-    /// Ends the simulated hosts; their rows stay and count as there.
+    /// One host more, whose line is counted.
+    pub fn meter(&mut self, capacity: HostCapacity) -> Result<Meter> {
+        let row = self.json("POST", "/hosts", &json!({ "name": "bench-metered" }))?;
+        let identity = serde_json::from_value(row).context("read an identity")?;
+        let meter = Meter::before(self.agents)?;
+        self.metered = Some(Hosts::start(meter.address, vec![identity], capacity)?);
+        Ok(meter)
+    }
+
+    /// Ends the simulated hosts; their rows stay.
     pub fn end_hosts(&mut self) {
         self.hosts = None;
     }

@@ -28,7 +28,7 @@ pub struct Order {
 pub struct Hosts {
     _input: ChildStdin,
     process: Tied,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 impl Hosts {
@@ -58,17 +58,12 @@ impl Hosts {
         Ok(Self {
             _input: input,
             process,
-            folder,
+            _folder: folder,
         })
     }
 
     pub fn id(&self) -> u32 {
         self.process.id()
-    }
-
-    /// The folder of the host with this index.
-    pub fn folder(&self, index: usize) -> PathBuf {
-        self.folder.path().join(index.to_string())
     }
 }
 

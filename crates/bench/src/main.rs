@@ -23,6 +23,7 @@ mod old_pc;
 mod process;
 mod report;
 mod soak;
+mod wire;
 mod worker;
 
 use clap::{Parser, Subcommand};

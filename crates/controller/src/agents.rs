@@ -135,7 +135,7 @@ async fn synchronise(
         }
     }
     controller.heard_of(&host).await;
-    let (seq, have) = (request.seq, sync::Have::of(&request));
+    let seq = request.seq;
     if let Some(mut report) = request.report {
         report.protocol = request.v;
         if let Some(underlay) = &mut report.underlay {
@@ -160,6 +160,7 @@ async fn synchronise(
             ..SyncAnswer::default()
         }));
     }
+    let have = link.have(&request);
     poll(&controller, &peer, &host, (seq, fence_ms), &have)
         .await
         .map(Json)

@@ -3,7 +3,7 @@
 
 use boira_core::State;
 use boira_core::fence::Watch;
-use boira_core::sync::{Admit, Inbox, Told};
+use boira_core::sync::{Admit, Have, Inbox, Told};
 use boira_model::wire::{Arriving, Leaving, StreamKind, StreamRequest, SyncRequest};
 use boira_model::{HostId, InstanceId};
 use boira_store::Listener;
@@ -300,6 +300,11 @@ impl Link {
             facts.leaving.clone_from(&report.leaving);
         }
         verdict
+    }
+
+    /// What the host has that sent this poll.
+    pub fn have(&self, poll: &SyncRequest) -> Have {
+        self.facts().inbox.have(poll)
     }
 
     /// What the host said last that is wrong with it, in words.

@@ -43,6 +43,8 @@ pub struct Inbox {
     session: Option<u32>,
     seq: u64,
     retired: VecDeque<u32>,
+    /// What the host said last in this session that it has, and in which message.
+    have: (u64, Have),
 }
 
 impl Inbox {
@@ -69,9 +71,26 @@ impl Inbox {
             if let Some(old) = self.session.replace(request.session) {
                 self.retire(old);
             }
+            self.have = Default::default();
         }
         self.seq = request.seq;
         Admit::Fresh
+    }
+
+    /// What the host has that sent this poll of the session. Without a word about it, it is what it said
+    /// last; nothing, and so everything is told, where it never said.
+    pub fn have(&mut self, poll: &SyncRequest) -> Have {
+        let Some(parts) = poll.have.clone() else {
+            return self.have.1.clone();
+        };
+        let have = Have {
+            parts,
+            neighbours: poll.neighbours.clone(),
+        };
+        if poll.seq > self.have.0 {
+            self.have = (poll.seq, have.clone());
+        }
+        have
     }
 
     /// The agent is told to begin another session. A report of this one that is still on its way must
@@ -97,15 +116,6 @@ pub struct Have {
     pub parts: [String; 4],
     /// Absent of an agent that is told its neighbours within the networks.
     pub neighbours: Option<String>,
-}
-
-impl Have {
-    pub fn of(request: &SyncRequest) -> Self {
-        Self {
-            parts: request.have.clone(),
-            neighbours: request.neighbours.clone(),
-        }
-    }
 }
 
 /// What a host's wanted state was derived from, and what came of it. As long as it would be derived from
@@ -470,6 +480,8 @@ pub struct Outbox {
     settled: bool,
     /// A report of this session was taken.
     introduced: bool,
+    /// What the last poll that was answered with nothing said of what the host has.
+    known: Option<Have>,
 }
 
 impl Outbox {
@@ -483,6 +495,15 @@ impl Outbox {
             sent: None,
             settled: false,
             introduced: false,
+            known: None,
+        }
+    }
+
+    /// That of an agent of an older version.
+    pub fn of_version(host: HostId, session: u32, v: u32) -> Self {
+        Self {
+            v,
+            ..Self::new(host, session)
         }
     }
 
@@ -496,7 +517,7 @@ impl Outbox {
         if known && report.steps.is_empty() {
             return None;
         }
-        let request = self.request(Have::default(), Some(report.clone()));
+        let request = self.request(None, Some(report.clone()));
         self.sent = Some((request.seq, facts));
         self.settled = false;
         Some(request)
@@ -504,8 +525,16 @@ impl Outbox {
 
     /// The request that waits for something new; `None` until the controller has taken a report of this
     /// session. A poll that got there first would end the session, and the next one in the same way.
-    pub fn poll(&mut self, have: Have) -> Option<SyncRequest> {
-        self.introduced.then(|| self.request(have, None))
+    pub fn poll(&mut self, have: &Have) -> Option<SyncRequest> {
+        let news = self.known.as_ref() != Some(have);
+        let said = (news || self.v < BRIEF).then(|| have.clone());
+        self.introduced.then(|| self.request(said, None))
+    }
+
+    /// How the last poll ended, which was of that session and sent by a host that had this: whether it was
+    /// answered, and with nothing new.
+    pub fn polled(&mut self, session: u32, have: Have, nothing_new: bool) {
+        self.known = (nothing_new && session == self.session).then_some(have);
     }
 
     /// Whether the controller has taken a report of this session.
@@ -539,15 +568,21 @@ impl Outbox {
         self.session
     }
 
-    fn request(&mut self, have: Have, report: Option<Report>) -> SyncRequest {
+    fn request(&mut self, have: Option<Have>, report: Option<Report>) -> SyncRequest {
         self.seq += 1;
+        // Before, it was said also where it means nothing.
+        let have = have.or_else(|| (self.v < BRIEF).then(Have::default));
+        let (parts, neighbours) = match have {
+            Some(have) => (Some(have.parts), have.neighbours),
+            None => (None, None),
+        };
         SyncRequest {
             v: self.v,
             host: self.host.clone(),
             session: self.session,
             seq: self.seq,
-            have: have.parts,
-            neighbours: have.neighbours.filter(|_| self.v >= NEIGHBOURS),
+            have: parts,
+            neighbours: neighbours.filter(|_| self.v >= NEIGHBOURS),
             report,
         }
     }
@@ -625,10 +660,7 @@ mod tests {
     fn a_poll_before_any_report_is_unknown() {
         let (mut inbox, mut agent) = (Inbox::default(), outbox(7));
         let late = agent.report(&report("late")).expect("due");
-        assert_eq!(
-            inbox.admit(&agent.request(Default::default(), None)),
-            Admit::Unknown
-        );
+        assert_eq!(inbox.admit(&agent.request(None, None)), Admit::Unknown);
         agent.renew(9);
         assert_eq!(
             inbox.admit(&late),
@@ -636,32 +668,26 @@ mod tests {
             "it was told to begin anew"
         );
         inbox.admit(&agent.report(&report("a")).expect("due"));
-        assert_eq!(
-            inbox.admit(&agent.request(Default::default(), None)),
-            Admit::Fresh
-        );
+        assert_eq!(inbox.admit(&agent.request(None, None)), Admit::Fresh);
         // Another process of the agent was taken since.
         inbox.admit(&outbox(8).report(&report("a")).expect("due"));
-        assert_eq!(
-            inbox.admit(&agent.request(Default::default(), None)),
-            Admit::Unknown
-        );
+        assert_eq!(inbox.admit(&agent.request(None, None)), Admit::Unknown);
     }
 
     #[test]
     fn nothing_is_polled_before_a_report_of_the_session_was_taken() {
         let mut agent = outbox(7);
-        assert_eq!(agent.poll(Default::default()), None);
+        assert_eq!(agent.poll(&Default::default()), None);
         let first = agent.report(&report("a")).expect("due");
         assert_eq!(
-            agent.poll(Default::default()),
+            agent.poll(&Default::default()),
             None,
             "it may be on its way for long"
         );
         agent.answered(7, first.seq);
-        assert!(agent.poll(Default::default()).is_some());
+        assert!(agent.poll(&Default::default()).is_some());
         agent.renew(8);
-        assert_eq!(agent.poll(Default::default()), None);
+        assert_eq!(agent.poll(&Default::default()), None);
     }
 
     #[test]
@@ -753,24 +779,73 @@ mod tests {
     #[test]
     fn an_agent_speaks_the_newest_version_that_the_controller_knows() {
         let mut agent = outbox(7);
-        assert_eq!(agent.request(Default::default(), None).v, PROTOCOL);
+        assert_eq!(agent.request(None, None).v, PROTOCOL);
         for version in (OLDEST_PROTOCOL..PROTOCOL).rev() {
             agent.fall_back(8);
             let report = agent.report(&report("a")).expect("it is due again");
             assert_eq!((report.v, report.session), (version, 8));
         }
         agent.fall_back(8);
-        assert_eq!(agent.request(Default::default(), None).v, OLDEST_PROTOCOL);
+        assert_eq!(agent.request(None, None).v, OLDEST_PROTOCOL);
         agent.renew(9);
-        assert_eq!(agent.request(Default::default(), None).v, PROTOCOL);
+        assert_eq!(agent.request(None, None).v, PROTOCOL);
     }
 
     #[test]
     fn an_idle_heartbeat_is_below_200_bytes() {
         let mut accepted = Accepted::default();
         accepted.accept(answer(&accepted, blobs(&["x"]), 1_000_000));
-        let poll = outbox(u32::MAX).request(accepted.have(), None);
+        let poll = outbox(u32::MAX).request(Some(accepted.have()), None);
         let bytes = serde_json::to_vec(&poll).expect("serialises").len();
         assert!(bytes < 200, "{bytes} bytes");
+        let poll = outbox(u32::MAX).request(None, None);
+        let bytes = serde_json::to_vec(&poll).expect("serialises").len();
+        assert!(bytes < 80, "{bytes} bytes");
+    }
+
+    #[test]
+    fn a_host_says_what_it_has_where_that_may_be_news() {
+        let (mut inbox, mut agent) = (Inbox::default(), outbox(7));
+        let have = |name: &str| Have {
+            parts: [name, "", "", ""].map(str::to_owned),
+            neighbours: Some("n".into()),
+        };
+        let introduce = |inbox: &mut Inbox, agent: &mut Outbox| {
+            let report = agent.report(&report("a")).expect("due");
+            assert_eq!(inbox.admit(&report), Admit::Fresh);
+            agent.answered(report.session, report.seq);
+            report
+        };
+        introduce(&mut inbox, &mut agent);
+        let first = agent.poll(&have("1:a")).expect("introduced");
+        assert_eq!(inbox.have(&first), have("1:a"));
+        // Its answer was lost, or told something.
+        agent.polled(7, have("1:a"), false);
+        assert!(agent.poll(&have("1:a")).expect("introduced").have.is_some());
+        agent.polled(7, have("1:a"), true);
+        let brief = agent.poll(&have("1:a")).expect("introduced");
+        assert_eq!(
+            (brief.have.as_ref(), inbox.have(&brief)),
+            (None, have("1:a"))
+        );
+        let news = agent.poll(&have("2:b")).expect("introduced");
+        assert_eq!(inbox.have(&news), have("2:b"));
+        agent.polled(7, have("2:b"), true);
+        // One that comes late is answered as what it is, and says nothing of now.
+        assert_eq!(inbox.have(&first), have("1:a"));
+        let brief = agent.poll(&have("2:b")).expect("introduced");
+        assert_eq!(inbox.have(&brief), have("2:b"));
+        // In another session the controller knows nothing yet, and an answer of the last one is none.
+        agent.renew(8);
+        agent.polled(7, have("2:b"), true);
+        introduce(&mut inbox, &mut agent);
+        assert_eq!(inbox.have(&brief), Have::default());
+        assert!(agent.poll(&have("2:b")).expect("introduced").have.is_some());
+        // To a controller of before everything is said.
+        agent.fall_back(9);
+        let report = introduce(&mut inbox, &mut agent);
+        assert_eq!(report.have, Some(<[String; 4]>::default()));
+        agent.polled(9, have("2:b"), true);
+        assert!(agent.poll(&have("2:b")).expect("introduced").have.is_some());
     }
 }

@@ -15,8 +15,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// The newest version of what is said here. 2 has fences: an agent of 1 doesn't know that a guest is to
 /// be held. 3 has guests that go to another host running, and with 4 people's connections go along. 5 tells
-/// what is around a VPC apart from what is in it.
-pub const PROTOCOL: u32 = 5;
+/// what is around a VPC apart from what is in it. With 6 a poll says what the host has only where that may be
+/// news.
+pub const PROTOCOL: u32 = 6;
 /// The oldest that is still understood, on both sides.
 pub const OLDEST_PROTOCOL: u32 = 1;
 /// From this version on an agent holds fenced guests.
@@ -28,6 +29,8 @@ pub const CALLS: u32 = 4;
 
 /// From this version on an agent takes [`WantedNeighbours`].
 pub const NEIGHBOURS: u32 = 5;
+/// From this version on a poll may leave out [`SyncRequest::have`].
+pub const BRIEF: u32 = 6;
 
 /// Why a [`StreamKind::Resume`] is refused for now: the guest is on its way, or about to stay.
 pub const MOVES: &str = "the guest is on its way";
@@ -46,8 +49,10 @@ pub struct SyncRequest {
     pub session: u32,
     /// Counts the requests of a session, so that a late or repeated one is recognised.
     pub seq: u64,
-    /// `generation:hash` of each accepted part, in the order of [`Part::ALL`].
-    pub have: [String; 4],
+    /// `generation:hash` of each accepted part, in the order of [`Part::ALL`]. Absent in a report, and in a
+    /// poll of a host that has what it had in the poll before of this session, which brought nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub have: Option<[String; 4]>,
     /// The same of the neighbours; absent where the agent is told them within the networks.
     #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
     pub neighbours: Option<String>,

@@ -6,7 +6,7 @@ use crate::host::{Host, Running};
 use crate::random::Random;
 use boira_core::memory::{self, Memories};
 use boira_core::plan::{self, Facts, Fence, Step};
-use boira_core::sync::{Accepted, Outbox};
+use boira_core::sync::{Accepted, Have, Outbox, is_empty};
 use boira_core::wanted::Wanted;
 use boira_model::wire::*;
 use boira_model::*;
@@ -27,6 +27,8 @@ pub struct Agent {
     patience_ms: u64,
     /// What the accepted state asks for.
     wanted: Option<Rc<Wanted>>,
+    /// The version that it knows.
+    protocol: u32,
     outbox: Outbox,
     memories: Memories,
     busy: BTreeMap<InstanceId, Step>,
@@ -40,6 +42,8 @@ pub struct Agent {
     report: Option<(u64, usize, u64)>,
     /// Number of the poll under way, when to give it up, and when it was sent.
     poll: Option<(u64, u64, BootTime)>,
+    /// What the host had then.
+    polled: Have,
     not_before_ms: u64,
 }
 
@@ -62,7 +66,9 @@ impl Agent {
             .map(|bytes| serde_json::from_slice(bytes).expect("the file is replaced atomically"))
             .unwrap_or_default();
         host.agents += 1;
-        let wanted = accepted.wanted().unwrap_or_default();
+        let protocol = next_version(host, random);
+        let wanted = accepted.wanted().map(|wanted| understood(wanted, protocol));
+        let wanted = wanted.unwrap_or_default();
         let told = Fence {
             guests: Fence::of(&wanted),
             ..Fence::default()
@@ -72,9 +78,10 @@ impl Agent {
             fence: host.tell(&told, now_ms),
             patience_ms: POLL_TIMEOUT_MS,
             memories: memory::recall(&accepted),
-            wanted: accepted.wanted().map(Rc::new),
+            wanted: accepted.wanted().map(|_| Rc::new(wanted)),
             accepted,
-            outbox: Outbox::new(host.id.clone(), random.next() as u32),
+            protocol,
+            outbox: Outbox::of_version(host.id.clone(), random.next() as u32, protocol),
             busy: BTreeMap::new(),
             leaving: BTreeSet::new(),
             coming: BTreeSet::new(),
@@ -84,6 +91,7 @@ impl Agent {
             steps: Vec::new(),
             report: None,
             poll: None,
+            polled: Have::default(),
             not_before_ms: 0,
         }
     }
@@ -238,14 +246,20 @@ impl Agent {
         if waits || self.not_before_ms > now_ms {
             return;
         }
-        let Some(request) = self.outbox.poll(self.accepted.have()) else {
+        let have = self.accepted.have();
+        // The one before was not answered: the controller may wait longer by now.
+        if self.poll.is_some() {
+            self.outbox
+                .polled(self.outbox.session(), have.clone(), false);
+        }
+        let Some(request) = self.outbox.poll(&have) else {
             return;
         };
-        // The one before was not answered: the controller may wait longer by now.
         if self.poll.is_some() {
             self.patience_ms = POLL_TIMEOUT_MS.min(self.patience_ms * 2);
         }
         self.poll = Some((request.seq, now_ms + self.patience_ms, clock));
+        self.polled = have;
         out.push(Motion::Send(Box::new(request)));
     }
 
@@ -268,6 +282,9 @@ impl Agent {
         let poll = self.poll.filter(|(seq, ..)| current && *seq == to.seq);
         if poll.is_some() {
             self.poll = None;
+            let nothing_new = outcome.as_ref().is_ok_and(is_empty);
+            let have = std::mem::take(&mut self.polled);
+            self.outbox.polled(to.session, have, nothing_new);
         }
         match outcome {
             Ok(answer) => {
@@ -281,7 +298,8 @@ impl Agent {
                 }
             }
             Err(Refused::Conflict) if current => {
-                self.outbox.renew(random.next() as u32);
+                let session = random.next() as u32;
+                self.outbox = Outbox::of_version(host.id.clone(), session, self.protocol);
                 self.report = None;
                 self.poll = None;
                 self.not_before_ms = now_ms + RETRY_MS;
@@ -315,7 +333,8 @@ impl Agent {
             return false;
         }
         self.accepted = accepted;
-        self.wanted = self.accepted.wanted().map(Rc::new);
+        let wanted = self.accepted.wanted();
+        self.wanted = wanted.map(|wanted| Rc::new(understood(wanted, self.protocol)));
         if let Some(wanted) = &self.wanted {
             memory::prune(&mut self.memories, wanted);
             memory::told(&mut self.memories, wanted, host.boot_clock(now_ms));
@@ -413,6 +432,26 @@ impl Agent {
             || self.report.is_some()
             || !self.outbox.is_introduced()
     }
+}
+
+/// A PC's agent is replaced by one of another version now and then. One that knows nothing of guests that
+/// move while they run only by a newer one: the other way it would find some that it doesn't understand.
+fn next_version(host: &mut Host, random: &mut Random) -> u32 {
+    let version = host.protocol;
+    if random.chance(300) {
+        let least = if version < LIVE { version } else { LIVE };
+        host.protocol = random.between(u64::from(least), u64::from(PROTOCOL)) as u32;
+    }
+    version
+}
+
+/// What an agent of that version makes of what is wanted.
+fn understood(mut wanted: Wanted, version: u32) -> Wanted {
+    for row in &mut wanted.instances {
+        row.fenced &= version >= FENCES;
+        row.passage = row.passage.filter(|_| version >= LIVE);
+    }
+    wanted
 }
 
 /// Writes the accepted state in place of the old one, all or nothing.

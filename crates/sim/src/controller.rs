@@ -251,8 +251,10 @@ impl Controller {
                 outcome: Err(Refused::Conflict),
             });
         }
-        let Some(mut report) = request.report else {
-            return self.poll(envelope, sync::Have::of(&request), now_ms);
+        let Some(mut report) = request.report.clone() else {
+            let inbox = self.inboxes.entry(request.host.clone()).or_default();
+            let have = inbox.have(&request);
+            return self.poll(envelope, have, now_ms);
         };
         report.protocol = request.v;
         let (ledger, said) = (self.ledger.clone(), self.said());

@@ -99,6 +99,8 @@ pub struct Host {
     /// Guests' processes so far.
     pub processes: u64,
     pub agents: u64,
+    /// The version that its next agent speaks.
+    pub protocol: u32,
     pub agent: Option<Agent>,
 }
 

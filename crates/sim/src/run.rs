@@ -8,6 +8,7 @@ use crate::random::Random;
 use crate::store::Disk;
 use crate::world::{End, World};
 use boira_core::{Settings, account, heal, zone};
+use boira_model::wire::{OLDEST_PROTOCOL, PROTOCOL};
 use boira_model::*;
 use boira_store::Event;
 use std::convert::Infallible;
@@ -271,6 +272,10 @@ fn pc(number: u64, random: &mut Random) -> Host {
         next_step: 0,
         processes: 0,
         agents: 0,
+        protocol: match random.chance(700) {
+            true => PROTOCOL,
+            false => random.between(u64::from(OLDEST_PROTOCOL), u64::from(PROTOCOL)) as u32,
+        },
         agent: None,
     }
 }

@@ -8,6 +8,7 @@ mod idle;
 mod objects;
 mod placing;
 mod resident;
+mod room;
 
 use crate::figure::Figure;
 use crate::machine::{self, Machine};
@@ -20,7 +21,7 @@ pub struct Arguments {
     /// One round of tiny sizes: tries the bench, says nothing about Boira
     #[arg(long)]
     quick: bool,
-    /// Only these: guests, durable, placing, describe, across, objects, resident
+    /// Only these: guests, durable, placing, describe, across, objects, resident, room
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     #[arg(long, default_value_t = 5)]
@@ -46,7 +47,7 @@ impl Extent {
 
 type Take = fn(Extent) -> Result<Vec<Figure>>;
 
-const SECTIONS: [(&str, &str, Take); 7] = [
+const SECTIONS: [(&str, &str, Take); 8] = [
     ("guests", "From a request to a guest", guests::take),
     ("durable", "Durable launches", durable::take),
     ("placing", "From pending to running", placing::take),
@@ -54,6 +55,7 @@ const SECTIONS: [(&str, &str, Take); 7] = [
     ("across", "Across hosts", across::take),
     ("objects", "Objects", objects::take),
     ("resident", "Memory, start and idleness", resident::take),
+    ("room", "A thousand hosts", room::take),
 ];
 
 pub fn run(arguments: &Arguments) -> Result<()> {

@@ -1,6 +1,7 @@
-//! Objects in and out, beside [`nginx`], and what many of them and slow readers cost.
+//! Objects in and out, beside [`nginx`] and [`s3s_fs`], and what many of them and slow readers cost.
 
 mod nginx;
+mod s3s_fs;
 
 use super::Extent;
 use crate::client::Login;
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use boira_api::auth::RequestHead;
 use boira_api::sigv4;
 use nginx::Nginx;
+use s3s_fs::S3sFs;
 use sha2::{Digest, Sha256};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -22,31 +24,38 @@ const SMALL: usize = 4 << 10;
 const CLIENTS: u32 = 8;
 const LISTED: usize = 1000;
 const MANY: u32 = 1_000_000;
+const S3S_FS: &str = "s3s-fs, whose files are not synced";
 /// Asks for encryption at rest with the cloud's own keys.
 const SEALED: (&str, &str) = ("x-amz-server-side-encryption", "AES256");
 
 pub fn take(extent: Extent) -> Result<Vec<Figure>> {
     let cloud = Cloud::start(Shape::huge(1).may_be_silent())?;
-    let nginx = match Nginx::start(cloud.home()) {
-        Ok(nginx) => nginx,
+    let references =
+        Nginx::start(cloud.home()).and_then(|nginx| Ok((nginx, S3sFs::start(cloud.home())?)));
+    let (nginx, fs) = match references {
+        Ok(references) => references,
         Err(error) => {
             return Ok(vec![Figure::missing(
-                "Objects beside nginx",
+                "Objects beside nginx and s3s-fs",
                 format!("{error:#}"),
             )]);
         }
     };
-    let boira = Side::Boira(cloud.admin.clone());
+    let boira = Side::S3(cloud.admin.clone());
     let (beside, copying) = (Side::Nginx(nginx.address), Side::Nginx(nginx.copying));
+    let fs = Side::S3(fs.login.clone());
     exchange_one(&boira, "PUT", "/bench", b"")?;
+    exchange_one(&fs, "PUT", "/bench", b"")?;
     let large = vec![7; extent.size(256, 8) as usize * (1 << 20)];
     let mut figures = Figures::new();
     for round in 0..extent.rounds {
         figures
             .fdatasync
             .push(machine::fdatasync_per_s(cloud.home())?);
+        let count = extent.size(1000, 20);
+        let put = many(&fs, "PUT", round, count, &[7; SMALL])?;
+        figures.put_fs.push(put);
         for (side, which) in [(&boira, 0), (&beside, 1)] {
-            let count = extent.size(1000, 20);
             figures.put_small[which].push(many(side, "PUT", round, count, &[7; SMALL])?);
             figures.get_small[which].push(many(side, "GET", round, count * 2, b"")?);
             let mb = large.len() as f64 / 1e6;
@@ -111,6 +120,8 @@ fn resident_growth(mb: f64, extent: Extent) -> Figure {
 
 struct Figures {
     put_small: [Vec<f64>; 2],
+    /// Of s3s-fs.
+    put_fs: Vec<f64>,
     get_small: [Vec<f64>; 2],
     put_large: [Vec<f64>; 2],
     get_large: [Vec<f64>; 2],
@@ -125,6 +136,7 @@ impl Figures {
     fn new() -> Self {
         Self {
             put_small: Default::default(),
+            put_fs: Vec::new(),
             get_small: Default::default(),
             put_large: Default::default(),
             get_large: Default::default(),
@@ -144,6 +156,14 @@ impl Figures {
                 figure.reference = Some((reference.to_owned(), there));
                 figure
             };
+        let put_small = self.put_small[0].clone();
+        let beside_fs = beside(
+            "PUT of 4 KiB, 8 connections, again",
+            "per s",
+            [put_small, self.put_fs],
+            1.5,
+            S3S_FS,
+        );
         let mut put = beside(
             "PUT of 4 KiB, 8 connections",
             "per s",
@@ -177,6 +197,7 @@ impl Figures {
         ));
         vec![
             put,
+            beside_fs,
             beside(
                 "GET of 4 KiB, 8 connections",
                 "per s",
@@ -204,19 +225,19 @@ impl Figures {
 }
 
 enum Side {
-    Boira(Login),
+    S3(Login),
     Nginx(SocketAddr),
 }
 
 impl Side {
     fn address(&self) -> SocketAddr {
         match self {
-            Side::Boira(login) => login.address,
+            Side::S3(login) => login.address,
             Side::Nginx(address) => *address,
         }
     }
 
-    /// A request's head. Boira's is signed, its body's hash included, as clients do without TLS.
+    /// A request's head. Of S3 it is signed, its body's hash included, as clients do without TLS.
     fn head(
         &self,
         method: &str,
@@ -228,7 +249,7 @@ impl Side {
         let host = self.address().to_string();
         let mut head =
             format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len}\r\n");
-        if let Side::Boira(login) = self {
+        if let Side::S3(login) = self {
             let now = SystemTime::now()
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .unwrap_or_default();
