@@ -132,12 +132,16 @@ impl Volumes {
             done_bytes: 0,
             of_bytes: 0,
             error: None,
+            failures: 0,
         });
         arriving.error = Some(format!("{error:#}"));
+        arriving.failures = attempt.failures;
     }
 
     /// One that is being fetched has got further.
-    pub fn got_further(&mut self, arriving: Arriving) {
+    pub fn got_further(&mut self, mut arriving: Arriving) {
+        let attempt = self.fetched.get(&arriving.file);
+        arriving.failures = attempt.map_or(0, |attempt| attempt.failures);
         self.arriving.insert(arriving.file.clone(), arriving);
     }
 
@@ -157,6 +161,7 @@ async fn fetch(volume: WantedVolume, host: Arc<dyn Host>, events: mpsc::Sender<E
             done_bytes,
             of_bytes,
             error: None,
+            failures: 0,
         })
     });
     let outcome = host.fetch_volume(&volume, Box::new(note)).await;

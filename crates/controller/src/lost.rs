@@ -8,7 +8,7 @@ use boira_core::fence::Watch;
 use boira_core::{State, heal};
 use boira_model::wire::Endpoint;
 use boira_model::{Host, HostId};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,12 +17,21 @@ use std::time::Duration;
 /// How long a command may take that switches a host off.
 const POWER_OFF: Duration = Duration::from_secs(60);
 
-/// Hosts that are being switched off.
+/// Hosts that are being switched off, or were and haven't been heard of since.
 #[derive(Default)]
-pub struct SwitchingOff(Mutex<HashSet<HostId>>);
+pub struct SwitchingOff(Mutex<HashMap<HostId, Switch>>);
+
+#[derive(Clone, Copy)]
+enum Switch {
+    Running,
+    /// Its command has ended well, after it was begun at this time of the links' clock.
+    Off {
+        since_ms: u64,
+    },
+}
 
 impl SwitchingOff {
-    fn hosts(&self) -> MutexGuard<'_, HashSet<HostId>> {
+    fn hosts(&self) -> MutexGuard<'_, HashMap<HostId, Switch>> {
         self.0.lock().expect("no holder of this lock panics")
     }
 }
@@ -50,12 +59,26 @@ pub async fn tick(controller: &Arc<Controller>) {
         }
         let mut witnesses = judged.witnesses.iter();
         let is_remote = |id| is_remote(controller, state.hosts.get(id));
-        if let Some(command) = state.settings.power_off.get(&row.name)
+        if let Some(command) = command_of(state, row)
             && witnesses.any(is_remote)
         {
             switch_off(controller, host, command);
         }
     }
+}
+
+/// What switches a host off, by its id or by its name. Several hosts may have one name, and another one's
+/// command says nothing about this one.
+fn command_of<'a>(state: &'a State, host: &Host) -> Option<&'a str> {
+    let commands = &state.settings.power_off;
+    let namesakes = || state.hosts.values().filter(|row| row.name == host.name);
+    let by_name = || {
+        commands
+            .get(&host.name)
+            .filter(|_| namesakes().count() == 1)
+    };
+    let command = commands.get(host.id.as_str()).or_else(by_name);
+    command.map(String::as_str)
 }
 
 /// Those of the other hosts: this one's is being looked at.
@@ -90,18 +113,31 @@ async fn give_away(controller: &Controller, host: &HostId, link: &Link) {
 
 /// Beside the clockwork, one command at a time for each host.
 fn switch_off(controller: &Arc<Controller>, host: &HostId, command: &str) {
-    if !controller.switching_off.hosts().insert(host.clone()) {
-        return;
+    let link = controller.links.of(host);
+    {
+        let mut hosts = controller.switching_off.hosts();
+        match hosts.get(host) {
+            Some(Switch::Running) => return,
+            // Somebody may be switching it on again just now.
+            Some(Switch::Off { since_ms })
+                if !link.watch(|watch, _| watch.heard_since(*since_ms)) =>
+            {
+                return;
+            }
+            Some(Switch::Off { .. }) | None => hosts.insert(host.clone(), Switch::Running),
+        };
     }
     let (controller, host, command) = (controller.clone(), host.clone(), command.to_owned());
     tokio::spawn(async move {
-        let link = controller.links.of(&host);
         let since_ms = link.watch(|_, now_ms| now_ms);
         tracing::warn!("{host} is not heard of; switching it off");
         match run(&command).await {
             Ok(()) if link.watch(|watch, _| watch.is_off(since_ms)) => {
                 tracing::warn!("{host} is off");
                 give_away(&controller, &host, &link).await;
+                let off = Switch::Off { since_ms };
+                controller.switching_off.hosts().insert(host, off);
+                return;
             }
             Ok(()) => tracing::warn!("{host} was heard of while it was switched off"),
             Err(error) => {

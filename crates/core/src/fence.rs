@@ -88,6 +88,11 @@ impl Watch {
         self.out
     }
 
+    /// Whether anything was heard of the host since then.
+    pub fn heard_since(&self, since_ms: u64) -> bool {
+        self.heard_ms >= since_ms
+    }
+
     pub fn is_out(&self) -> bool {
         self.out
     }

@@ -24,7 +24,7 @@ use crate::schedule::{self, Need};
 use crate::state::Contact;
 use crate::{Draft, Refusal, State, heal};
 use boira_model::volume::file;
-use boira_model::wire::{GuestReport, GuestState, LIVE};
+use boira_model::wire::{Arriving, GuestReport, GuestState, LIVE};
 use boira_model::*;
 use std::sync::Arc;
 
@@ -42,6 +42,8 @@ pub enum How {
 
 /// How long a guest that was sent may be halted before it goes on where it was.
 const HALTED_MS: i64 = 15_000;
+/// How often a disk may fail to be brought to the other host until its instance stays.
+const FETCHES: u32 = 8;
 /// How long the other host may take until it waits for the guest: it may have to fetch the image.
 const PREPARING_MS: i64 = 15 * 60 * 1000;
 
@@ -57,6 +59,7 @@ pub fn migrate(draft: &mut Draft, id: &str, to: Option<&Host>, how: How) -> Resu
     draft.edit_instance(&row.id, |row| {
         if let Some(placement) = &mut row.placement {
             placement.moving_to = Some(target.id.clone());
+            placement.kept = None;
             placement.overhead_there_bytes = target.overhead.of(row.memory_bytes);
             if how == How::Live {
                 placement.given = placement.next_generation();
@@ -206,14 +209,22 @@ fn need(state: &State, row: &Instance) -> Need {
 pub fn cancel(draft: &mut Draft, id: &str) -> Result<(), Refusal> {
     let row = draft.state.instances.get(id).cloned();
     let row = row.ok_or_else(|| Refusal::NotFound(Thing::Instance, id.into()))?;
-    let Some(placement) = row.placement.as_ref().filter(|p| p.moving_to.is_some()) else {
+    if row.moving_to().is_none() {
         return Err(Refusal::Conflict(format!("{id} is not moving")));
-    };
-    let here = placement.host.clone();
+    }
     draft.log(&row.id, "admin", "the move is taken back");
+    take_back(draft, &row);
+    Ok(())
+}
+
+fn take_back(draft: &mut Draft, row: &Instance) {
     give_up(draft, &row.id);
+    let Some(placement) = &row.placement else {
+        return;
+    };
     if row.desired == Desired::Running && placement.live.is_none() {
         // The button may have been pressed: its guest ends, and is started again in the same place.
+        let here = placement.host.clone();
         draft.edit_instance(&row.id, |row| {
             if let Some(placement) = &mut row.placement {
                 placement.moving_to = Some(here);
@@ -221,7 +232,47 @@ pub fn cancel(draft: &mut Draft, id: &str) -> Result<(), Refusal> {
         });
         ended(draft, &row.id);
     }
-    Ok(())
+}
+
+/// One that was to go over stopped goes on where it was.
+fn stays_cold(draft: &mut Draft, id: &InstanceId, why: &str, kept: Option<String>) {
+    let row = draft.state.instances.get(id).cloned();
+    let Some(row) = row.filter(|row| is_cold(row)) else {
+        return;
+    };
+    draft.log(id, "cloud", format!("the move is given up: {why}"));
+    draft.edit_instance(id, |row| {
+        if let Some(placement) = &mut row.placement {
+            placement.kept = kept;
+        }
+    });
+    take_back(draft, &row);
+}
+
+/// Whether it goes to another host stopped.
+fn is_cold(row: &Instance) -> bool {
+    let here = row.placement.as_ref().map(|placement| &placement.host);
+    row.live().is_none() && row.moving_to().is_some_and(|to| Some(to) != here)
+}
+
+/// How far the disks are that come to this host. What can't be brought keeps its instance where it is.
+pub fn fetching(draft: &mut Draft, host: &HostId, arriving: &[Arriving]) {
+    for id in moving_to(&draft.state, host) {
+        let row = &draft.state.instances[&id];
+        let disks = row
+            .disks
+            .iter()
+            .filter_map(|id| draft.state.volumes.get(id));
+        let files: Vec<_> = disks
+            .filter_map(|disk| Some(file(&disk.id, disk.arriving_at(host)?)))
+            .collect();
+        let mut failed = arriving.iter().filter(|part| part.failures >= FETCHES);
+        let failed = failed.find(|part| files.contains(&part.file));
+        if let Some(why) = failed.and_then(|part| part.error.clone()) {
+            let why = format!("its disk can't be brought to the other host: {why}");
+            stays_cold(draft, &id, &why, Some(why.clone()));
+        }
+    }
 }
 
 /// Forgets that an instance is moving; what was copied is removed by its host.
@@ -429,6 +480,15 @@ pub fn tick(draft: &mut Draft) {
         // It is moving, so it can be taken back.
         let _ = cancel(draft, id.as_str());
     }
+    let silent = |id: &HostId| draft.state.contact(id) == Contact::Silent;
+    let moving = draft.state.moving.iter();
+    let waiting = |id: &&InstanceId| {
+        let row = draft.state.instances.get(*id);
+        row.is_some_and(|row| is_cold(row) && row.moving_to().is_some_and(silent))
+    };
+    for id in moving.filter(waiting).cloned().collect::<Vec<_>>() {
+        stays_cold(draft, &id, "the other host is not heard of", None);
+    }
     let now = draft.now();
     let moving = draft.state.moving.iter();
     let halted = |id: &&InstanceId| {
@@ -468,7 +528,10 @@ pub fn is_due(state: &State) -> bool {
 fn send_off(draft: &mut Draft, host: &HostId) {
     let here: Vec<_> = draft.state.placed_on(host).cloned().collect();
     let leaving = here.iter().filter(|row| row.moving_to().is_some()).count();
-    let next = here.iter().filter(|row| row.moving_to().is_none());
+    let kept = |row: &Instance| row.placement.as_ref().is_some_and(|p| p.kept.is_some());
+    let next = here
+        .iter()
+        .filter(|row| row.moving_to().is_none() && !kept(row));
     let mut places = AT_A_TIME.saturating_sub(leaving);
     for row in next {
         if places == 0 {
@@ -497,8 +560,9 @@ pub fn obstacles(state: &State, host: &HostId) -> Vec<(InstanceId, String)> {
         .placed_on(host)
         .filter(|row| row.moving_to().is_none() && row.desired != Desired::Terminated)
         .filter_map(|row| {
-            let why = target(state, row, None, How::Cold).err()?;
-            Some((row.id.clone(), why.to_string()))
+            let kept = row.placement.as_ref().and_then(|p| p.kept.clone());
+            let why = kept.or_else(|| Some(target(state, row, None, How::Cold).err()?.to_string()));
+            Some((row.id.clone(), why?))
         })
         .collect()
 }
@@ -545,7 +609,11 @@ pub fn place_with(
     let live = row.live().map(|live| live.generation);
     draft.edit_instance(&row.id, |row| {
         let generation = live.unwrap_or_else(|| row.next_generation());
-        row.placement = Some(Placement::new(to.clone(), generation));
+        let before = row.placement.take().filter(|before| before.host == *to);
+        row.placement = Some(Placement {
+            kept: before.and_then(|before| before.kept),
+            ..Placement::new(to.clone(), generation)
+        });
         row.overhead_bytes = host.overhead.of(row.memory_bytes);
         row.resets = 0;
         if live.is_some() {

@@ -28,6 +28,7 @@ pub fn report(draft: &mut Draft, host: &HostId, report: &Report) {
     }
     collect_volumes(draft, host, report);
     moving::arrived(draft, host, &report.volumes);
+    moving::fetching(draft, host, &report.arriving);
 }
 
 fn note_steps(draft: &mut Draft, host: &HostId, report: &Report) {

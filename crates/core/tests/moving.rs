@@ -5,8 +5,9 @@ mod common;
 use boira_core::moving::How;
 use boira_core::wanted::Wanted;
 use boira_core::{host, moving, observe, power, reconcile};
+use boira_model::volume;
 use boira_model::volume::file;
-use boira_model::wire::{GuestState, Power};
+use boira_model::wire::{self, GuestState, Power};
 use boira_model::*;
 use common::Cloud;
 
@@ -315,6 +316,66 @@ fn what_moves_to_a_host_that_goes_away_stays_where_it_was() {
     cloud.change(reconcile::tick);
     cloud.says(&id, GuestState::Exited(Exit::Poweroff));
     assert_eq!(placed(&cloud, &id).host, here);
+}
+
+#[test]
+fn a_disk_that_cannot_be_brought_keeps_its_instance_where_it_is() {
+    let (mut cloud, id, here, there) = cloud();
+    cloud.change(|draft| {
+        let host = Host {
+            evacuating: true,
+            admission: Admission::Draining,
+            ..Host::clone(&draft.state.hosts[&here])
+        };
+        draft.put(host);
+    });
+    migrate(&mut cloud, &id);
+    cloud.says(&id, GuestState::Exited(Exit::Poweroff));
+    let file = disk(&cloud, &id);
+    let file = volume::file(&file.id, file.arriving_at(&there).expect("it is copied"));
+    let fails = |cloud: &mut Cloud, failures| {
+        let mut report = cloud.report(&there, Vec::new());
+        report.arriving = vec![wire::Arriving {
+            file: file.clone(),
+            done_bytes: 0,
+            of_bytes: 0,
+            error: Some("bad sector".into()),
+            failures,
+        }];
+        cloud.change(|draft| observe::report(draft, &there, &report));
+    };
+    fails(&mut cloud, 7);
+    assert_eq!(placed(&cloud, &id).moving_to, Some(there.clone()));
+    fails(&mut cloud, 8);
+    assert_eq!(placed(&cloud, &id).moving_to, None);
+    assert_eq!(power_of(&cloud, &here), Some(Power::On), "it goes on");
+    cloud.change(reconcile::tick);
+    assert_eq!(
+        placed(&cloud, &id).moving_to,
+        None,
+        "it isn't tried for ever"
+    );
+    let kept = moving::obstacles(&cloud.state, &here);
+    assert!(kept[0].1.contains("bad sector"), "{kept:?}");
+    // Who asks for it tries it once more.
+    cloud.says(&id, GuestState::Running);
+    migrate(&mut cloud, &id);
+    assert_eq!(placed(&cloud, &id).kept, None);
+}
+
+#[test]
+fn a_cold_move_to_a_host_that_is_not_heard_of_is_given_up() {
+    let (mut cloud, id, here, there) = cloud();
+    migrate(&mut cloud, &id);
+    cloud.says(&id, GuestState::Exited(Exit::Poweroff));
+    cloud.change(reconcile::tick);
+    assert_eq!(placed(&cloud, &id).moving_to, Some(there.clone()));
+    cloud.state.silent.insert(there);
+    cloud.change(reconcile::tick);
+    let now = placed(&cloud, &id);
+    assert_eq!((now.host, now.moving_to), (here.clone(), None));
+    assert_eq!(power_of(&cloud, &here), Some(Power::On));
+    assert_eq!(disk(&cloud, &id).copying, None);
 }
 
 /// It was told to end before anybody had heard that it ran.

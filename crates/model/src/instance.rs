@@ -45,6 +45,9 @@ pub struct Placement {
     /// Going from here running has failed.
     #[serde(default)]
     pub stuck: bool,
+    /// Why its disks could not be brought from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
     /// Memory that the hypervisor there needs beside the guest's.
     #[serde(default)]
     pub overhead_there_bytes: u64,
@@ -74,6 +77,7 @@ impl Placement {
             live: None,
             given: 0,
             stuck: false,
+            kept: None,
             overhead_there_bytes: 0,
         }
     }

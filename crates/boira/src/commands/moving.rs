@@ -143,7 +143,7 @@ pub async fn empty(client: &Client, format: Format, name: &str) -> Result<()> {
         let (moves, kept) = (list("leaving"), list("kept"));
         let placed = host["placed"].as_u64().unwrap_or(0);
         let all = *at_first.get_or_insert(placed);
-        if host["state"] != "draining" {
+        if host["evacuating"] != true {
             bail!("{name} is not drained any more");
         }
         if placed == 0 || (moves.is_empty() && kept.len() as u64 >= placed) {
