@@ -354,7 +354,8 @@ impl Controller {
         let stream = self.connect(&self.tls().h2).await?;
         let (sender, driver) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .keep_alive_interval(Duration::from_secs(15))
+            // A poll is answered after 15 s at the latest, where nothing has fallen silent.
+            .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_while_idle(false)
             .handshake(TokioIo::new(stream))
             .await

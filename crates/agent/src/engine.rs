@@ -310,7 +310,9 @@ impl Engine {
         for (id, guest) in &now.guests {
             let was = before.guests.get(id).is_some_and(|guest| guest.held);
             let what = match (was, guest.held) {
-                (false, true) => "held: the controller was not heard of until the deadline",
+                (false, true) => {
+                    "held: until its deadline the controller had not said that it may go on"
+                }
                 (true, false) if guest.state == GuestState::Running => "goes on after it was held",
                 _ => continue,
             };
@@ -351,7 +353,8 @@ impl Engine {
             self.open_stream(request);
         }
         let lease = answer.lease_ms.map(|ms| BootTime(sent.0 + ms));
-        if self.accepted.is_confirmed_by(&answer) || self.take(answer).await {
+        let keeps = self.accepted.keeps_instances(&answer);
+        if self.take(answer).await || keeps {
             self.renew_lease(lease).await;
         }
     }

@@ -35,6 +35,8 @@ const IDLE: Duration = Duration::from_secs(60);
 enum Version {
     Http1,
     Http2,
+    /// The same of a host, to which no date is told: a heartbeat is to be small.
+    Hosts,
 }
 
 /// What a listener speaks.
@@ -151,6 +153,10 @@ async fn connection(
         }
         None => return http(stream, version, router).await,
     };
+    let version = match version {
+        Version::Http2 => Version::Hosts,
+        other => other,
+    };
     let router = router
         .layer(axum::Extension(PeerKey(key.clone())))
         .layer(axum::Extension(PeerAddress(address)));
@@ -187,10 +193,11 @@ async fn http(
         .timer(TokioTimer::new())
         .keep_alive_interval(HEADERS)
         .keep_alive_timeout(HANDSHAKE)
+        .auto_date_header(!matches!(version, Version::Hosts))
         .max_concurrent_streams(256);
     let builder = match version {
         Version::Http1 => builder.http1_only(),
-        Version::Http2 => builder.http2_only(),
+        Version::Http2 | Version::Hosts => builder.http2_only(),
     };
     let activity = Arc::new(Activity::new());
     let noting = activity.clone();

@@ -80,14 +80,21 @@ impl Inbox {
     /// What the host has that sent this poll of the session. Without a word about it, it is what it said
     /// last; nothing, and so everything is told, where it never said.
     pub fn have(&mut self, poll: &SyncRequest) -> Have {
+        let current = self.session == Some(poll.session);
         let Some(parts) = poll.have.clone() else {
-            return self.have.1.clone();
+            let known = current && self.have.0 > 0;
+            let nothing = Have {
+                neighbours: Some(String::new()),
+                ..Have::default()
+            };
+            return if known { self.have.1.clone() } else { nothing };
         };
         let have = Have {
             parts,
             neighbours: poll.neighbours.clone(),
         };
-        if poll.seq > self.have.0 {
+        // Another session may have begun since it was admitted.
+        if current && poll.seq > self.have.0 {
             self.have = (poll.seq, have.clone());
         }
         have
@@ -368,14 +375,11 @@ impl Accepted {
         })
     }
 
-    /// Whether an answer that carries nothing says that what is accepted is what is wanted.
-    pub fn is_confirmed_by(&self, answer: &SyncAnswer) -> bool {
-        let carries = answer.instances.is_some()
-            || answer.network.is_some()
-            || answer.neighbours.is_some()
-            || answer.images.is_some()
-            || answer.volumes.is_some();
-        !carries && answer.cloud.is_some() && self.cloud == answer.cloud
+    /// Whether an answer leaves the instances as they are accepted, whatever else it tells: none of them is
+    /// anybody else's, also where the rest of it can't be written down.
+    pub fn keeps_instances(&self, answer: &SyncAnswer) -> bool {
+        let ours = answer.cloud.is_some() && self.cloud == answer.cloud;
+        ours && answer.instances.is_none() && self.is_ahead_of(answer).is_none()
     }
 
     /// Notes what steps have done; true where that must be written down before it is reported.
@@ -570,8 +574,10 @@ impl Outbox {
 
     fn request(&mut self, have: Option<Have>, report: Option<Report>) -> SyncRequest {
         self.seq += 1;
-        // Before, it was said also where it means nothing.
-        let have = have.or_else(|| (self.v < BRIEF).then(Have::default));
+        // A controller of before wants it also where it means nothing, and has to understand the first
+        // message of a session to say so.
+        let empty = report.is_some() || self.v < BRIEF;
+        let have = have.or_else(|| empty.then(Have::default));
         let (parts, neighbours) = match have {
             Some(have) => (Some(have.parts), have.neighbours),
             None => (None, None),
@@ -804,6 +810,20 @@ mod tests {
     }
 
     #[test]
+    fn a_report_is_understood_by_controllers_of_before() {
+        /// What was read of a message before `v` was looked at, up to version 5.
+        #[derive(serde::Deserialize)]
+        struct Before {
+            v: u32,
+            have: [String; 4],
+        }
+        let report = outbox(7).report(&report("a")).expect("due");
+        let text = serde_json::to_vec(&report).expect("serialises");
+        let before: Before = serde_json::from_slice(&text).expect("it is read");
+        assert_eq!((before.v, before.have), (PROTOCOL, Default::default()));
+    }
+
+    #[test]
     fn a_host_says_what_it_has_where_that_may_be_news() {
         let (mut inbox, mut agent) = (Inbox::default(), outbox(7));
         let have = |name: &str| Have {
@@ -839,7 +859,22 @@ mod tests {
         agent.renew(8);
         agent.polled(7, have("2:b"), true);
         introduce(&mut inbox, &mut agent);
-        assert_eq!(inbox.have(&brief), Have::default());
+        let late = brief;
+        let brief = agent.poll(&have("2:b")).expect("introduced");
+        let nothing = Have {
+            neighbours: Some(String::new()),
+            ..Have::default()
+        };
+        let brief = SyncRequest {
+            have: None,
+            neighbours: None,
+            ..brief
+        };
+        assert_eq!(inbox.have(&brief), nothing);
+        // Nor does one that was admitted before the session began.
+        assert_eq!(inbox.have(&SyncRequest { seq: 99, ..first }), have("1:a"));
+        assert_eq!(inbox.have(&late), nothing);
+        assert_eq!(inbox.have(&brief), nothing);
         assert!(agent.poll(&have("2:b")).expect("introduced").have.is_some());
         // To a controller of before everything is said.
         agent.fall_back(9);

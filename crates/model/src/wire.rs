@@ -49,8 +49,9 @@ pub struct SyncRequest {
     pub session: u32,
     /// Counts the requests of a session, so that a late or repeated one is recognised.
     pub seq: u64,
-    /// `generation:hash` of each accepted part, in the order of [`Part::ALL`]. Absent in a report, and in a
-    /// poll of a host that has what it had in the poll before of this session, which brought nothing.
+    /// `generation:hash` of each accepted part, in the order of [`Part::ALL`]; of no meaning in a report.
+    /// Absent in a poll of a host that has what it had in the poll before of this session, which brought
+    /// nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub have: Option<[String; 4]>,
     /// The same of the neighbours; absent where the agent is told them within the networks.
@@ -421,9 +422,11 @@ pub struct Arriving {
     pub file: VolumeId,
     pub done_bytes: u64,
     pub of_bytes: u64,
-    /// Why the last attempt failed.
+    /// Why the last attempt failed, and how many did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub failures: u32,
 }
 
 /// A guest on its way to another host.

@@ -292,7 +292,7 @@ impl Agent {
                 if poll.is_some() {
                     self.patience_ms = lease_ms.map_or(POLL_TIMEOUT_MS, |ms| ms / 2);
                 }
-                let stands = self.accepted.is_confirmed_by(&answer);
+                let stands = self.accepted.keeps_instances(&answer);
                 if self.accept(host, answer, now_ms) || stands {
                     self.renew_lease(host, poll.zip(lease_ms), now_ms);
                 }
