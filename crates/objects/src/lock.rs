@@ -10,7 +10,7 @@ use crate::error::{custom, malformed, not_allowed};
 use crate::rows::{self, About, Bucket, Version, Versioning};
 use http::StatusCode;
 use s3s::dto::*;
-use s3s::{S3Error, S3Request, S3Result, s3_error};
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -64,6 +64,23 @@ fn protected() -> S3Error {
     )
 }
 
+fn no_digest(what: &str) -> S3Error {
+    S3Error::with_message(
+        S3ErrorCode::InvalidRequest,
+        format!(
+            "Content-MD5 OR x-amz-checksum- HTTP header is required for Put {what} requests with Object Lock parameters"
+        ),
+    )
+}
+
+/// The same of a part of what will be locked.
+pub fn part_wants_digest(about: &About, is_there: bool) -> S3Result<()> {
+    match about.retention.is_some() || about.hold == Some(true) {
+        true if !is_there => Err(no_digest("Part")),
+        _ => Ok(()),
+    }
+}
+
 /// What a request that makes an object says of its lock.
 #[derive(Clone, Debug, Default)]
 pub struct Wish {
@@ -89,10 +106,7 @@ impl Wish {
     pub fn wants_digest(&self, bucket: &Bucket, is_there: bool) -> S3Result<()> {
         let locks = |lock| default(lock, 0).is_some();
         match self.is_said() || bucket.config.lock.as_ref().is_some_and(locks) {
-            true if !is_there => Err(s3_error!(
-                InvalidRequest,
-                "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters"
-            )),
+            true if !is_there => Err(no_digest("Object")),
             _ => Ok(()),
         }
     }

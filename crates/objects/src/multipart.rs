@@ -13,7 +13,7 @@ use crate::error::internal;
 use crate::lifecycle;
 use crate::list::{Lister, Step, Wanted};
 use crate::listing::{common_prefixes, encoded, wants_url};
-use crate::lock::Wish;
+use crate::lock::{self, Wish};
 use crate::objects::{checked_key, page};
 use crate::quota;
 use crate::rows::{self, About, Asked, Done, Part, PartOf, Put, Upload, Versioning, json};
@@ -115,6 +115,7 @@ impl Store {
         let upload = self
             .upload(&who, &input.bucket, &input.key, &input.upload_id)
             .await?;
+        lock::part_wants_digest(&upload.about, said.has_digest())?;
         let lock = Lock::of_upload(&upload, &request.headers)?;
         encryption::tell(&request.extensions, lock.noted().as_ref(), lock.key());
         let asked = asked_of(&upload);

@@ -4,7 +4,7 @@
 use crate::access::Cloud;
 use crate::resigned::Signed;
 use http::header::RANGE;
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Method, Request};
 use s3s::dto::Range;
 use s3s::{Body, S3Result};
 
@@ -14,7 +14,8 @@ pub struct Whole;
 
 /// The request with a range that s3s takes. A signature that covers the header is renewed.
 pub fn understood(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Request<Body>> {
-    let Some(range) = request.headers().get(RANGE) else {
+    let reads = [Method::GET, Method::HEAD].contains(request.method());
+    let Some(range) = request.headers().get(RANGE).filter(|_| reads) else {
         return Ok(request);
     };
     if range

@@ -107,9 +107,9 @@ impl Said {
         self.len.unwrap_or(0)
     }
 
-    /// Whether the client says what the bytes are to be.
+    /// Whether the client says what the bytes are to be. Browsers can't compute what is in a form.
     pub fn has_digest(&self) -> bool {
-        self.md5.is_some() || self.sum.is_some()
+        self.md5.is_some() || self.sum.is_some() || self.limits.is_some()
     }
 
     pub fn algorithm(&self) -> Option<Algorithm> {
