@@ -1,5 +1,5 @@
 //! What guests that are gone said last: EC2 answers a console's output for an hour after the instance's
-//! end (AWS, "GetConsoleOutput").
+//! end (AWS, "GetConsoleOutput"). What is older goes when the next one is kept, or the agent starts.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -17,13 +17,13 @@ impl Consoles {
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(folder)?;
         let consoles = Self(folder.to_owned());
-        consoles.sweep(SystemTime::now())?;
+        consoles.sweep(SystemTime::now());
         Ok(consoles)
     }
 
     /// Keeps a log, and removes those whose hour is over.
     pub fn keep(&self, guest: &str, log: &[u8]) -> io::Result<()> {
-        self.sweep(SystemTime::now())?;
+        self.sweep(SystemTime::now());
         let mut options = std::fs::File::options();
         let options = options.create(true).write(true).truncate(true);
         let mut file = options.mode(0o600).open(self.0.join(guest))?;
@@ -38,15 +38,18 @@ impl Consoles {
         }
     }
 
-    fn sweep(&self, now: SystemTime) -> io::Result<()> {
-        for entry in std::fs::read_dir(&self.0)? {
-            let entry = entry?;
-            let age = now.duration_since(entry.metadata()?.modified()?);
+    /// What can't be removed now may be when the next one is kept; several sweep at once.
+    fn sweep(&self, now: SystemTime) {
+        let Ok(entries) = std::fs::read_dir(&self.0) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let modified = entry.metadata().and_then(|about| about.modified());
+            let age = modified.map(|at| now.duration_since(at).unwrap_or_default());
             if age.is_ok_and(|age| age > KEPT) {
-                std::fs::remove_file(entry.path())?;
+                let _ = std::fs::remove_file(entry.path());
             }
         }
-        Ok(())
     }
 }
 
@@ -63,9 +66,10 @@ mod tests {
         consoles.keep("i-1", b"over").unwrap();
         assert_eq!(consoles.read("i-1").unwrap(), b"over");
         let later = |minutes: u64| SystemTime::now() + Duration::from_secs(60 * minutes);
-        consoles.sweep(later(59)).unwrap();
+        consoles.sweep(later(59));
         assert_eq!(consoles.read("i-1").unwrap(), b"over");
-        consoles.sweep(later(61)).unwrap();
+        std::fs::create_dir(home.path().join("consoles/stray")).unwrap();
+        consoles.sweep(later(61));
         assert_eq!(consoles.read("i-1").unwrap(), b"");
     }
 }

@@ -342,8 +342,6 @@ impl RealHost {
         Ok(near)
     }
 
-    /// Returns once the guest is here that another host sends with this generation. After an attempt that
-    /// failed it is started again.
     /// Before the guest's remains go.
     async fn keep_console(&self, instance: &InstanceId) -> Result<()> {
         let log = self.guests.console_log(instance.as_str(), consoles::BYTES);
@@ -352,6 +350,8 @@ impl RealHost {
         kept.context("write the log")
     }
 
+    /// Returns once the guest is here that another host sends with this generation. After an attempt that
+    /// failed it is started again.
     async fn expects(&self, instance: &InstanceId, generation: u64) -> Result<()> {
         let begun = tokio::time::Instant::now();
         let is_it = |guest: &ObservedGuest| {

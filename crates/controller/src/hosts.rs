@@ -60,6 +60,7 @@ pub async fn list(State(controller): State<Arc<Controller>>) -> Json<Value> {
                 "troubles": link.troubles(),
                 "acceleration": host.acceleration,
                 "machine": host.machine,
+                "protocol": host.protocol,
                 "cpu": host.cpu,
             })
         })

@@ -16,10 +16,11 @@ const COUNT: &str = "Action=DescribeRegions&Version=2016-11-15";
 
 pub fn take(extent: Extent) -> Result<Vec<Figure>> {
     let count = extent.size(10_000, 60);
+    // One of them has its line counted.
     let hosts = extent.size(102, 3) as usize;
     let mut cloud = Cloud::start(Shape {
         zones: 3,
-        ..Shape::huge(hosts)
+        ..Shape::huge(hosts - 1)
     })?;
     let meter = cloud.meter(Shape::huge(1).capacity)?;
     cloud.launch(count)?;
@@ -58,7 +59,8 @@ pub fn take(extent: Extent) -> Result<Vec<Figure>> {
         ),
         "ms",
         Target::AtMost(300.0),
-    );
+    )
+    .because("one core reads the rows and builds the indexes, while the bench asks");
     let mut worker = Worker::start()?;
     for _ in 0..extent.rounds {
         worker.begin(&Job::UntilAnswered {
@@ -121,7 +123,7 @@ fn heartbeat(before: Counts, after: Counts, ticks: u64, hosts: usize) -> Figure 
         "Counted on the line of one host for the minute above: {questions} heartbeats, {} records of TLS, HTTP/2's frames included.",
         after.records - before.records,
     ));
-    let all = questions as f64 * (hosts + 1) as f64;
+    let all = questions as f64 * hosts as f64;
     figure.note(format!(
         "The controller takes {:.2} ms of CPU time for each.",
         ticks as f64 * 10.0 / all

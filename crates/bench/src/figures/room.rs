@@ -64,7 +64,7 @@ fn launch(cloud: &mut Cloud, there: u32, more: u32, hosts: u32) -> Result<Figure
     let ms = ms_between(outcome.begun_ns, outcome.ended_ns);
     figure.series.0.push(ms);
     figure.note(format!(
-        "The controller's CPU time of it: {busy} ms. All instances are in one VPC of three subnets."
+        "The controller's CPU time of it: {busy} ms. All instances are in one VPC of three subnets, so what is around it is 2 MB, and each host is told all of it anew: this grows with the hosts times the instances of a VPC."
     ));
     Ok(figure)
 }
@@ -79,7 +79,8 @@ fn notice(cloud: &mut Cloud, hosts: u32) -> Result<Figure> {
         let answer = cloud.json("GET", "/hosts", &Value::Null)?;
         let rows = answer["hosts"].as_array().map_or(&[][..], Vec::as_slice);
         let seconds = ms_between(begun, now_ns()) / 1e3;
-        if rows.iter().all(|row| row["state"] == "unknown") {
+        let gone = rows.iter().filter(|row| row["state"] == "unknown");
+        if gone.count() == hosts as usize {
             figure.series.0.push(seconds);
             break;
         }

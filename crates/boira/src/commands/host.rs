@@ -350,6 +350,7 @@ fn show(format: Format, hosts: &[Value], wanted: &str) -> Result<()> {
         "machine",
         format!("{}, CPU {}", text(&host["machine"]), text(&host["cpu"])),
     );
+    line("agent", format!("protocol {}", host["protocol"]));
     Ok(())
 }
 

@@ -57,7 +57,6 @@ pub async fn join(home: &Home, format: Format, ask: Join) -> Result<()> {
         bail!("no guest would run here:\n{}", lacking.join("\n"));
     }
     home.create()?;
-    measure(home, format).await?;
     let authority = std::fs::read_to_string(&ask.authority)
         .with_context(|| format!("read {}", ask.authority.display()))?;
     let pending = pending(home)?;
@@ -71,6 +70,7 @@ pub async fn join(home: &Home, format: Format, ask: Join) -> Result<()> {
     let answer = boira_agent::client::join(ask.controller, &authority, &question).await?;
     let answer: Answer =
         serde_json::from_slice(&answer).context("parse the controller's answer")?;
+    measure(home, format).await?;
     let identity = Identity {
         host: answer.host,
         cloud: answer.cloud,
@@ -94,7 +94,8 @@ pub async fn join(home: &Home, format: Format, ask: Join) -> Result<()> {
     Ok(())
 }
 
-/// Before the host is known to the cloud, so that no guest disturbs it; once.
+/// Once the cloud takes this machine, and before its agent says that it is there, so that no guest disturbs
+/// it. Who is interrupted asks again with the same key.
 async fn measure(home: &Home, format: Format) -> Result<()> {
     if boira_agent::intake::look(&home.agent()).speed.is_some() {
         return Ok(());

@@ -66,6 +66,8 @@ fn strangers_stay_out(room: &Room) {
     let home = room.home(1).display().to_string();
     let refused = room.pc(1).sh(&format!("{guessed} --home {home}"));
     assert!(refused.fails(1).contains("this token is unknown"));
+    let measured = room.home(1).join("agent/speed.json");
+    assert!(!measured.exists(), "who isn't let in isn't kept waiting");
     room.boira(&["host", "invite", "--zone", "nowhere"])
         .fails(1);
 }

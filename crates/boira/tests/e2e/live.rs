@@ -372,6 +372,7 @@ EOF")
     /// Whether the move was seen in one of these phases before it was over.
     fn gets_to(&self, phases: &[&str]) -> bool {
         let begun = Instant::now();
+        // Without a pause: some are short.
         while begun.elapsed() < BOOT {
             let now = phase(self.room, &self.id);
             if phases.contains(&now.as_str()) {

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The version of the `s3s` that Boira is built with.
-pub const VERSION: &str = "0.14.1";
+/// As Cargo.lock has `s3s`.
+const VERSION: &str = "0.14.1";
 
 pub struct S3sFs {
     _process: Tied,
