@@ -159,14 +159,13 @@ pub fn ci() -> Result<()> {
 
 /// The pages follow from tables in the code; the tests that compare them can also write them.
 pub fn docs() -> Result<()> {
-    let mut command = cargo();
-    command.args([
-        "test",
-        "--quiet",
-        "--locked",
-        "--package",
-        "boira-controller",
-        "coverage",
-    ]);
-    run(command.env("BOIRA_WRITE_DOCS", "1"))
+    for words in [
+        &["--package", "boira-controller", "coverage"][..],
+        &["--package", "boira-objects", "--test", "coverage"],
+    ] {
+        let mut command = cargo();
+        command.args(["test", "--quiet", "--locked"]).args(words);
+        run(command.env("BOIRA_WRITE_DOCS", "1"))?;
+    }
+    Ok(())
 }

@@ -83,16 +83,9 @@ fn unreadable(error: impl std::fmt::Display) -> Problem {
     )
 }
 
-/// Whether an account, by its name, has no bucket: nobody could get at one when it is gone.
+/// Whether an account, by its name, id or number, has no bucket: nobody could get at one when it is gone.
 pub async fn nothing_left(controller: &Controller, name: &str) -> Result<(), Problem> {
-    let id = {
-        let snapshot = controller.cluster.snapshot();
-        let mut accounts = snapshot.state.accounts.values();
-        accounts
-            .find(|account| account.name == name)
-            .map(|account| account.id.to_string())
-    };
-    let Some(id) = id else {
+    let Ok(id) = admin::account_named(controller, name) else {
         // What isn't there is refused in the words for that.
         return Ok(());
     };

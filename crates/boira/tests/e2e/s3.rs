@@ -205,6 +205,11 @@ fn buckets_are_listed_measured_and_checked() {
             .fails(1)
             .contains("still has buckets: theirs")
     );
+    let accounts = boira(&["--output", "json", "account", "ls"]).json();
+    let mut accounts = accounts.as_array().expect("a list").iter();
+    let other = accounts.find(|row| row["name"] == "other");
+    let number = other.expect("it is there")["number"].to_string();
+    boira(&["account", "rm", &number]).fails(1);
     act("delete_bucket");
     boira(&["account", "rm", "other"]).ok();
     let data = controller.folder.path().join("home/objects/data");
