@@ -62,7 +62,7 @@ pub async fn tick(controller: &Arc<Controller>) {
         if let Some(command) = command_of(state, row)
             && witnesses.any(is_remote)
         {
-            switch_off(controller, host, command);
+            switch_off(controller, host, command).await;
         }
     }
 }
@@ -111,22 +111,26 @@ async fn give_away(controller: &Controller, host: &HostId, link: &Link) {
     }
 }
 
-/// Beside the clockwork, one command at a time for each host.
-fn switch_off(controller: &Arc<Controller>, host: &HostId, command: &str) {
+/// The command runs beside the clockwork, one at a time for each host.
+async fn switch_off(controller: &Arc<Controller>, host: &HostId, command: &str) {
     let link = controller.links.of(host);
-    {
-        let mut hosts = controller.switching_off.hosts();
-        match hosts.get(host) {
-            Some(Switch::Running) => return,
-            // Somebody may be switching it on again just now.
-            Some(Switch::Off { since_ms })
-                if !link.watch(|watch, _| watch.heard_since(*since_ms)) =>
-            {
-                return;
+    let before = controller.switching_off.hosts().get(host).copied();
+    match before {
+        Some(Switch::Running) => return,
+        // Somebody may be switching it on again just now, so that isn't done again; but there may be room
+        // elsewhere by now.
+        Some(Switch::Off { since_ms }) if !link.watch(|watch, _| watch.heard_since(since_ms)) => {
+            if link.watch(|watch, _| watch.is_off(since_ms)) {
+                give_away(controller, host, &link).await;
             }
-            Some(Switch::Off { .. }) | None => hosts.insert(host.clone(), Switch::Running),
-        };
+            return;
+        }
+        Some(Switch::Off { .. }) | None => {}
     }
+    controller
+        .switching_off
+        .hosts()
+        .insert(host.clone(), Switch::Running);
     let (controller, host, command) = (controller.clone(), host.clone(), command.to_owned());
     tokio::spawn(async move {
         let since_ms = link.watch(|_, now_ms| now_ms);

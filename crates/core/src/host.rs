@@ -259,6 +259,9 @@ pub fn change(draft: &mut Draft, name: &str, change: HostChange) -> Result<Host,
         return Err(Refusal::TooManyTags);
     }
     draft.put(row.clone());
+    if change.draining.is_some() {
+        moving::try_again(draft, &row.id);
+    }
     Ok(row)
 }
 

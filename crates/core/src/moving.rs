@@ -249,6 +249,19 @@ fn stays_cold(draft: &mut Draft, id: &InstanceId, why: &str, kept: Option<String
     take_back(draft, &row);
 }
 
+/// Whoever drains a host, or lets it in again, wants to see once more whether its instances can leave.
+pub fn try_again(draft: &mut Draft, host: &HostId) {
+    let kept = |row: &Instance| row.placement.as_ref().is_some_and(|p| p.kept.is_some());
+    let here = draft.state.placed_on(host).filter(|row| kept(row));
+    for id in here.map(|row| row.id.clone()).collect::<Vec<_>>() {
+        draft.edit_instance(&id, |row| {
+            if let Some(placement) = &mut row.placement {
+                placement.kept = None;
+            }
+        });
+    }
+}
+
 /// Whether it goes to another host stopped.
 fn is_cold(row: &Instance) -> bool {
     let here = row.placement.as_ref().map(|placement| &placement.host);
@@ -268,9 +281,12 @@ pub fn fetching(draft: &mut Draft, host: &HostId, arriving: &[Arriving]) {
             .collect();
         let mut failed = arriving.iter().filter(|part| part.failures >= FETCHES);
         let failed = failed.find(|part| files.contains(&part.file));
+        // One that is away for a while says nothing about its disk.
+        let here = row.placement.as_ref().map(|placement| &placement.host);
+        let is_away = here.is_some_and(|host| draft.state.contact(host) == Contact::Silent);
         if let Some(why) = failed.and_then(|part| part.error.clone()) {
             let why = format!("its disk can't be brought to the other host: {why}");
-            stays_cold(draft, &id, &why, Some(why.clone()));
+            stays_cold(draft, &id, &why, (!is_away).then(|| why.clone()));
         }
     }
 }
@@ -473,6 +489,7 @@ pub fn tick(draft: &mut Draft) {
     };
     let moving = state.moving.iter().filter_map(|id| state.instances.get(id));
     let stranded: Vec<_> = moving
+        .filter(|row| row.live().is_some() || is_cold(row))
         .filter(|row| row.moving_to().is_some_and(gone))
         .map(|row| row.id.clone())
         .collect();
@@ -484,7 +501,12 @@ pub fn tick(draft: &mut Draft) {
     let moving = draft.state.moving.iter();
     let waiting = |id: &&InstanceId| {
         let row = draft.state.instances.get(*id);
-        row.is_some_and(|row| is_cold(row) && row.moving_to().is_some_and(silent))
+        // Where both are silent it may be the controller that was away.
+        let waits = |row: &Instance| {
+            let here = row.placement.as_ref().map(|placement| &placement.host);
+            row.moving_to().is_some_and(silent) && here.is_some_and(|host| !silent(host))
+        };
+        row.is_some_and(|row| is_cold(row) && waits(row))
     };
     for id in moving.filter(waiting).cloned().collect::<Vec<_>>() {
         stays_cold(draft, &id, "the other host is not heard of", None);

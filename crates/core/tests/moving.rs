@@ -357,6 +357,15 @@ fn a_disk_that_cannot_be_brought_keeps_its_instance_where_it_is() {
     );
     let kept = moving::obstacles(&cloud.state, &here);
     assert!(kept[0].1.contains("bad sector"), "{kept:?}");
+    let again = host::HostChange {
+        draining: Some(true),
+        evacuating: true,
+        ..host::HostChange::default()
+    };
+    cloud
+        .decide(|draft| host::change(draft, here.as_str(), again))
+        .expect("it is there");
+    assert_eq!(placed(&cloud, &id).kept, None, "who drains it tries again");
     // Who asks for it tries it once more.
     cloud.says(&id, GuestState::Running);
     migrate(&mut cloud, &id);
@@ -370,7 +379,13 @@ fn a_cold_move_to_a_host_that_is_not_heard_of_is_given_up() {
     cloud.says(&id, GuestState::Exited(Exit::Poweroff));
     cloud.change(reconcile::tick);
     assert_eq!(placed(&cloud, &id).moving_to, Some(there.clone()));
-    cloud.state.silent.insert(there);
+    // Where nobody is heard of it was the controller that was away.
+    for host in [&here, &there] {
+        cloud.state.silent.insert(host.clone());
+    }
+    cloud.change(reconcile::tick);
+    assert_eq!(placed(&cloud, &id).moving_to, Some(there.clone()));
+    cloud.state.silent.remove(&here);
     cloud.change(reconcile::tick);
     let now = placed(&cloud, &id);
     assert_eq!((now.host, now.moving_to), (here.clone(), None));

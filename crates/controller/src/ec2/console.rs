@@ -49,8 +49,6 @@ fn host_of(state: &State, call: &Call) -> Result<Option<HostId>, ApiError> {
     };
     match state.contact(host) {
         Contact::Live => Ok(Some(host.clone())),
-        // What is over doesn't come back with its host.
-        Contact::Silent if row.placement.is_none() => Ok(None),
         Contact::Silent => Err(unreadable("its host is not in contact")),
     }
 }
