@@ -604,10 +604,18 @@ fn disks(state: &State, row: &Instance) -> Vec<Volume> {
 
 /// From here on it is the host's where it was moving to.
 fn place(draft: &mut Draft, row: &Instance, to: &HostId) {
-    place_with(draft, row, to, |disk| Volume {
-        copy: disk.copying.as_ref().map_or(disk.copy, |made| made.copy),
-        copying: None,
-        ..disk
+    place_with(draft, row, to, |disk| {
+        // One that is made anew gets a new name, too: if it goes to and fro, the old one's removal may be
+        // on its way.
+        let anew = disk.copying.is_none() && disk.host.as_ref() != Some(to);
+        let copies = disk.copies + u64::from(anew);
+        let kept = if anew { copies } else { disk.copy };
+        Volume {
+            copy: disk.copying.as_ref().map_or(kept, |made| made.copy),
+            copies,
+            copying: None,
+            ..disk
+        }
     });
 }
 

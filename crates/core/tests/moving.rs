@@ -208,7 +208,15 @@ fn a_disk_that_was_never_written_is_made_anew() {
     let there = migrate(&mut cloud, &id).id;
     assert_eq!(placed(&cloud, &id).host, there);
     let told = told(&cloud, &there).volumes;
-    assert_eq!((told[0].copy, told[0].arriving), (0, false));
+    assert_eq!((told[0].copy, told[0].arriving), (1, false));
+    let first = disk(&cloud, &id).file();
+    let back = migrate(&mut cloud, &id).id;
+    assert_ne!(back, there);
+    assert_ne!(
+        disk(&cloud, &id).file(),
+        first,
+        "the removal of the old one may be on its way"
+    );
 }
 
 #[test]
