@@ -2,11 +2,10 @@
 
 use crate::client::{Client, Login, elements};
 use crate::cloud::{free_address, run_form, scratch};
-use crate::process::Tied;
-use anyhow::{Context, Result, ensure};
+use crate::process::{Tied, prepare, wait_for};
+use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 const VERSION: &str = "5.2.5";
 
@@ -35,14 +34,7 @@ impl Moto {
             access_key: "AKIAIOSFODNN7EXAMPLE".into(),
             secret: "secret".into(),
         };
-        let begun = Instant::now();
-        while let Err(error) = Client::connect(address) {
-            ensure!(
-                begun.elapsed() < Duration::from_secs(60),
-                "moto's server did not start: {error:#}"
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        wait_for("moto's server", address)?;
         Ok(Self {
             login,
             version: format!("moto {VERSION}"),
@@ -79,27 +71,13 @@ fn ensure_installed() -> Result<PathBuf> {
         return Ok(program);
     }
     eprintln!("  installing moto {VERSION} into {}", folder.display());
-    run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+    prepare(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
     let wanted = format!("moto[ec2,server]=={VERSION}");
-    run(Command::new(folder.join("bin/pip")).args([
+    prepare(Command::new(folder.join("bin/pip")).args([
         "install",
         "--quiet",
         "--disable-pip-version-check",
         &wanted,
     ]))?;
     Ok(program)
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .context("run Python")?;
-    ensure!(
-        output.status.success(),
-        "{:?} failed: {}",
-        command.get_program(),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
 }

@@ -3,12 +3,16 @@
 use anyhow::{Context, Result};
 use std::fs;
 use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::IntoRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+const SERVER_START: Duration = Duration::from_secs(60);
 
 /// Nanoseconds on the clock that all processes of a machine share.
 pub fn now_ns() -> u64 {
@@ -61,6 +65,34 @@ impl Drop for Tied {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Runs a command that prepares something; what it said is told where it fails.
+pub fn prepare(command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("run {name}"))?;
+    anyhow::ensure!(
+        output.status.success(),
+        "{name} failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
+
+/// Waits until a server that was started takes connections.
+pub fn wait_for(server: &str, address: SocketAddr) -> Result<()> {
+    let begun = Instant::now();
+    while let Err(error) = TcpStream::connect(address) {
+        anyhow::ensure!(
+            begun.elapsed() < SERVER_START,
+            "{server} doesn't answer: {error}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 /// What a process has used.

@@ -18,14 +18,19 @@
 //! has ended or is halted and isn't let go on as long as the instance is moving, removes what nobody
 //! wants of it.
 
+mod given_up;
+
+pub use given_up::{cancel, fetching, give_up, outdated, stay, try_again, turn_back};
+
 use crate::planted::{Bug, planted};
 use crate::refusal::Thing;
 use crate::schedule::{self, Need};
 use crate::state::Contact;
 use crate::{Draft, Refusal, State, heal};
 use boira_model::volume::file;
-use boira_model::wire::{Arriving, GuestReport, GuestState, LIVE};
+use boira_model::wire::{GuestReport, GuestState, LIVE};
 use boira_model::*;
+use given_up::fail;
 use std::sync::Arc;
 
 /// How many instances leave a host at a time when it is emptied: the disk and the wire are shared.
@@ -39,13 +44,6 @@ pub enum How {
     /// It runs on.
     Live,
 }
-
-/// How long a guest that was sent may be halted before it goes on where it was.
-const HALTED_MS: i64 = 15_000;
-/// How often a disk may fail to be brought to the other host until its instance stays.
-const FETCHES: u32 = 8;
-/// How long the other host may take until it waits for the guest: it may have to fetch the image.
-const PREPARING_MS: i64 = 15 * 60 * 1000;
 
 /// Sends an instance to another host of its zone: the one that is named, or the best. Answers which.
 ///
@@ -205,147 +203,6 @@ fn need(state: &State, row: &Instance) -> Need {
     }
 }
 
-/// Takes a move back, in whatever phase it is: the instance goes on where it was.
-pub fn cancel(draft: &mut Draft, id: &str) -> Result<(), Refusal> {
-    let row = draft.state.instances.get(id).cloned();
-    let row = row.ok_or_else(|| Refusal::NotFound(Thing::Instance, id.into()))?;
-    if row.moving_to().is_none() {
-        return Err(Refusal::Conflict(format!("{id} is not moving")));
-    }
-    draft.log(&row.id, "admin", "the move is taken back");
-    take_back(draft, &row);
-    Ok(())
-}
-
-fn take_back(draft: &mut Draft, row: &Instance) {
-    give_up(draft, &row.id);
-    let Some(placement) = &row.placement else {
-        return;
-    };
-    if row.desired == Desired::Running && placement.live.is_none() {
-        // The button may have been pressed: its guest ends, and is started again in the same place.
-        let here = placement.host.clone();
-        draft.edit_instance(&row.id, |row| {
-            if let Some(placement) = &mut row.placement {
-                placement.moving_to = Some(here);
-            }
-        });
-        ended(draft, &row.id);
-    }
-}
-
-/// One that was to go over stopped goes on where it was.
-fn stays_cold(draft: &mut Draft, id: &InstanceId, why: &str, kept: Option<String>) {
-    let row = draft.state.instances.get(id).cloned();
-    let Some(row) = row.filter(|row| is_cold(row)) else {
-        return;
-    };
-    draft.log(id, "cloud", format!("the move is given up: {why}"));
-    draft.edit_instance(id, |row| {
-        if let Some(placement) = &mut row.placement {
-            placement.kept = kept;
-        }
-    });
-    take_back(draft, &row);
-}
-
-/// Whoever drains a host, or lets it in again, wants to see once more whether its instances can leave.
-pub fn try_again(draft: &mut Draft, host: &HostId) {
-    let kept = |row: &Instance| row.placement.as_ref().is_some_and(|p| p.kept.is_some());
-    let here = draft.state.placed_on(host).filter(|row| kept(row));
-    for id in here.map(|row| row.id.clone()).collect::<Vec<_>>() {
-        draft.edit_instance(&id, |row| {
-            if let Some(placement) = &mut row.placement {
-                placement.kept = None;
-            }
-        });
-    }
-}
-
-/// Whether it goes to another host stopped.
-fn is_cold(row: &Instance) -> bool {
-    let here = row.placement.as_ref().map(|placement| &placement.host);
-    row.live().is_none() && row.moving_to().is_some_and(|to| Some(to) != here)
-}
-
-/// How far the disks are that come to this host. What can't be brought keeps its instance where it is.
-pub fn fetching(draft: &mut Draft, host: &HostId, arriving: &[Arriving]) {
-    for id in moving_to(&draft.state, host) {
-        let row = &draft.state.instances[&id];
-        let disks = row
-            .disks
-            .iter()
-            .filter_map(|id| draft.state.volumes.get(id));
-        let files: Vec<_> = disks
-            .filter_map(|disk| Some(file(&disk.id, disk.arriving_at(host)?)))
-            .collect();
-        let mut failed = arriving.iter().filter(|part| part.failures >= FETCHES);
-        let failed = failed.find(|part| files.contains(&part.file));
-        // One that is away for a while says nothing about its disk.
-        let here = row.placement.as_ref().map(|placement| &placement.host);
-        let is_away = here.is_some_and(|host| draft.state.contact(host) == Contact::Silent);
-        if let Some(why) = failed.and_then(|part| part.error.clone()) {
-            let why = format!("its disk can't be brought to the other host: {why}");
-            stays_cold(draft, &id, &why, (!is_away).then(|| why.clone()));
-        }
-    }
-}
-
-/// Forgets that an instance is moving; what was copied is removed by its host.
-pub fn give_up(draft: &mut Draft, id: &InstanceId) {
-    let Some(row) = draft.state.instances.get(id).cloned() else {
-        return;
-    };
-    if row.moving_to().is_none() {
-        return;
-    }
-    for disk in disks(&draft.state, &row) {
-        if disk.copying.is_some() {
-            draft.put(Volume {
-                copying: None,
-                ..disk
-            });
-        }
-    }
-    draft.edit_instance(id, |row| {
-        if let Some(placement) = &mut row.placement {
-            placement.moving_to = None;
-            placement.live = None;
-        }
-    });
-}
-
-/// A guest that was to go over running goes on where it is, because that has failed.
-fn fail(draft: &mut Draft, id: &InstanceId, why: &str) {
-    stay(draft, id, why);
-    draft.edit_instance(id, |row| {
-        if let Some(placement) = &mut row.placement {
-            placement.stuck = true;
-        }
-    });
-}
-
-/// Nothing goes over running from a host, or to it, whose agent doesn't know how.
-pub fn outdated(draft: &mut Draft, host: &HostId) {
-    let moving = draft.state.moving.iter();
-    let concerned = moving.filter(|id| {
-        let placement = draft.state.instances[*id].placement.as_ref();
-        placement.is_some_and(|p| p.host == *host || p.moving_to.as_ref() == Some(host))
-    });
-    for id in concerned.cloned().collect::<Vec<_>>() {
-        stay(draft, &id, "an agent is of an older version");
-    }
-}
-
-/// A guest that was to go over running goes on where it is.
-pub fn stay(draft: &mut Draft, id: &InstanceId, why: &str) {
-    let row = draft.state.instances.get(id);
-    if row.is_some_and(|row| row.live().is_some()) {
-        draft.log(id, "cloud", format!("the move is given up: {why}"));
-        give_up(draft, id);
-    }
-}
-
 /// What a host says of a guest that it sends, or that it was sent.
 pub fn passes(draft: &mut Draft, host: &HostId, guest: &GuestReport) {
     let Some(row) = draft.state.instances.get(&guest.instance).cloned() else {
@@ -393,14 +250,6 @@ pub fn passes(draft: &mut Draft, host: &HostId, guest: &GuestReport) {
         }
         let row = draft.state.instances[&row.id].clone();
         place(draft, &row, &to.clone());
-    }
-}
-
-/// Takes back every move to a host that goes away.
-pub fn turn_back(draft: &mut Draft, host: &HostId) {
-    for id in moving_to(&draft.state, host) {
-        // It is moving, so it can be taken back.
-        let _ = cancel(draft, id.as_str());
     }
 }
 
@@ -479,56 +328,10 @@ pub fn may_start(state: &State, row: &Instance) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What time alone changes: hosts that are emptied send the next instances off, and nothing moves to
-/// a host that was cut off.
+/// What time alone changes: moves that get nowhere end, and hosts that are emptied send the next instances
+/// off.
 pub fn tick(draft: &mut Draft) {
-    let state = &draft.state;
-    let gone = |id: &HostId| match state.hosts.get(id) {
-        Some(host) => host.admission == Admission::Revoked,
-        None => true,
-    };
-    let moving = state.moving.iter().filter_map(|id| state.instances.get(id));
-    let stranded: Vec<_> = moving
-        .filter(|row| row.live().is_some() || is_cold(row))
-        .filter(|row| row.moving_to().is_some_and(gone))
-        .map(|row| row.id.clone())
-        .collect();
-    for id in stranded {
-        // It is moving, so it can be taken back.
-        let _ = cancel(draft, id.as_str());
-    }
-    let silent = |id: &HostId| draft.state.contact(id) == Contact::Silent;
-    let moving = draft.state.moving.iter();
-    let waiting = |id: &&InstanceId| {
-        let row = draft.state.instances.get(*id);
-        // Where both are silent it may be the controller that was away.
-        let waits = |row: &Instance| {
-            let here = row.placement.as_ref().map(|placement| &placement.host);
-            row.moving_to().is_some_and(silent) && here.is_some_and(|host| !silent(host))
-        };
-        row.is_some_and(|row| is_cold(row) && waits(row))
-    };
-    for id in moving.filter(waiting).cloned().collect::<Vec<_>>() {
-        stays_cold(draft, &id, "the other host is not heard of", None);
-    }
-    let now = draft.now();
-    let moving = draft.state.moving.iter();
-    let halted = |id: &&InstanceId| {
-        let live = draft.state.instances.get(*id).and_then(|row| row.live());
-        let since = live.and_then(|live| live.departed);
-        since.is_some_and(|since| now.is_past(since, HALTED_MS))
-    };
-    for id in moving.filter(halted).cloned().collect::<Vec<_>>() {
-        fail(draft, &id, "the other host has not got all of it");
-    }
-    let moving = draft.state.moving.iter();
-    let waits = |id: &&InstanceId| {
-        let live = draft.state.instances.get(*id).and_then(|row| row.live());
-        live.is_some_and(|live| !live.ready && now.is_past(live.since, PREPARING_MS))
-    };
-    for id in moving.filter(waits).cloned().collect::<Vec<_>>() {
-        fail(draft, &id, "the other host is not ready for it");
-    }
+    given_up::end_hopeless(draft);
     let emptied = draft.state.hosts.values().filter(|host| host.evacuating);
     for host in emptied.map(|host| host.id.clone()).collect::<Vec<_>>() {
         send_off(draft, &host);

@@ -2,7 +2,7 @@
 //! whole object. s3s refuses them.
 
 use crate::access::Cloud;
-use crate::resigned::Signed;
+use crate::resigned::{self, Signed};
 use http::header::RANGE;
 use http::{HeaderValue, Method, Request};
 use s3s::dto::Range;
@@ -25,18 +25,14 @@ pub fn understood(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Req
         return Ok(request);
     }
     let path = request.uri().path().to_owned();
-    let signed = Signed::of(&request).filter(|signed| signed.covers(RANGE.as_str()));
-    let secret = signed
-        .as_ref()
-        .and_then(|signed| cloud.find(&signed.access_key));
-    let fits = match (&signed, &secret) {
-        (Some(signed), Some((_, secret))) => signed.fits(&request, &path, secret),
-        _ => false,
+    let covers = |(signed, secret): &(Signed, String)| {
+        signed.covers(RANGE.as_str()) && signed.fits(&request, &path, secret)
     };
+    let signed = resigned::known(cloud, &request).filter(covers);
     let all = HeaderValue::from_static("bytes=0-");
     request.headers_mut().insert(RANGE, all);
     request.extensions_mut().insert(Whole);
-    if let (Some(signed), Some((_, secret)), true) = (signed, secret, fits) {
+    if let Some((signed, secret)) = signed {
         signed.renew(&mut request, &path, &secret)?;
     }
     Ok(request)

@@ -1,6 +1,7 @@
 //! Requests that are changed before s3s reads them: a signature over what came is verified here, and
 //! replaced by one over what s3s gets.
 
+use crate::access::Cloud;
 use crate::error::denied;
 use crate::signed::{field, mac_of_version_2};
 use crate::subresources;
@@ -23,7 +24,7 @@ fn spelt(text: impl AsRef<[u8]>, keep: &[u8]) -> String {
 
 /// A signature as a request has it.
 pub struct Signed {
-    pub access_key: String,
+    access_key: String,
     signature: String,
     in_query: bool,
     /// Whether the body's chunks are signed, too, each after the one before.
@@ -49,8 +50,15 @@ fn pairs(request: &Request<Body>) -> BTreeMap<String, String> {
     pairs.into_iter().map(owned).collect()
 }
 
+/// The signature of a request whose key the cloud knows, and that key's secret.
+pub fn known(cloud: &dyn Cloud, request: &Request<Body>) -> Option<(Signed, String)> {
+    let signed = Signed::of(request)?;
+    let (_, secret) = cloud.find(&signed.access_key)?;
+    Some((signed, secret))
+}
+
 impl Signed {
-    pub fn of(request: &Request<Body>) -> Option<Self> {
+    fn of(request: &Request<Body>) -> Option<Self> {
         let headers = request.headers();
         let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.to_owned());
         let query = pairs(request);

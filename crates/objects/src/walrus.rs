@@ -5,7 +5,7 @@
 //! so a signature over the whole path is verified here, and replaced by one over the rest.
 
 use crate::access::{Cloud, unavailable};
-use crate::resigned::{Kind, Signed, send_to};
+use crate::resigned::{self, Kind, send_to};
 use http::Request;
 use s3s::{Body, S3Result};
 
@@ -33,11 +33,7 @@ pub fn stripped(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Reque
     }
     let rest = if rest.is_empty() { "/" } else { rest };
     request.extensions_mut().insert(Below);
-    let signed = Signed::of(&request);
-    let secret = signed
-        .as_ref()
-        .and_then(|signed| cloud.find(&signed.access_key));
-    if let (Some(signed), Some((_, secret))) = (signed, secret) {
+    if let Some((signed, secret)) = resigned::known(cloud, &request) {
         // Version 2 signs a bucket's path with a slash at its end, also where it is sent without.
         let of_bucket = rest.len() > 1 && !rest[1..].contains('/');
         let slashed = matches!(signed.kind, Kind::V2) && of_bucket;

@@ -242,6 +242,7 @@ impl Controller {
             inbox.refuse(request.session);
         }
         let fresh = hears && inbox.admit(&request) == Admit::Fresh;
+        let have = inbox.have(&request);
         if hears {
             self.heard_of(&request.host);
         }
@@ -251,9 +252,7 @@ impl Controller {
                 outcome: Err(Refused::Conflict),
             });
         }
-        let Some(mut report) = request.report.clone() else {
-            let inbox = self.inboxes.entry(request.host.clone()).or_default();
-            let have = inbox.have(&request);
+        let Some(mut report) = request.report else {
             return self.poll(envelope, have, now_ms);
         };
         report.protocol = request.v;

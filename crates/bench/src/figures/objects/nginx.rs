@@ -2,12 +2,11 @@
 //! gets its name, as an acknowledged object is.
 
 use crate::cloud::free_address;
-use crate::process::Tied;
-use anyhow::{Context, Result, ensure};
-use std::net::{SocketAddr, TcpStream};
+use crate::process::{Tied, prepare, wait_for};
+use anyhow::{Context, Result};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// Syncs what nginx's WebDAV module is about to give its name, and the folder after that.
 const SHIM: &str = r#"
@@ -50,14 +49,13 @@ impl Nginx {
         let (address, copying) = (free_address()?, free_address()?);
         let shim = folder.join("shim.c");
         std::fs::write(&shim, SHIM)?;
-        let built = Command::new("cc")
+        let mut build = Command::new("cc");
+        build
             .args(["-shared", "-fPIC", "-O2", "-o"])
             .arg(folder.join("shim.so"))
             .arg(&shim)
-            .arg("-ldl")
-            .status()
-            .context("build the shim that syncs; apt-get install gcc")?;
-        ensure!(built.success(), "cc failed");
+            .arg("-ldl");
+        prepare(&mut build).context("build the shim that syncs; apt-get install gcc")?;
         let root = folder.display();
         let config = format!(
             "daemon off; user root; worker_processes auto; pid {root}/pid; error_log {root}/error.log;\n\
@@ -81,14 +79,7 @@ impl Nginx {
                 .stderr(Stdio::null()),
         )
         .context("start the reference; apt-get install nginx-light")?;
-        let begun = Instant::now();
-        while TcpStream::connect(address).is_err() {
-            ensure!(
-                begun.elapsed() < Duration::from_secs(10),
-                "nginx doesn't answer"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_for("nginx", address)?;
         Ok(Self {
             _process: process,
             address,

@@ -3,12 +3,10 @@
 
 use crate::client::Login;
 use crate::cloud::{free_address, scratch};
-use crate::process::Tied;
-use anyhow::{Context, Result, ensure};
-use std::net::TcpStream;
+use crate::process::{Tied, prepare, wait_for};
+use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// As Cargo.lock has `s3s`.
 const VERSION: &str = "0.14.1";
@@ -41,14 +39,7 @@ impl S3sFs {
                 .stdout(Stdio::null())
                 .stderr(Stdio::null()),
         )?;
-        let begun = Instant::now();
-        while TcpStream::connect(login.address).is_err() {
-            ensure!(
-                begun.elapsed() < Duration::from_secs(10),
-                "s3s-fs doesn't answer"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_for("s3s-fs", login.address)?;
         Ok(Self {
             _process: process,
             login,
@@ -63,17 +54,12 @@ fn ensure_installed() -> Result<PathBuf> {
         return Ok(program);
     }
     eprintln!("  building s3s-fs {VERSION} in {}", folder.display());
-    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
         .args(["install", "--quiet", "--locked", "--features", "binary"])
         .args(["s3s-fs", "--version", VERSION, "--root"])
-        .arg(&folder)
-        .stdin(Stdio::null())
-        .output()
-        .context("run cargo")?;
-    ensure!(
-        output.status.success(),
-        "cargo install s3s-fs failed: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
+        .arg(&folder);
+    prepare(&mut command)?;
     Ok(program)
 }
