@@ -9,7 +9,7 @@ use crate::documents::Document;
 use crate::error::{custom, internal};
 use crate::multipart;
 use crate::rows::{self, Bucket as Row, Config, Ownership, Upload, Versioning, json};
-use crate::tagging::{judged_set, tag_set};
+use crate::tagging::{OF_BUCKET, judged_set, tag_set};
 use crate::walrus::Below;
 use http::StatusCode;
 use rusqlite::params;
@@ -66,7 +66,7 @@ impl Store {
             ..Config::default()
         };
         if let Some(document) = request.extensions.get::<Document>() {
-            let tags = judged_set(document.bucket_tags()?, 50)?;
+            let tags = judged_set(document.bucket_tags()?, OF_BUCKET)?;
             config.tags = (!tags.is_empty()).then_some(tags);
         }
         let wish = acl::Wish::of(&request.headers, |id| self.knows(id))?;
@@ -325,7 +325,7 @@ impl Store {
     ) -> S3Result<PutBucketTaggingOutput> {
         let account = account(&request.extensions)?;
         let input = request.input;
-        let tags = judged_set(input.tagging.tag_set, 50)?;
+        let tags = judged_set(input.tagging.tag_set, OF_BUCKET)?;
         self.set(account, input.bucket, move |config| {
             config.tags = (!tags.is_empty()).then_some(tags);
         })

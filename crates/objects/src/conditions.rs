@@ -1,11 +1,41 @@
 //! Preconditions: `If-Match`, `If-None-Match`, `If-Modified-Since` and `If-Unmodified-Since` of reads
 //! and copies (RFC 9110, 13.2.2, as AWS applies it), and the first two of writes.
 
+use crate::details;
 use crate::rows::{self, Bucket, Version};
+use http::header::{IF_MATCH, IF_NONE_MATCH};
+use http::{HeaderName, HeaderValue, Request};
 use rusqlite::Connection;
 use s3s::dto::{ETagCondition, Timestamp};
-use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
+use s3s::{Body, S3Error, S3ErrorCode, S3Result, s3_error};
 use std::time::{Duration, SystemTime};
+
+/// Headers with the tag of an object.
+const TAGGED: [HeaderName; 4] = [
+    IF_MATCH,
+    IF_NONE_MATCH,
+    HeaderName::from_static("x-amz-copy-source-if-match"),
+    HeaderName::from_static("x-amz-copy-source-if-none-match"),
+];
+
+/// An object's is of hexadecimal digits.
+const NO_TAG: &str = "\"none\"";
+
+/// What stands in for tags that s3s refuses, and S3 doesn't: with one quote only, or such as no object has.
+pub fn stand_ins(request: &Request<Body>) -> Vec<(HeaderName, HeaderValue)> {
+    let is_read = |value: &HeaderValue| ETagCondition::parse_http_header(value.as_bytes()).is_ok();
+    let stand_in = |name: HeaderName| {
+        let value = request.headers().get(&name)?;
+        if is_read(value) {
+            return None;
+        }
+        let bare = value.to_str().unwrap_or_default().trim_matches('"');
+        let whole = HeaderValue::from_str(&format!("\"{bare}\"")).ok();
+        let whole = whole.filter(|whole| !bare.is_empty() && is_read(whole));
+        Some((name, whole.unwrap_or(HeaderValue::from_static(NO_TAG))))
+    };
+    TAGGED.into_iter().filter_map(stand_in).collect()
+}
 
 /// Takes the conditions of a read, or of a copy's source, out of an input.
 macro_rules! conditions {
@@ -39,8 +69,9 @@ pub struct Conditions {
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Fine,
-    Failed,
-    NotModified,
+    /// The condition of that name.
+    Failed(&'static str),
+    NotModified(&'static str),
 }
 
 fn is(condition: &ETagCondition, etag: &str) -> bool {
@@ -63,13 +94,15 @@ impl Conditions {
         // HTTP's dates have whole seconds.
         let modified = Timestamp::from(time(modified_ms / 1000 * 1000));
         match (&self.matches, &self.unmodified_since) {
-            (Some(wanted), _) if !is(wanted, etag) => return Verdict::Failed,
-            (None, Some(since)) if modified > *since => return Verdict::Failed,
+            (Some(wanted), _) if !is(wanted, etag) => return Verdict::Failed("If-Match"),
+            (None, Some(since)) if modified > *since => {
+                return Verdict::Failed("If-Unmodified-Since");
+            }
             _ => {}
         }
         match (&self.none_matches, &self.modified_since) {
-            (Some(unwanted), _) if is(unwanted, etag) => Verdict::NotModified,
-            (None, Some(since)) if modified <= *since => Verdict::NotModified,
+            (Some(unwanted), _) if is(unwanted, etag) => Verdict::NotModified("If-None-Match"),
+            (None, Some(since)) if modified <= *since => Verdict::NotModified("If-Modified-Since"),
             _ => Verdict::Fine,
         }
     }
@@ -78,11 +111,11 @@ impl Conditions {
     pub fn allow_read(&self, version: &Version) -> S3Result<()> {
         match self.judge(&version.etag, version.modified_ms) {
             Verdict::Fine => Ok(()),
-            Verdict::Failed => Err(failed()),
-            Verdict::NotModified => {
+            Verdict::Failed(name) => Err(failed(name)),
+            Verdict::NotModified(_) => {
                 let mut error = S3Error::with_message(S3ErrorCode::NotModified, "Not Modified");
                 let mut headers = http::HeaderMap::new();
-                if let Ok(value) = http::HeaderValue::from_str(&format!("\"{}\"", version.etag)) {
+                if let Ok(value) = HeaderValue::from_str(&format!("\"{}\"", version.etag)) {
                     headers.insert(http::header::ETAG, value);
                 }
                 error.set_headers(headers);
@@ -95,7 +128,9 @@ impl Conditions {
     pub fn allow_copy(&self, version: &Version) -> S3Result<()> {
         match self.judge(&version.etag, version.modified_ms) {
             Verdict::Fine => Ok(()),
-            Verdict::Failed | Verdict::NotModified => Err(failed()),
+            Verdict::Failed(name) | Verdict::NotModified(name) => {
+                Err(failed(&format!("x-amz-copy-source-{name}")))
+            }
         }
     }
 }
@@ -137,22 +172,24 @@ fn allow_write(
             ));
         }
         if current.is_some() {
-            return Err(failed());
+            return Err(failed("If-None-Match"));
         }
     }
     match (matches, current) {
         (None, _) => Ok(()),
         (Some(_), None) => Err(rows::no_such_key()),
         (Some(wanted), Some(version)) if is(wanted, &version.etag) => Ok(()),
-        (Some(_), Some(_)) => Err(failed()),
+        (Some(_), Some(_)) => Err(failed("If-Match")),
     }
 }
 
-pub fn failed() -> S3Error {
-    s3_error!(
+/// The condition of that name does not hold.
+pub fn failed(name: &str) -> S3Error {
+    let error = s3_error!(
         PreconditionFailed,
         "At least one of the pre-conditions you specified did not hold"
-    )
+    );
+    details::with(error, "Condition", name)
 }
 
 #[cfg(test)]
@@ -182,15 +219,24 @@ mod tests {
         };
         assert_eq!(judged(None, None, None, None), Verdict::Fine);
         assert_eq!(judged(tag("e"), None, None, since(1_000)), Verdict::Fine);
-        assert_eq!(judged(tag("x"), None, None, since(9_000)), Verdict::Failed);
-        assert_eq!(judged(None, None, None, since(4_000)), Verdict::Failed);
+        assert_eq!(
+            judged(tag("x"), None, None, since(9_000)),
+            Verdict::Failed("If-Match")
+        );
+        assert_eq!(
+            judged(None, None, None, since(4_000)),
+            Verdict::Failed("If-Unmodified-Since")
+        );
         assert_eq!(judged(None, None, None, since(5_000)), Verdict::Fine);
         assert_eq!(
             judged(None, tag("e"), since(1_000), None),
-            Verdict::NotModified
+            Verdict::NotModified("If-None-Match")
         );
         assert_eq!(judged(None, tag("x"), since(9_000), None), Verdict::Fine);
-        assert_eq!(judged(None, None, since(5_000), None), Verdict::NotModified);
+        assert_eq!(
+            judged(None, None, since(5_000), None),
+            Verdict::NotModified("If-Modified-Since")
+        );
         assert_eq!(judged(None, None, since(4_000), None), Verdict::Fine);
     }
 }

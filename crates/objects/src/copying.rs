@@ -3,6 +3,7 @@
 
 use crate::access::account;
 use crate::authorize::Who;
+use crate::beyond;
 use crate::conditions::{Conditions, OfWrite, conditions};
 use crate::contents::{Reading, Slice};
 use crate::crypt::{Key, Lock};
@@ -79,6 +80,8 @@ impl Source {
 struct Changes {
     described: About,
     replaced: bool,
+    /// A storage class is asked for, be it the one that the source has.
+    classed: bool,
     retagged: bool,
     /// The checksum's algorithm, where another is wished.
     sum: Option<Algorithm>,
@@ -86,15 +89,19 @@ struct Changes {
 
 impl Changes {
     fn of(request: &mut S3Request<CopyObjectInput>) -> S3Result<Self> {
-        let input = &mut request.input;
+        let classed = request.input.storage_class.is_some();
+        let mut described = described!(request.input).about()?;
+        beyond::restore(&request.extensions, &mut described);
+        let input = &request.input;
         let named = |asked: &ChecksumAlgorithm| {
             Algorithm::named(asked.as_str()).ok_or_else(upload::invalid_algorithm)
         };
         Ok(Self {
             replaced: directive(input.metadata_directive.as_ref().map(|it| it.as_str()))?,
+            classed,
             retagged: directive(input.tagging_directive.as_ref().map(|it| it.as_str()))?,
             sum: input.checksum_algorithm.as_ref().map(named).transpose()?,
-            described: described!(input).about()?,
+            described,
         })
     }
 
@@ -102,7 +109,8 @@ impl Changes {
     fn are_any(&self, version: &Version) -> bool {
         self.replaced
             || self.retagged
-            || self.described.class != version.about.class
+            || self.classed
+            || version.about.class.is_some()
             || self.described.headers.contains_key(REDIRECT)
     }
 

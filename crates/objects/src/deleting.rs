@@ -148,8 +148,13 @@ fn delete(
             .last_modified_time
             .as_ref()
             .is_none_or(|time| *time == modified);
-        if !(tag && size && time) {
-            return Err(conditions::failed());
+        let held = [
+            (tag, "If-Match"),
+            (size, "x-amz-if-match-size"),
+            (time, "x-amz-if-match-last-modified-time"),
+        ];
+        if let Some((_, name)) = held.iter().find(|(holds, _)| !holds) {
+            return Err(conditions::failed(name));
         }
     }
     let mut deleted = DeletedObject {

@@ -99,6 +99,10 @@ pub fn gone() -> S3Error {
     )
 }
 
+pub fn no_document() -> S3Error {
+    s3_error!(MissingRequestBodyError, "Request Body is empty")
+}
+
 /// What SQLite reports as an error of S3's; the reason goes to the log.
 pub fn database_error(error: &rusqlite::Error) -> S3Error {
     match error.sqlite_error_code() {

@@ -11,7 +11,7 @@ use crate::error::{
 };
 use crate::front::Besides;
 use crate::signed::{Query, mac_of_version_2};
-use crate::tagging::{encoded_tags, judged_set};
+use crate::tagging::{OF_OBJECT, encoded_tags, judged_set};
 use boira_api::sigv4;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -336,7 +336,7 @@ fn tagging(text: &str) -> S3Result<String> {
     use s3s::xml::{Deserialize, Deserializer};
     let mut reader = Deserializer::new(text.as_bytes());
     let tagging = Tagging::deserialize(&mut reader).map_err(|_| malformed())?;
-    Ok(encoded_tags(&judged_set(tagging.tag_set, 10)?))
+    Ok(encoded_tags(&judged_set(tagging.tag_set, OF_OBJECT)?))
 }
 
 impl Put {

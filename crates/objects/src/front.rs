@@ -2,14 +2,18 @@
 //! id, every error the resource it is about.
 
 use crate::Store;
-use crate::access::Gate;
+use crate::access::{Cloud, Gate};
+use crate::beyond;
 use crate::chunked;
-use crate::cors::{self, Asked};
+use crate::conditions;
+use crate::cors;
+use crate::details::Asked;
 use crate::documents::{self, Document};
 use crate::error::{custom, incomplete, no_chunks, not_allowed, other_hash};
 use crate::form;
 use crate::metrics::{Done, Operation};
 use crate::ranges;
+use crate::resigned;
 use crate::s3::Api;
 use crate::signed::{self, Query};
 use crate::subresources;
@@ -52,9 +56,17 @@ pub struct Front {
 }
 
 /// What a request is sent to, by its host's name or by its path.
-struct Target {
-    bucket: Option<String>,
-    has_key: bool,
+#[derive(Default)]
+pub struct Target {
+    pub bucket: Option<String>,
+    /// As the address spells it.
+    pub key: String,
+}
+
+impl Target {
+    pub fn has_key(&self) -> bool {
+        !self.key.is_empty()
+    }
 }
 
 impl Front {
@@ -81,13 +93,14 @@ impl Front {
         request.extensions_mut().insert(operation.clone());
         let received = length(request.headers());
         let head = request.method() == Method::HEAD;
-        let path = request.uri().path().to_owned();
+        let nowhere = Target::default();
+        let asked = Asked::of(&request, &nowhere);
         let (bucket, mut response) = match self.routed(request) {
             Ok((request, target)) => {
                 let response = self.served(request, &target, request_id).await;
                 (target.bucket, response)
             }
-            Err(why) => (None, refused(why, &path, request_id, head).await),
+            Err(why) => (None, refused(why, &asked, request_id).await),
         };
         let headers = response.headers_mut();
         if let Ok(value) = HeaderValue::from_str(request_id) {
@@ -112,20 +125,21 @@ impl Front {
         let by_host = host(&request).and_then(|host| self.store.bucket_of_host(host));
         if let Some(bucket) = by_host {
             // Its keys may begin like any path.
-            let path = request.uri().path().trim_matches('/');
+            let path = request.uri().path();
             let target = Target {
-                has_key: !path.is_empty(),
+                key: path.strip_prefix('/').unwrap_or(path).to_owned(),
                 bucket: Some(bucket),
             };
-            return Ok((ranges::understood(cloud, request)?, target));
+            return Ok((understood(cloud, request)?, target));
         }
         let request = walrus::stripped(cloud, request)?;
-        let request = slashed(ranges::understood(cloud, request)?);
-        let path = request.uri().path().trim_matches('/');
+        let request = slashed(understood(cloud, request)?);
+        let path = request.uri().path();
+        let path = path.strip_prefix('/').unwrap_or(path);
         let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
         let target = Target {
             bucket: (!bucket.is_empty()).then(|| bucket.to_owned()),
-            has_key: !key.is_empty(),
+            key: key.to_owned(),
         };
         Ok((request, target))
     }
@@ -137,9 +151,11 @@ impl Front {
         request_id: &str,
     ) -> Response<Body> {
         let origin = self.across_origins(&request, target).await;
-        let resource = request.uri().path().to_owned();
         let mut response = match *request.method() {
-            Method::OPTIONS => preflighted(origin.as_ref(), &resource, request_id).await,
+            Method::OPTIONS => {
+                let asked = Asked::of(&request, target);
+                preflighted(origin.as_ref(), &asked, request_id).await
+            }
             _ => self.answer(request, target, request_id).await,
         };
         if let Some(Ok(allowed)) = origin {
@@ -163,7 +179,7 @@ impl Front {
         };
         let origin = text("origin")?;
         let bucket = target.bucket.clone()?;
-        let asked = Asked {
+        let asked = cors::Asked {
             origin,
             method: match request.method() {
                 &Method::OPTIONS => text("access-control-request-method")?,
@@ -196,16 +212,15 @@ impl Front {
         target: &Target,
         request_id: &str,
     ) -> Response<Body> {
-        let head = request.method() == Method::HEAD;
-        let resource = request.uri().path().to_owned();
-        let attributes = asks_for(request.uri(), "attributes");
+        let asked = Asked::of(&request, target);
+        let attributes = asks_for(&asked.uri, "attributes");
         let mut response = match self.answered(request, target).await {
             Ok(response) => response,
             Err(why) => why.to_http_response().unwrap_or_default(),
         };
         let status = response.status();
         if status.is_client_error() || status.is_server_error() {
-            response = completed(response, &resource, request_id, head).await;
+            response = completed(response, &asked, request_id).await;
         }
         if attributes && status == StatusCode::OK {
             response = rewritten(response, unquoted).await;
@@ -227,8 +242,9 @@ impl Front {
             return form::post(&self.store, request, bucket).await;
         }
         let request = chunked::bounded(lifted(request, &query));
-        let mut request = documents::judged(request, target.has_key, &query)?;
+        let mut request = documents::judged(request, target.has_key(), &query)?;
         let document = request.extensions().get::<Document>().cloned();
+        let operation = request.extensions().get::<Operation>().cloned();
         let besides = Besides::default();
         request.extensions_mut().insert(besides.clone());
         let hash = request.headers().get("x-amz-content-sha256").cloned();
@@ -243,6 +259,18 @@ impl Front {
             response = told_apart(response, hash.as_ref()).await?;
         }
         response.headers_mut().extend(besides.take());
+        let operation = operation.as_ref().map_or("", Operation::name);
+        match operation {
+            // So AWS answers, whatever its reference says.
+            "PutBucketTagging" if response.status() == StatusCode::OK => {
+                *response.status_mut() = StatusCode::NO_CONTENT;
+            }
+            "HeadBucket" if response.status() == StatusCode::OK => {
+                let xml = HeaderValue::from_static("application/xml");
+                response.headers_mut().insert(CONTENT_TYPE, xml);
+            }
+            _ => {}
+        }
         // s3s knows one status of HEAD.
         if response.status() == StatusCode::OK && response.headers().contains_key(CONTENT_RANGE) {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -259,7 +287,7 @@ fn form_for(request: &Request<Body>, target: &Target) -> S3Result<Option<String>
     let kind = request.headers().get(CONTENT_TYPE);
     let start = kind.and_then(|kind| kind.as_bytes().get(..FORM.len()));
     let is_form = start.is_some_and(|start| start.eq_ignore_ascii_case(FORM));
-    let plain = request.uri().query().is_none() && !target.has_key;
+    let plain = request.uri().query().is_none() && !target.has_key();
     match (is_form, target.bucket.clone().filter(|_| plain)) {
         (true, Some(bucket)) => Ok(Some(bucket)),
         (false, Some(_)) => Err(form::not_a_form()),
@@ -277,7 +305,7 @@ fn acceptable(request: &Request<Body>, target: &Target) -> S3Result<Query> {
     }
     let query = Query::of(request.uri().query().unwrap_or_default())?;
     if !of_nothing {
-        subresources::check(request.method(), target.has_key, &query)?;
+        subresources::check(request.method(), target.has_key(), &query)?;
     }
     signed::check_form(request.headers(), &query)?;
     signed::check_headers(request.headers(), &query)?;
@@ -316,7 +344,7 @@ async fn told_apart(
 /// A browser's question before its request.
 async fn preflighted(
     origin: Option<&Result<HeaderMap, &'static str>>,
-    resource: &str,
+    asked: &Asked<'_>,
     request_id: &str,
 ) -> Response<Body> {
     let why = match origin {
@@ -328,7 +356,15 @@ async fn preflighted(
             "Insufficient information. Origin request header needed.",
         ),
     };
-    refused(why, resource, request_id, false).await
+    refused(why, asked, request_id).await
+}
+
+/// The request with headers as s3s takes them, where S3 takes more.
+fn understood(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Request<Body>> {
+    let mut stand_ins = beyond::stand_ins(&mut request);
+    stand_ins.extend(ranges::stand_in(&mut request));
+    stand_ins.extend(conditions::stand_ins(&request));
+    resigned::with_headers(cloud, request, stand_ins)
 }
 
 fn slashed(mut request: Request<Body>) -> Request<Body> {
@@ -442,31 +478,31 @@ impl Store {
     }
 }
 
-async fn refused(why: S3Error, resource: &str, request_id: &str, head: bool) -> Response<Body> {
+async fn refused(why: S3Error, asked: &Asked<'_>, request_id: &str) -> Response<Body> {
     let response = why.to_http_response().unwrap_or_default();
-    completed(response, resource, request_id, head).await
+    completed(response, asked, request_id).await
 }
 
-/// An error's body with all that AWS's have: Code, Message, Resource, RequestId, HostId.
+/// An error's body with all that AWS's have: Code, Message, what it is about, RequestId, HostId.
 async fn completed(
     response: Response<Body>,
-    resource: &str,
+    asked: &Asked<'_>,
     request_id: &str,
-    head: bool,
 ) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     let body = match body.collect().await {
         Ok(body) => body.to_bytes(),
         Err(_) => Bytes::new(),
     };
-    if head {
+    let text = String::from_utf8_lossy(&body);
+    let about = asked.elements(code_of(&text).unwrap_or_default(), &mut parts.headers);
+    if asked.method == Method::HEAD {
         // Its length would be waited for.
         parts.headers.remove(CONTENT_LENGTH);
         return Response::from_parts(parts, Body::empty());
     }
-    let text = String::from_utf8_lossy(&body);
     let Some(start) = text.strip_suffix("</Error>") else {
-        return Response::from_parts(parts, Body::from(body));
+        return Response::from_parts(parts, Body::from(body.clone()));
     };
     let (start, _) = start.split_once("<RequestId>").unwrap_or((start, ""));
     let message = match start.contains("<Message>") {
@@ -480,8 +516,8 @@ async fn completed(
         .map(|region| format!("<Region>{}</Region>", escaped(region)))
         .unwrap_or_default();
     let full = format!(
-        "{start}{message}{region}<Resource>{}</Resource><RequestId>{request_id}</RequestId><HostId>{request_id}</HostId></Error>",
-        escaped(resource)
+        "{start}{message}{region}{about}<Resource>{}</Resource><RequestId>{request_id}</RequestId><HostId>{request_id}</HostId></Error>",
+        escaped(asked.uri.path())
     );
     parts
         .headers
@@ -489,12 +525,14 @@ async fn completed(
     Response::from_parts(parts, Body::from(Bytes::from(full)))
 }
 
+fn code_of(error: &str) -> Option<&str> {
+    let (_, rest) = error.split_once("<Code>")?;
+    rest.split_once("</Code>").map(|(code, _)| code)
+}
+
 /// What AWS says with codes for which s3s has no words.
 fn message_of(error: &str) -> &'static str {
-    let code = error
-        .split_once("<Code>")
-        .and_then(|(_, rest)| rest.split_once("</Code>"));
-    match code.map(|(code, _)| code) {
+    match code_of(error) {
         Some("AccessDenied") => "Access Denied",
         Some("InvalidBucketName") => "The specified bucket is not valid.",
         Some("InvalidURI") => "Couldn't parse the specified URI.",

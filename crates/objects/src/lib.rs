@@ -19,6 +19,7 @@
 mod access;
 mod acl;
 mod authorize;
+mod beyond;
 mod buckets;
 mod buffers;
 mod check;
@@ -32,6 +33,7 @@ mod crypt;
 mod db;
 mod deleting;
 mod describe;
+mod details;
 mod documents;
 mod encryption;
 mod error;

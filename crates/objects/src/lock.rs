@@ -6,7 +6,7 @@ use crate::access::account;
 use crate::authorize::Who;
 use crate::describe::millis;
 use crate::describe::stamp;
-use crate::error::{custom, malformed, not_allowed};
+use crate::error::{custom, malformed, no_document, not_allowed};
 use crate::rows::{self, About, Bucket, Version, Versioning};
 use http::StatusCode;
 use s3s::dto::*;
@@ -268,7 +268,7 @@ impl Store {
     ) -> S3Result<PutObjectLockConfigurationOutput> {
         let account = account(&request.extensions)?;
         let input = request.input;
-        let lock = input.object_lock_configuration.ok_or_else(malformed)?;
+        let lock = input.object_lock_configuration.ok_or_else(no_document)?;
         judged(&lock)?;
         self.configure(account, input.bucket, move |_, config| {
             if config.versioning != Some(Versioning::Enabled) {

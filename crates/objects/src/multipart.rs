@@ -4,6 +4,7 @@
 use crate::Store;
 use crate::access::account;
 use crate::authorize::{self, Who};
+use crate::beyond;
 use crate::conditions::{self, OfWrite, conditions};
 use crate::contents::{Slice, cut};
 use crate::crypt::Lock;
@@ -43,6 +44,7 @@ impl Store {
         let encryption = encryption::Wish::of(&request.headers)?;
         let always = self.encrypts();
         let mut about = described!(request.input).about()?;
+        beyond::restore(&request.extensions, &mut about);
         let input = request.input;
         let asked = asked(
             input.checksum_algorithm.as_ref(),
@@ -380,7 +382,7 @@ impl Store {
                     .if_match_initiated_time
                     .is_some_and(|time| time != initiated)
                 {
-                    return Err(conditions::failed());
+                    return Err(conditions::failed("x-amz-if-match-initiated-time"));
                 }
                 abort(tx, bucket.id, &upload)
             })

@@ -3,10 +3,12 @@
 use crate::Store;
 use crate::access::account;
 use crate::authorize::Who;
+use crate::beyond;
 use crate::conditions::{Conditions, OfWrite, conditions};
 use crate::contents::{Reading, cut};
 use crate::crypt::Key;
 use crate::describe::{described, etag, headers, http_date, stamp, with_sums};
+use crate::details;
 use crate::encryption::{self, Encryption};
 use crate::error::{custom, denied, not_allowed};
 use crate::front::Besides;
@@ -25,7 +27,7 @@ use s3s::{S3Error, S3Request, S3Result, s3_error};
 use std::sync::Arc;
 
 /// Bytes of a key, at most (AWS, "Naming Amazon S3 objects").
-const KEY_BYTES: usize = 1024;
+pub const LONGEST_KEY: usize = 1024;
 
 pub fn checked_key(key: &str) -> S3Result<()> {
     // A form may leave it empty.
@@ -35,7 +37,7 @@ pub fn checked_key(key: &str) -> S3Result<()> {
             "User key must have a length greater than 0."
         ));
     }
-    if key.len() > KEY_BYTES {
+    if key.len() > LONGEST_KEY {
         return Err(s3_error!(KeyTooLongError, "Your key is too long"));
     }
     Ok(())
@@ -124,7 +126,7 @@ impl Window {
                 part: None,
             }),
             (Some(range), None) => {
-                let wanted = range.check(size).map_err(|_| not_satisfiable())?;
+                let wanted = range.check(size).map_err(|_| not_satisfiable(size))?;
                 Ok(Self {
                     start: wanted.start,
                     len: wanted.end - wanted.start,
@@ -184,8 +186,9 @@ impl Window {
     }
 }
 
-fn not_satisfiable() -> S3Error {
-    s3_error!(InvalidRange, "The requested range is not satisfiable")
+fn not_satisfiable(size: u64) -> S3Error {
+    let error = s3_error!(InvalidRange, "The requested range is not satisfiable");
+    details::with(error, "ActualObjectSize", size)
 }
 
 /// A delete marker can't be read: 404 where it is the current version, 405 where it was asked for.
@@ -194,10 +197,13 @@ pub fn readable(version: &Version, named: bool, told: Option<&String>) -> S3Resu
         return Ok(());
     }
     let mut error = match named {
-        true => not_allowed(),
+        true => details::with(not_allowed(), "ResourceType", "DeleteMarker"),
         false => rows::no_such_key(),
     };
-    let mut headers = http::HeaderMap::new();
+    let mut headers = error.headers().cloned().unwrap_or_default();
+    if named {
+        headers.insert(http::header::ALLOW, HeaderValue::from_static("DELETE"));
+    }
     headers.insert(
         "x-amz-delete-marker",
         http::HeaderValue::from_static("true"),
@@ -280,6 +286,7 @@ impl Store {
         let said = Said::of(&request, request.input.body.as_ref())?;
         let access = self.acl_wish(&request.headers, &request.extensions)?;
         let mut about = described!(request.input).about()?;
+        beyond::restore(&request.extensions, &mut about);
         let input = request.input;
         let wish = Wish::of(
             input.object_lock_mode.clone(),
@@ -505,7 +512,8 @@ impl Store {
         }
         if asked(ObjectAttributes::CHECKSUM) && about.sum.is_some() {
             let mut checksum = Checksum::default();
-            checksum.checksum_type = with_sums!(checksum, about.sum.as_ref());
+            let plain = about.sum.as_ref().map(Sum::without_count);
+            checksum.checksum_type = with_sums!(checksum, plain.as_ref());
             output.checksum = Some(checksum);
         }
         if asked(ObjectAttributes::OBJECT_PARTS) && !about.parts.is_empty() {

@@ -7,9 +7,9 @@ use crate::signed::{field, mac_of_version_2};
 use crate::subresources;
 use boira_api::sigv4::{self, Scope};
 use boira_api::{form, time};
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use s3s::{Body, S3Result, s3_error};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -55,6 +55,30 @@ pub fn known(cloud: &dyn Cloud, request: &Request<Body>) -> Option<(Signed, Stri
     let signed = Signed::of(request)?;
     let (_, secret) = cloud.find(&signed.access_key)?;
     Some((signed, secret))
+}
+
+/// The request with some headers replaced. A signature that covers one of them is renewed.
+pub fn with_headers(
+    cloud: &dyn Cloud,
+    mut request: Request<Body>,
+    changes: Vec<(HeaderName, HeaderValue)>,
+) -> S3Result<Request<Body>> {
+    if changes.is_empty() {
+        return Ok(request);
+    }
+    let path = request.uri().path().to_owned();
+    let covers = |(signed, secret): &(Signed, String)| {
+        let covered = |(name, _): &(HeaderName, HeaderValue)| signed.covers(name.as_str());
+        changes.iter().any(covered) && signed.fits(&request, &path, secret)
+    };
+    let signed = known(cloud, &request).filter(covers);
+    for (name, value) in changes {
+        request.headers_mut().insert(name, value);
+    }
+    if let Some((signed, secret)) = signed {
+        signed.renew(&mut request, &path, &secret)?;
+    }
+    Ok(request)
 }
 
 impl Signed {
@@ -112,7 +136,7 @@ impl Signed {
     /// Whether a header can't be another one without the signature being another one.
     pub fn covers(&self, header: &str) -> bool {
         match &self.kind {
-            Kind::V2 => false,
+            Kind::V2 => header == CONTENT_TYPE || header.starts_with("x-amz-"),
             Kind::V4 { headers, .. } => headers.iter().any(|name| name == header),
         }
     }

@@ -40,7 +40,7 @@ impl Store {
     ) -> S3Result<PutObjectTaggingOutput> {
         let who = Who::of(&request.extensions)?;
         let input = request.input;
-        let tags = judged_set(input.tagging.tag_set, 10)?;
+        let tags = judged_set(input.tagging.tag_set, OF_OBJECT)?;
         let judge = request.extensions.get::<Judge>();
         if judge.is_some_and(|judge| !judge.may_tag(&input.key, &tags)) {
             return Err(denied());
@@ -102,7 +102,7 @@ pub fn tags_of_header(text: Option<&str>) -> S3Result<BTreeMap<String, String>> 
     };
     let pairs = form::parse(text.as_bytes()).map_err(|_| wrong())?;
     let tag = |(name, value): (Cow<'_, str>, Cow<'_, str>)| (name.into(), value.into());
-    judged(pairs.into_iter().map(tag).collect(), 10)
+    judged(pairs.into_iter().map(tag).collect(), OF_OBJECT)
 }
 
 /// The other way round.
@@ -118,6 +118,10 @@ pub fn encoded_tags(tags: &BTreeMap<String, String>) -> String {
     }
     text
 }
+
+/// How many tags an object, and a bucket may have.
+pub const OF_OBJECT: usize = 10;
+pub const OF_BUCKET: usize = 50;
 
 /// Tags within AWS's limits ("Categorizing your storage using tags"): `most` of them.
 pub fn judged(tags: Vec<(String, String)>, most: usize) -> S3Result<BTreeMap<String, String>> {
@@ -139,7 +143,10 @@ pub fn judged(tags: Vec<(String, String)>, most: usize) -> S3Result<BTreeMap<Str
             return Err(invalid("The TagValue you have provided is invalid"));
         }
         if name.starts_with("aws:") {
-            return Err(invalid("System tags cannot be added/updated by requester"));
+            return Err(invalid(match most {
+                OF_OBJECT => "Your TagKey cannot be prefixed with aws:",
+                _ => "System tags cannot be added/updated by requester",
+            }));
         }
         if found.insert(name, value).is_some() {
             return Err(invalid("Cannot provide multiple Tags with the same key"));

@@ -387,7 +387,8 @@ EOF")
         panic!("the move gets nowhere: {}", phase(self.room, &self.id));
     }
 
-    fn stop(&self, actor: Actor) {
+    /// Whether somebody died: early on, there may be no hypervisor yet.
+    fn stop(&self, actor: Actor) -> bool {
         let home = self.room.home(1).display().to_string();
         match actor {
             Actor::Administrator => {
@@ -396,8 +397,8 @@ EOF")
                 self.room.boira(&taken_back);
             }
             Actor::Hypervisor => {
-                let its = format!("pkill -9 -f '[g]uest={}'; :", self.id);
-                self.room.pc(1).sh(&its).ok();
+                let its = format!("pkill -9 -f '[g]uest={}'", self.id);
+                return self.room.pc(1).sh(&its).code == Some(0);
             }
             Actor::AgentThere => {
                 self.room.pc(1).sh("pkill -9 -f ' agent$'").ok();
@@ -425,6 +426,7 @@ EOF")
                 });
             }
         }
+        true
     }
 
     /// Wherever it is now, it is there alone, and as it was. It is brought back.
@@ -460,16 +462,13 @@ fn a_move_that_is_cut_short_leaves_it_where_it_runs() {
     let (room, [(id, _), _]) = room();
     let mover = Mover::new(&room, &id);
     let cut = |phases: &[&str], actor| {
-        let seen = (0..TRIES).any(|_| {
+        let done = (0..TRIES).any(|_| {
             mover.begin();
-            let seen = mover.gets_to(phases);
-            if seen {
-                mover.stop(actor);
-            }
+            let cut = mover.gets_to(phases) && mover.stop(actor);
             mover.is_whole();
-            seen
+            cut
         });
-        assert!(seen, "no move was seen in {phases:?}");
+        assert!(done, "{actor:?} cut short no move in {phases:?}");
         eprintln!("{actor:?} while it was {phases:?}: one copy is left");
     };
     let phases: &[&[&str]] = match std::env::var_os("BOIRA_MOVES") {

@@ -1563,6 +1563,89 @@ def conditions_of_policies(bucket):
     S3.delete_bucket_policy(Bucket=bucket)
 
 
+def details(bucket):
+    """What errors tell in elements of their own, and smaller things that AWS answers: read off AWS by the
+    tests of moto that are verified there, and by botocore's own."""
+    def told(error, **wanted):
+        found = error.response["Error"]
+        assert {name: found.get(name) for name in wanted} == wanted, found
+
+    S3.put_object(Bucket=bucket, Key="k", Body=b"x" * 10)
+    with refused("NoSuchKey", 404) as error:
+        S3.get_object(Bucket=bucket, Key="of none/<&")
+    told(error, Key="of none/<&")
+    with refused("NoSuchKey", 404) as error:
+        S3.copy_object(Bucket=bucket, Key="to", CopySource={"Bucket": bucket, "Key": "no source"})
+    told(error, Key="no source")
+    with refused("NoSuchBucket", 404) as error:
+        S3.list_objects_v2(Bucket=bucket + "-none")
+    told(error, BucketName=bucket + "-none")
+    for asked, code in [("cors", "NoSuchCORSConfiguration"), ("tagging", "NoSuchTagSet")]:
+        with refused(code, 404) as error:
+            getattr(S3, f"get_bucket_{asked}")(Bucket=bucket)
+        told(error, BucketName=bucket)
+    with refused("PreconditionFailed", 412) as error:
+        S3.put_object(Bucket=bucket, Key="k", Body=b"y", IfNoneMatch="*")
+    told(error, Condition="If-None-Match")
+    with refused("PreconditionFailed", 412) as error:
+        S3.get_object(Bucket=bucket, Key="k", IfMatch='"other"')
+    told(error, Condition="If-Match")
+    with refused("PreconditionFailed", 412) as error:
+        S3.copy_object(Bucket=bucket, Key="to", CopySource={"Bucket": bucket, "Key": "k"},
+                       CopySourceIfNoneMatch=S3.head_object(Bucket=bucket, Key="k")["ETag"])
+    told(error, Condition="x-amz-copy-source-If-None-Match")
+    # Tags count with one quote, and without.
+    tag = S3.head_object(Bucket=bucket, Key="k")["ETag"]
+    for maker in [S3, client(signature_version="s3")]:
+        for spelt in [tag, tag[1:], tag[:-1], tag[1:-1]]:
+            maker.copy_object(Bucket=bucket, Key="to", CopySource={"Bucket": bucket, "Key": "k"}, CopySourceIfMatch=spelt)
+            maker.put_object(Bucket=bucket, Key="k", Body=b"x" * 10, IfMatch=spelt)
+    with refused("PreconditionFailed", 412):
+        S3.get_object(Bucket=bucket, Key="k", IfMatch="of another kind")
+    with refused("InvalidRange", 416) as error:
+        S3.get_object(Bucket=bucket, Key="k", Range="bytes=20-30")
+    told(error, RangeRequested="bytes=20-30", ActualObjectSize="10")
+    with refused("NoSuchUpload", 404) as error:
+        S3.list_parts(Bucket=bucket, Key="k", UploadId="none")
+    told(error, UploadId="none")
+    with refused("KeyTooLongError", 400) as error:
+        S3.put_object(Bucket=bucket, Key="k" * 1025)
+    told(error, Size="1025", MaxSizeAllowed="1024")
+    with refused("MissingRequestBodyError", 400):
+        S3.put_object_lock_configuration(Bucket=bucket)
+    with refused("InvalidTag", 400) as error:
+        S3.put_object(Bucket=bucket, Key="k", Tagging="aws:a=b")
+    told(error, Message="Your TagKey cannot be prefixed with aws:")
+    # A class that is named is a change, be it the one that it has.
+    with refused("InvalidRequest", 400):
+        S3.copy_object(Bucket=bucket, Key="k", CopySource={"Bucket": bucket, "Key": "k"})
+    S3.copy_object(Bucket=bucket, Key="k", CopySource={"Bucket": bucket, "Key": "k"}, StorageClass="STANDARD")
+    answer = S3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [{"Key": "a", "Value": "b"}]})
+    assert answer["ResponseMetadata"]["HTTPStatusCode"] == 204, answer
+    head = S3.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]
+    assert head["content-type"] == "application/xml", head
+    name = "attachment; filename=5\u5c0f\u6642.jpg"
+    for maker in [client(), V4, client(signature_version="s3")]:
+        maker.put_object(Bucket=bucket, Key="named", ContentDisposition=name, Body=b"x")
+        _, headers, _ = raw("GET", V4.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "named"}))
+        assert headers["content-disposition"].encode("latin-1").decode() == name, headers
+    upload = S3.create_multipart_upload(Bucket=bucket, Key="m", ChecksumAlgorithm="SHA256")["UploadId"]
+    part = S3.upload_part(Bucket=bucket, Key="m", UploadId=upload, PartNumber=1, Body=b"x", ChecksumAlgorithm="SHA256")
+    S3.complete_multipart_upload(Bucket=bucket, Key="m", UploadId=upload, MultipartUpload={"Parts": [
+        {"PartNumber": 1, "ETag": part["ETag"], "ChecksumSHA256": part["ChecksumSHA256"]}]})
+    whole = S3.head_object(Bucket=bucket, Key="m", ChecksumMode="ENABLED")["ChecksumSHA256"]
+    asked = S3.get_object_attributes(Bucket=bucket, Key="m", ObjectAttributes=["Checksum"])["Checksum"]
+    assert whole == asked["ChecksumSHA256"] + "-1", (whole, asked)
+    S3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    marker = S3.delete_object(Bucket=bucket, Key="k")["VersionId"]
+    with refused("405", 405) as error:
+        S3.head_object(Bucket=bucket, Key="k", VersionId=marker)
+    assert error.response["ResponseMetadata"]["HTTPHeaders"]["allow"] == "DELETE", error.response
+    with refused("NoSuchVersion", 404) as error:
+        S3.get_object(Bucket=bucket, Key="k", VersionId="a" * 32)
+    told(error, Key="k", VersionId="a" * 32)
+
+
 def empty_and_delete(bucket):
     for upload in S3.list_multipart_uploads(Bucket=bucket).get("Uploads", []):
         S3.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
@@ -1573,7 +1656,8 @@ def empty_and_delete(bucket):
 CHAPTERS = [buckets, plain_answers, objects, ranges, conditions, listing, copying, checksums, multipart,
             transfers, versions, deleting, tagging, presigned, posting, strangers, acls, what_others_could_try, encryption, locks,
             origins, lifecycle, policies,
-            refused_bodies, hostile, malformed, walrus, hosts, subresources, chunked, conditions_of_policies]
+            refused_bodies, hostile, malformed, walrus, hosts, subresources, chunked, conditions_of_policies,
+            details]
 
 failed = []
 for chapter in CHAPTERS:

@@ -1,0 +1,156 @@
+//! What an error tells beyond its code and message, in elements of its own that programs look at: the
+//! key, the bucket, the condition that failed (AWS, "Error responses", and what its answers have).
+
+use crate::front::{Target, escaped};
+use crate::objects;
+use boira_api::form;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use s3s::{Body, S3Error};
+
+/// Carries what only who refuses knows, from there to the body; it doesn't leave the house.
+const CARRIER: HeaderName = HeaderName::from_static("x-boira-error-detail");
+
+/// Errors of a bucket's that name it.
+const OF_BUCKETS: [&str; 17] = [
+    "BucketAlreadyExists",
+    "BucketAlreadyOwnedByYou",
+    "BucketNotEmpty",
+    "InvalidBucketAclWithObjectOwnership",
+    "InvalidBucketName",
+    "InvalidBucketState",
+    "NoSuchBucket",
+    "NoSuchBucketPolicy",
+    "NoSuchCORSConfiguration",
+    "NoSuchLifecycleConfiguration",
+    "NoSuchPublicAccessBlockConfiguration",
+    "NoSuchTagSet",
+    "NoSuchWebsiteConfiguration",
+    "ObjectLockConfigurationNotFoundError",
+    "OwnershipControlsNotFoundError",
+    "ReplicationConfigurationNotFoundError",
+    "ServerSideEncryptionConfigurationNotFoundError",
+];
+
+/// The error with one more element, its name and its value.
+pub fn with(mut error: S3Error, name: &'static str, value: impl std::fmt::Display) -> S3Error {
+    let mut headers = error.headers().cloned().unwrap_or_default();
+    if let Ok(value) = HeaderValue::from_str(&format!("{name}={value}")) {
+        headers.append(CARRIER, value);
+    }
+    error.set_headers(headers);
+    error
+}
+
+fn decoded(text: &str) -> String {
+    let bytes = form::percent_decode(text.as_bytes()).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The details that came along with an error, taken off its headers.
+fn carried(headers: &mut HeaderMap) -> Vec<(String, String)> {
+    let lines = headers.get_all(CARRIER).iter();
+    let pair = |line: &HeaderValue| {
+        let (name, value) = line.to_str().ok()?.split_once('=')?;
+        Some((name.to_owned(), value.to_owned()))
+    };
+    let found = lines.filter_map(pair).collect();
+    headers.remove(CARRIER);
+    found
+}
+
+/// What a request is about, as far as its errors tell.
+pub struct Asked<'a> {
+    target: &'a Target,
+    pub method: Method,
+    pub uri: Uri,
+    source: Option<HeaderValue>,
+    range: Option<HeaderValue>,
+}
+
+impl<'a> Asked<'a> {
+    pub fn of(request: &Request<Body>, target: &'a Target) -> Self {
+        let header = |name: &str| request.headers().get(name).cloned();
+        Self {
+            target,
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            source: header("x-amz-copy-source"),
+            range: header("range"),
+        }
+    }
+
+    fn query(&self, name: &str) -> Option<String> {
+        let pairs = self.uri.query().unwrap_or_default().split('&');
+        let mut values = pairs.filter_map(|pair| pair.split_once('='));
+        values.find_map(|(one, value)| (one == name).then(|| decoded(value)))
+    }
+
+    /// The key that is looked for: of a copy, its source's.
+    fn key(&self) -> String {
+        let source = self.source.as_ref().and_then(|it| it.to_str().ok());
+        match source.map(decoded) {
+            Some(source) => {
+                let (place, _) = source.split_once("?versionId=").unwrap_or((&source, ""));
+                let place = place.trim_start_matches('/');
+                place.split_once('/').map_or("", |(_, key)| key).to_owned()
+            }
+            None => decoded(&self.target.key),
+        }
+    }
+
+    fn version(&self) -> Option<String> {
+        let source = self.source.as_ref().and_then(|it| it.to_str().ok());
+        match source.and_then(|source| source.split_once("?versionId=")) {
+            Some((_, version)) => Some(version.to_owned()),
+            None => self.query("versionId"),
+        }
+    }
+
+    fn told(&self, code: &str) -> Vec<(&'static str, Option<String>)> {
+        match code {
+            "NoSuchKey" => vec![("Key", Some(self.key()))],
+            "NoSuchVersion" => vec![("Key", Some(self.key())), ("VersionId", self.version())],
+            "NoSuchUpload" => vec![("UploadId", self.query("uploadId"))],
+            "KeyTooLongError" => {
+                let size = decoded(&self.target.key).len().to_string();
+                let most = objects::LONGEST_KEY.to_string();
+                vec![("Size", Some(size)), ("MaxSizeAllowed", Some(most))]
+            }
+            "InvalidRange" => {
+                let range = self.range.as_ref().and_then(|it| it.to_str().ok());
+                vec![("RangeRequested", range.map(ToOwned::to_owned))]
+            }
+            "MethodNotAllowed" => {
+                let kind = match (&self.target.bucket, self.target.has_key()) {
+                    (None, _) => "SERVICE",
+                    (Some(_), false) => "BUCKET",
+                    (Some(_), true) => "OBJECT",
+                };
+                let method = self.method.as_str().to_owned();
+                vec![
+                    ("Method", Some(method)),
+                    ("ResourceType", Some(kind.into())),
+                ]
+            }
+            // Which of a copy's two it is, isn't known here.
+            "NoSuchBucket" if self.source.is_some() => Vec::new(),
+            code if OF_BUCKETS.contains(&code) => vec![("BucketName", self.target.bucket.clone())],
+            _ => Vec::new(),
+        }
+    }
+
+    /// The elements for an error with this code; what its headers carry is taken off them and comes first.
+    pub fn elements(&self, code: &str, headers: &mut HeaderMap) -> String {
+        let mut found = carried(headers);
+        for (name, value) in self.told(code) {
+            if let Some(value) = value
+                && found.iter().all(|(one, _)| one != name)
+            {
+                found.push((name.to_owned(), value));
+            }
+        }
+        let element =
+            |(name, value): &(String, String)| format!("<{name}>{}</{name}>", escaped(value));
+        found.iter().map(element).collect()
+    }
+}
