@@ -89,6 +89,17 @@ impl Filters {
         self.0.is_empty()
     }
 
+    /// The values of a filter that have no wildcards.
+    pub fn exact(&self, name: &str) -> impl Iterator<Item = &str> {
+        let named = self.0.iter().filter(move |filter| filter.name == name);
+        named
+            .flat_map(|filter| &filter.values)
+            .filter_map(|value| match value {
+                Pattern::Exactly(text) => Some(text.as_str()),
+                Pattern::Like(_) | Pattern::Never => None,
+            })
+    }
+
     /// Whether a filter of this name is among them.
     pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|filter| filter.name == name)

@@ -103,7 +103,8 @@ impl IdKind {
         let list = ids.join(", ");
         let noun = self.noun;
         let message = match (self.prefix, ids) {
-            ("ami-", _) => format!("The image id '[{list}]' does not exist"),
+            ("ami-", [_]) => format!("The image id '[{list}]' does not exist"),
+            ("ami-", _) => format!("The image ids '[{list}]' do not exist"),
             ("nat-", _) => format!("The Nat Gateway {list} was not found"),
             ("pg-", _) => format!("The Placement Group '{list}' is unknown."),
             ("vol-" | "snap-", [_]) => format!("The {noun} '{list}' does not exist."),
@@ -194,6 +195,12 @@ mod tests {
             &["ami-1"],
             "InvalidAMIID.NotFound",
             "The image id '[ami-1]' does not exist",
+        );
+        is(
+            &IMAGE,
+            &["ami-1", "ami-2"],
+            "InvalidAMIID.NotFound",
+            "The image ids '[ami-1, ami-2]' do not exist",
         );
         is(
             &VOLUME,

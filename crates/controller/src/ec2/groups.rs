@@ -410,6 +410,13 @@ fn rule_field(
 pub fn describe_rules(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let state = &snapshot.state;
     let ask = RULES.ask(call, state)?;
+    for group in ask.filters.exact("group-id") {
+        if let Err(error) = id::SECURITY_GROUP.validate(group) {
+            let group: String = group.chars().take(100).collect();
+            let message = format!("The security group ID '{group}' is malformed");
+            return Err(ApiError::new(error.code, message));
+        }
+    }
     let own = state
         .groups
         .values()

@@ -199,22 +199,35 @@ fn flat(request: &Struct, scope: &Scope<'_>) -> Result<Vec<NewRule>, ApiError> {
 }
 
 /// One rule of ModifySecurityGroupRules.
+///
+/// # Errors
+/// AWS's, in its words, for a rule without a peer, with several, or with ports that are missing.
 pub fn rule(one: &Struct) -> Result<NewRule, ApiError> {
+    let peers = ["CidrIpv4", "CidrIpv6", "PrefixListId", "ReferencedGroupId"];
+    match peers.iter().filter(|peer| one.get(peer).is_some()).count() {
+        0 => {
+            return Err(ApiError::new(
+                "MissingParameter",
+                "The request must contain exactly one of: cidrIp, cidrIpv6, prefixListId, or referencedGroupId",
+            ));
+        }
+        1 => {}
+        _ => {
+            return Err(ApiError::invalid_combination(
+                "Only one of cidrIp, cidrIpv6, prefixListId, or referencedGroupId can be specified",
+            ));
+        }
+    }
     for (member, what) in [("CidrIpv6", "IPv6"), ("PrefixListId", "Prefix lists")] {
         if one.get(member).is_some() {
             return Err(no_effect(what));
         }
     }
-    let peer = match (one.str("CidrIpv4"), one.str("ReferencedGroupId")) {
-        (Some(cidr), None) => cidr_peer(cidr)?,
-        (None, Some(group)) => Peer::Group(id::SECURITY_GROUP.validate(group)?.into()),
-        (None, None) => {
-            return Err(ApiError::missing_parameter("CidrIpv4 or ReferencedGroupId"));
-        }
-        (Some(_), Some(_)) => {
-            return Err(ApiError::invalid_combination(
-                "A rule has either CidrIpv4 or ReferencedGroupId, not both",
-            ));
+    let peer = match one.str("CidrIpv4") {
+        Some(cidr) => cidr_peer(cidr)?,
+        None => {
+            let group = one.str("ReferencedGroupId").unwrap_or_default();
+            Peer::Group(id::SECURITY_GROUP.validate(group)?.into())
         }
     };
     Ok(NewRule {
@@ -224,9 +237,11 @@ pub fn rule(one: &Struct) -> Result<NewRule, ApiError> {
 }
 
 fn protocol(one: &Struct) -> Result<Protocol, ApiError> {
-    let name = one
-        .str("IpProtocol")
-        .ok_or_else(|| ApiError::missing_parameter("IpProtocol"))?;
+    let name = one.str("IpProtocol").ok_or_else(|| {
+        ApiError::invalid_parameter_value(
+            "Invalid value 'null' for protocol. VPC security group rules must specify protocols explicitly.",
+        )
+    })?;
     let (from, to) = (one.int("FromPort"), one.int("ToPort"));
     let number = match name.to_ascii_lowercase().as_str() {
         "-1" => return Ok(Protocol::All),
@@ -254,7 +269,7 @@ fn protocol(one: &Struct) -> Result<Protocol, ApiError> {
 fn ports(from: Option<i64>, to: Option<i64>) -> Result<(u16, u16), ApiError> {
     let (Some(from), Some(to)) = (from, to) else {
         return Err(ApiError::invalid_parameter_value(
-            "Must specify both from and to ports with TCP/UDP.",
+            "Invalid value for portRange. Must specify both from and to ports with TCP/UDP.",
         ));
     };
     match (u16::try_from(from), u16::try_from(to)) {

@@ -81,6 +81,9 @@ fn rules_are_objects_with_ids_descriptions_and_tags() {
     let tagged =
         cloud.ok("Action=DescribeSecurityGroupRules&Filter.1.Name=tag:team&Filter.1.Value.1=x");
     assert_eq!(tagged.one("securityGroupRuleId"), rule);
+    let malformed =
+        "Action=DescribeSecurityGroupRules&Filter.1.Name=group-id&Filter.1.Value.1=foobar";
+    assert_eq!(cloud.refusal(malformed), "InvalidGroupId.Malformed");
     let unknown = "Action=DescribeSecurityGroupRules&SecurityGroupRuleId.1=sgr-0123456789abcdef0";
     assert_eq!(
         cloud.refusal(unknown),
@@ -192,7 +195,7 @@ fn what_is_malformed_or_has_no_effect_is_refused() {
             "InvalidParameterValue",
         ),
         ("IpProtocol=-1", "MissingParameter"),
-        ("IpRanges.1.CidrIp=0.0.0.0/0", "MissingParameter"),
+        ("IpRanges.1.CidrIp=0.0.0.0/0", "InvalidParameterValue"),
         (
             "IpProtocol=-1&Ipv6Ranges.1.CidrIpv6=::/0",
             "UnsupportedOperation",
@@ -294,6 +297,29 @@ fn rules_and_descriptions_are_modified_in_place() {
     let modify = format!(
         "Action=ModifySecurityGroupRules&GroupId={id}&SecurityGroupRule.1.SecurityGroupRuleId={rule}"
     );
+    for (members, code) in [
+        (
+            "FromPort=1&ToPort=2&CidrIpv4=2.3.4.5/32",
+            "InvalidParameterValue",
+        ),
+        (
+            "IpProtocol=udp&ToPort=2&CidrIpv4=2.3.4.5/32",
+            "InvalidParameterValue",
+        ),
+        ("IpProtocol=udp&FromPort=1&ToPort=2", "MissingParameter"),
+        (
+            "IpProtocol=udp&FromPort=1&ToPort=2&CidrIpv4=2.3.4.5/32&CidrIpv6=2001:db8::/32",
+            "InvalidParameterCombination",
+        ),
+        (
+            "IpProtocol=udp&FromPort=1&ToPort=2&CidrIpv6=2001:db8::/32",
+            "UnsupportedOperation",
+        ),
+    ] {
+        let members = members.replace('&', "&SecurityGroupRule.1.SecurityGroupRule.");
+        let asked = format!("{modify}&SecurityGroupRule.1.SecurityGroupRule.{members}");
+        assert_eq!(cloud.refusal(&asked), code, "{members}");
+    }
     cloud.ok(&format!(
         "{modify}&SecurityGroupRule.1.SecurityGroupRule.IpProtocol=udp\
          &SecurityGroupRule.1.SecurityGroupRule.FromPort=53&SecurityGroupRule.1.SecurityGroupRule.ToPort=53\
