@@ -20,6 +20,8 @@ enum Task {
     Bench(tasks::Bench),
     /// What continuous integration runs
     Ci,
+    /// Run what others test AWS's services with: moto's, MinIO's, s3fs's and botocore's own tests
+    Conformance(tasks::Conformance),
     /// Write the documentation that is generated from the code
     Docs,
     /// Fuzz what reads bytes of strangers, with the arguments of `boira-fuzz`
@@ -36,6 +38,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::Bench(arguments) => tasks::bench(&arguments),
         Task::Ci => tasks::ci(),
+        Task::Conformance(arguments) => tasks::conformance(&arguments),
         Task::Docs => tasks::docs(),
         Task::Fuzz(arguments) => tasks::fuzz(&arguments),
         Task::Fresh(arguments) => fresh::run(&arguments),

@@ -34,6 +34,12 @@ pub struct Soak {
 }
 
 #[derive(clap::Args)]
+pub struct Conformance {
+    /// Only these: moto, minio, s3fs, botocore
+    suites: Vec<String>,
+}
+
+#[derive(clap::Args)]
 pub struct Fuzz {
     /// `--seconds N` for each target, `--input FILE` to repeat one, or a target's name
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -76,13 +82,15 @@ fn build(debug: bool) -> Result<PathBuf> {
         command.arg("--release");
     }
     run(&mut command)?;
-    let target = match std::env::var_os("CARGO_TARGET_DIR") {
+    let kind = if debug { "debug" } else { "release" };
+    Ok(target()?.join(kind).join("boira-bench"))
+}
+
+fn target() -> Result<PathBuf> {
+    Ok(match std::env::var_os("CARGO_TARGET_DIR") {
         Some(folder) => workspace()?.join(folder),
         None => workspace()?.join("target"),
-    };
-    Ok(target
-        .join(if debug { "debug" } else { "release" })
-        .join("boira-bench"))
+    })
 }
 
 pub fn bench(arguments: &Bench) -> Result<()> {
@@ -139,6 +147,13 @@ pub fn soak(arguments: &Soak) -> Result<()> {
         command.args(["--only", only]);
     }
     run(&mut command)
+}
+
+pub fn conformance(arguments: &Conformance) -> Result<()> {
+    build(true)?;
+    let mut command = Command::new(workspace()?.join("scripts/conformance.py"));
+    command.env("BOIRA", target()?.join("debug/boira"));
+    run(command.args(&arguments.suites))
 }
 
 pub fn fuzz(arguments: &Fuzz) -> Result<()> {

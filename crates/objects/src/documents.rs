@@ -1,7 +1,7 @@
 //! XML in requests, on its way to s3s: whether it is what the client says of it, at which s3s doesn't look,
 //! and what s3s's reader would pass over in silence.
 
-use crate::error::malformed;
+use crate::error::{malformed, no_blocked_encryption};
 use crate::signed::Query;
 use crate::sum::{Algorithm, Digester, Sum};
 use crate::upload::{other_md5, other_sum, said_md5, said_sum};
@@ -17,8 +17,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-/// Text that an XML reader takes as it is; s3s's leaves it out.
-const CDATA: &[u8] = b"<![CDATA[";
+/// What documents may not have, and why. Text in `CDATA` is left out by s3s's reader.
+const REFUSED: [(&[u8], fn() -> S3Error); 2] = [
+    (b"<![CDATA[", malformed),
+    (b"<BlockedEncryptionTypes>", no_blocked_encryption),
+];
 /// Of a document of which all is looked at here.
 const MOST_KEPT: usize = 64 << 10;
 
@@ -153,11 +156,15 @@ impl Watched {
             kept.extend_from_slice(bytes);
         }
         self.last.extend_from_slice(bytes);
-        if self.last.windows(CDATA.len()).any(|word| word == CDATA) {
-            return Err(malformed());
+        let mut longest = 0;
+        for (word, why) in REFUSED {
+            if self.last.windows(word.len()).any(|found| found == word) {
+                return Err(why());
+            }
+            longest = longest.max(word.len());
         }
         self.last
-            .drain(..self.last.len().saturating_sub(CDATA.len() - 1));
+            .drain(..self.last.len().saturating_sub(longest - 1));
         Ok(())
     }
 

@@ -99,6 +99,14 @@ pub fn gone() -> S3Error {
     )
 }
 
+/// `BlockedEncryptionTypes` of PutBucketEncryption.
+pub fn no_blocked_encryption() -> S3Error {
+    s3_error!(
+        NotImplemented,
+        "Kinds of encryption can't be blocked here. A bucket policy can deny s3:PutObject with s3:x-amz-server-side-encryption-customer-algorithm."
+    )
+}
+
 pub fn no_document() -> S3Error {
     s3_error!(MissingRequestBodyError, "Request Body is empty")
 }

@@ -522,6 +522,9 @@ async fn completed(
     parts
         .headers
         .insert(CONTENT_LENGTH, HeaderValue::from(full.len()));
+    // An error with headers of its own has lost it in s3s.
+    let xml = HeaderValue::from_static("application/xml");
+    parts.headers.insert(CONTENT_TYPE, xml);
     Response::from_parts(parts, Body::from(Bytes::from(full)))
 }
 

@@ -1568,6 +1568,8 @@ def details(bucket):
     tests of moto that are verified there, and by botocore's own."""
     def told(error, **wanted):
         found = error.response["Error"]
+        kind = error.response["ResponseMetadata"]["HTTPHeaders"]["content-type"]
+        assert kind == "application/xml", error.response
         assert {name: found.get(name) for name in wanted} == wanted, found
 
     S3.put_object(Bucket=bucket, Key="k", Body=b"x" * 10)
