@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Tests that others wrote of AWS's services, run against Boira: `cargo xtask conformance [SUITE...]`.
+"""Tests that others wrote of AWS's services, and AWS's SDK for JavaScript, run against Boira:
+`cargo xtask conformance [SUITE...]`.
 
 Each suite gets a cloud of its own: a controller with an empty home. What is expected to fail is listed
 with the reason; anything else that fails, and anything of the list that passes, is an error.
@@ -27,6 +28,9 @@ FOLDER = HERE / "target" / "conformance"
 PYTHON = FOLDER / "venv" / "bin" / "python"
 PACKAGES = ["pytest==9.2.0", "pytest-timeout==2.4.0", "moto[s3,ec2,server]==5.2.5", "freezegun==1.5.5", "minio==7.2.20",
             "certifi", "aiobotocore==3.10.0", "s3fs==2026.9.0", "httpx", "mock"]
+# Of the npm registry.
+JAVASCRIPT = ["@aws-sdk/client-ec2@3.1169.0", "@aws-sdk/client-s3@3.1175.0", "@aws-sdk/lib-storage@3.1175.0",
+              "@aws-sdk/s3-presigned-post@3.1164.0", "@aws-sdk/s3-request-presigner@3.1169.0"]
 # PyPI's source packages: wheels have no tests.
 SOURCES = {
     "botocore": ("1.44.8", "945b783c1a1259e2a8b078f3f3dd40fae32ea84ab01d3a9953af6b378da7108a"),
@@ -56,6 +60,7 @@ EXPECTED = {
         "test_set_get_bucket_versioning": EXTENSION,
         "test_upload_snowball_objects": EXTENSION,
     },
+    "javascript": {},
     "s3fs": {
         "test_info": "S3's listings have a ChecksumType, moto's don't",
         "test_xattr": "a copy is private, as AWS's is; moto's keeps its source's list",
@@ -236,9 +241,30 @@ def botocore():
         return pytest(folder, environment, tests)
 
 
+def javascript():
+    """AWS's SDK for JavaScript, which no other suite has: it streams and signs in ways of its own."""
+    if not shutil.which("npm"):
+        sys.exit("npm is not installed: `apt install npm`, or name the other suites")
+    folder = FOLDER / "javascript"
+    stamp = folder / hashlib.sha256(" ".join(JAVASCRIPT).encode()).hexdigest()
+    if not stamp.exists():
+        print("installing the AWS SDK for JavaScript", flush=True)
+        folder.mkdir(exist_ok=True)
+        subprocess.run(["npm", "install", "--silent", "--prefix", folder, *JAVASCRIPT], check=True)
+        stamp.touch()
+    shutil.copy(HERE / "scripts" / "conformance.mjs", folder)
+    with cloud("") as environment, open(FOLDER / "javascript.log", "w") as log:
+        asked = subprocess.run(["node", folder / "conformance.mjs"], env=environment, stdout=subprocess.PIPE,
+                               stderr=log, text=True)
+    ended = [line.split() for line in asked.stdout.splitlines()]
+    if asked.returncode != 0:
+        ended.append(("failed", "to its end"))
+    return {name for how, name in ended if how == "passed"}, {name for how, name in ended if how == "failed"}
+
+
 def main():
     FOLDER.mkdir(parents=True, exist_ok=True)
-    suites = {"moto": moto, "minio": minio, "s3fs": s3fs, "botocore": botocore}
+    suites = {"moto": moto, "minio": minio, "s3fs": s3fs, "botocore": botocore, "javascript": javascript}
     asked = sys.argv[1:] or list(suites)
     if unknown := [name for name in asked if name not in suites]:
         sys.exit(f"no suite is called {unknown[0]}; there are {', '.join(suites)}")
@@ -257,7 +283,7 @@ def main():
         for piece in gone:
             print(f"  expected to fail, and passes: {piece}")
         if news:
-            print(f"  see {FOLDER}/{suite}-{SOURCES[suite][0]}.log")
+            print(f"  see {FOLDER}/{suite}*.log")
         wrong += len(news) + len(gone)
     sys.exit(1 if wrong else 0)
 

@@ -20,7 +20,7 @@ enum Task {
     Bench(tasks::Bench),
     /// What continuous integration runs
     Ci,
-    /// Run what others test AWS's services with: moto's, MinIO's, s3fs's and botocore's own tests
+    /// Run what others test AWS's services with: moto's, MinIO's, s3fs's and botocore's own tests, and the SDK for JavaScript
     Conformance(tasks::Conformance),
     /// Write the documentation that is generated from the code
     Docs,

@@ -35,7 +35,7 @@ pub struct Soak {
 
 #[derive(clap::Args)]
 pub struct Conformance {
-    /// Only these: moto, minio, s3fs, botocore
+    /// Only these: moto, minio, s3fs, botocore, javascript
     suites: Vec<String>,
 }
 

@@ -77,10 +77,17 @@ pub fn is_another_build(home: &Home) -> bool {
     theirs.is_some() && theirs != file("self")
 }
 
+/// The process that the home's supervisor has noted. One that was killed may have left the number of
+/// what is another process by now.
 fn supervisor(home: &Home) -> Result<Pid> {
     let text =
         std::fs::read_to_string(home.run("supervisor.pid")).context("find the supervisor")?;
     let pid = text.trim().parse().context("read the supervisor's pid")?;
+    let words = std::fs::read(format!("/proc/{pid}/cmdline")).context("find the supervisor")?;
+    let is_it = words
+        .split(|byte| *byte == 0)
+        .any(|word| word == b"supervise");
+    anyhow::ensure!(is_it, "find the supervisor: {pid} is another process");
     Ok(Pid::from_raw(pid))
 }
 

@@ -144,6 +144,8 @@ impl<'a> Asked<'a> {
         let mut found = carried(headers);
         for (name, value) in self.told(code) {
             if let Some(value) = value
+                // Which XML can't say.
+                && !value.contains(char::is_control)
                 && found.iter().all(|(one, _)| one != name)
             {
                 found.push((name.to_owned(), value));
@@ -152,5 +154,63 @@ impl<'a> Asked<'a> {
         let element =
             |(name, value): &(String, String)| format!("<{name}>{}</{name}>", escaped(value));
         found.iter().map(element).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use s3s::s3_error;
+
+    fn elements(uri: &str, headers: &[(&'static str, &str)], error: &S3Error) -> String {
+        let mut request = Request::builder().uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (path, _) = uri.split_once('?').unwrap_or((uri, ""));
+        let (bucket, key) = path[1..].split_once('/').unwrap_or((&path[1..], ""));
+        let target = Target {
+            bucket: Some(bucket.to_owned()),
+            key: key.to_owned(),
+        };
+        let request = request.body(Body::empty()).unwrap();
+        let mut headers = error.headers().cloned().unwrap_or_default();
+        let found = Asked::of(&request, &target).elements(error.code().as_str(), &mut headers);
+        assert!(headers.is_empty(), "{headers:?}");
+        found
+    }
+
+    #[test]
+    fn an_error_names_what_it_is_about() {
+        let no_key = s3_error!(NoSuchKey);
+        let of_key = |uri| elements(uri, &[], &no_key);
+        assert_eq!(of_key("/b/a%20%3C/c"), "<Key>a &lt;/c</Key>");
+        assert_eq!(of_key("/b/a%01"), "");
+        let source = [("x-amz-copy-source", "/from/a%20b?versionId=v")];
+        assert_eq!(elements("/b/k", &source, &no_key), "<Key>a b</Key>");
+        assert_eq!(
+            elements("/b/k", &source, &s3_error!(NoSuchVersion)),
+            "<Key>a b</Key><VersionId>v</VersionId>"
+        );
+        assert_eq!(
+            elements(
+                "/b/k?uploadId=u%2B&partNumber=1",
+                &[],
+                &s3_error!(NoSuchUpload)
+            ),
+            "<UploadId>u+</UploadId>"
+        );
+        let bucket = elements("/b?tagging", &[], &s3_error!(NoSuchTagSet));
+        assert_eq!(bucket, "<BucketName>b</BucketName>");
+        assert_eq!(elements("/b/k", &[], &s3_error!(AccessDenied)), "");
+    }
+
+    #[test]
+    fn what_comes_along_goes_before_what_follows_from_the_request() {
+        let error = with(s3_error!(MethodNotAllowed), "ResourceType", "DeleteMarker");
+        assert_eq!(
+            elements("/b/k", &[], &error),
+            "<ResourceType>DeleteMarker</ResourceType><Method>GET</Method>"
+        );
     }
 }

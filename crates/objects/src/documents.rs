@@ -17,8 +17,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-/// What documents may not have, and why. Text in `CDATA` is left out by s3s's reader.
-const REFUSED: [(&[u8], fn() -> S3Error); 2] = [
+/// A word, and why it is refused.
+type Refused = (&'static [u8], fn() -> S3Error);
+
+/// What documents may not have. Text in `CDATA` is left out by s3s's reader.
+const REFUSED: [Refused; 2] = [
     (b"<![CDATA[", malformed),
     (b"<BlockedEncryptionTypes>", no_blocked_encryption),
 ];
@@ -288,6 +291,9 @@ mod tests {
             let text = "<Delete><Object><Key><![CDATA[a]]></Key></Object></Delete>";
             let outcome = sent("/b?delete", &[("x-amz-content-sha256", &hash)], text, size).await;
             assert_eq!(outcome.map(drop), Err("MalformedXML".to_owned()));
+            let text = "<Rule><BlockedEncryptionTypes><EncryptionType>NONE</EncryptionType></BlockedEncryptionTypes></Rule>";
+            let outcome = sent("/b?encryption", &[], text, size).await;
+            assert_eq!(outcome.map(drop), Err("NotImplemented".to_owned()));
         }
     }
 

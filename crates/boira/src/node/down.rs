@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 const DOWN_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a guest that is adopted may take to say what it does.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(3);
+/// How long a supervisor may take to say who it is.
+const BEGINNING: Duration = Duration::from_secs(5);
 const PRESS_AGAIN: Duration = Duration::from_secs(1);
 const SWITCHING_OFF: &str = "switching guests off";
 
@@ -35,9 +37,17 @@ pub async fn down(home: &Home, note: impl Fn(String)) -> Result<bool> {
         return switch_off(home, &note).await;
     }
     let log = Log::now(home);
-    kill(supervisor(home)?, Signal::SIGTERM).context("tell the supervisor to end")?;
     let begun = Instant::now();
+    let mut told = false;
     while is_up(home)? {
+        // One that has just begun hasn't said yet who it is, and one that ends may be gone.
+        if !told {
+            match tell_to_end(home) {
+                Ok(()) => told = true,
+                Err(error) if begun.elapsed() > BEGINNING => return Err(error),
+                Err(_) => {}
+            }
+        }
         note(SWITCHING_OFF.into());
         if begun.elapsed() > DOWN_DEADLINE + Duration::from_secs(30) {
             bail!(
@@ -56,6 +66,10 @@ pub async fn down(home: &Home, note: impl Fn(String)) -> Result<bool> {
         );
     }
     Ok(true)
+}
+
+fn tell_to_end(home: &Home) -> Result<()> {
+    kill(supervisor(home)?, Signal::SIGTERM).context("tell the supervisor to end")
 }
 
 /// Ends what the agent of a host that joined has left: its guests go on without it.
@@ -194,6 +208,29 @@ async fn running(guests: &dyn Hypervisor) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of a supervisor that was told to end before it had noted who it is.
+    #[tokio::test]
+    async fn a_beginning_that_ends_by_itself_is_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let home = Home::find(Some(folder.path()));
+        home.create().expect("a home");
+        let held = super::super::lock(&home)
+            .expect("a lock")
+            .expect("it is free");
+        let other = std::process::id().to_string();
+        std::fs::write(home.run("supervisor.pid"), other).expect("a stale number");
+        let seen = std::cell::Cell::new(0);
+        let held = std::cell::Cell::new(Some(held));
+        let outcome = down(&home, |_| {
+            seen.set(seen.get() + 1);
+            if seen.get() == 3 {
+                held.take();
+            }
+        });
+        assert!(outcome.await.expect("there was something to end"));
+        assert_eq!(seen.get(), 3);
+    }
 
     #[test]
     fn whom_an_interrupted_going_down_named_stays_named() {

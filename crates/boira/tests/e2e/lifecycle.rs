@@ -147,7 +147,7 @@ fn a_start_that_is_interrupted_leaves_nothing() {
         .args(["up", "--listen", &cloud.listen()])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("the binary starts");
     cloud.process("supervise");
@@ -156,7 +156,10 @@ fn a_start_that_is_interrupted_leaves_nothing() {
         Ok(Some(status)) => Ok(status),
         other => Err(format!("{other:?}")),
     });
-    assert!(status.success(), "{status}");
+    let mut said = String::new();
+    let stderr = up.stderr.as_mut().expect("it is piped");
+    std::io::Read::read_to_string(stderr, &mut said).expect("it is text");
+    assert!(status.success(), "{status}: {said}");
     cloud.left_nothing();
 }
 
