@@ -67,34 +67,31 @@ fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// Builds `boira` and `boira-bench` alike and answers where the latter is.
-fn build(debug: bool) -> Result<PathBuf> {
+/// Builds packages alike and answers in which folder their programs are.
+fn build(packages: &[&str], debug: bool) -> Result<PathBuf> {
     let mut command = cargo();
-    command.args([
-        "build",
-        "--locked",
-        "--package",
-        "boira",
-        "--package",
-        "boira-bench",
-    ]);
+    command.args(["build", "--locked"]);
+    for package in packages {
+        command.args(["--package", package]);
+    }
     if !debug {
         command.arg("--release");
     }
     run(&mut command)?;
-    let kind = if debug { "debug" } else { "release" };
-    Ok(target()?.join(kind).join("boira-bench"))
-}
-
-fn target() -> Result<PathBuf> {
-    Ok(match std::env::var_os("CARGO_TARGET_DIR") {
+    let target = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(folder) => workspace()?.join(folder),
         None => workspace()?.join("target"),
-    })
+    };
+    Ok(target.join(if debug { "debug" } else { "release" }))
+}
+
+/// The bench, and beside it the program that it measures.
+fn bench_program(debug: bool) -> Result<PathBuf> {
+    Ok(build(&["boira", "boira-bench"], debug)?.join("boira-bench"))
 }
 
 pub fn bench(arguments: &Bench) -> Result<()> {
-    let mut command = Command::new(build(arguments.debug)?);
+    let mut command = Command::new(bench_program(arguments.debug)?);
     command
         .arg("figures")
         .args(["--rounds", &arguments.rounds.to_string()]);
@@ -136,7 +133,7 @@ pub fn soak(arguments: &Soak) -> Result<()> {
     if arguments.only.as_deref() == Some("moves") {
         return Ok(());
     }
-    let mut command = Command::new(build(false)?);
+    let mut command = Command::new(bench_program(false)?);
     command.arg("soak");
     for (name, value) in [("--seconds", arguments.seconds), ("--seed", arguments.seed)] {
         if let Some(value) = value {
@@ -150,9 +147,9 @@ pub fn soak(arguments: &Soak) -> Result<()> {
 }
 
 pub fn conformance(arguments: &Conformance) -> Result<()> {
-    build(true)?;
+    let boira = build(&["boira"], true)?.join("boira");
     let mut command = Command::new(workspace()?.join("scripts/conformance.py"));
-    command.env("BOIRA", target()?.join("debug/boira"));
+    command.env("BOIRA", boira);
     run(command.args(&arguments.suites))
 }
 

@@ -214,10 +214,10 @@ fn status(code: &str) -> u16 {
     }
 }
 
-/// What of a caller's text is repeated to him: the first 200 characters.
-fn shown(text: &str) -> &str {
+/// What of a caller's text is repeated to him: the first 100 characters.
+pub fn shown(text: &str) -> &str {
     text.char_indices()
-        .nth(200)
+        .nth(100)
         .map_or(text, |(end, _)| &text[..end])
 }
 

@@ -3,7 +3,7 @@
 //! The codes are spelled as in "Error codes for the Amazon EC2 API", where
 //! `ID` and `Id` follow no rule.
 
-use crate::error::ApiError;
+use crate::error::{ApiError, shown};
 
 /// A kind of resource with an id.
 #[derive(Debug, PartialEq, Eq)]
@@ -86,10 +86,10 @@ impl IdKind {
         if is_whole {
             return Ok(id);
         }
-        let id: String = id.chars().take(100).collect();
+        let id = shown(id);
         // Kinds without such a code say that there is none of this id.
         let message = if self.malformed == self.not_found {
-            self.not_found(&[&id]).message
+            self.not_found(&[id]).message
         } else if std::ptr::eq(self, &INSTANCE) || std::ptr::eq(self, &IMAGE) {
             format!("Invalid id: \"{id}\"")
         } else {
@@ -123,7 +123,7 @@ pub fn kind_of(id: &str) -> Option<&'static IdKind> {
 
 /// The error for an id of no known kind, as CreateTags has it.
 pub fn invalid_id(id: &str) -> ApiError {
-    let id: String = id.chars().take(100).collect();
+    let id = shown(id);
     ApiError::new("InvalidID", format!("The ID '{id}' is not valid"))
 }
 

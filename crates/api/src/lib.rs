@@ -43,7 +43,7 @@ pub mod view;
 pub mod xml;
 
 pub use decode::decode;
-pub use error::ApiError;
+pub use error::{ApiError, shown};
 pub use respond::Response;
 pub use shape::{Kind, Member, Operation, Protocol, Service, Shape};
 pub use value::{Str, Struct, Value};

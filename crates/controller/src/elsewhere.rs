@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use boira_api::respond::CONTENT_TYPE;
 use boira_api::route::Destination;
+use boira_api::shown;
 use boira_api::xml::{DECLARATION, escape};
 use serde_json::json;
 
@@ -27,7 +28,7 @@ pub fn refuse(destination: &Destination, parts: &Parts, request_id: &str) -> Res
 }
 
 fn unserved(service: &str, headers: &HeaderMap, request_id: &str) -> Response {
-    let service: String = service.chars().take(100).collect();
+    let service = shown(service);
     let message = format!("The service {service} is not served by this cloud.");
     let has = |name: &str, start: &str| {
         let value = headers.get(name).and_then(|value| value.to_str().ok());
@@ -36,7 +37,7 @@ fn unserved(service: &str, headers: &HeaderMap, request_id: &str) -> Response {
     let (kind, body) = if has("smithy-protocol", "rpc-v2-cbor") {
         ("application/cbor", cbor(&message))
     } else if has("content-type", "application/x-www-form-urlencoded")
-        || REST_XML.contains(&service.as_str())
+        || REST_XML.contains(&service)
     {
         (CONTENT_TYPE, query(&message, request_id))
     } else {

@@ -1,9 +1,9 @@
 //! Headers of an object whose text is beyond ASCII, as a `Content-Disposition` that names a file in
 //! Chinese. S3 takes them as UTF-8; s3s's types don't.
 
-use crate::rows::About;
 use http::{Extensions, HeaderName, HeaderValue, Request};
 use s3s::Body;
+use std::collections::BTreeMap;
 
 /// Those that an object keeps, but for its metadata, which s3s reads as UTF-8.
 const KEPT: [&str; 5] = [
@@ -38,12 +38,12 @@ pub fn stand_ins(request: &mut Request<Body>) -> Vec<(HeaderName, HeaderValue)> 
 }
 
 /// Puts what the headers said in place of what stood in.
-pub fn restore(extensions: &Extensions, about: &mut About) {
+pub fn restore(extensions: &Extensions, headers: &mut BTreeMap<String, String>) {
     let Some(Beyond(found)) = extensions.get::<Beyond>() else {
         return;
     };
     for (name, text) in found {
-        if let Some(value) = about.headers.get_mut(*name) {
+        if let Some(value) = headers.get_mut(*name) {
             *value = text.clone();
         }
     }

@@ -7,11 +7,13 @@ use crate::authorize::blocked;
 use crate::describe::stamp;
 use crate::documents::Document;
 use crate::error::{custom, internal};
+use crate::front::Besides;
 use crate::multipart;
 use crate::rows::{self, Bucket as Row, Config, Ownership, Upload, Versioning, json};
-use crate::tagging::{OF_BUCKET, judged_set, tag_set};
+use crate::tagging::{Tagged, judged_set, tag_set};
 use crate::walrus::Below;
-use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
 use rusqlite::params;
 use s3s::dto::*;
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
@@ -66,7 +68,7 @@ impl Store {
             ..Config::default()
         };
         if let Some(document) = request.extensions.get::<Document>() {
-            let tags = judged_set(document.bucket_tags()?, OF_BUCKET)?;
+            let tags = judged_set(document.bucket_tags()?, Tagged::Bucket)?;
             config.tags = (!tags.is_empty()).then_some(tags);
         }
         let wish = acl::Wish::of(&request.headers, |id| self.knows(id))?;
@@ -227,6 +229,9 @@ impl Store {
         request: S3Request<HeadBucketInput>,
     ) -> S3Result<HeadBucketOutput> {
         self.bucket_of(&request, &request.input.bucket).await?;
+        Besides::say(&request.extensions, |headers, _| {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+        });
         Ok(HeadBucketOutput {
             bucket_region: Some(self.settings.region.clone()),
             access_point_alias: Some(false),
@@ -325,11 +330,15 @@ impl Store {
     ) -> S3Result<PutBucketTaggingOutput> {
         let account = account(&request.extensions)?;
         let input = request.input;
-        let tags = judged_set(input.tagging.tag_set, OF_BUCKET)?;
+        let tags = judged_set(input.tagging.tag_set, Tagged::Bucket)?;
         self.set(account, input.bucket, move |config| {
             config.tags = (!tags.is_empty()).then_some(tags);
         })
         .await?;
+        // So AWS answers, whatever its reference says.
+        Besides::say(&request.extensions, |_, status| {
+            *status = Some(StatusCode::NO_CONTENT);
+        });
         Ok(PutBucketTaggingOutput::default())
     }
 

@@ -3,7 +3,6 @@
 
 use crate::access::account;
 use crate::authorize::Who;
-use crate::beyond;
 use crate::conditions::{Conditions, OfWrite, conditions};
 use crate::contents::{Reading, Slice};
 use crate::crypt::{Key, Lock};
@@ -90,8 +89,7 @@ struct Changes {
 impl Changes {
     fn of(request: &mut S3Request<CopyObjectInput>) -> S3Result<Self> {
         let classed = request.input.storage_class.is_some();
-        let mut described = described!(request.input).about()?;
-        beyond::restore(&request.extensions, &mut described);
+        let described = described!(request.input).about(&request.extensions)?;
         let input = &request.input;
         let named = |asked: &ChecksumAlgorithm| {
             Algorithm::named(asked.as_str()).ok_or_else(upload::invalid_algorithm)

@@ -1,10 +1,12 @@
 //! What an object is besides its bytes, between S3's shapes and the rows: headers, metadata, storage
 //! class, checksums.
 
+use crate::beyond;
 use crate::conditions::time;
 use crate::rows::About;
 use crate::sum::{Algorithm, Covers, Sum};
 use crate::tagging::tags_of_header;
+use http::Extensions;
 use s3s::dto::*;
 use s3s::{S3Result, s3_error};
 use std::collections::BTreeMap;
@@ -55,7 +57,8 @@ macro_rules! described {
 }
 
 impl Described {
-    pub fn about(self) -> S3Result<About> {
+    /// The object's description; the request's extensions have what its headers said beyond ASCII.
+    pub fn about(self, extensions: &Extensions) -> S3Result<About> {
         let mut headers = BTreeMap::new();
         // What the SDKs say of the transfer is none of the object's.
         let encoding = self.content_encoding.map(|value| {
@@ -106,6 +109,7 @@ impl Described {
             };
             return Err(s3_error!(InvalidStorageClass, "{message}"));
         }
+        beyond::restore(extensions, &mut headers);
         Ok(About {
             headers,
             metadata,

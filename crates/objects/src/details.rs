@@ -1,10 +1,13 @@
 //! What an error tells beyond its code and message, in elements of its own that programs look at: the
 //! key, the bucket, the condition that failed (AWS, "Error responses", and what its answers have).
 
+use crate::copying;
 use crate::front::{Target, escaped};
 use crate::objects;
+use crate::signed::Query;
 use boira_api::form;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use s3s::dto::CopySource;
 use s3s::{Body, S3Error};
 
 /// Carries what only who refuses knows, from there to the body; it doesn't leave the house.
@@ -80,36 +83,27 @@ impl<'a> Asked<'a> {
     }
 
     fn query(&self, name: &str) -> Option<String> {
-        let pairs = self.uri.query().unwrap_or_default().split('&');
-        let mut values = pairs.filter_map(|pair| pair.split_once('='));
-        values.find_map(|(one, value)| (one == name).then(|| decoded(value)))
+        let query = Query::of(self.uri.query().unwrap_or_default()).ok()?;
+        query.get(name).map(ToOwned::to_owned)
     }
 
-    /// The key that is looked for: of a copy, its source's.
-    fn key(&self) -> String {
+    /// The key that is looked for and its version: of a copy, its source's.
+    fn wanted(&self) -> (String, Option<String>) {
         let source = self.source.as_ref().and_then(|it| it.to_str().ok());
-        match source.map(decoded) {
-            Some(source) => {
-                let (place, _) = source.split_once("?versionId=").unwrap_or((&source, ""));
-                let place = place.trim_start_matches('/');
-                place.split_once('/').map_or("", |(_, key)| key).to_owned()
-            }
-            None => decoded(&self.target.key),
-        }
-    }
-
-    fn version(&self) -> Option<String> {
-        let source = self.source.as_ref().and_then(|it| it.to_str().ok());
-        match source.and_then(|source| source.split_once("?versionId=")) {
-            Some((_, version)) => Some(version.to_owned()),
-            None => self.query("versionId"),
+        let source = source.and_then(|text| CopySource::parse(text).ok());
+        match source.and_then(|source| copying::named(&source).ok()) {
+            Some((_, key, version)) => (key, version),
+            None => (decoded(&self.target.key), self.query("versionId")),
         }
     }
 
     fn told(&self, code: &str) -> Vec<(&'static str, Option<String>)> {
         match code {
-            "NoSuchKey" => vec![("Key", Some(self.key()))],
-            "NoSuchVersion" => vec![("Key", Some(self.key())), ("VersionId", self.version())],
+            "NoSuchKey" => vec![("Key", Some(self.wanted().0))],
+            "NoSuchVersion" => {
+                let (key, version) = self.wanted();
+                vec![("Key", Some(key)), ("VersionId", version)]
+            }
             "NoSuchUpload" => vec![("UploadId", self.query("uploadId"))],
             "KeyTooLongError" => {
                 let size = decoded(&self.target.key).len().to_string();
@@ -142,6 +136,12 @@ impl<'a> Asked<'a> {
     /// The elements for an error with this code; what its headers carry is taken off them and comes first.
     pub fn elements(&self, code: &str, headers: &mut HeaderMap) -> String {
         let mut found = carried(headers);
+        let region = headers.get("x-amz-bucket-region");
+        if code == "AuthorizationHeaderMalformed"
+            && let Some(region) = region.and_then(|region| region.to_str().ok())
+        {
+            found.push(("Region".into(), region.to_owned()));
+        }
         for (name, value) in self.told(code) {
             if let Some(value) = value
                 // Which XML can't say.

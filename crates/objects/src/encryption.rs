@@ -248,20 +248,19 @@ pub fn opened_by(about: &About, key: Option<&Key>) -> S3Result<()> {
 
 /// Says in an answer's headers how an object is kept.
 pub fn tell(extensions: &Extensions, encryption: Option<&Encryption>, key: Option<&Key>) {
-    let Some(besides) = extensions.get::<Besides>() else {
-        return;
-    };
     let aes = HeaderValue::from_static(AES256);
-    match (encryption, key) {
-        (Some(Encryption::Master), _) => besides.set("x-amz-server-side-encryption", aes),
+    Besides::say(extensions, |headers, _| match (encryption, key) {
+        (Some(Encryption::Master), _) => {
+            headers.insert("x-amz-server-side-encryption", aes);
+        }
         (Some(Encryption::Customer(_)), Some(key)) => {
-            besides.set("x-amz-server-side-encryption-customer-algorithm", aes);
+            headers.insert("x-amz-server-side-encryption-customer-algorithm", aes);
             if let Ok(md5) = HeaderValue::from_str(&key.md5()) {
-                besides.set("x-amz-server-side-encryption-customer-key-md5", md5);
+                headers.insert("x-amz-server-side-encryption-customer-key-md5", md5);
             }
         }
         _ => {}
-    }
+    });
 }
 
 impl Store {

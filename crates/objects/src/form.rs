@@ -11,7 +11,7 @@ use crate::error::{
 };
 use crate::front::Besides;
 use crate::signed::{Query, mac_of_version_2};
-use crate::tagging::{OF_OBJECT, encoded_tags, judged_set};
+use crate::tagging::{Tagged, encoded_tags, judged_set};
 use boira_api::sigv4;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -336,7 +336,7 @@ fn tagging(text: &str) -> S3Result<String> {
     use s3s::xml::{Deserialize, Deserializer};
     let mut reader = Deserializer::new(text.as_bytes());
     let tagging = Tagging::deserialize(&mut reader).map_err(|_| malformed())?;
-    Ok(encoded_tags(&judged_set(tagging.tag_set, OF_OBJECT)?))
+    Ok(encoded_tags(&judged_set(tagging.tag_set, Tagged::Object)?))
 }
 
 impl Put {
@@ -345,7 +345,7 @@ impl Put {
         store: &Arc<Store>,
         file: Field<'static>,
         limits: Limits,
-    ) -> S3Result<(PutObjectOutput, HeaderMap)> {
+    ) -> S3Result<(PutObjectOutput, Besides)> {
         let query = Query::of("")?;
         let asked = Asked {
             operation: "PutObject",
@@ -412,7 +412,7 @@ impl Put {
         let store = store.clone();
         let task = tokio::spawn(async move { store.put_object(request).await });
         let output = task.await.map_err(internal)??;
-        Ok((output, besides.take()))
+        Ok((output, besides))
     }
 }
 
@@ -440,7 +440,7 @@ fn answer(
     store: &Store,
     bucket: &str,
     fields: &Fields,
-    (output, besides): (PutObjectOutput, HeaderMap),
+    (output, besides): (PutObjectOutput, Besides),
 ) -> Response<Body> {
     let key = fields.get("key").unwrap_or_default();
     let tag = output.e_tag.map(ETag::into_value).unwrap_or_default();
@@ -450,8 +450,8 @@ fn answer(
         crate::listing::encoded(key)
     );
     let mut response = Response::new(Body::empty());
+    besides.add_to(&mut response);
     let headers = response.headers_mut();
-    headers.extend(besides);
     let mut set = |name: &'static str, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name, value);

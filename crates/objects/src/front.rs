@@ -19,32 +19,48 @@ use crate::signed::{self, Query};
 use crate::subresources;
 use crate::walrus;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
+};
 use http_body_util::BodyExt;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::host::{S3Host, VirtualHost};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, S3Error, S3Result, s3_error};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 const FORM: &[u8] = b"multipart/form-data";
 /// Dates in signatures are judged in `signed`.
 const SKEW_S: u32 = 8 * 24 * 3600;
 
-/// Headers of an answer for which s3s's type has no member.
+/// What of an answer s3s's type has no member for: headers, and another status than 200.
 #[derive(Clone, Default)]
-pub struct Besides(Arc<Mutex<HeaderMap>>);
+pub struct Besides(Arc<Mutex<(HeaderMap, Option<StatusCode>)>>);
 
 impl Besides {
-    pub fn set(&self, name: &'static str, value: HeaderValue) {
-        let mut headers = self.0.lock().expect("no holder of this lock panics");
-        headers.insert(name, value);
+    /// Says it of the request's answer.
+    pub fn say(extensions: &Extensions, say: impl FnOnce(&mut HeaderMap, &mut Option<StatusCode>)) {
+        if let Some(besides) = extensions.get::<Self>() {
+            let (headers, status) = &mut *besides.lock();
+            say(headers, status);
+        }
     }
 
-    pub fn take(&self) -> HeaderMap {
-        std::mem::take(&mut *self.0.lock().expect("no holder of this lock panics"))
+    /// Adds what was said to an answer that succeeded.
+    pub fn add_to(&self, response: &mut Response<Body>) {
+        let (headers, status) = std::mem::take(&mut *self.lock());
+        response.headers_mut().extend(headers);
+        if response.status() == StatusCode::OK
+            && let Some(status) = status
+        {
+            *response.status_mut() = status;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (HeaderMap, Option<StatusCode>)> {
+        self.0.lock().expect("no holder of this lock panics")
     }
 }
 
@@ -244,7 +260,6 @@ impl Front {
         let request = chunked::bounded(lifted(request, &query));
         let mut request = documents::judged(request, target.has_key(), &query)?;
         let document = request.extensions().get::<Document>().cloned();
-        let operation = request.extensions().get::<Operation>().cloned();
         let besides = Besides::default();
         request.extensions_mut().insert(besides.clone());
         let hash = request.headers().get("x-amz-content-sha256").cloned();
@@ -258,23 +273,7 @@ impl Front {
         if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
             response = told_apart(response, hash.as_ref()).await?;
         }
-        response.headers_mut().extend(besides.take());
-        let operation = operation.as_ref().map_or("", Operation::name);
-        match operation {
-            // So AWS answers, whatever its reference says.
-            "PutBucketTagging" if response.status() == StatusCode::OK => {
-                *response.status_mut() = StatusCode::NO_CONTENT;
-            }
-            "HeadBucket" if response.status() == StatusCode::OK => {
-                let xml = HeaderValue::from_static("application/xml");
-                response.headers_mut().insert(CONTENT_TYPE, xml);
-            }
-            _ => {}
-        }
-        // s3s knows one status of HEAD.
-        if response.status() == StatusCode::OK && response.headers().contains_key(CONTENT_RANGE) {
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-        }
+        besides.add_to(&mut response);
         Ok(response)
     }
 }
@@ -509,14 +508,8 @@ async fn completed(
         true => String::new(),
         false => format!("<Message>{}</Message>", message_of(start)),
     };
-    let region = parts.headers.get("x-amz-bucket-region");
-    let region = region
-        .filter(|_| start.contains("<Code>AuthorizationHeaderMalformed</Code>"))
-        .and_then(|region| region.to_str().ok())
-        .map(|region| format!("<Region>{}</Region>", escaped(region)))
-        .unwrap_or_default();
     let full = format!(
-        "{start}{message}{region}{about}<Resource>{}</Resource><RequestId>{request_id}</RequestId><HostId>{request_id}</HostId></Error>",
+        "{start}{message}{about}<Resource>{}</Resource><RequestId>{request_id}</RequestId><HostId>{request_id}</HostId></Error>",
         escaped(asked.uri.path())
     );
     parts

@@ -19,10 +19,6 @@ impl Operation {
     pub fn set(&self, name: &str) {
         let _ = self.0.set(name.to_owned());
     }
-
-    pub fn name(&self) -> &str {
-        self.0.get().map_or("", String::as_str)
-    }
 }
 
 /// A request and its answer, as they are counted.

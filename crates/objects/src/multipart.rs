@@ -4,7 +4,6 @@
 use crate::Store;
 use crate::access::account;
 use crate::authorize::{self, Who};
-use crate::beyond;
 use crate::conditions::{self, OfWrite, conditions};
 use crate::contents::{Slice, cut};
 use crate::crypt::Lock;
@@ -43,8 +42,7 @@ impl Store {
         let access = self.acl_wish(&request.headers, &request.extensions)?;
         let encryption = encryption::Wish::of(&request.headers)?;
         let always = self.encrypts();
-        let mut about = described!(request.input).about()?;
-        beyond::restore(&request.extensions, &mut about);
+        let mut about = described!(request.input).about(&request.extensions)?;
         let input = request.input;
         let asked = asked(
             input.checksum_algorithm.as_ref(),

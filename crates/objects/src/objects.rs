@@ -3,7 +3,6 @@
 use crate::Store;
 use crate::access::account;
 use crate::authorize::Who;
-use crate::beyond;
 use crate::conditions::{Conditions, OfWrite, conditions};
 use crate::contents::{Reading, cut};
 use crate::crypt::Key;
@@ -285,8 +284,7 @@ impl Store {
         checked_key(&request.input.key)?;
         let said = Said::of(&request, request.input.body.as_ref())?;
         let access = self.acl_wish(&request.headers, &request.extensions)?;
-        let mut about = described!(request.input).about()?;
-        beyond::restore(&request.extensions, &mut about);
+        let mut about = described!(request.input).about(&request.extensions)?;
         let input = request.input;
         let wish = Wish::of(
             input.object_lock_mode.clone(),
@@ -430,12 +428,14 @@ impl Store {
         let key = encryption::customer_key(&request.headers)?;
         let (found, window) = found!(self, request, key, false);
         let tags = found.version.about.tags.len();
-        if let Some(besides) = request.extensions.get::<Besides>() {
+        let input = &request.input;
+        let expires = input.response_expires.as_ref().map(http_date);
+        Besides::say(&request.extensions, |headers, status| {
+            // s3s knows one status of HEAD.
+            *status = window.partial.then_some(StatusCode::PARTIAL_CONTENT);
             if tags > 0 {
-                besides.set("x-amz-tagging-count", tags.into());
+                headers.insert("x-amz-tagging-count", tags.into());
             }
-            let input = &request.input;
-            let expires = input.response_expires.as_ref().map(http_date);
             for (name, value) in [
                 ("cache-control", input.response_cache_control.as_ref()),
                 (
@@ -448,10 +448,10 @@ impl Store {
                 ("expires", expires.as_ref()),
             ] {
                 if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
-                    besides.set(name, value);
+                    headers.insert(name, value);
                 }
             }
-        }
+        });
         Ok(shown!(HeadObjectOutput, request.input, found, window))
     }
 

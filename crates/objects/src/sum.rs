@@ -197,17 +197,19 @@ impl Sum {
 
     /// As GetObjectAttributes tells it: of a composite checksum without the number of parts.
     pub fn without_count(&self) -> Self {
-        let plain = self.value.split('-').next().unwrap_or_default();
         Self {
-            value: plain.to_owned(),
+            value: self.plain().to_owned(),
             ..self.clone()
         }
     }
 
     /// Whether a client that names `value` means this one; the number of parts may be left out.
     pub fn is(&self, value: &str) -> bool {
-        let plain = self.value.split('-').next().unwrap_or_default();
-        value == self.value || (self.covers == Covers::Composite && value == plain)
+        value == self.value || (self.covers == Covers::Composite && value == self.plain())
+    }
+
+    fn plain(&self) -> &str {
+        self.value.split('-').next().unwrap_or_default()
     }
 }
 

@@ -40,7 +40,7 @@ impl Store {
     ) -> S3Result<PutObjectTaggingOutput> {
         let who = Who::of(&request.extensions)?;
         let input = request.input;
-        let tags = judged_set(input.tagging.tag_set, OF_OBJECT)?;
+        let tags = judged_set(input.tagging.tag_set, Tagged::Object)?;
         let judge = request.extensions.get::<Judge>();
         if judge.is_some_and(|judge| !judge.may_tag(&input.key, &tags)) {
             return Err(denied());
@@ -102,7 +102,7 @@ pub fn tags_of_header(text: Option<&str>) -> S3Result<BTreeMap<String, String>> 
     };
     let pairs = form::parse(text.as_bytes()).map_err(|_| wrong())?;
     let tag = |(name, value): (Cow<'_, str>, Cow<'_, str>)| (name.into(), value.into());
-    judged(pairs.into_iter().map(tag).collect(), OF_OBJECT)
+    judged(pairs.into_iter().map(tag).collect(), Tagged::Object)
 }
 
 /// The other way round.
@@ -119,13 +119,34 @@ pub fn encoded_tags(tags: &BTreeMap<String, String>) -> String {
     text
 }
 
-/// How many tags an object, and a bucket may have.
-pub const OF_OBJECT: usize = 10;
-pub const OF_BUCKET: usize = 50;
+/// What has tags, with AWS's bounds and words for it.
+#[derive(Clone, Copy)]
+pub enum Tagged {
+    Object,
+    Bucket,
+}
 
-/// Tags within AWS's limits ("Categorizing your storage using tags"): `most` of them.
-pub fn judged(tags: Vec<(String, String)>, most: usize) -> S3Result<BTreeMap<String, String>> {
+impl Tagged {
+    fn most(self) -> usize {
+        match self {
+            Self::Object => 10,
+            Self::Bucket => 50,
+        }
+    }
+
+    /// Why it has no tags of AWS's own.
+    fn reserved(self) -> &'static str {
+        match self {
+            Self::Object => "Your TagKey cannot be prefixed with aws:",
+            Self::Bucket => "System tags cannot be added/updated by requester",
+        }
+    }
+}
+
+/// Tags within AWS's limits ("Categorizing your storage using tags"): as many as what is tagged may have.
+pub fn judged(tags: Vec<(String, String)>, tagged: Tagged) -> S3Result<BTreeMap<String, String>> {
     let invalid = |message: &'static str| s3_error!(InvalidTag, "{message}");
+    let most = tagged.most();
     if tags.len() > most {
         let message = format!("Object tags cannot be greater than {most}");
         return Err(custom("BadRequest", StatusCode::BAD_REQUEST, message));
@@ -143,10 +164,7 @@ pub fn judged(tags: Vec<(String, String)>, most: usize) -> S3Result<BTreeMap<Str
             return Err(invalid("The TagValue you have provided is invalid"));
         }
         if name.starts_with("aws:") {
-            return Err(invalid(match most {
-                OF_OBJECT => "Your TagKey cannot be prefixed with aws:",
-                _ => "System tags cannot be added/updated by requester",
-            }));
+            return Err(invalid(tagged.reserved()));
         }
         if found.insert(name, value).is_some() {
             return Err(invalid("Cannot provide multiple Tags with the same key"));
@@ -155,9 +173,9 @@ pub fn judged(tags: Vec<(String, String)>, most: usize) -> S3Result<BTreeMap<Str
     Ok(found)
 }
 
-pub fn judged_set(set: TagSet, most: usize) -> S3Result<BTreeMap<String, String>> {
+pub fn judged_set(set: TagSet, tagged: Tagged) -> S3Result<BTreeMap<String, String>> {
     let pair = |tag: Tag| (tag.key.unwrap_or_default(), tag.value.unwrap_or_default());
-    judged(set.into_iter().map(pair).collect(), most)
+    judged(set.into_iter().map(pair).collect(), tagged)
 }
 
 pub fn tag_set(tags: &BTreeMap<String, String>) -> TagSet {

@@ -10,7 +10,7 @@ use boira_api::output::ec2::{
     AttributeBooleanValue, AttributeValue, EnclaveOptions, InstanceAttribute,
 };
 use boira_api::value::{Struct, Value};
-use boira_api::{ApiError, id};
+use boira_api::{ApiError, id, shown};
 use boira_core::attribute::{self, Setting};
 use boira_core::{Draft, Refusal, interface};
 use boira_model::{Instance, InterfaceId, ShutdownBehavior};
@@ -295,7 +295,7 @@ fn check_volume(
 }
 
 fn no_device(device: &str) -> ApiError {
-    let device: String = device.chars().take(100).collect();
+    let device = shown(device);
     ApiError::new(
         "InvalidInstanceAttributeValue",
         format!("No device is currently mapped at {device}"),
@@ -312,7 +312,7 @@ fn refuse(name: &str, asks_for_more: bool) -> Result<(), ApiError> {
 }
 
 fn unknown(name: &str) -> ApiError {
-    let name: String = name.chars().take(100).collect();
+    let name = shown(name);
     ApiError::invalid_parameter_value(format!("The attribute '{name}' can't be used here."))
 }
 

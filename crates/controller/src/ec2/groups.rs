@@ -8,7 +8,7 @@ use boira_api::output::ec2::{
     RevokeSecurityGroupIngressResult, SecurityGroup as GroupValue,
 };
 use boira_api::value::{Struct, Value};
-use boira_api::{ApiError, id};
+use boira_api::{ApiError, id, shown};
 use boira_core::group::{self, Named};
 use boira_core::{Draft, State};
 use boira_model::*;
@@ -412,7 +412,7 @@ pub fn describe_rules(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let ask = RULES.ask(call, state)?;
     for group in ask.filters.exact("group-id") {
         if let Err(error) = id::SECURITY_GROUP.validate(group) {
-            let group: String = group.chars().take(100).collect();
+            let group = shown(group);
             let message = format!("The security group ID '{group}' is malformed");
             return Err(ApiError::new(error.code, message));
         }

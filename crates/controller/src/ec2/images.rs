@@ -2,11 +2,11 @@
 
 use super::describe::{Ids, Listing, PAGE};
 use super::{Answer, Call, Outcome, honours, instance_value, refusals, volumes};
-use boira_api::ApiError;
 use boira_api::id::IMAGE;
 use boira_api::output::ec2 as out;
 use boira_api::time::format_ms;
 use boira_api::value::{Struct, Value};
+use boira_api::{ApiError, shown};
 use boira_core::image::{self, Grantee};
 use boira_core::refusal::Thing;
 use boira_core::state::image_visible;
@@ -194,7 +194,7 @@ fn account_number(text: &str) -> Result<&str, ApiError> {
     if text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(text);
     }
-    let shown: String = text.chars().take(100).collect();
+    let shown = shown(text);
     Err(ApiError::new(
         "InvalidUserID.Malformed",
         format!("Invalid user id: \"{shown}\""),
@@ -347,7 +347,7 @@ fn permissions(row: &Image) -> Vec<out::LaunchPermission> {
 }
 
 fn unsupported(attribute: &str) -> ApiError {
-    let attribute: String = attribute.chars().take(100).collect();
+    let attribute = shown(attribute);
     ApiError::new(
         "UnsupportedOperation",
         format!("The image attribute {attribute} is not supported by this cloud."),
@@ -491,7 +491,7 @@ fn grantee(user: &str) -> Result<Grantee, ApiError> {
 }
 
 fn bad_item(kind: &str, value: &str) -> ApiError {
-    let value: String = value.chars().take(100).collect();
+    let value = shown(value);
     ApiError::new(
         "InvalidAMIAttributeItemValue",
         format!("Invalid attribute item value \"{value}\" for {kind} item type."),

@@ -5,7 +5,7 @@ use super::{Call, honours, refusals};
 use boira_api::output::ec2::{IpPermission, IpRange, ReferencedSecurityGroup, UserIdGroupPair};
 use boira_api::output::ec2::{RevokedSecurityGroupRule, SecurityGroupRule};
 use boira_api::value::{Struct, Value};
-use boira_api::{ApiError, id};
+use boira_api::{ApiError, id, shown};
 use boira_core::group::{NewRule, Traffic};
 use boira_core::{Refusal, State};
 use boira_model::*;
@@ -204,30 +204,22 @@ fn flat(request: &Struct, scope: &Scope<'_>) -> Result<Vec<NewRule>, ApiError> {
 /// AWS's, in its words, for a rule without a peer, with several, or with ports that are missing.
 pub fn rule(one: &Struct) -> Result<NewRule, ApiError> {
     let peers = ["CidrIpv4", "CidrIpv6", "PrefixListId", "ReferencedGroupId"];
-    match peers.iter().filter(|peer| one.get(peer).is_some()).count() {
-        0 => {
+    let given = peers.map(|member| one.str(member));
+    let peer = match given {
+        [Some(cidr), None, None, None] => cidr_peer(cidr)?,
+        [None, Some(_), None, None] => return Err(no_effect("IPv6")),
+        [None, None, Some(_), None] => return Err(no_effect("Prefix lists")),
+        [None, None, None, Some(group)] => Peer::Group(id::SECURITY_GROUP.validate(group)?.into()),
+        [None, None, None, None] => {
             return Err(ApiError::new(
                 "MissingParameter",
                 "The request must contain exactly one of: cidrIp, cidrIpv6, prefixListId, or referencedGroupId",
             ));
         }
-        1 => {}
         _ => {
             return Err(ApiError::invalid_combination(
                 "Only one of cidrIp, cidrIpv6, prefixListId, or referencedGroupId can be specified",
             ));
-        }
-    }
-    for (member, what) in [("CidrIpv6", "IPv6"), ("PrefixListId", "Prefix lists")] {
-        if one.get(member).is_some() {
-            return Err(no_effect(what));
-        }
-    }
-    let peer = match one.str("CidrIpv4") {
-        Some(cidr) => cidr_peer(cidr)?,
-        None => {
-            let group = one.str("ReferencedGroupId").unwrap_or_default();
-            Peer::Group(id::SECURITY_GROUP.validate(group)?.into())
         }
     };
     Ok(NewRule {
@@ -261,7 +253,7 @@ fn protocol(one: &Struct) -> Result<Protocol, ApiError> {
         Some(number) => Ok(Protocol::Number(number)),
         None => Err(ApiError::invalid_parameter_value(format!(
             "Invalid value '{}' for IP protocol. Unknown protocol.",
-            name.chars().take(100).collect::<String>()
+            shown(name)
         ))),
     }
 }
@@ -298,7 +290,7 @@ fn icmp(kind: Option<i64>, code: Option<i64>) -> Result<Protocol, ApiError> {
 }
 
 fn cidr_peer(text: &str) -> Result<Peer, ApiError> {
-    let short: String = text.chars().take(100).collect();
+    let short = shown(text);
     let cidr = Cidr::parse_lenient(text).map_err(|_| {
         ApiError::invalid_parameter_value(format!("CIDR block {short} is malformed"))
     })?;

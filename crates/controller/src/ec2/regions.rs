@@ -3,9 +3,9 @@
 use super::describe::{Listing, PAGE};
 use super::{Answer, Call, Outcome};
 use crate::zones;
-use boira_api::ApiError;
 use boira_api::output::ec2 as out;
 use boira_api::value::Value;
+use boira_api::{ApiError, shown};
 use boira_core::interface::MAX_GROUPS;
 use boira_core::state::Contact;
 use boira_core::{State, capacity};
@@ -55,9 +55,7 @@ pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
 /// Refuses names of what isn't there.
 fn check(names: &[String], what: &str, is_known: impl Fn(&str) -> bool) -> Result<(), ApiError> {
     let unknown = names.iter().filter(|name| !is_known(name));
-    let unknown: Vec<String> = unknown
-        .map(|name| name.chars().take(100).collect())
-        .collect();
+    let unknown: Vec<String> = unknown.map(|name| shown(name).to_owned()).collect();
     match unknown.is_empty() {
         true => Ok(()),
         false => Err(ApiError::invalid_parameter_value(format!(

@@ -3,9 +3,9 @@
 use super::describe::{Listing, PAGE};
 use super::network::truth;
 use super::{Call, Outcome};
-use boira_api::ApiError;
 use boira_api::output::ec2 as out;
 use boira_api::value::Value;
+use boira_api::{ApiError, shown};
 use boira_core::State;
 use boira_model::InstanceType;
 use boira_store::Snapshot;
@@ -114,9 +114,7 @@ pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
 
 fn check_names(state: &State, names: &[String]) -> Result<(), ApiError> {
     let unknown = names.iter().filter(|name| !state.types.contains_key(*name));
-    let unknown: Vec<String> = unknown
-        .map(|name| name.chars().take(100).collect())
-        .collect();
+    let unknown: Vec<String> = unknown.map(|name| shown(name).to_owned()).collect();
     match unknown.is_empty() {
         true => Ok(()),
         false => Err(ApiError::new(
