@@ -350,13 +350,18 @@ impl Scope {
 
 /// The signature of a canonical request ("Create a signed AWS API request", steps 2 to 4).
 pub fn signature(secret: &str, scope: &Scope, time_ms: i64, canonical: &[u8]) -> [u8; 32] {
-    let to_sign = format!(
+    let to_sign = string_to_sign(scope, time_ms, canonical);
+    mac(secret, scope, to_sign.as_bytes())
+}
+
+/// What is signed of a canonical request.
+pub fn string_to_sign(scope: &Scope, time_ms: i64, canonical: &[u8]) -> String {
+    format!(
         "{ALGORITHM}\n{}\n{}\n{}",
         time::format_basic(time_ms),
         scope.path(),
         hex::encode(Sha256::digest(canonical))
-    );
-    mac(secret, scope, to_sign.as_bytes())
+    )
 }
 
 /// The signature of any text: policies of browsers' forms are signed as they are.

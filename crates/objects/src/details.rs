@@ -4,6 +4,7 @@
 use crate::copying;
 use crate::front::{Target, escaped};
 use crate::objects;
+use crate::resigned;
 use crate::signed::Query;
 use boira_api::form;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
@@ -12,6 +13,8 @@ use s3s::{Body, S3Error};
 
 /// Carries what only who refuses knows, from there to the body; it doesn't leave the house.
 const CARRIER: HeaderName = HeaderName::from_static("x-boira-error-detail");
+
+const SOURCE: &str = "x-amz-copy-source";
 
 /// Errors of a bucket's that name it.
 const OF_BUCKETS: [&str; 17] = [
@@ -64,32 +67,38 @@ fn carried(headers: &mut HeaderMap) -> Vec<(String, String)> {
 /// What a request is about, as far as its errors tell.
 pub struct Asked<'a> {
     target: &'a Target,
-    pub method: Method,
-    pub uri: Uri,
-    source: Option<HeaderValue>,
-    range: Option<HeaderValue>,
+    head: Request<()>,
 }
 
 impl<'a> Asked<'a> {
     pub fn of(request: &Request<Body>, target: &'a Target) -> Self {
-        let header = |name: &str| request.headers().get(name).cloned();
-        Self {
-            target,
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            source: header("x-amz-copy-source"),
-            range: header("range"),
-        }
+        let mut head = Request::new(());
+        *head.method_mut() = request.method().clone();
+        *head.uri_mut() = request.uri().clone();
+        *head.headers_mut() = request.headers().clone();
+        Self { target, head }
+    }
+
+    pub fn method(&self) -> &Method {
+        self.head.method()
+    }
+
+    pub fn uri(&self) -> &Uri {
+        self.head.uri()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.headers().get(name)?.to_str().ok()
     }
 
     fn query(&self, name: &str) -> Option<String> {
-        let query = Query::of(self.uri.query().unwrap_or_default()).ok()?;
+        let query = Query::of(self.uri().query().unwrap_or_default()).ok()?;
         query.get(name).map(ToOwned::to_owned)
     }
 
     /// The key that is looked for and its version: of a copy, its source's.
     fn wanted(&self) -> (String, Option<String>) {
-        let source = self.source.as_ref().and_then(|it| it.to_str().ok());
+        let source = self.header(SOURCE);
         let source = source.and_then(|text| CopySource::parse(text).ok());
         match source.and_then(|source| copying::named(&source).ok()) {
             Some((_, key, version)) => (key, version),
@@ -105,14 +114,19 @@ impl<'a> Asked<'a> {
                 vec![("Key", Some(key)), ("VersionId", version)]
             }
             "NoSuchUpload" => vec![("UploadId", self.query("uploadId"))],
+            "SignatureDoesNotMatch" => {
+                let explained = resigned::explained(&self.head);
+                let some = |(name, value)| (name, Some(value));
+                explained.into_iter().map(some).collect()
+            }
             "KeyTooLongError" => {
                 let size = decoded(&self.target.key).len().to_string();
                 let most = objects::LONGEST_KEY.to_string();
                 vec![("Size", Some(size)), ("MaxSizeAllowed", Some(most))]
             }
             "InvalidRange" => {
-                let range = self.range.as_ref().and_then(|it| it.to_str().ok());
-                vec![("RangeRequested", range.map(ToOwned::to_owned))]
+                let range = self.header("range").map(ToOwned::to_owned);
+                vec![("RangeRequested", range)]
             }
             "MethodNotAllowed" => {
                 let kind = match (&self.target.bucket, self.target.has_key()) {
@@ -120,14 +134,14 @@ impl<'a> Asked<'a> {
                     (Some(_), false) => "BUCKET",
                     (Some(_), true) => "OBJECT",
                 };
-                let method = self.method.as_str().to_owned();
+                let method = self.method().as_str().to_owned();
                 vec![
                     ("Method", Some(method)),
                     ("ResourceType", Some(kind.into())),
                 ]
             }
             // Which of a copy's two it is, isn't known here.
-            "NoSuchBucket" if self.source.is_some() => Vec::new(),
+            "NoSuchBucket" if self.header(SOURCE).is_some() => Vec::new(),
             code if OF_BUCKETS.contains(&code) => vec![("BucketName", self.target.bucket.clone())],
             _ => Vec::new(),
         }
@@ -145,7 +159,7 @@ impl<'a> Asked<'a> {
         for (name, value) in self.told(code) {
             if let Some(value) = value
                 // Which XML can't say.
-                && !value.contains(char::is_control)
+                && !value.contains(|c: char| c.is_control() && c != '\n')
                 && found.iter().all(|(one, _)| one != name)
             {
                 found.push((name.to_owned(), value));

@@ -229,7 +229,7 @@ impl Front {
         request_id: &str,
     ) -> Response<Body> {
         let asked = Asked::of(&request, target);
-        let attributes = asks_for(&asked.uri, "attributes");
+        let attributes = asks_for(asked.uri(), "attributes");
         let mut response = match self.answered(request, target).await {
             Ok(response) => response,
             Err(why) => why.to_http_response().unwrap_or_default(),
@@ -495,7 +495,7 @@ async fn completed(
     };
     let text = String::from_utf8_lossy(&body);
     let about = asked.elements(code_of(&text).unwrap_or_default(), &mut parts.headers);
-    if asked.method == Method::HEAD {
+    if *asked.method() == Method::HEAD {
         // Its length would be waited for.
         parts.headers.remove(CONTENT_LENGTH);
         return Response::from_parts(parts, Body::empty());
@@ -510,7 +510,7 @@ async fn completed(
     };
     let full = format!(
         "{start}{message}{about}<Resource>{}</Resource><RequestId>{request_id}</RequestId><HostId>{request_id}</HostId></Error>",
-        escaped(asked.uri.path())
+        escaped(asked.uri().path())
     );
     parts
         .headers

@@ -41,7 +41,7 @@ pub enum Kind {
     },
 }
 
-fn pairs(request: &Request<Body>) -> BTreeMap<String, String> {
+fn pairs<B>(request: &Request<B>) -> BTreeMap<String, String> {
     let query = request.uri().query().unwrap_or_default();
     // Only here is a plus sign no space.
     let query = query.replace('+', "%2B");
@@ -81,8 +81,40 @@ pub fn with_headers(
     Ok(request)
 }
 
+/// What a request was signed with and what would have been signed here, as AWS tells it to who signs
+/// otherwise. Of version 2, where the text depends on the host's name, only the former.
+pub fn explained<B>(request: &Request<B>) -> Vec<(&'static str, String)> {
+    let Some(signed) = Signed::of(request) else {
+        return Vec::new();
+    };
+    let mut told = vec![
+        ("AWSAccessKeyId", signed.access_key.clone()),
+        ("SignatureProvided", signed.signature.clone()),
+    ];
+    if let Kind::V4 {
+        scope,
+        headers,
+        time_ms,
+    } = &signed.kind
+    {
+        let canonical = signed.canonical_v4(request, request.uri().path(), headers);
+        let text = sigv4::string_to_sign(scope, *time_ms, canonical.as_bytes());
+        told.push(("StringToSignBytes", bytes(&text)));
+        told.push(("StringToSign", text));
+        told.push(("CanonicalRequestBytes", bytes(&canonical)));
+        told.push(("CanonicalRequest", canonical));
+    }
+    told
+}
+
+/// In hexadecimal digits, apart.
+fn bytes(text: &str) -> String {
+    let digits: Vec<String> = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+    digits.join(" ")
+}
+
 impl Signed {
-    fn of(request: &Request<Body>) -> Option<Self> {
+    fn of<B>(request: &Request<B>) -> Option<Self> {
         let headers = request.headers();
         let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.to_owned());
         let query = pairs(request);
@@ -183,7 +215,7 @@ impl Signed {
         }
     }
 
-    fn text_v2(&self, request: &Request<Body>, path: &str) -> String {
+    fn text_v2<B>(&self, request: &Request<B>, path: &str) -> String {
         let (headers, query) = (request.headers(), pairs(request));
         let date = match (self.in_query, headers.contains_key("x-amz-date")) {
             (true, _) => query.get("Expires").cloned().unwrap_or_default(),
@@ -215,7 +247,7 @@ impl Signed {
         text
     }
 
-    fn canonical_v4(&self, request: &Request<Body>, path: &str, signed: &[String]) -> String {
+    fn canonical_v4<B>(&self, request: &Request<B>, path: &str, signed: &[String]) -> String {
         let plain = form::percent_decode(path.as_bytes()).unwrap_or_default();
         let mut query: Vec<String> = pairs(request)
             .iter()
@@ -305,6 +337,15 @@ mod tests {
         assert_ne!(
             signed.over(&request, "/other.txt", secret),
             signed.signature
+        );
+        let told = explained(&request);
+        let text = told.iter().find(|(name, _)| *name == "StringToSign");
+        assert_eq!(
+            text.map(|(_, text)| text.as_str()),
+            Some(
+                "AWS4-HMAC-SHA256\n20130524T000000Z\n20130524/us-east-1/s3/aws4_request\n\
+                 7344ae5b7ee6c3e7e6b0fe0640412a37625d1fbfff95c48bbb2dc43964946972"
+            )
         );
     }
 

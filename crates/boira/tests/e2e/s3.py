@@ -1613,6 +1613,18 @@ def details(bucket):
     with refused("KeyTooLongError", 400) as error:
         S3.put_object(Bucket=bucket, Key="k" * 1025)
     told(error, Size="1025", MaxSizeAllowed="1024")
+    # Who signs otherwise is told what would have been signed here.
+    wrong = client(aws_access_key_id=os.environ["AWS_ACCESS_KEY_ID"], aws_secret_access_key="wrong")
+    asked = {}
+    wrong.meta.events.register("before-send.s3", lambda request, **_: asked.update(request.headers))
+    with refused("SignatureDoesNotMatch", 403) as error:
+        wrong.list_objects_v2(Bucket=bucket, Prefix="a b")
+    signature = asked["Authorization"].decode().rsplit("=", 1)[1]
+    told(error, AWSAccessKeyId=os.environ["AWS_ACCESS_KEY_ID"], SignatureProvided=signature)
+    canonical, text = error.response["Error"]["CanonicalRequest"], error.response["Error"]["StringToSign"]
+    assert canonical.startswith(f"GET\n/{bucket}\nencoding-type=url&list-type=2&prefix=a%20b\nhost:"), canonical
+    assert text.startswith("AWS4-HMAC-SHA256\n") and text.endswith(hashlib.sha256(canonical.encode()).hexdigest()), text
+    assert error.response["Error"]["StringToSignBytes"] == text.encode().hex(" "), error.response
     with refused("MissingRequestBodyError", 400):
         S3.put_object_lock_configuration(Bucket=bucket)
     with refused("InvalidTag", 400) as error:
