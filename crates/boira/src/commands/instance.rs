@@ -374,6 +374,7 @@ pub async fn launch_demo(home: &Home, client: &Client, name: &str) -> Result<Row
 /// Waits until all of these are in a state; an end that makes it impossible is an error.
 pub async fn wait(client: &Client, ids: &[String], state: &str) -> Result<Vec<Row>> {
     let begun = Instant::now();
+    let mut looked = begun;
     let names: Vec<String> = (1..=ids.len())
         .map(|index| format!("InstanceId.{index}"))
         .collect();
@@ -400,6 +401,12 @@ pub async fn wait(client: &Client, ids: &[String], state: &str) -> Result<Vec<Ro
                 row.id
             );
         }
+        if state != "running" && looked.elapsed() > LOOK_AT_HOST {
+            looked = Instant::now();
+            for row in rows.iter().filter(|row| row.state != state) {
+                host_is_heard_of(client, row, state).await?;
+            }
+        }
         if begun.elapsed() > Duration::from_secs(300) {
             bail!(
                 "not {state} after 5 minutes; see `boira instance log {}`",
@@ -409,6 +416,23 @@ pub async fn wait(client: &Client, ids: &[String], state: &str) -> Result<Vec<Ro
         // EC2's API has no way to wait but asking again.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// What a host is to end, it ends when it is there: nobody waits for one that may never come back.
+async fn host_is_heard_of(client: &Client, row: &Row, state: &str) -> Result<()> {
+    let path = format!("/instances/{}/recovery", segment(&row.id));
+    let recovery = client.json(Method::GET, &path, None).await?;
+    if recovery["host_is_silent"].as_bool() != Some(true) {
+        return Ok(());
+    }
+    let host = recovery["host"].as_str().unwrap_or_default();
+    let host = ["its host", host].join(" ");
+    bail!(
+        "{} is {}: {} is not heard of. It will be {state} when its host is back; see `boira host ls`",
+        row.id,
+        row.state,
+        host.trim_end()
+    );
 }
 
 /// Tells EC2 and waits for the state that follows. A reboot leaves the state as it is.
@@ -538,6 +562,8 @@ async fn log(client: &Client, format: Format, wanted: &str) -> Result<()> {
     Ok(())
 }
 
+/// How often who waits looks whether the host is there.
+const LOOK_AT_HOST: Duration = Duration::from_secs(5);
 /// The key that leaves a console, as in telnet: ctrl-].
 const LEAVE: u8 = 0x1d;
 /// How long after its end a console is asked for again.

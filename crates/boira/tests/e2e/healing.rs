@@ -206,6 +206,22 @@ fn what_asked_for_it_goes_on_elsewhere_when_its_pc_is_lost_and_the_rest_waits() 
     });
     room.pc(there).spawn(&agents[there]);
     room.is(&format!("pc{there}"), "up");
+
+    // Nobody waits for what a PC does that isn't heard of.
+    room.unplug(here);
+    room.is(&format!("pc{here}"), "unknown");
+    let why = room.boira(&["instance", "stop", &stays]).fails(1);
+    assert!(
+        why.contains(&format!("its host pc{here} is not heard of")),
+        "{why}"
+    );
+    room.plug_in(here);
+    wait("it is stopped", BOOT, || {
+        match room.json(&["instance", "show", &stays])["state"].as_str() {
+            Some("stopped") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
 }
 
 #[test]
