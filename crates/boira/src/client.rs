@@ -132,12 +132,15 @@ impl Client {
             .send("boira", method, &path, &headers, hash, body)
             .await?;
         let (status, text) = read(answer).await?;
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        match (status, value.get("error").and_then(|error| error.as_str())) {
-            (StatusCode::OK, _) => Ok(value),
-            (_, Some(error)) => bail!("{error}"),
-            (status, None) => bail!("the cloud answered {status}: {text}"),
-        }
+        answered(status, &text)
+    }
+
+    /// Asked before long work that only the administrator's account may finish.
+    pub async fn is_administrators(&self, what: &str) -> Result<()> {
+        let asked = self.json(Method::GET, "/hosts", None).await;
+        asked
+            .map(drop)
+            .with_context(|| format!("{what} by the administrator"))
     }
 
     /// Uploads a file as a blob named by its digest.
@@ -175,7 +178,9 @@ impl Client {
         let (status, text) = read(answer).await?;
         match status {
             StatusCode::OK => Ok(()),
-            _ => bail!("the cloud did not take the file: {text}"),
+            _ => answered(status, &text)
+                .map(drop)
+                .context("the cloud did not take the file"),
         }
     }
 
@@ -338,6 +343,16 @@ async fn read(answer: Response<body::Incoming>) -> Result<(StatusCode, String)> 
         .context("read the answer")?
         .to_bytes();
     Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// What Boira's own API answered, as JSON or as an error in its words.
+fn answered(status: StatusCode, text: &str) -> Result<serde_json::Value> {
+    let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+    match (status, value.get("error").and_then(|error| error.as_str())) {
+        (StatusCode::OK, _) => Ok(value),
+        (_, Some(error)) => bail!("{error}"),
+        (status, None) => bail!("the cloud answered {status}: {text}"),
+    }
 }
 
 fn ec2_error(status: StatusCode, text: &str) -> anyhow::Error {

@@ -256,6 +256,7 @@ async fn status(
     let mut problems = controller.problems.lock().await.clone();
     if caller.admin {
         problems.extend(objects::problems(&controller));
+        problems.extend(hosts::problems(&controller.cluster.snapshot().state));
     }
     let snapshot = controller.cluster.snapshot();
     let state = &snapshot.state;
@@ -290,17 +291,19 @@ pub fn find(
     if let Some(row) = snapshot.state.instance(&caller.account, name) {
         return Ok(row.clone());
     }
-    let alive: Vec<_> = snapshot
-        .state
-        .instances_of(&caller.account)
-        .filter(|row| row.state() != StateName::Terminated)
-        .filter(|row| {
+    let called = || {
+        let rows = snapshot.state.instances_of(&caller.account);
+        rows.filter(|row| {
             row.number.to_string() == name || row.tags.get("Name").is_some_and(|tag| tag == name)
         })
-        .collect();
-    match alive[..] {
-        [row] => Ok(row.clone()),
-        [] => Err(missing(format!("instance '{name}'"))),
+    };
+    let is_gone = |row: &&Arc<Instance>| row.state() == StateName::Terminated;
+    let alive: Vec<_> = called().filter(|row| !is_gone(row)).collect();
+    match (&alive[..], called().max_by_key(|row| row.launched)) {
+        ([row], _) => Ok((*row).clone()),
+        // Of those that are gone, the last one is meant.
+        ([], Some(row)) => Ok(row.clone()),
+        ([], None) => Err(missing(format!("instance '{name}'"))),
         _ => Err(Problem(
             StatusCode::CONFLICT,
             format!(

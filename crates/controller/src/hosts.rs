@@ -6,6 +6,7 @@ use crate::{join, moves, zones};
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use boira_core::State as Cluster;
 use boira_core::host::{self, HostChange};
 use boira_core::state::Contact;
 use boira_core::{Refusal, schedule};
@@ -89,7 +90,21 @@ fn reach(host: &Host) -> Value {
     }
 }
 
-fn state_name(host: &Host, contact: Contact) -> &'static str {
+/// What is on hosts that were cut off, which nobody reaches, stops or moves.
+pub fn problems(state: &Cluster) -> Vec<String> {
+    let cut_off = state.hosts.values().filter(|host| {
+        host.admission == Admission::Revoked && state.placed_on(&host.id).next().is_some()
+    });
+    let problem = |host: &Arc<Host>| {
+        let name = &host.name;
+        format!(
+            "{name} is revoked, and instances are on it: `boira host invite --host {name}` lets it come back, `boira host rm {name} --force` gives them up"
+        )
+    };
+    cut_off.map(problem).collect()
+}
+
+pub fn state_name(host: &Host, contact: Contact) -> &'static str {
     match (host.admission, contact) {
         (Admission::Revoked, _) => "revoked",
         (Admission::Draining, Contact::Live) => "draining",

@@ -2,6 +2,7 @@
 
 use crate::admin::{Caller, Problem, Reply, bad, find};
 use crate::controller::Controller;
+use crate::hosts;
 use axum::extract::{Path, Query, State};
 use axum::{Extension, Json};
 use boira_core::capacity::{self, HostCapacity, ZoneCapacity};
@@ -140,7 +141,7 @@ fn zone_value(zone: &ZoneCapacity) -> Value {
 fn host_value(row: &HostCapacity) -> Value {
     json!({
         "name": row.host.name,
-        "state": contact_name(row.contact),
+        "state": hosts::state_name(&row.host, row.contact),
         "instances": row.used.instances,
         "vcpus_total": row.vcpus,
         "vcpus_used": row.used.vcpus,

@@ -8,6 +8,7 @@ use crate::conditions::{self, OfWrite, conditions};
 use crate::contents::{Slice, cut};
 use crate::crypt::Lock;
 use crate::describe::{covers, described, etag, stamp, with_sums};
+use crate::details;
 use crate::encryption::{self, Encryption};
 use crate::error::internal;
 use crate::lifecycle;
@@ -785,23 +786,25 @@ fn assemble(
     named: &[Named],
     expected: &Expected,
 ) -> S3Result<(Put, Vec<Part>)> {
-    let invalid = || {
-        s3_error!(
+    let invalid = |part: &Named| {
+        let error = s3_error!(
             InvalidPart,
             "One or more of the specified parts could not be found. The part may not have been uploaded, or the specified entity tag may not match the part's entity tag."
-        )
+        );
+        let error = details::with(error, "PartNumber", part.number);
+        details::with(error, "ETag", &part.etag)
     };
     let (mut used, mut unused) = (Vec::new(), Vec::new());
     let mut wanted = named.iter().peekable();
     for part in have {
         match wanted.next_if(|named| named.number == part.number) {
             Some(named) if named.is(&part) => used.push(part),
-            Some(_) => return Err(invalid()),
+            Some(named) => return Err(invalid(named)),
             None => unused.push(part),
         }
     }
-    if wanted.next().is_some() {
-        return Err(invalid());
+    if let Some(named) = wanted.next() {
+        return Err(invalid(named));
     }
     let asked = asked_of(upload);
     let lacks = named.iter().find(|part| part.sums.is_empty());
@@ -816,11 +819,15 @@ fn assemble(
         ));
     }
     let last = used.len() - 1;
-    if used[..last].iter().any(|part| part.size < LEAST_PART) {
-        return Err(s3_error!(
+    if let Some(part) = used[..last].iter().find(|part| part.size < LEAST_PART) {
+        let error = s3_error!(
             EntityTooSmall,
             "Your proposed upload is smaller than the minimum allowed size"
-        ));
+        );
+        let error = details::with(error, "ProposedSize", part.size);
+        let error = details::with(error, "MinSizeAllowed", LEAST_PART);
+        let error = details::with(error, "PartNumber", part.number);
+        return Err(details::with(error, "ETag", &part.etag));
     }
     let size: u64 = used.iter().map(|part| part.size).sum();
     if size > LARGEST {

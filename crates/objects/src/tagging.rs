@@ -2,6 +2,7 @@
 
 use crate::Store;
 use crate::authorize::{Judge, Who};
+use crate::details;
 use crate::error::{custom, denied};
 use crate::objects::{Look, readable};
 use crate::rows::{self, About};
@@ -158,10 +159,12 @@ pub fn judged(tags: Vec<(String, String)>, tagged: Tagged) -> S3Result<BTreeMap<
     let mut found = BTreeMap::new();
     for (name, value) in tags {
         if name.is_empty() || name.chars().count() > 128 || !allowed(&name) {
-            return Err(invalid("The TagKey you have provided is invalid"));
+            let error = invalid("The TagKey you have provided is invalid");
+            return Err(details::with(error, "TagKey", name));
         }
         if value.chars().count() > 256 || !allowed(&value) {
-            return Err(invalid("The TagValue you have provided is invalid"));
+            let error = invalid("The TagValue you have provided is invalid");
+            return Err(details::with(error, "TagValue", value));
         }
         if name.starts_with("aws:") {
             return Err(invalid(tagged.reserved()));

@@ -46,7 +46,13 @@ pub enum Command {
         text: String,
     },
     /// Cut a host off at once, such as one that was stolen; what is on it stays placed there
-    Revoke(Named),
+    Revoke {
+        #[command(flatten)]
+        host: Named,
+        /// Also the controller's own machine
+        #[arg(long)]
+        force: bool,
+    },
     /// Forget a host that nothing is on
     Rm {
         #[command(flatten)]
@@ -135,12 +141,18 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
         Command::Note { host, text } => {
             return change(&host, json!({ "note": text }), "has its note").await;
         }
-        Command::Revoke(host) => {
+        Command::Revoke { host, force } => {
+            if !force {
+                spare_own(&hosts(&client).await?, &host.host)?;
+            }
             let path = format!("{}/revoke", host.path());
             let answer = client.json(Method::POST, &path, None).await?;
             say(format, &answer, "is cut off");
         }
         Command::Rm { host, force } => {
+            if !force {
+                spare_own(&hosts(&client).await?, &host.host)?;
+            }
             let path = format!("{}?force={force}", host.path());
             let answer = client.json(Method::DELETE, &path, None).await?;
             say(format, &answer, "is forgotten");
@@ -243,15 +255,30 @@ fn list(format: Format, hosts: &[Value]) {
     });
 }
 
-fn show(format: Format, hosts: &[Value], wanted: &str) -> Result<()> {
+fn named<'a>(hosts: &'a [Value], wanted: &str) -> Result<&'a Value> {
     let found = hosts.iter().find(|host| {
         ["name", "id", "number"]
             .iter()
             .any(|member| text(&host[*member]) == wanted)
     });
-    let Some(host) = found else {
-        bail!("host '{wanted}' does not exist; see `boira host ls`")
-    };
+    found.with_context(|| format!("host '{wanted}' does not exist; see `boira host ls`"))
+}
+
+/// The machine of the controller is no PC that was stolen.
+fn spare_own(hosts: &[Value], wanted: &str) -> Result<()> {
+    let host = named(hosts, wanted)?;
+    if text(&host["network"]["state"]) != "beside-controller" {
+        return Ok(());
+    }
+    bail!(
+        "{} is the controller's own machine: without it, what runs on it can't be reached, stopped or moved. \
+         `--force` does it all the same; `boira host drain` only keeps new instances off",
+        text(&host["name"])
+    )
+}
+
+fn show(format: Format, hosts: &[Value], wanted: &str) -> Result<()> {
+    let host = named(hosts, wanted)?;
     if format == Format::Json {
         output::json(host);
         return Ok(());

@@ -130,7 +130,12 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
             });
         }
         Command::Rm { image } => {
-            let id = find(&client, &image).await?.id;
+            let row = find(&client, &image).await?;
+            // What is removed isn't guessed.
+            if ![&row.id, &row.name].contains(&&image) {
+                bail!("'{image}' stands for {}; remove it by that name", row.name);
+            }
+            let id = row.id;
             client.ec2("DeregisterImage", &[("ImageId", &id)]).await?;
             match format {
                 Format::Json => output::json(&json!({ "image": id })),
@@ -220,6 +225,7 @@ async fn build(
     progress: Arc<Progress>,
 ) -> Result<String> {
     crate::node::require_root("`boira image build`")?;
+    client.is_administrators("images are built").await?;
     let built = make(home, kind, &progress).await?;
     register_build(client, &built, &progress).await
 }

@@ -256,10 +256,14 @@ pub async fn find(client: &Client, wanted: &str) -> Result<Row> {
         .iter()
         .filter(|row| row.name == wanted && row.state != "terminated")
         .collect();
-    match named[..] {
-        [row] => Ok(row.clone()),
-        [] => bail!("instance '{wanted}' does not exist; see `boira instance ls`"),
-        _ => {
+    let ended = rows.iter().filter(|row| row.name == wanted);
+    let last = ended.max_by(|a, b| a.launched.cmp(&b.launched));
+    match (&named[..], last) {
+        ([row], _) => Ok((*row).clone()),
+        // Of those that are gone, the last one is meant.
+        ([], Some(row)) => Ok(row.clone()),
+        ([], None) => bail!("instance '{wanted}' does not exist; see `boira instance ls`"),
+        (named, _) => {
             let ids: Vec<&str> = named.iter().map(|row| row.id.as_str()).collect();
             bail!(
                 "{} instances are called '{wanted}'; give the id of one: {}",

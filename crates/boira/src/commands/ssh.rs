@@ -379,7 +379,7 @@ pub async fn wait_for_ssh(client: &Client, id: &str, limit: Duration) -> Result<
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     bail!(
-        "{id} does not answer on SSH after {} s: {last}; see `boira instance console {id}`",
+        "{id} does not answer on SSH after {} s: {last}. It may still boot: try again, or see `boira instance console {id}`",
         limit.as_secs()
     )
 }

@@ -109,6 +109,11 @@ fn the_machine_is_described(cloud: &Cloud) {
     let name = host["name"].as_str().expect("a host has a name");
     assert_eq!(cloud.json(&["host", "show", name])["id"], host["id"]);
     assert!(cloud.boira(&["host", "ls"]).ok().contains(name));
+    // The cloud's own machine isn't cut off by a slip.
+    for spared in ["revoke", "rm"] {
+        let why = cloud.boira(&["host", spared, name]).fails(1);
+        assert!(why.contains("is the controller's own machine"), "{why}");
+    }
     assert!(
         cloud
             .boira(&["host", "show", name])
@@ -436,6 +441,10 @@ fn an_instance_lives_by_name(cloud: &Cloud) {
     assert_eq!(cloud.json(&["instance", "ls"]), Value::Array(Vec::new()));
     let all = cloud.json(&["instance", "ls", "--all"]);
     assert_eq!(row(&all, "id", id.as_str())["state"], "terminated");
+    // What is gone is still found by its name.
+    assert_eq!(cloud.json(&["instance", "show", "one"])["id"], id);
+    let log = cloud.boira(&["instance", "log", "one"]).ok();
+    assert!(log.contains("to terminate"), "{log}");
 }
 
 /// Types a command at the guest's serial console and leaves it with ctrl-].
@@ -565,6 +574,16 @@ fn images_come_and_go(cloud: &Cloud) {
     let images = cloud.json(&["image", "ls"]);
     assert_eq!(row(&images, "name", "mine")["id"], imported.as_str());
     assert!(!images.to_string().contains("evil"));
+    // A name is short for the newest of its builds, but not where something is removed.
+    let first = row(&images, "id", cloud.image());
+    let build = first["name"]
+        .as_str()
+        .and_then(|name| name.rsplit_once('-'));
+    let build = build
+        .expect("a build is named by its kind and its contents")
+        .0;
+    let why = cloud.boira(&["image", "rm", build]).fails(1);
+    assert!(why.contains("remove it by that name"), "{why}");
     cloud.boira(&["image", "rm", "mine"]).ok();
     assert!(!cloud.json(&["image", "ls"]).to_string().contains("mine"));
 }

@@ -150,6 +150,12 @@ fn cut_off_and_back(room: &Room, id: &str) {
     });
     assert_eq!((login.code, login.stdout.trim()), (Some(255), "in"));
     assert_eq!(room.host("pc1")["state"], "revoked");
+    let status = room.boira(&["status"]).ok();
+    assert!(
+        status.contains("pc1 is revoked, and instances are on it"),
+        "{status}"
+    );
+    assert!(room.boira(&["capacity"]).ok().contains("revoked"));
     assert_eq!(guests(), "1", "what it runs is not touched");
     room.boira(&["host", "rm", "pc1"]).fails(1);
 

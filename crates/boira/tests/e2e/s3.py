@@ -468,8 +468,10 @@ def multipart(bucket):
     assert body(**named) == parts[0] + b"new"
     assert S3.head_object(**named, ChecksumMode="ENABLED")["ChecksumType"] == "FULL_OBJECT"
     id, done = upload([(1, b"small"), (2, b"last")])
-    with refused("EntityTooSmall", 400):
+    with refused("EntityTooSmall", 400) as error:
         S3.complete_multipart_upload(**named, UploadId=id, MultipartUpload={"Parts": done})
+    part = {name: error.response["Error"][name] for name in ["PartNumber", "ETag", "MinSizeAllowed"]}
+    assert part == {"PartNumber": "1", "ETag": done[0]["ETag"].strip('"'), "MinSizeAllowed": str(5 * MIB)}, part
     with refused("PreconditionFailed", 412):
         S3.complete_multipart_upload(**named, UploadId=id, MultipartUpload={"Parts": done}, IfNoneMatch="*")
     S3.abort_multipart_upload(**named, UploadId=id)
