@@ -96,12 +96,12 @@ pub enum Error {
     #[error("{0:?} can't be a holder's name")]
     InvalidHolder(String),
     /// The file system failed.
-    #[error("{context}: {source}")]
+    #[error("{context}: {why}")]
     Io {
         /// What was tried.
         context: String,
         /// What the system said.
-        source: io::Error,
+        why: io::Error,
     },
 }
 
@@ -606,9 +606,9 @@ trait Context<T> {
 
 impl<T> Context<T> for io::Result<T> {
     fn context(self, doing: &str, path: &Path) -> Result<T> {
-        self.map_err(|source| Error::Io {
+        self.map_err(|why| Error::Io {
             context: format!("{doing} {}", path.display()),
-            source,
+            why,
         })
     }
 }

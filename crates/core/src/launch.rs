@@ -99,6 +99,10 @@ pub fn launch(draft: &mut Draft, ask: &Launch) -> Result<Vec<InstanceId>, Refusa
         match launch_one(draft, ask, &mut order, &reservation, index) {
             Ok(id) => ids.push(id),
             Err(Refusal::NoCapacity { .. } | Refusal::NoAddress(_)) if index >= ask.min => break,
+            Err(Refusal::NoCapacity { mut reasons }) if index > 0 => {
+                reasons.insert(0, format!("{index} of {} fit, but not the next", ask.min));
+                return Err(Refusal::NoCapacity { reasons });
+            }
             Err(refusal) => return Err(refusal),
         }
     }

@@ -22,10 +22,10 @@ fn min_count_that_does_not_fit_changes_nothing() {
         max: 5,
         ..cloud.ask()
     });
-    assert!(
-        matches!(outcome, Err(Refusal::NoCapacity { .. })),
-        "{outcome:?}"
-    );
+    let Err(Refusal::NoCapacity { reasons }) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(reasons[0], "4 of 5 fit, but not the next");
     assert!(cloud.state.rows() == before);
 }
 

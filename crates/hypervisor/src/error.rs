@@ -45,12 +45,12 @@ pub enum Error {
     #[error("guest {0}: the hypervisor doesn't answer")]
     Unresponsive(String),
     /// The host failed to do something.
-    #[error("{context}: {source}")]
+    #[error("{context}: {why}")]
     Io {
         /// What was tried.
         context: String,
         /// What the system said.
-        source: io::Error,
+        why: io::Error,
     },
 }
 
@@ -64,9 +64,9 @@ pub(crate) trait Context<T> {
 
 impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
     fn context(self, context: impl Into<String>) -> Result<T> {
-        self.map_err(|source| Error::Io {
+        self.map_err(|why| Error::Io {
             context: context.into(),
-            source: source.into(),
+            why: why.into(),
         })
     }
 }

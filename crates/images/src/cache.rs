@@ -43,7 +43,7 @@ async fn lock(path: PathBuf) -> Result<Flock<fs::File>> {
         let file = fs::File::create(&path).at(&path)?;
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| ImageError::Io {
             path,
-            source: errno.into(),
+            why: errno.into(),
         })
     });
     waiting.await.expect("locking does not panic")

@@ -30,8 +30,8 @@ pub enum ImageError {
     /// Packages or files of the distribution are not what the builder expects.
     #[error("{0}")]
     Distribution(String),
-    #[error("{path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
+    #[error("{path}: {why}")]
+    Io { path: PathBuf, why: io::Error },
 }
 
 pub type Result<T> = std::result::Result<T, ImageError>;
@@ -43,9 +43,9 @@ pub(crate) trait AtPath<T> {
 
 impl<T> AtPath<T> for io::Result<T> {
     fn at(self, path: &Path) -> Result<T> {
-        self.map_err(|source| ImageError::Io {
+        self.map_err(|why| ImageError::Io {
             path: path.to_owned(),
-            source,
+            why,
         })
     }
 }

@@ -106,7 +106,7 @@ async fn copy_source(source: &Path, copy: &Path) -> Result<u64> {
     });
     copying.await.map_err(|error| ImageError::Io {
         path: source.to_owned(),
-        source: io::Error::other(error),
+        why: io::Error::other(error),
     })?
 }
 

@@ -76,6 +76,9 @@ fn judge(head: &[u8], tail: &[u8], length: u64) -> Result<Info> {
              qemu-img convert -O qcow2 first"
         ));
     } else {
+        if length < SECTOR_BYTES {
+            return refuse(&format!("{length} bytes are no disk"));
+        }
         Info {
             format: Format::Raw,
             virtual_size_bytes: length.next_multiple_of(SECTOR_BYTES),
@@ -186,5 +189,7 @@ mod tests {
     #[test]
     fn an_empty_file_is_no_image() {
         assert!(inspect(&mut Cursor::new(Vec::new())).is_err());
+        let error = inspect(&mut Cursor::new(b"hi\n")).unwrap_err();
+        assert_eq!(error.to_string(), "3 bytes are no disk");
     }
 }

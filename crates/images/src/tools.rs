@@ -73,9 +73,9 @@ pub(crate) fn command(tool: &str) -> Result<Command> {
 /// error output.
 pub(crate) async fn run(command: &mut Command) -> Result<String> {
     let program = program_name(command);
-    let output = command.output().await.map_err(|source| ImageError::Io {
+    let output = command.output().await.map_err(|why| ImageError::Io {
         path: PathBuf::from(&program),
-        source,
+        why,
     })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());

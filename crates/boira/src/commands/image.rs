@@ -367,6 +367,10 @@ struct Import {
 async fn import(home: &Home, client: &Client, order: Import) -> Result<String> {
     crate::node::require_root("`boira image import`")?;
     may_be_called(client, &order.name).await?;
+    // A kernel that isn't there is known before the disk is copied.
+    for file in order.files() {
+        std::fs::File::open(file).with_context(|| format!("open {}", file.display()))?;
+    }
     let progress = Arc::new(Progress::new(false));
     let copy = home
         .work()
@@ -386,6 +390,16 @@ async fn import(home: &Home, client: &Client, order: Import) -> Result<String> {
     // The copy lives on as a blob, or isn't wanted.
     let _ = std::fs::remove_file(&copy);
     registered
+}
+
+impl Import {
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let boot = self.boot.iter();
+        let boot = boot.flat_map(|boot| [Some(&boot.kernel), boot.ramdisk.as_ref()]);
+        std::iter::once(&self.file)
+            .chain(boot.flatten())
+            .map(PathBuf::as_path)
+    }
 }
 
 /// Before the work of importing it.

@@ -93,6 +93,7 @@ pub enum Command {
         instances: Vec<String>,
     },
     /// End instances for good, their disks included
+    #[command(visible_alias = "rm")]
     Terminate {
         #[arg(add = completion::instances())]
         instances: Vec<String>,

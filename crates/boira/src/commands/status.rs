@@ -27,7 +27,9 @@ pub async fn status(home: &Home, format: Format) -> Result<()> {
         text("endpoint"),
         text("region")
     ));
-    line_out(&format!("home       {}", home.path().display()));
+    if !home.is_new() {
+        line_out(&format!("home       {}", home.path().display()));
+    }
     line_out(&format!("account    {}", text("account")));
     line_out(&format!(
         "hosts      {} ({} silent)",

@@ -33,6 +33,7 @@ pub struct Order {
 struct Begun {
     client: Client,
     demo: Option<instance::Row>,
+    has_image: bool,
 }
 
 /// Whoever starts a cloud in the foreground ends it, however `up` ends. With `--detach`, or where it
@@ -161,7 +162,12 @@ async fn begin(
         true => Some(run_demo(home, &client, built, progress).await?),
         false => None,
     };
-    Ok(Begun { client, demo })
+    let has_image = !image::list(&client).await?.is_empty();
+    Ok(Begun {
+        client,
+        demo,
+        has_image,
+    })
 }
 
 /// Waits until the API answers and the host has reported. A supervisor that was there may have been
@@ -290,7 +296,10 @@ fn greet(home: &Home, begun: &Begun, format: Format, stays: bool) -> Result<()> 
         ));
     }
     if begun.demo.is_none() {
-        line_out(&format!("\n  an image     {boira} image build tiny"));
+        line_out("");
+        if !begun.has_image {
+            line_out(&format!("  an image     sudo {boira} image build tiny"));
+        }
         line_out(&format!("  a machine    {boira} instance run --name NAME"));
     }
     line_out(&format!(

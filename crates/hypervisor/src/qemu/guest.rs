@@ -204,9 +204,9 @@ impl Guest {
             },
             QmpError::Closed if self.has_exited() => Error::Exited(name.clone()),
             QmpError::Timeout | QmpError::Closed => Error::Unresponsive(name.clone()),
-            QmpError::Io(source) => Error::Io {
+            QmpError::Io(why) => Error::Io {
                 context: format!("monitor of {name}"),
-                source,
+                why,
             },
         }
     }
@@ -221,9 +221,9 @@ impl Guest {
 
     /// Ends the process for `reason`, unless a reason is known already, and waits until it is gone.
     pub async fn end(&self, reason: ExitReason) -> Result<()> {
-        self.finish(reason).await.map_err(|source| Error::Io {
+        self.finish(reason).await.map_err(|why| Error::Io {
             context: format!("ending guest {}", self.launch.spec.guest),
-            source,
+            why,
         })?;
         let mut seen = self.seen.subscribe();
         let gone = seen.wait_for(|seen| matches!(seen.state, GuestState::Exited(_)));

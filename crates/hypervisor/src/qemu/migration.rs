@@ -95,7 +95,7 @@ impl Departure<'_> {
         self.until_mirrored(&disks, way).await?;
         self.set_up().await?;
         let noted = self.guest.dir.write_json(rundir::DEPARTURE, &generation);
-        noted.map_err(|source| self.io("noting where it goes", source))?;
+        noted.map_err(|why| self.io("noting where it goes", why))?;
         self.connect(MEMORY, way).await?;
         self.execute("migrate", json!({"uri": format!("fd:{MEMORY}")}))
             .await?;
@@ -295,8 +295,8 @@ impl Departure<'_> {
     async fn connect(&mut self, channel: &str, way: &dyn Dial) -> Result<()> {
         let far = way.dial(channel).await;
         let far =
-            far.map_err(|source| self.io(&format!("opening its way for {channel}"), source))?;
-        let (near, theirs) = pair().map_err(|source| self.io("making a socket", source))?;
+            far.map_err(|why| self.io(&format!("opening its way for {channel}"), why))?;
+        let (near, theirs) = pair().map_err(|why| self.io("making a socket", why))?;
         let given = self.client.give(channel, theirs, COMMAND).await;
         given.map_err(|error| self.guest.error(error))?;
         self.carriers.push(carry(near, far));
@@ -317,10 +317,10 @@ impl Departure<'_> {
         self.guest.error(QmpError::Refused(reason.to_owned()))
     }
 
-    fn io(&self, what: &str, source: io::Error) -> Error {
+    fn io(&self, what: &str, why: io::Error) -> Error {
         Error::Io {
             context: format!("{what}, guest {}", self.guest.launch.spec.guest),
-            source,
+            why,
         }
     }
 }
@@ -378,9 +378,9 @@ pub async fn receive(guest: &Guest, channel: &str) -> Result<Box<dyn AsyncReadWr
         return Err(guest.error(QmpError::Refused(why)));
     }
     let client = guest.client().await?;
-    let context = |what: &str, source: io::Error| Error::Io {
+    let context = |what: &str, why: io::Error| Error::Io {
         context: format!("{what}, guest {}", guest.launch.spec.guest),
-        source,
+        why,
     };
     let execute = async |command, arguments| {
         let answer = client.execute(command, arguments, COMMAND).await;
@@ -390,7 +390,7 @@ pub async fn receive(guest: &Guest, channel: &str) -> Result<Box<dyn AsyncReadWr
         // It is to say when all of it is here.
         let events = json!({"capabilities": [{"capability": "events", "state": true}]});
         execute("migrate-set-capabilities", events).await?;
-        let (near, theirs) = pair().map_err(|source| context("making a socket", source))?;
+        let (near, theirs) = pair().map_err(|why| context("making a socket", why))?;
         let given = client.give(MEMORY, theirs, COMMAND).await;
         given.map_err(|error| guest.error(error))?;
         execute("migrate-incoming", json!({"uri": format!("fd:{MEMORY}")})).await?;
@@ -398,13 +398,13 @@ pub async fn receive(guest: &Guest, channel: &str) -> Result<Box<dyn AsyncReadWr
     }
     if !guest.dir.has(rundir::NBD_SERVES) {
         let listener = guest.dir.listen(rundir::NBD_SOCKET);
-        let listener = listener.map_err(|source| context("making a socket", source))?;
+        let listener = listener.map_err(|why| context("making a socket", why))?;
         let given = client.give("nbd", listener.into(), COMMAND).await;
         given.map_err(|error| guest.error(error))?;
         let address = json!({"addr": {"type": "fd", "data": {"str": "nbd"}}});
         execute("nbd-server-start", address).await?;
         let noted = guest.dir.append(rundir::NBD_SERVES);
-        noted.map_err(|source| context("noting that disks are served", source))?;
+        noted.map_err(|why| context("noting that disks are served", why))?;
     }
     // What an earlier attempt has sent and is still on its way must not come after this one's.
     let begun = Instant::now();
@@ -433,7 +433,7 @@ pub async fn receive(guest: &Guest, channel: &str) -> Result<Box<dyn AsyncReadWr
     execute("block-export-add", export).await?;
     let near = UnixStream::connect(guest.dir.at(rundir::NBD_SOCKET)).await;
     Ok(Box::new(
-        near.map_err(|source| context("connecting", source))?,
+        near.map_err(|why| context("connecting", why))?,
     ))
 }
 
@@ -446,9 +446,9 @@ pub async fn take_over(guest: &Guest) -> Result<()> {
         Err(error) => return Err(guest.error(error)),
     }
     let noted = guest.dir.append(rundir::TAKEN_OVER);
-    noted.map_err(|source| Error::Io {
+    noted.map_err(|why| Error::Io {
         context: format!("noting that guest {} goes on", guest.launch.spec.guest),
-        source,
+        why,
     })?;
     guest.command("cont").await.map(drop)
 }
