@@ -56,9 +56,7 @@ impl ServiceError {
     /// Which command tells more, for people: EC2 knows none.
     fn look(&self) -> Option<&'static str> {
         Some(match self.code.as_str() {
-            "AuthFailure" => {
-                "`eval \"$(boira env)\"` takes the administrator's key of this home"
-            }
+            "AuthFailure" => "`eval \"$(boira env)\"` takes the administrator's key of this home",
             "InvalidAMIID.NotFound" => "`boira image ls` lists the images",
             "InvalidInstanceID.NotFound" => "`boira instance ls` lists the instances",
             "InvalidKeyPair.NotFound" => {

@@ -1,5 +1,5 @@
 //! Bugs that the simulator's own tests plant into the shipped decisions, to prove that its checks
-//! would see them. Without the feature `planted-bugs` nothing of this is left in the binary.
+//! would see them. In what is built for release nothing of this is left.
 
 /// A mistake that a cloud must never make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Bug {
     ];
 }
 
-#[cfg(feature = "planted-bugs")]
+#[cfg(debug_assertions)]
 mod switch {
     use super::Bug;
     use std::cell::Cell;
@@ -58,11 +58,11 @@ mod switch {
     }
 }
 
-#[cfg(feature = "planted-bugs")]
+#[cfg(debug_assertions)]
 pub use switch::{plant, planted};
 
 /// No bug is planted in what ships.
-#[cfg(not(feature = "planted-bugs"))]
+#[cfg(not(debug_assertions))]
 #[inline(always)]
 pub const fn planted(_: Bug) -> bool {
     false

@@ -29,7 +29,7 @@ mod soak;
 mod store;
 mod world;
 
-#[cfg(feature = "planted-bugs")]
+#[cfg(debug_assertions)]
 pub use run::run_planted;
 pub use run::{Failure, Summary, Weather, run};
 pub use soak::{Totals, seeds, soak};

@@ -75,7 +75,7 @@ pub fn run(seed: u64, weather: Weather) -> Result<Summary, Box<Failure>> {
 }
 
 /// Runs one seed with a mistake planted into the decisions of this thread.
-#[cfg(feature = "planted-bugs")]
+#[cfg(debug_assertions)]
 pub fn run_planted(
     seed: u64,
     weather: Weather,

@@ -1,7 +1,6 @@
 //! The checker is checked: each planted mistake in the shipped decisions is caught within a bounded
 //! number of seeds, and for the reason that it was planted for.
-//!
-//! Run with `--features planted-bugs`.
+#![cfg(debug_assertions)]
 
 use boira_core::planted::Bug;
 use boira_sim::{Weather, run_planted};

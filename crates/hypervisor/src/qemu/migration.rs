@@ -294,8 +294,7 @@ impl Departure<'_> {
     /// Opens a channel and gives QEMU its end of it, under the channel's name.
     async fn connect(&mut self, channel: &str, way: &dyn Dial) -> Result<()> {
         let far = way.dial(channel).await;
-        let far =
-            far.map_err(|why| self.io(&format!("opening its way for {channel}"), why))?;
+        let far = far.map_err(|why| self.io(&format!("opening its way for {channel}"), why))?;
         let (near, theirs) = pair().map_err(|why| self.io("making a socket", why))?;
         let given = self.client.give(channel, theirs, COMMAND).await;
         given.map_err(|error| self.guest.error(error))?;
@@ -432,9 +431,7 @@ pub async fn receive(guest: &Guest, channel: &str) -> Result<Box<dyn AsyncReadWr
     });
     execute("block-export-add", export).await?;
     let near = UnixStream::connect(guest.dir.at(rundir::NBD_SOCKET)).await;
-    Ok(Box::new(
-        near.map_err(|why| context("connecting", why))?,
-    ))
+    Ok(Box::new(near.map_err(|why| context("connecting", why))?))
 }
 
 /// Lets a guest that has arrived go on here.
