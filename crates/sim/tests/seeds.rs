@@ -34,7 +34,7 @@ fn shard(number: u64) {
         }
         return;
     }
-    let count = number_of("BOIRA_SEEDS").unwrap_or(5_000) / SHARDS;
+    let count = number_of("BOIRA_SEEDS").unwrap_or(4_000) / SHARDS;
     for seed in number * count..(number + 1) * count {
         if let Err(failure) = run(seed, Weather::Faults) {
             panic!("{}", words(&failure));

@@ -1,12 +1,10 @@
 //! Zones: what is in them follows them, and what would be left without one keeps them.
 
-mod common;
-
+use crate::common::{Cloud, ZONE};
 use boira_core::launch::Launch;
 use boira_core::schedule::{self, Need};
 use boira_core::{Refusal, capacity, zone};
 use boira_model::*;
-use common::{Cloud, ZONE};
 use std::collections::BTreeSet;
 
 const OTHER: &str = "us-east-1b";

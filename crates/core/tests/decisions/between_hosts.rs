@@ -1,13 +1,11 @@
 //! What hosts are told of each other, so that a VPC goes on from one to the next.
 
-mod common;
-
+use crate::common::Cloud;
 use boira_core::around;
 use boira_core::observe;
 use boira_core::sync::{self, Accepted, Have};
 use boira_model::wire::{Endpoint, GuestState, SyncAnswer, UnderlayReport, WantedOverlay};
 use boira_model::*;
-use common::Cloud;
 use std::net::{IpAddr, SocketAddr};
 
 fn address(place: usize) -> IpAddr {

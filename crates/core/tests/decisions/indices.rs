@@ -1,15 +1,13 @@
 //! Whatever is decided, in whatever order: what a store would get leads to the same state, indices
 //! follow from rows, and no promise exceeds a host.
 
-mod common;
-
+use crate::common::Cloud;
 use boira_core::launch::Launch;
 use boira_core::state::Usage;
 use boira_core::wanted::{self, Wanted};
 use boira_core::{Refusal, State, power, reconcile, schedule, zone};
 use boira_model::wire::GuestState;
 use boira_model::*;
-use common::Cloud;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,12 +1,10 @@
 //! What guests of one VPC get and what they don't, with real packets.
 
-mod support;
-
 use std::fs;
 use std::net::{SocketAddrV4, UdpSocket};
 
+use crate::support::*;
 use boira_network::{Peer, Protocol, Rule, VpcSpec};
-use support::*;
 
 /// Two ports: the first may be reached at 80 by anyone, the second by nobody.
 fn two_ports() -> VpcSpec {

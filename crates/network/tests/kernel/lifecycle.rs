@@ -1,14 +1,12 @@
 //! Starting, finding again, healing and removing; and clouds and VPCs beside one another.
 
-mod support;
-
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::support::*;
 use boira_network::VpcSpec;
-use support::*;
 
 fn one_port() -> VpcSpec {
     vpc(

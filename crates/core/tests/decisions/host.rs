@@ -1,12 +1,10 @@
 //! Hosts are invited, join once, are drained, cut off and forgotten.
 
-mod common;
-
+use crate::common::{Cloud, GIB, ZONE};
 use boira_core::host::{self, HostChange, Joining};
 use boira_core::{Refusal, schedule, zone};
 use boira_model::wire::GuestState;
 use boira_model::*;
-use common::{Cloud, GIB, ZONE};
 
 const HOUR_MS: i64 = 3_600_000;
 

@@ -4,8 +4,6 @@
 //! A guest's kernel sees an interface with its port's MAC address: a tap, whose frames a thread
 //! carries to and from the tap that a hypervisor would hold. Packets are real; none leaves.
 
-#![allow(dead_code, reason = "each test file uses its part")]
-
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{self, Read as _, Write as _};

@@ -1,12 +1,10 @@
 //! Instances that go to another host while they run.
 
-mod common;
-
+use crate::common::Cloud;
 use boira_core::moving::How;
 use boira_core::{Refusal, moving, power, reconcile};
 use boira_model::wire::{GuestReport, GuestState, LIVE, Passage, Power, Stuck, WantedInstance};
 use boira_model::*;
-use common::Cloud;
 
 /// Two hosts, and an instance that runs on one of them: itself, its host, the other host.
 fn cloud() -> (Cloud, InstanceId, HostId, HostId) {

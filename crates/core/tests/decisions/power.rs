@@ -1,14 +1,12 @@
 //! Start, stop, reboot and terminate.
 
-mod common;
-
+use crate::common::Cloud;
 use boira_core::launch::Launch;
 use boira_core::{Refusal, power};
 use boira_model::wire::{self, GuestState};
 use boira_model::*;
-use common::Cloud;
 
-const PC: common::Pc = (8, 1, 100);
+const PC: crate::common::Pc = (8, 1, 100);
 
 fn used(cloud: &Cloud) -> u64 {
     let used = |host| {

@@ -1,14 +1,12 @@
 //! A change of rules leaves in the kernel exactly what a replacement leaves.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use crate::support::*;
 use boira_network::ruleset::Table;
 use boira_network::{Peer, Protocol, Rule, VpcSpec, rules};
 use serde_json::Value;
-use support::*;
 
 /// Runs nft in the calling thread's namespace.
 fn nft(text: &str) {

@@ -1,14 +1,12 @@
 //! What reports change, and what they can't.
 
-mod common;
-
+use crate::common::Cloud;
 use boira_core::launch::Launch;
 use boira_core::{Kind, observe, reconcile};
 use boira_model::wire::{GuestReport, GuestState, StepReport};
 use boira_model::*;
-use common::Cloud;
 
-const PC: common::Pc = (8, 8, 100);
+const PC: crate::common::Pc = (8, 8, 100);
 
 #[test]
 fn an_address_is_free_only_after_the_host_said_absent() {

@@ -1,14 +1,12 @@
 //! One VPC on two hosts, with real packets over a LAN of the test.
 
-mod support;
-
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::support::*;
 use boira_network::namespace::Namespace;
 use boira_network::underlay::{PeerSpec, Underlay, UnderlaySpec};
 use boira_network::{OverlayPeer, OverlaySpec, VpcSpec};
-use support::*;
 
 const ECHO: u16 = 7;
 

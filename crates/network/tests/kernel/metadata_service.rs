@@ -1,13 +1,11 @@
 //! The metadata service as guests see it.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
+use crate::support::*;
 use boira_network::{METADATA_ADDRESS, VpcSpec};
-use support::*;
 
 fn two_ports() -> VpcSpec {
     vpc(

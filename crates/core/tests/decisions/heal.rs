@@ -1,7 +1,6 @@
 //! What becomes of instances whose host is lost.
 
-mod common;
-
+use crate::common::{Cloud, ZONE};
 use boira_core::heal::{self, Prospect};
 use boira_core::moving::How;
 use boira_core::policy::RECOVER;
@@ -9,7 +8,6 @@ use boira_core::{host, moving, observe, reconcile, tag};
 use boira_model::volume::file;
 use boira_model::wire::{GuestState, WantedInstance};
 use boira_model::*;
-use common::{Cloud, ZONE};
 use std::sync::Arc;
 
 /// Two hosts, and an instance that runs on one of them and may be made anew: itself, its host, the

@@ -1,7 +1,6 @@
 //! Instances that go from host to host, and what becomes of them when they are called back.
 
-mod common;
-
+use crate::common::Cloud;
 use boira_core::moving::How;
 use boira_core::wanted::Wanted;
 use boira_core::{host, moving, observe, power, reconcile};
@@ -9,7 +8,6 @@ use boira_model::volume;
 use boira_model::volume::file;
 use boira_model::wire::{self, GuestState, Power};
 use boira_model::*;
-use common::Cloud;
 
 /// Two hosts, and an instance that has run on one of them: itself, its host, the other host.
 fn cloud() -> (Cloud, InstanceId, HostId, HostId) {

@@ -1,13 +1,11 @@
 //! The way out and what it must not lead to. The outside is another namespace; no packet leaves.
 
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
+use crate::support::*;
 use boira_network::namespace::Namespace;
 use boira_network::{API_ADDRESS, API_PORT, VpcSpec};
-use support::*;
 
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const HOST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);

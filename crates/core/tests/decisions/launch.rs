@@ -1,17 +1,15 @@
 //! RunInstances: what fits starts, what doesn't changes nothing.
 
-mod common;
-
+use crate::common::{Cloud, GIB};
 use boira_core::refusal::Thing;
 use boira_core::{Refusal, launch::Launch};
 use boira_model::wire::GuestState;
 use boira_model::*;
-use common::{Cloud, GIB};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 /// Room for 4 of m1.small (128 MiB and 100 MiB of overhead each) by memory.
-const SMALL_PC: common::Pc = (8, 1, 100);
+const SMALL_PC: crate::common::Pc = (8, 1, 100);
 
 #[test]
 fn min_count_that_does_not_fit_changes_nothing() {

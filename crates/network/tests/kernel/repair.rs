@@ -1,12 +1,10 @@
 //! Connections into guests that go on in another socket, as on another host.
 
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
+use crate::support::*;
 use boira_network::repair::{self, SavedTcp};
-use support::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 

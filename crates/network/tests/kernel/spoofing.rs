@@ -1,12 +1,10 @@
 //! A guest that poses as somebody else, with real packets: none arrives.
 
-mod support;
-
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 
+use crate::support::*;
 use boira_network::VpcSpec;
-use support::*;
 
 /// Two ports that let each other do anything.
 fn friends() -> VpcSpec {

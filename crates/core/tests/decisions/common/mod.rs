@@ -1,7 +1,5 @@
 //! A small cloud to decide on.
 
-#![allow(dead_code, reason = "each test file uses its part")]
-
 use boira_core::launch::{self, Launch};
 use boira_core::power::{self, Moved};
 use boira_core::wanted::{Wanted, wanted};
