@@ -5,7 +5,7 @@ use crate::host::Stream;
 use crate::identity::Identity;
 use crate::peers::{self, Unreached};
 use anyhow::{Context, Result, bail};
-use boira_model::wire::{DIRECT, STREAM_ERROR, SyncAnswer, SyncRequest};
+use boira_model::wire::{DIRECT, STREAM_ERROR, SyncAnswer, SyncRequest, Ticket};
 use boira_model::{HostId, InstanceId, VolumeId, Wall};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -19,6 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio_rustls::client::TlsStream;
@@ -31,6 +32,12 @@ const CONNECT: Duration = Duration::from_secs(5);
 pub const ANSWER: Duration = Duration::from_secs(40);
 /// How long a blob may stop in the middle: a line that was cut says nothing about it.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How long another host may take to send a blob, and at how many bytes a second, before the rest comes from
+/// the controller.
+const TIME: Duration = Duration::from_secs(60);
+const RATE: u64 = 1 << 20;
+/// Bytes of a blob that travel as one piece.
+const PIECE: usize = 256 << 10;
 /// A controller's answer describes one host.
 const ANSWER_BYTES: usize = 64 << 20;
 
@@ -210,6 +217,21 @@ impl Controller {
         self.get(&format!("/v1/blobs/{sha256}"), from).await
     }
 
+    /// Fetches a blob from so many bytes on from another host that has it, where the controller names one
+    /// that answers. Only its digest tells whether it is right, but it is no more than it should be.
+    pub async fn blob_of_peer(
+        &self,
+        sha256: &str,
+        from: u64,
+    ) -> Option<impl tokio::io::AsyncRead + Send + Unpin + use<>> {
+        let path = format!("/v1/blobs/{sha256}/holder?from={from}");
+        let (stream, ticket) = self.direct(&path).await?;
+        let bytes = ticket.bytes?;
+        let pieces = tokio_util::io::ReaderStream::with_capacity(stream, PIECE);
+        let time = TIME + Duration::from_secs(bytes / RATE);
+        Some(lively(pieces, Some(time)).take(bytes))
+    }
+
     /// Fetches a volume's file from the host that has it.
     pub async fn volume(
         &self,
@@ -217,7 +239,7 @@ impl Controller {
     ) -> Result<Box<dyn tokio::io::AsyncRead + Send + Unpin>> {
         let path = format!("/v1/volumes/{file}");
         match self.direct(&path).await {
-            Some(stream) => Ok(Box::new(stream)),
+            Some((stream, _)) => Ok(Box::new(stream)),
             None => Ok(Box::new(self.get(&path, 0).await?.0)),
         }
     }
@@ -252,11 +274,8 @@ impl Controller {
         let Some(begins) = begins else {
             return Err(refusal(answer).await);
         };
-        let reader = tokio_util::io::StreamReader::new(Lively {
-            stream: http_body_util::BodyDataStream::new(answer.into_body()),
-            patience: Box::pin(tokio::time::sleep(SILENCE)),
-        });
-        Ok((reader, begins))
+        let body = http_body_util::BodyDataStream::new(answer.into_body());
+        Ok((lively(body, None), begins))
     }
 
     /// Opens the stream that somebody waits for at the controller.
@@ -286,20 +305,20 @@ impl Controller {
     ) -> Result<Box<dyn Stream>> {
         let path = format!("/v1/guests/{instance}/{generation}/{channel}");
         match self.direct(&path).await {
-            Some(stream) => Ok(stream),
+            Some((stream, _)) => Ok(stream),
             None => Ok(Box::new(self.upgrade(&path).await?)),
         }
     }
 
     /// A stream straight from the host that has what this path names, if that host can be reached.
-    async fn direct(&self, path: &str) -> Option<Box<dyn Stream>> {
+    async fn direct(&self, path: &str) -> Option<(Box<dyn Stream>, Ticket)> {
         let dialled = self.try_direct(path).await;
         dialled
             .inspect_err(|error| tracing::debug!("{path} goes by way of the controller: {error:#}"))
             .ok()
     }
 
-    async fn try_direct(&self, path: &str) -> Result<Box<dyn Stream>> {
+    async fn try_direct(&self, path: &str) -> Result<(Box<dyn Stream>, Ticket)> {
         let asking = self.ask(path, |request| request.header(DIRECT, "1"));
         let answer = tokio::time::timeout(ANSWER, asking)
             .await
@@ -307,8 +326,9 @@ impl Controller {
         if answer.status() != StatusCode::OK {
             return Err(refusal(answer).await);
         }
-        let ticket = serde_json::from_str(&said(answer).await).context("parse a ticket")?;
-        self.unreached.dial(self, &ticket).await
+        let ticket: Ticket = serde_json::from_str(&said(answer).await).context("parse a ticket")?;
+        let stream = self.unreached.dial(self, &ticket).await?;
+        Ok((stream, ticket))
     }
 
     async fn upgrade(&self, path: &str) -> Result<TokioIo<hyper::upgrade::Upgraded>> {
@@ -496,10 +516,22 @@ fn serving(identity: &Identity) -> Result<rustls::ServerConfig> {
     Ok(config)
 }
 
-/// A body's data, as long as some keeps coming.
+/// Reads what comes, as long as some keeps coming, and all of it has come in `time` where that is bounded.
+fn lively<S>(stream: S, time: Option<Duration>) -> tokio_util::io::StreamReader<Lively<S>, Bytes>
+where
+    Lively<S>: futures_core::Stream<Item = std::io::Result<Bytes>>,
+{
+    tokio_util::io::StreamReader::new(Lively {
+        stream,
+        patience: Box::pin(tokio::time::sleep(SILENCE)),
+        time: time.map(|time| Box::pin(tokio::time::sleep(time))),
+    })
+}
+
 struct Lively<S> {
     stream: S,
     patience: Pin<Box<tokio::time::Sleep>>,
+    time: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl<S, E> futures_core::Stream for Lively<S>
@@ -510,25 +542,29 @@ where
     type Item = std::io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        let time = self.time.as_mut().map(|time| time.as_mut().poll(cx));
+        if time.is_some_and(|time| time.is_ready()) {
+            return Poll::Ready(Some(Err(timed_out("it came too slowly".into()))));
+        }
         if let Poll::Ready(item) = Pin::new(&mut self.stream).poll_next(cx) {
             let until = tokio::time::Instant::now() + SILENCE;
             self.patience.as_mut().reset(until);
             return Poll::Ready(item.map(|data| data.map_err(std::io::Error::other)));
         }
-        self.patience.as_mut().poll(cx).map(|()| {
-            let silent = format!("nothing came for {} s", SILENCE.as_secs());
-            Some(Err(std::io::Error::new(
-                std::io::ErrorKind::TimedOut,
-                silent,
-            )))
-        })
+        let silent = || timed_out(format!("nothing came for {} s", SILENCE.as_secs()));
+        let silence = self.patience.as_mut().poll(cx);
+        silence.map(|()| Some(Err(silent())))
     }
+}
+
+fn timed_out(why: String) -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::TimedOut, why)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncReadExt;
+    use tokio::time::{Sleep, sleep};
 
     /// One piece, then silence.
     struct Stuck(Option<Bytes>);
@@ -547,17 +583,42 @@ mod tests {
         }
     }
 
+    /// A byte now and then.
+    struct Drops(Pin<Box<Sleep>>);
+
+    const BETWEEN: Duration = Duration::from_secs(15);
+
+    impl futures_core::Stream for Drops {
+        type Item = std::io::Result<Bytes>;
+
+        fn poll_next(
+            mut self: Pin<&mut Self>,
+            cx: &mut TaskContext<'_>,
+        ) -> Poll<Option<Self::Item>> {
+            self.0.as_mut().poll(cx).map(|()| {
+                self.0.as_mut().reset(tokio::time::Instant::now() + BETWEEN);
+                Some(Ok(Bytes::from_static(b".")))
+            })
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_blob_that_stops_in_the_middle_is_given_up() {
-        let mut reader = tokio_util::io::StreamReader::new(Lively {
-            stream: Stuck(Some(Bytes::from_static(b"half"))),
-            patience: Box::pin(tokio::time::sleep(SILENCE)),
-        });
+        let mut reader = lively(Stuck(Some(Bytes::from_static(b"half"))), None);
         let mut heard = Vec::new();
         let error = reader.read_to_end(&mut heard).await.unwrap_err();
         assert_eq!(
             (&*heard, error.kind()),
             (&b"half"[..], std::io::ErrorKind::TimedOut)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_blob_that_comes_too_slowly_is_given_up() {
+        let mut reader = lively(Drops(Box::pin(sleep(BETWEEN))), Some(10 * SILENCE));
+        let mut heard = Vec::new();
+        let error = reader.read_to_end(&mut heard).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+        assert!((19..=20).contains(&heard.len()), "{}", heard.len());
     }
 }

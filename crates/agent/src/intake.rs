@@ -10,19 +10,30 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
+const GIB: u64 = 1 << 30;
+/// The unit of `/sys/block/*/size`, whatever the disk's own is.
+const SECTOR: u64 = 512;
+/// The user that a guest is measured as.
+const UID: u32 = 734_504;
+/// Rounds of its loop that the host does before it looks at the clock.
+const ROUNDS: u32 = 1 << 22;
 /// How long each measurement goes on.
-const EACH: Duration = Duration::from_millis(2500);
+const EACH: Duration = Duration::from_millis(1700);
 /// What is written before it starts from the beginning again.
 const FILE_BYTES: u64 = 256 << 20;
 
 /// The inventory of now, with the speed that was measured when this host joined.
 pub fn look(home: &Path) -> Intake {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let (cpu, cpu_level) = cpu(&read("/proc/cpuinfo"));
+    let cpuinfo = read("/proc/cpuinfo");
+    let (cpu, cpu_level) = cpu(&cpuinfo);
     let speed = std::fs::read(speed_path(home)).ok();
     Intake {
         cpu,
+        cpu_vendor: field(&cpuinfo, "vendor_id").unwrap_or_default().to_owned(),
         cpu_level,
+        flags: field(&cpuinfo, "flags").unwrap_or_default().to_owned(),
+        disks: disks(Path::new("/sys/block")),
         system: system(&read("/etc/os-release")),
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
         links: links(Path::new("/sys/class/net")),
@@ -34,14 +45,17 @@ fn speed_path(home: &Path) -> PathBuf {
     home.join("speed.json")
 }
 
+/// What the first CPU has by this name.
+fn field<'a>(cpuinfo: &'a str, name: &str) -> Option<&'a str> {
+    let line = cpuinfo.lines().find(|line| line.starts_with(name))?;
+    Some(line.split_once(':')?.1.trim())
+}
+
 /// The first CPU's name, and the level of x86-64 that its flags reach: 1 to 4 as the psABI defines
 /// them ("x86-64 psABI", 3.1.1), 0 for another architecture.
 fn cpu(cpuinfo: &str) -> (String, u8) {
-    let field = |name: &str| {
-        let line = cpuinfo.lines().find(|line| line.starts_with(name))?;
-        Some(line.split_once(':')?.1.trim())
-    };
-    let flags: Vec<&str> = field("flags").unwrap_or_default().split(' ').collect();
+    let flags = field(cpuinfo, "flags").unwrap_or_default();
+    let flags: Vec<&str> = flags.split(' ').collect();
     const LEVELS: [&[&str]; 4] = [
         &[
             "cmov", "cx8", "fpu", "fxsr", "mmx", "syscall", "sse", "sse2",
@@ -58,7 +72,7 @@ fn cpu(cpuinfo: &str) -> (String, u8) {
         .iter()
         .take_while(|level| level.iter().all(|flag| flags.contains(flag)))
         .count();
-    let name = field("model name").unwrap_or_default().to_owned();
+    let name = field(cpuinfo, "model name").unwrap_or_default().to_owned();
     (name, reached as u8)
 }
 
@@ -67,6 +81,31 @@ fn system(os_release: &str) -> String {
         .lines()
         .find_map(|line| line.strip_prefix("PRETTY_NAME="));
     name.unwrap_or_default().trim_matches('"').to_owned()
+}
+
+/// Disks of hardware, with their size and kind.
+fn disks(class: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(class).into_iter().flatten().flatten();
+    let disk = |entry: std::fs::DirEntry| {
+        let read = |name: &str| {
+            let text = std::fs::read_to_string(entry.path().join(name)).ok()?;
+            Some(text.trim().to_owned())
+        };
+        // A CD drive without a disc has a size, too.
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_disk = entry.path().join("device").exists() && !name.starts_with("sr");
+        let gib = read("size")?.parse::<u64>().ok()? / (GIB / SECTOR);
+        let turns = match read("queue/rotational")?.as_str() {
+            "0" => "no moving parts",
+            _ => "turning",
+        };
+        let model = read("device/model").map(|model| format!(" {model}"));
+        let model = model.unwrap_or_default();
+        (is_disk && gib > 0).then(|| format!("{name}{model}, {gib} GiB, {turns}"))
+    };
+    let mut disks: Vec<String> = entries.filter_map(disk).collect();
+    disks.sort();
+    disks
 }
 
 /// Interfaces of hardware that are up, with their speed where the driver tells.
@@ -92,7 +131,21 @@ fn links(class: &Path) -> Vec<String> {
 }
 
 /// Measures this PC for ten seconds and keeps the figures in its home. `note` hears what is measured.
-pub fn measure(home: &Path, note: impl Fn(&str)) -> Result<Speed> {
+pub async fn measure(home: &Path, note: impl Fn(&str) + Send + 'static) -> Result<Speed> {
+    note("how fast a guest computes");
+    let guest = boira_hypervisor::translated_rounds_s(UID, EACH).await;
+    let guest = guest.unwrap_or_else(|error| {
+        tracing::warn!("a guest could not be measured: {error}");
+        0
+    });
+    let home = home.to_owned();
+    let rest = tokio::task::spawn_blocking(move || measure_host(&home, note, guest));
+    rest.await.context("measure this machine")?
+}
+
+fn measure_host(home: &Path, note: impl Fn(&str), guest_rounds_s: u64) -> Result<Speed> {
+    note("how fast it computes itself");
+    let own_rounds_s = own_rounds_s();
     note("integer arithmetic");
     let integer_mib_s = integer();
     note("memory");
@@ -107,6 +160,8 @@ pub fn measure(home: &Path, note: impl Fn(&str)) -> Result<Speed> {
         memory_mib_s,
         disk_syncs_s,
         disk_mib_s,
+        own_rounds_s,
+        guest_rounds_s,
         at: crate::identity::now(),
     };
     let bytes = serde_json::to_vec(&speed).context("write the figures")?;
@@ -131,6 +186,16 @@ fn rate(amount: f64, mut work: impl FnMut() -> std::io::Result<()>) -> std::io::
         count += 1;
     }
     Ok((count as f64 * amount / begun.elapsed().as_secs_f64()) as u64)
+}
+
+/// Rounds of a guest's loop that this host does by itself.
+fn own_rounds_s() -> u64 {
+    let mut state = 0;
+    let work = || {
+        state = boira_hypervisor::rounds(black_box(state), ROUNDS);
+        Ok(())
+    };
+    rate(f64::from(ROUNDS), work).unwrap_or(0)
 }
 
 /// SHA-256 in portable instructions or the CPU's own, on one core.
@@ -198,18 +263,29 @@ mod tests {
         assert_eq!(system(text), "Debian GNU/Linux 12 (bookworm)");
     }
 
-    #[test]
-    fn what_was_measured_is_kept_and_nothing_else_is_left() {
+    #[tokio::test]
+    async fn what_was_measured_is_kept_and_nothing_else_is_left() {
         let home = tempfile::tempdir().expect("a folder");
-        let speed = measure(home.path(), |_| {}).expect("it can be measured");
+        let speed = measure(home.path(), |_| {})
+            .await
+            .expect("it can be measured");
         let Speed {
             integer_mib_s,
             memory_mib_s,
             disk_syncs_s,
             disk_mib_s,
+            own_rounds_s,
+            guest_rounds_s,
             at: _,
         } = speed;
-        for figure in [integer_mib_s, memory_mib_s, disk_syncs_s, disk_mib_s] {
+        for figure in [
+            integer_mib_s,
+            memory_mib_s,
+            disk_syncs_s,
+            disk_mib_s,
+            own_rounds_s,
+            guest_rounds_s,
+        ] {
             assert!(figure > 0, "{speed:?}");
         }
         assert_eq!(look(home.path()).speed, Some(speed));

@@ -17,6 +17,7 @@ mod copy;
 mod engine;
 mod host;
 pub mod identity;
+mod images;
 pub mod intake;
 mod line;
 mod networks;

@@ -11,6 +11,7 @@ use crate::calls::{self, Calls};
 use crate::client::Controller;
 use crate::consoles::{self, Consoles};
 use crate::host::{About, Departure, Host, Observed, Stream};
+use crate::images;
 use crate::translate;
 use crate::watchdog::Watchdog;
 use crate::way::{Port, Way, WayIn};
@@ -157,26 +158,6 @@ impl RealHost {
         self.volumes.join(file.as_str())
     }
 
-    async fn fetch(&self, sha256: &str) -> Result<()> {
-        let (blobs, digest) = (self.blobs.clone(), sha256.parse().context("name the blob")?);
-        let (controller, name) = (self.controller.clone(), sha256.to_owned());
-        let runtime = tokio::runtime::Handle::current();
-        tokio::task::spawn_blocking(move || {
-            let Some(mut arrival) = blobs.arrive(digest).context("go on with a blob")? else {
-                return Ok(());
-            };
-            let asking = controller.blob(&name, arrival.bytes());
-            let (reader, begins) = runtime.block_on(asking)?;
-            if begins != arrival.bytes() {
-                arrival.start_over().context("begin a blob anew")?;
-            }
-            let reader = tokio_util::io::SyncIoBridge::new_with_handle(reader, runtime);
-            arrival.finish(reader).context("keep a blob")
-        })
-        .await
-        .context("fetch a blob")?
-    }
-
     async fn make_volume(&self, volume: &WantedVolume) -> Result<()> {
         let outcome = self.try_make_volume(volume).await;
         self.release_unless_there(&volume.file(), outcome)
@@ -198,7 +179,9 @@ impl RealHost {
         if let VolumeSource::Image { blob, .. } = &volume.source {
             let digest = blob.parse().context("name the blob")?;
             if self.blobs.get(&digest).is_none() {
-                self.fetch(blob).await.context("fetch its image")?;
+                images::fetch(&self.blobs, &self.controller, blob)
+                    .await
+                    .context("fetch its image")?;
             }
             self.blobs
                 .pin(&digest, volume.file().as_str())
@@ -493,7 +476,9 @@ impl Host for RealHost {
 
     async fn carry_out(&self, step: &Step, wanted: &Wanted) -> Result<()> {
         match step {
-            Step::Fetch { sha256, .. } => self.fetch(sha256).await,
+            Step::Fetch { sha256, .. } => {
+                images::fetch(&self.blobs, &self.controller, sha256).await
+            }
             Step::MakeVolume { volume, .. } => self.make_volume(volume).await,
             Step::Start {
                 instance,
@@ -613,6 +598,9 @@ impl Host for RealHost {
             }
             StreamKind::Resume { call } => Box::new(self.calls.resume(call)?),
             StreamKind::Volume { file } => Box::new(self.send_volume(file)?),
+            StreamKind::Blob { sha256, from } => {
+                Box::new(images::send(&self.blob_path(sha256)?, *from)?)
+            }
             StreamKind::Arrival {
                 instance,
                 generation,

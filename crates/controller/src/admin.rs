@@ -254,12 +254,12 @@ async fn status(
     caller: Extension<Caller>,
 ) -> Json<Value> {
     let mut problems = controller.problems.lock().await.clone();
-    if caller.admin {
-        problems.extend(objects::problems(&controller));
-        problems.extend(hosts::problems(&controller.cluster.snapshot().state));
-    }
     let snapshot = controller.cluster.snapshot();
     let state = &snapshot.state;
+    if caller.admin {
+        problems.extend(objects::problems(&controller));
+        problems.extend(hosts::problems(state));
+    }
     let count = |name| {
         state
             .instances_of(&caller.account)

@@ -1,5 +1,5 @@
 //! The endpoint that agents call, over mutual TLS: `POST /v1/sync`, `POST /v1/certificate`,
-//! `GET /v1/blobs/SHA256`, `GET /v1/volumes/FILE`, `GET /v1/streams/ID` and
+//! `GET /v1/blobs/SHA256`, `GET /v1/blobs/SHA256/holder`, `GET /v1/volumes/FILE`, `GET /v1/streams/ID` and
 //! `GET /v1/guests/ID/GENERATION/CHANNEL`. Which host speaks is told by its certificate's key
 //! and never by what it says. Beside it, `/join` is for who has no certificate yet.
 
@@ -7,13 +7,13 @@ use crate::controller::Controller;
 use crate::join;
 use crate::pki::{HostCertificate, HostRequest};
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use boira_core::{fence, observe, sync, wanted};
+use boira_core::{fence, image, observe, sync, wanted};
 use boira_model::volume::file;
 use boira_model::wire::{
     DIRECT, LIVE, OLDEST_PROTOCOL, PROTOCOL, STREAM_ERROR, StreamKind, SyncAnswer, SyncRequest,
@@ -45,6 +45,7 @@ pub fn router(controller: Arc<Controller>) -> Router {
         .layer(DefaultBodyLimit::max(REPORT_BYTES))
         .route("/v1/certificate", post(renew))
         .route("/v1/blobs/{sha256}", get(blob))
+        .route("/v1/blobs/{sha256}/holder", get(holder))
         .route("/v1/volumes/{file}", get(volume))
         .route("/v1/streams/{id}", get(stream))
         .route("/v1/guests/{instance}/{generation}/{channel}", get(channel))
@@ -249,10 +250,7 @@ async fn blob(
 ) -> Result<Response, Refused> {
     let host = host_of(&controller, &peer)?;
     let missing = || Refused(StatusCode::NOT_FOUND, "there is no such blob".into());
-    // Somebody else's image is no business of a host that has none of its instances.
-    let snapshot = controller.cluster.snapshot();
-    let wanted = wanted::images(&snapshot.state, &host);
-    if !wanted.iter().any(|wanted| wanted.sha256 == sha256) {
+    if !is_wanted(&controller, &host, &sha256) {
         return Err(missing());
     }
     let path = controller.blob(&sha256).ok_or_else(missing)?;
@@ -275,6 +273,43 @@ async fn blob(
             (StatusCode::PARTIAL_CONTENT, headers, answer).into_response()
         }
     })
+}
+
+/// Somebody else's image is no business of a host that has none of its instances.
+fn is_wanted(controller: &Controller, host: &HostId, sha256: &str) -> bool {
+    let wanted = wanted::images(&controller.cluster.snapshot().state, host);
+    wanted.iter().any(|wanted| wanted.sha256 == sha256)
+}
+
+#[derive(Deserialize)]
+struct Rest {
+    /// How many bytes the asker has.
+    from: u64,
+}
+
+/// A ticket for another host that has a blob.
+async fn holder(
+    State(controller): State<Arc<Controller>>,
+    Extension(peer): Extension<PeerKey>,
+    Path(sha256): Path<String>,
+    Query(Rest { from }): Query<Rest>,
+) -> Result<Response, Refused> {
+    let host = host_of(&controller, &peer)?;
+    let nobody = || Refused(StatusCode::NOT_FOUND, "no other host is to send it".into());
+    let state = &controller.cluster.snapshot().state;
+    if !is_wanted(&controller, &host, &sha256) {
+        return Err(nobody());
+    }
+    let sender = image::sender(state, &host, &sha256).ok_or_else(nobody)?;
+    let path = controller.blob(&sha256).ok_or_else(nobody)?;
+    let length = tokio::fs::metadata(path).await.map_err(|_| nobody())?.len();
+    let bytes = length.saturating_sub(from);
+    ticket(
+        &controller,
+        &sender,
+        StreamKind::Blob { sha256, from },
+        Some(bytes),
+    )
 }
 
 /// The one form of a range that agents ask for, `bytes=N-`; others are answered with the whole, as
@@ -304,7 +339,7 @@ async fn volume(
     let source = row.host.clone().ok_or_else(missing)?;
     let kind = StreamKind::Volume { file: row.file() };
     if headers.contains_key(DIRECT) {
-        return ticket(&controller, &source, kind);
+        return ticket(&controller, &source, kind, None);
     }
     let stream = controller
         .links
@@ -343,7 +378,12 @@ async fn stream(
 }
 
 /// What gets a host a stream from another one without the controller in between.
-fn ticket(controller: &Controller, host: &HostId, kind: StreamKind) -> Result<Response, Refused> {
+fn ticket(
+    controller: &Controller,
+    host: &HostId,
+    kind: StreamKind,
+    bytes: Option<u64>,
+) -> Result<Response, Refused> {
     let snapshot = controller.cluster.snapshot();
     let row = snapshot.state.hosts.get(host);
     let reached = row
@@ -357,6 +397,7 @@ fn ticket(controller: &Controller, host: &HostId, kind: StreamKind) -> Result<Re
         ticket: controller.links.expect(host, kind),
         host: host.clone(),
         endpoint,
+        bytes,
     };
     Ok(Json(ticket).into_response())
 }
@@ -390,7 +431,7 @@ async fn channel(
         channel,
     };
     if request.headers().contains_key(DIRECT) {
-        return ticket(&controller, to, kind);
+        return ticket(&controller, to, kind, None);
     }
     let far = controller.links.open(to, kind).await;
     let mut far = far.map_err(|why| Refused(StatusCode::SERVICE_UNAVAILABLE, why))?;

@@ -2,9 +2,12 @@
 //! were made from, so it may go while they run.
 
 use crate::refusal::Thing;
+use crate::state::Contact;
 use crate::{Draft, Kind, Refusal, State};
+use boira_model::wire::{Endpoint, IMAGES};
 use boira_model::*;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Who may launch an image beside its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +107,52 @@ fn put(draft: &mut Draft, row: Image) {
     }
 }
 
+/// The host that is to send a blob to another one; `None` where that is the controller. Those that lack it
+/// are spread over those that have it, of which the controller is one.
+pub fn sender(state: &State, asker: &HostId, sha256: &str) -> Option<HostId> {
+    let asker = state.hosts.get(asker)?;
+    // Beside the controller nothing is nearer than that.
+    if matches!(asker.peer(), Some((_, Endpoint::BesideController(_)))) {
+        return None;
+    }
+    let able = |row: &&Arc<Host>| {
+        row.id != asker.id
+            && row.protocol >= IMAGES
+            && matches!(row.peer(), Some((_, Endpoint::At(_))))
+            && state.contact(&row.id) == Contact::Live
+    };
+    let holders = holders(state, sha256);
+    let rows = holders.iter().filter_map(|id| state.hosts.get(id));
+    let able: Vec<_> = rows.filter(able).collect();
+    let turn = asker.number as usize % (able.len() + 1);
+    able.get(turn.checked_sub(1)?).map(|row| row.id.clone())
+}
+
+/// The hosts that a guest has run on from this blob. One that has none of its guests any more may have given
+/// it up.
+fn holders(state: &State, sha256: &str) -> BTreeSet<HostId> {
+    let run_from = state.volumes.values().filter(|volume| volume.written);
+    let has = |volume: &&Arc<Volume>| {
+        let disk = matches!(&volume.source, VolumeSource::Image { blob, .. } if blob == sha256);
+        let instance = volume.attachment.as_ref().map(|one| &one.instance);
+        let boot = instance.and_then(|id| state.instances.get(id));
+        disk || boot.is_some_and(|row| boots_from(&row.boot).any(|blob| blob == sha256))
+    };
+    let hosts = run_from.filter(has);
+    hosts.filter_map(|volume| volume.host.clone()).collect()
+}
+
+/// What is outside of the disk.
+fn boots_from(boot: &Boot) -> impl Iterator<Item = &String> {
+    let parts = match boot {
+        Boot::Kernel {
+            kernel, ramdisk, ..
+        } => [Some(kernel), ramdisk.as_ref()],
+        Boot::Firmware => [None, None],
+    };
+    parts.into_iter().flatten()
+}
+
 /// The blobs that anything is made of, or may be made of again, by their SHA-256 in hex.
 pub fn named_blobs(state: &State) -> BTreeSet<String> {
     let boots = (state.images.values().map(|row| &row.boot))
@@ -115,13 +164,7 @@ pub fn named_blobs(state: &State) -> BTreeSet<String> {
         }
     }
     for boot in boots {
-        if let Boot::Kernel {
-            kernel, ramdisk, ..
-        } = boot
-        {
-            named.insert(kernel.clone());
-            named.extend(ramdisk.clone());
-        }
+        named.extend(boots_from(boot).cloned());
     }
     named
 }

@@ -175,14 +175,22 @@ fn goes_running(from: &Host, to: &Host) -> Result<(), String> {
         true => "KVM",
         false => "translation",
     };
-    match from.acceleration.hardware == to.acceleration.hardware {
-        true => Ok(()),
-        false => Err(format!(
+    if from.acceleration.hardware != to.acceleration.hardware {
+        return Err(format!(
             "its guests run by {}, and what runs by {} can't go on so; a cold move can",
             by(to),
             by(from)
-        )),
+        ));
     }
+    // What a CPU does beyond its instructions, such as its clock, differs by who made it.
+    let (here, there) = (&from.intake.cpu_vendor, &to.intake.cpu_vendor);
+    let are_known = !here.is_empty() && !there.is_empty();
+    if from.acceleration.hardware && are_known && here != there {
+        return Err(format!(
+            "its CPU is by {there}, and what runs by KVM on one by {here} can't go on so; a cold move can"
+        ));
+    }
+    Ok(())
 }
 
 /// What an instance asks of a host that it moves to.

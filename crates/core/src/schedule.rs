@@ -66,7 +66,7 @@ pub fn place_where(
 /// Every host judged for one need, so that many alike are placed without judging all hosts each time.
 pub struct Places {
     need: Need,
-    fastest: u64,
+    pace: Pace,
     /// In the order of the ids.
     judged: Vec<(HostId, Place)>,
 }
@@ -80,9 +80,8 @@ impl Places {
     }
 
     fn among(state: &State, need: Need, fits: impl Fn(&Host) -> Result<(), String>) -> Self {
-        let speeds = state.hosts.values().map(|host| speed(host));
         let mut places = Self {
-            fastest: speeds.max().unwrap_or(0),
+            pace: Pace::of(state),
             judged: Vec::new(),
             need,
         };
@@ -124,7 +123,7 @@ impl Places {
 
     fn judge(&self, state: &State, host: &Host) -> Place {
         match room(state, host, &self.need) {
-            Ok(left) => Ok(score(state, host, left, self.fastest)),
+            Ok(left) => Ok(score(state, host, left, self.pace)),
             Err(reason) => Err(format!("{}: {reason}", host.name)),
         }
     }
@@ -171,20 +170,47 @@ fn belongs(host: &Host, need: &Need) -> Result<(), String> {
 
 /// The larger the better; `left` is the memory that the host would have left. Room on a PC that is half
 /// as fast as the fastest counts half, so that slow ones get less to do.
-fn score(state: &State, host: &Host, left: u64, fastest: u64) -> u64 {
+fn score(state: &State, host: &Host, left: u64, pace: Pace) -> u64 {
     let packing = state.zones.get(&host.zone).map(|zone| zone.packing);
     match packing.unwrap_or_default() {
-        Packing::Striping => match speed(host) {
+        Packing::Striping => match pace.speed(host) {
             0 => left,
-            own => (u128::from(left) * u128::from(own) / u128::from(fastest)) as u64,
+            own => (u128::from(left) * u128::from(own) / u128::from(pace.fastest)) as u64,
         },
         Packing::Packing => u64::MAX - left,
     }
 }
 
-/// As measured at joining, on one core; 0 where it wasn't, which counts as fast as the fastest.
-fn speed(host: &Host) -> u64 {
-    host.intake.speed.map_or(0, |speed| speed.integer_mib_s)
+/// How fast hosts' guests are beside each other, as measured at joining on one core.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// Whether guests were measured on every host that was measured at all. Else all are compared by the
+    /// host's own figure, which every one of them has.
+    by_guests: bool,
+    fastest: u64,
+}
+
+impl Pace {
+    fn of(state: &State) -> Self {
+        let hosts = || state.hosts.values();
+        let mut speeds = hosts().filter_map(|host| host.intake.speed);
+        let mut pace = Self {
+            by_guests: speeds.all(|speed| speed.own_rounds_s > 0 && speed.guest_rounds_s > 0),
+            fastest: 0,
+        };
+        pace.fastest = hosts().map(|host| pace.speed(host)).max().unwrap_or(0);
+        pace
+    }
+
+    /// 0 where it wasn't measured, which counts as fast as the fastest.
+    fn speed(&self, host: &Host) -> u64 {
+        let figure = |speed: Speed| match (self.by_guests, host.acceleration.hardware) {
+            (false, _) => speed.integer_mib_s,
+            (true, true) => speed.own_rounds_s,
+            (true, false) => speed.guest_rounds_s,
+        };
+        host.intake.speed.map_or(0, figure)
+    }
 }
 
 /// What may be promised on a host in all: CPUs and bytes of memory.

@@ -60,8 +60,17 @@ impl Overhead {
 pub struct Intake {
     /// The CPU's own name.
     pub cpu: String,
+    /// Who made it, as it says itself: `GenuineIntel`; empty where it isn't known.
+    #[serde(default)]
+    pub cpu_vendor: String,
     /// The level of x86-64 that the CPU reaches, 1 to 4; 0 where it isn't known.
     pub cpu_level: u8,
+    /// What the CPU can, as Linux names it.
+    #[serde(default)]
+    pub flags: String,
+    /// With size and kind.
+    #[serde(default)]
+    pub disks: Vec<String>,
     pub system: String,
     pub kernel: String,
     /// Network interfaces, with their speed.
@@ -81,6 +90,12 @@ pub struct Speed {
     pub disk_syncs_s: u64,
     /// MiB/s written and made durable.
     pub disk_mib_s: u64,
+    /// Rounds of a loop of plain instructions in a second, on one core of the host.
+    #[serde(default)]
+    pub own_rounds_s: u64,
+    /// The same by a guest whose instructions are translated; 0 where it wasn't measured.
+    #[serde(default)]
+    pub guest_rounds_s: u64,
     pub at: Wall,
 }
 

@@ -16,14 +16,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 /// The newest version of what is said here. 2 has fences: an agent of 1 doesn't know that a guest is to
 /// be held. 3 has guests that go to another host running, and with 4 people's connections go along. 5 tells
 /// what is around a VPC apart from what is in it. With 6 a poll says what the host has only where that may be
-/// news.
-pub const PROTOCOL: u32 = 6;
+/// news. With 7 hosts give images to one another.
+pub const PROTOCOL: u32 = 7;
 /// The oldest that is still understood, on both sides.
 pub const OLDEST_PROTOCOL: u32 = 1;
 /// From this version on an agent holds fenced guests.
 pub const FENCES: u32 = 2;
 /// From this version on an agent sends and receives running guests.
 pub const LIVE: u32 = 3;
+/// From this version on an agent gives its images to other hosts.
+pub const IMAGES: u32 = 7;
 /// From this version on an agent takes over connections into guests that come to it.
 pub const CALLS: u32 = 4;
 
@@ -355,6 +357,9 @@ pub struct Ticket {
     /// Whose certificate is to be shown.
     pub host: HostId,
     pub endpoint: Endpoint,
+    /// How many bytes are to come, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -363,6 +368,8 @@ pub enum StreamKind {
     Dial { vpc: VpcId, ip: Ipv4Addr, port: u16 },
     /// A volume's file, as `boira_agent::copy` writes it.
     Volume { file: VolumeId },
+    /// The bytes of a blob from `from` on, then end of stream.
+    Blob { sha256: String, from: u64 },
     /// The end of a channel of a guest that comes to this host, as its hypervisor names it.
     Arrival {
         instance: InstanceId,

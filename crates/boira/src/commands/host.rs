@@ -355,6 +355,9 @@ fn show(format: Format, hosts: &[Value], wanted: &str) -> Result<()> {
             text(&intake["kernel"])
         ),
     );
+    for disk in intake["disks"].as_array().into_iter().flatten() {
+        line("drive", text(disk));
+    }
     for link in intake["links"].as_array().into_iter().flatten() {
         line("link", text(link));
     }
@@ -371,6 +374,16 @@ fn show(format: Format, hosts: &[Value], wanted: &str) -> Result<()> {
                 figure("disk_mib_s")
             ),
         );
+        let rounds = |name: &str| intake["speed"][name].as_u64().unwrap_or(0);
+        if let (own @ 1.., guest @ 1..) = (rounds("own_rounds_s"), rounds("guest_rounds_s")) {
+            let percent = guest * 100 / own;
+            line(
+                "guests",
+                format!(
+                    "compute at {percent} % of its speed where their instructions are translated"
+                ),
+            );
+        }
     }
     line("acceleration", text(&host["acceleration"]["verdict"]));
     line(

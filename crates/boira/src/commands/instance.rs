@@ -247,7 +247,7 @@ fn show_rows(format: Format, rows: &[Row]) {
     });
 }
 
-/// The instance of this id or `Name`; terminated ones only by id.
+/// The instance of this id or `Name`; where all of that name are terminated, the last one.
 pub async fn find(client: &Client, wanted: &str) -> Result<Row> {
     let rows = list(client, &[]).await?;
     if let Some(row) = rows.iter().find(|row| row.id == wanted) {

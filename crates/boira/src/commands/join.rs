@@ -97,18 +97,15 @@ pub async fn join(home: &Home, format: Format, ask: Join) -> Result<()> {
 /// Once the cloud takes this machine, and before its agent says that it is there, so that no guest disturbs
 /// it. Who is interrupted asks again with the same key.
 async fn measure(home: &Home, format: Format) -> Result<()> {
-    if boira_agent::intake::look(&home.agent()).speed.is_some() {
+    let speed = boira_agent::intake::look(&home.agent()).speed;
+    // Who was measured before guests were, is measured anew.
+    if speed.is_some_and(|speed| speed.guest_rounds_s > 0) {
         return Ok(());
     }
     let progress = Progress::new(format == Format::Json);
-    let folder = home.agent();
-    let done = tokio::task::spawn_blocking(move || {
-        boira_agent::intake::measure(&folder, |what| {
-            progress.step(format!("measuring this machine: {what}"));
-        })
-    });
-    done.await.context("measure this machine")??;
-    Ok(())
+    let note = move |what: &str| progress.step(format!("measuring this machine: {what}"));
+    let measured = boira_agent::intake::measure(&home.agent(), note).await;
+    measured.map(drop)
 }
 
 fn pending_path(home: &Home) -> PathBuf {

@@ -269,6 +269,9 @@ pub async fn forward(home: &Home, format: Format, ask: Forward) -> Result<()> {
     let access = home.access()?;
     let client = Client::new(access.clone())?;
     let row = instance::find(&client, &ask.name).await?;
+    if row.state == "terminated" {
+        must_run(&row)?;
+    }
     let parse = |text: &str| {
         text.parse::<u16>()
             .with_context(|| format!("{text} is no port"))

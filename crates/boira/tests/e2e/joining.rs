@@ -27,7 +27,14 @@ fn a_pc_joins_by_one_line_runs_instances_and_is_cut_off() {
         intake["speed"]["disk_syncs_s"].as_u64() > Some(0),
         "{intake}"
     );
+    assert!(
+        intake["speed"]["guest_rounds_s"].as_u64() > Some(0),
+        "{intake}"
+    );
     assert!(intake["cpu_level"].as_u64() > Some(0), "{intake}");
+    let flags = intake["flags"].as_str().unwrap_or_default();
+    assert!(flags.split(' ').any(|flag| flag == "sse2"), "{intake}");
+    assert!(!intake["disks"].as_array().expect("a list").is_empty());
 
     room.pc(2).with_systemd();
     let said = room.join(2, &["--zone", "us-east-1b"]);

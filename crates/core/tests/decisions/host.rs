@@ -2,8 +2,8 @@
 
 use crate::common::{Cloud, GIB, ZONE};
 use boira_core::host::{self, HostChange, Joining};
-use boira_core::{Refusal, schedule, zone};
-use boira_model::wire::GuestState;
+use boira_core::{Refusal, image, schedule, zone};
+use boira_model::wire::{Endpoint, GuestState, IMAGES};
 use boira_model::*;
 
 const HOUR_MS: i64 = 3_600_000;
@@ -252,4 +252,65 @@ fn a_pc_that_starts_again_and_again_is_left_alone_until_somebody_lets_it_in() {
         cloud.now = cloud.now.plus_ms(8 * 3600 * 1000);
         assert_eq!(boots(&mut cloud, &boot.to_string()), None);
     }
+}
+
+#[test]
+fn an_image_comes_from_who_has_run_a_guest_from_it_or_from_the_controller() {
+    let mut cloud = Cloud::of(&[(8, 8, 100); 4]);
+    let id = cloud.pending();
+    let holder = cloud.host_of(&id);
+    let Boot::Kernel { kernel, .. } = cloud.row(&id).boot.clone() else {
+        panic!("it has a kernel of its own");
+    };
+    let disk = "d15c".to_owned();
+    let asked = |cloud: &Cloud, blob: &str| -> Vec<_> {
+        let hosts = cloud.hosts.iter();
+        hosts
+            .map(|host| image::sender(&cloud.state, host, blob))
+            .collect()
+    };
+    let nobody = vec![None; 4];
+    assert_eq!(asked(&cloud, &disk), nobody, "it has not run yet");
+    cloud.says(&id, GuestState::Running);
+    for host in cloud.hosts.clone() {
+        let mut row = Host::clone(&cloud.state.hosts[&host]);
+        let at = ([192, 0, 2, row.number as u8], 8775).into();
+        row.protocol = IMAGES;
+        row.underlay = Some(Underlay {
+            key: host.to_string(),
+            endpoint: Some(Endpoint::At(at)),
+        });
+        cloud.change(|draft| draft.put(row));
+    }
+    for blob in [&disk, &kernel] {
+        let asked = asked(&cloud, blob);
+        let by_peer: Vec<_> = asked.iter().flatten().collect();
+        assert!(
+            !by_peer.is_empty() && by_peer.len() < 3,
+            "the controller takes its part: {asked:?}"
+        );
+        assert!(by_peer.iter().all(|host| **host == holder), "{asked:?}");
+        let index = cloud.hosts.iter().position(|host| *host == holder);
+        assert_eq!(
+            asked[index.expect("it is one of them")],
+            None,
+            "not from itself"
+        );
+    }
+    assert_eq!(asked(&cloud, "another"), nobody);
+
+    let mut spoilt = |edit: &dyn Fn(&mut Host)| {
+        let row = Host::clone(&cloud.state.hosts[&holder]);
+        let mut changed = row.clone();
+        edit(&mut changed);
+        cloud.change(|draft| draft.put(changed));
+        let asked = asked(&cloud, &disk);
+        cloud.change(|draft| draft.put(row));
+        asked
+    };
+    assert_eq!(spoilt(&|row| row.protocol = IMAGES - 1), nobody);
+    assert_eq!(spoilt(&|row| row.admission = Admission::Revoked), nobody);
+    assert_eq!(spoilt(&|row| row.underlay = None), nobody);
+    cloud.state.silent.insert(holder);
+    assert_eq!(asked(&cloud, &disk), nobody);
 }

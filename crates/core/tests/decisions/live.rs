@@ -252,9 +252,19 @@ fn what_can_not_go_running_is_told_why() {
     });
     let said = why(&mut cloud, &id);
     assert!(said.contains("what runs by KVM can't go on so"), "{said}");
-    change(&mut cloud, &here, &|host| {
-        host.acceleration.hardware = false
-    });
+
+    for (host, vendor) in [(&here, "GenuineIntel"), (&there, "AuthenticAMD")] {
+        change(&mut cloud, host, &|row| {
+            row.acceleration.hardware = true;
+            row.intake.cpu_vendor = vendor.into();
+        });
+    }
+    let said = why(&mut cloud, &id);
+    assert!(said.contains("its CPU is by AuthenticAMD"), "{said}");
+    // Translated guests see none of it.
+    for host in [&here, &there] {
+        change(&mut cloud, host, &|row| row.acceleration.hardware = false);
+    }
 
     change(&mut cloud, &there, &|host| host.protocol = LIVE - 1);
     assert!(why(&mut cloud, &id).contains("too old to take in"));

@@ -280,15 +280,30 @@ fn instances_go_only_where_their_cpus_instructions_are() {
 
 #[test]
 fn slow_pcs_get_less_to_do() {
+    get_less_to_do([(300, 0), (100, 0)]);
+}
+
+#[test]
+fn pcs_that_translate_slowly_get_less_to_do() {
+    // Whatever they do without guests.
+    get_less_to_do([(100, 30), (300, 10)]);
+    // Where guests of one weren't measured, all are compared by what was.
+    get_less_to_do([(300, 0), (100, 30)]);
+}
+
+/// The second of two PCs whose cores reach so many MiB/s, and their guests so many rounds a second.
+fn get_less_to_do(speeds: [(u64, u64); 2]) {
     let mut cloud = Cloud::of(&[(16, 8, 100), (16, 8, 100)]);
-    let speeds = [300, 100];
-    for (host, integer_mib_s) in cloud.hosts.clone().into_iter().zip(speeds) {
+    for (host, speed) in cloud.hosts.clone().into_iter().zip(speeds) {
         let mut row = Host::clone(&cloud.state.hosts[&host]);
+        row.acceleration.hardware = false;
         row.intake.speed = Some(Speed {
-            integer_mib_s,
+            integer_mib_s: speed.0,
             memory_mib_s: 1,
             disk_syncs_s: 1,
             disk_mib_s: 1,
+            own_rounds_s: 100,
+            guest_rounds_s: speed.1,
             at: Wall(0),
         });
         cloud.change(|draft| draft.put(row));

@@ -29,6 +29,8 @@ pub struct Confinement<'a> {
     pub keep: &'a [RawFd],
     /// The time of the boot clock, in milliseconds, after which it doesn't exec any more.
     pub not_after_ms: Option<u64>,
+    /// Seconds of processor time after which the kernel ends it.
+    pub cpu_s: Option<u64>,
 }
 
 /// The error of a child that was too late.
@@ -54,6 +56,7 @@ pub fn spawn<A: AsRef<OsStr>>(
         process,
         keep,
         not_after_ms,
+        cpu_s,
     } = confinement;
     let groups: Vec<libc::gid_t> = groups;
     let keep = keep.to_vec();
@@ -72,6 +75,13 @@ pub fn spawn<A: AsRef<OsStr>>(
                 rlim_max: 0,
             };
             check(libc::setrlimit(libc::RLIMIT_CORE, &none))?;
+            if let Some(seconds) = cpu_s {
+                let bound = libc::rlimit {
+                    rlim_cur: seconds,
+                    rlim_max: seconds,
+                };
+                check(libc::setrlimit(libc::RLIMIT_CPU, &bound))?;
+            }
             check(libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWIPC))?;
             check(libc::setgroups(groups.len(), groups.as_ptr()))?;
             check(libc::setresgid(uid, uid, uid))?;
@@ -180,6 +190,7 @@ mod tests {
             process: tempfile::tempfile().unwrap(),
             keep,
             not_after_ms: None,
+            cpu_s: None,
         }
     }
 

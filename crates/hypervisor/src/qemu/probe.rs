@@ -9,19 +9,16 @@
 //! hangs costs the whole deadline.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek};
-use std::os::fd::AsRawFd;
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
 
-use super::landlock::{self, Access};
-use super::launch::{self, Confinement};
-use super::process::{self, Process};
-use super::{PROGRAM, start};
+use super::trial::{self, Trial};
+use super::{PROGRAM, process};
 use crate::error::Context;
 use crate::{Acceleration, Accelerator, Result};
 
@@ -29,7 +26,7 @@ use crate::{Acceleration, Accelerator, Result};
 const FIRST_WORDS: &[u8] = b"Linux version ";
 /// How much of a console is looked at for them.
 const CONSOLE_BYTES_MAX: u64 = 64 * 1024;
-const DEVICE: &str = "/dev/kvm";
+pub const DEVICE: &str = "/dev/kvm";
 /// What gets guests off emulation, which works and is slower.
 pub const REMEDY: &str = "switch on virtualization (VT-x, AMD-V) in the firmware's setup, load the kernel's module \
     kvm_intel or kvm_amd, and let the group of /dev/kvm use it (chmod 0660)";
@@ -180,92 +177,31 @@ fn keep(cache: &Path, kept: &Kept) -> io::Result<()> {
 /// Boots the kernel and waits for its first words. How long they took, or why they didn't come.
 async fn boots(accelerator: Accelerator, probe: &Probe) -> Result<Duration, String> {
     let began = Instant::now();
-    let launched = launch_guest(accelerator, probe).map_err(|error| error.to_string())?;
-    let (process, console, errors) = launched;
-    let listening = listen(console);
+    // A copy that the guest's user may read, because Ubuntu's kernels are root's alone.
+    let kernel = File::open(&probe.kernel).and_then(trial::in_memory);
+    let start = kernel.and_then(|kernel| {
+        let words = "isa-serial,chardev=words";
+        let append = "earlyprintk=ttyS0 console=ttyS0 panic=-1";
+        let more = ["-device", words, "-append", append];
+        Trial::start(accelerator, probe.uid, "-kernel", &kernel, &more)
+    });
+    let (trial, console) = start.map_err(|error| error.to_string())?;
     let outcome = tokio::select! {
-        spoke = listening => match spoke {
+        spoke = listen(console) => match spoke {
             Ok(true) => Ok(began.elapsed()),
             // The console closed: the process is ending.
-            Ok(false) | Err(_) => {
-                process.gone().await;
-                Err(said(&errors))
-            }
+            Ok(false) | Err(_) => return Err(trial.last_words().await),
         },
         () = tokio::time::sleep(probe.deadline) => {
             Err(format!("a kernel said nothing within {} s", probe.deadline.as_secs_f32()))
         }
     };
-    process.kill().map_err(|error| error.to_string())?;
-    process.ended().await.map_err(|error| error.to_string())?;
+    trial.end().await.map_err(|error| error.to_string())?;
     outcome
 }
 
-/// Starts QEMU with the kernel, a console and nothing else.
-fn launch_guest(
-    accelerator: Accelerator,
-    probe: &Probe,
-) -> io::Result<(Process, UnixStream, File)> {
-    // A copy that the guest's user may read, because Ubuntu's kernels are root's alone. Landlock has
-    // no say over files in memory.
-    let mut kernel = unnamed_file()?;
-    io::copy(&mut File::open(&probe.kernel)?, &mut kernel)?;
-    let (ours, console) = UnixStream::pair()?;
-    let (accelerator_name, groups) = match accelerator {
-        Accelerator::Kvm => ("kvm", device_groups()),
-        Accelerator::Tcg => ("tcg,tb-size=32", Vec::new()),
-    };
-    let kernel_path = format!("/proc/self/fd/{}", kernel.as_raw_fd());
-    let chardev = format!("socket,id=console,fd={}", console.as_raw_fd());
-    let arguments = [
-        "-nodefaults",
-        "-no-user-config",
-        "-no-reboot",
-        "-display",
-        "none",
-        "-machine",
-        "pc",
-        "-cpu",
-        "qemu64",
-        "-m",
-        "256M",
-        "-accel",
-        accelerator_name,
-        "-sandbox",
-        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-        "-kernel",
-        &kernel_path,
-        "-append",
-        "earlyprintk=ttyS0 console=ttyS0 panic=-1",
-        "-chardev",
-        &chardev,
-        "-device",
-        "isa-serial,chardev=console",
-    ];
-    let mut allowed = start::program_files(Path::new(PROGRAM));
-    allowed.push((Path::new(DEVICE), Access::Device));
-    let errors = unnamed_file()?;
-    let confinement = Confinement {
-        uid: probe.uid,
-        groups,
-        landlock: landlock::ruleset(&allowed)?,
-        process: unnamed_file()?,
-        keep: &[kernel.as_raw_fd(), console.as_raw_fd()],
-        not_after_ms: None,
-    };
-    let pid = launch::spawn(
-        Path::new(PROGRAM),
-        &arguments,
-        errors.try_clone()?,
-        confinement,
-    )?;
-    Ok((Process::of_child(pid)?, ours, errors))
-}
-
 /// Whether the first words come before the end of the stream.
-async fn listen(console: UnixStream) -> io::Result<bool> {
-    console.set_nonblocking(true)?;
-    let mut console = tokio::net::UnixStream::from_std(console)?;
+async fn listen(mut console: UnixStream) -> io::Result<bool> {
     let (mut heard, mut chunk) = (Vec::new(), [0; 1024]);
     while (heard.len() as u64) < CONSOLE_BYTES_MAX {
         match tokio::io::AsyncReadExt::read(&mut console, &mut chunk).await? {
@@ -280,25 +216,6 @@ async fn listen(console: UnixStream) -> io::Result<bool> {
         }
     }
     Ok(false)
-}
-
-/// What QEMU said last, in one line.
-fn said(errors: &File) -> String {
-    let mut errors = errors;
-    let mut text = String::new();
-    let read = errors
-        .rewind()
-        .and_then(|()| errors.take(4096).read_to_string(&mut text));
-    match (read, text.trim().lines().last()) {
-        (Ok(_), Some(line)) => line.to_owned(),
-        _ => "QEMU ended without a word".to_owned(),
-    }
-}
-
-/// A file in memory, for what a child writes.
-fn unnamed_file() -> io::Result<File> {
-    let fd = nix::sys::memfd::memfd_create(c"boira-probe", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
-    Ok(File::from(fd))
 }
 
 #[cfg(test)]

@@ -82,6 +82,7 @@ impl Recording {
             process: dir.file(rundir::RECORDER)?,
             keep: &keep,
             not_after_ms: None,
+            cpu_s: None,
         };
         // What it says itself, it says once, at its end.
         let own_errors = dir.append(rundir::HYPERVISOR_LOG)?;

@@ -86,6 +86,7 @@ fn launch(plan: &Plan, dir: &RunDir, taps: &[OwnedFd]) -> io::Result<(Process, P
         process: dir.file(rundir::PROCESS)?,
         keep: &all(&descriptors),
         not_after_ms: spec.not_after_ms,
+        cpu_s: None,
     };
     let arguments = command::arguments(spec, &descriptors, &plan.tuning);
     let errors = OwnedFd::from(errors).into();

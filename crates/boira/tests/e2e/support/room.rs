@@ -169,7 +169,7 @@ impl Room {
     pub fn host_on(&self, pc: usize, options: &[&str]) -> String {
         let agent = self.home(pc).join("agent");
         std::fs::create_dir_all(&agent).expect("the PC has room");
-        let speed = r#"{"integer_mib_s": 1000, "memory_mib_s": 9000, "disk_syncs_s": 1000, "disk_mib_s": 500, "at": 0}"#;
+        let speed = r#"{"integer_mib_s": 1000, "memory_mib_s": 9000, "disk_syncs_s": 1000, "disk_mib_s": 500, "own_rounds_s": 1000, "guest_rounds_s": 300, "at": 0}"#;
         std::fs::write(agent.join("speed.json"), speed).expect("the PC has room");
         let said = self.join(pc, options);
         let agent = said.lines().last().expect("the agent's command").trim();
@@ -196,6 +196,19 @@ impl Room {
 
     pub fn plug_in(&self, pc: usize) {
         self.lan.sh(&format!("ip link set pc{pc} up")).ok();
+    }
+
+    /// Bytes that a PC has received and sent on the LAN.
+    pub fn traffic(&self, pc: usize) -> [u64; 2] {
+        // Not /sys, which shows the interfaces of where it was mounted.
+        let read = self.pcs[pc].sh("cat /proc/net/dev").ok();
+        let mut lines = read.lines().map(str::trim);
+        let line = lines.find_map(|line| line.strip_prefix("eth0:"));
+        let columns = line.expect("it is plugged in").split_whitespace();
+        let columns: Vec<_> = columns
+            .map(|word| word.parse().expect("a number"))
+            .collect();
+        [columns[0], columns[8]]
     }
 
     /// What comes to a PC comes no faster than this, as tc writes it.
