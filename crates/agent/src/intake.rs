@@ -190,9 +190,9 @@ fn rate(amount: f64, mut work: impl FnMut() -> std::io::Result<()>) -> std::io::
 
 /// Rounds of a guest's loop that this host does by itself.
 fn own_rounds_s() -> u64 {
-    let mut state = 0;
+    let mut rounds = boira_hypervisor::Rounds::default();
     let work = || {
-        state = boira_hypervisor::rounds(black_box(state), ROUNDS);
+        black_box(rounds.go(ROUNDS));
         Ok(())
     };
     rate(f64::from(ROUNDS), work).unwrap_or(0)

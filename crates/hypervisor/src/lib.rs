@@ -37,9 +37,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use error::{Error, Result};
 pub use qemu::{
-    ACCELERATION_REMEDY, GuestProcess, PROGRAMS, Probe, Settings, confinement_verdict,
-    find_acceleration, guest_console, kept_acceleration, newest_machine, rounds,
-    translated_rounds_s,
+    ACCELERATION_REMEDY, GuestProcess, PROGRAMS, Probe, Rounds, Settings, confinement_verdict,
+    find_acceleration, guest_console, kept_acceleration, newest_machine, translated_rounds_s,
 };
 pub use spec::{
     Acceleration, Accelerator, Base, Boot, DiskFormat, DiskSpec, ExitReason, GuestSpec, GuestState,

@@ -90,7 +90,7 @@ pub struct Speed {
     pub disk_syncs_s: u64,
     /// MiB/s written and made durable.
     pub disk_mib_s: u64,
-    /// Rounds of a loop of plain instructions in a second, on one core of the host.
+    /// Rounds of a loop (a call, arithmetic, memory) in a second, on one core of the host.
     #[serde(default)]
     pub own_rounds_s: u64,
     /// The same by a guest whose instructions are translated; 0 where it wasn't measured.

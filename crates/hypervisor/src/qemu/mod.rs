@@ -52,7 +52,7 @@ pub use landlock::verdict as confinement_verdict;
 pub use machine::newest as newest_machine;
 pub use probe::{Probe, REMEDY as ACCELERATION_REMEDY, find_acceleration, kept_acceleration};
 pub use recorder::main as guest_console;
-pub use speed::{rounds, translated_rounds_s};
+pub use speed::{Rounds, translated_rounds_s};
 
 /// How the driver is set up.
 #[derive(Debug, Clone)]
