@@ -95,13 +95,14 @@ fn disks(class: &Path) -> Vec<String> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let is_disk = entry.path().join("device").exists() && !name.starts_with("sr");
         let gib = read("size")?.parse::<u64>().ok()? / (GIB / SECTOR);
-        let turns = match read("queue/rotational")?.as_str() {
-            "0" => "no moving parts",
-            _ => "turning",
+        // Also virtual disks are said to turn.
+        let kind = match read("queue/rotational")?.as_str() {
+            "0" => ", no moving parts",
+            _ => "",
         };
         let model = read("device/model").map(|model| format!(" {model}"));
         let model = model.unwrap_or_default();
-        (is_disk && gib > 0).then(|| format!("{name}{model}, {gib} GiB, {turns}"))
+        (is_disk && gib > 0).then(|| format!("{name}{model}, {gib} GiB{kind}"))
     };
     let mut disks: Vec<String> = entries.filter_map(disk).collect();
     disks.sort();

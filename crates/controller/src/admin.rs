@@ -115,7 +115,7 @@ pub type Reply = Result<Json<Value>, Problem>;
 /// Who asks, after the signature was verified.
 #[derive(Clone)]
 pub struct Caller {
-    account: AccountId,
+    pub account: AccountId,
     admin: bool,
 }
 

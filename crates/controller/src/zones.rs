@@ -6,9 +6,10 @@ use crate::hosts;
 use axum::extract::{Path, Query, State};
 use axum::{Extension, Json};
 use boira_core::capacity::{self, HostCapacity, ZoneCapacity};
+use boira_core::refusal::Thing;
 use boira_core::schedule::Need;
 use boira_core::state::Contact;
-use boira_core::{Refusal, zone};
+use boira_core::{Refusal, launch, zone};
 use boira_model::{Desired, Packing, StateName};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -167,6 +168,7 @@ pub struct Question {
     #[serde(rename = "type")]
     kind: Option<String>,
     zone: Option<String>,
+    image: Option<String>,
 }
 
 pub async fn explain(
@@ -176,7 +178,7 @@ pub async fn explain(
 ) -> Reply {
     let state = &controller.cluster.snapshot().state;
     let need = match (&question.instance, &question.kind) {
-        (Some(id), None) if question.zone.is_none() => {
+        (Some(id), None) if question.zone.is_none() && question.image.is_none() => {
             let row = match state.instances.get(id.as_str()) {
                 Some(row) => row.clone(),
                 None => find(&controller, &caller, id)?,
@@ -192,18 +194,30 @@ pub async fn explain(
             if let Some(zone) = &question.zone {
                 zone::find(state, zone)?;
             }
-            Need {
-                vcpus: kind.vcpus,
-                memory_bytes: kind.memory_bytes(),
-                disk_bytes: kind.disk_gib << 30,
-                zone: question.zone.clone(),
-                host: None,
-                leaving: None,
-                guest: None,
-                cpu_level: kind.cpu_level,
+            let zone = question.zone.clone();
+            match &question.image {
+                Some(id) => {
+                    let image = state.image(&caller.account, id);
+                    let missing = || Refusal::NotFound(Thing::Image, id.clone());
+                    launch::need_of(image.ok_or_else(missing)?, kind, zone)?
+                }
+                None => Need {
+                    vcpus: kind.vcpus,
+                    memory_bytes: kind.memory_bytes(),
+                    disk_bytes: kind.disk_gib << 30,
+                    zone,
+                    host: None,
+                    leaving: None,
+                    guest: None,
+                    cpu_level: kind.cpu_level,
+                },
             }
         }
-        _ => return Err(bad("name an instance, or a type and perhaps a zone")),
+        _ => {
+            return Err(bad(
+                "name an instance, or a type and perhaps a zone and an image",
+            ));
+        }
     };
     let hosts: Vec<Value> = capacity::explain(state, &need)
         .into_iter()

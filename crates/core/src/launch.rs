@@ -276,6 +276,28 @@ pub fn check_fits(image: &Image, kind: &InstanceType) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// What a new instance asks of a host.
+///
+/// # Errors
+/// Where the type is too small for the image.
+pub fn need_of(image: &Image, kind: &InstanceType, zone: Option<String>) -> Result<Need, Refusal> {
+    check_fits(image, kind)?;
+    Ok(need(image, kind, root_size(image, kind, None)?, zone))
+}
+
+fn need(image: &Image, kind: &InstanceType, root_bytes: u64, zone: Option<String>) -> Need {
+    Need {
+        vcpus: kind.vcpus,
+        memory_bytes: kind.memory_bytes(),
+        disk_bytes: root_bytes,
+        zone,
+        host: None,
+        leaving: None,
+        guest: None,
+        cpu_level: policy::cpu_level(image, kind),
+    }
+}
+
 /// What the mapping says, else the type's disk; neither may be smaller than the image.
 fn root_size(image: &Image, kind: &InstanceType, asked: Option<u64>) -> Result<u64, Refusal> {
     let least = image.virtual_bytes.max(image.min_disk_bytes);
@@ -406,15 +428,9 @@ fn choose_place(
 ) -> Result<(usize, Arc<Host>, Ipv4Addr), Refusal> {
     let (mut reasons, mut full) = (Vec::new(), None);
     for (index, Choice { subnet, places }) in order.choices.iter_mut().enumerate() {
-        let need = || Need {
-            vcpus: order.kind.vcpus,
-            memory_bytes: order.kind.memory_bytes(),
-            disk_bytes: order.root_bytes,
-            zone: Some(subnet.zone.clone()),
-            host: None,
-            leaving: None,
-            guest: None,
-            cpu_level: policy::cpu_level(&order.image, &order.kind),
+        let need = || {
+            let zone = Some(subnet.zone.clone());
+            need(&order.image, &order.kind, order.root_bytes, zone)
         };
         let places = places.get_or_insert_with(|| Places::of(&draft.state, need()));
         let host = match places.best() {

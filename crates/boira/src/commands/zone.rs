@@ -1,6 +1,7 @@
 //! `boira zone`, `boira capacity` and `boira explain`: where instances can go.
 
 use crate::client::{Client, segment};
+use crate::commands::image;
 use crate::completion;
 use crate::home::Home;
 use crate::output::{self, Format, bytes, line_out};
@@ -56,7 +57,7 @@ pub enum Command {
 #[derive(Args)]
 pub struct Explain {
     /// An instance's id: where it could be placed now
-    #[arg(required_unless_present = "kind", conflicts_with_all = ["kind", "zone"], add = completion::instances())]
+    #[arg(required_unless_present = "kind", conflicts_with_all = ["kind", "zone", "image"], add = completion::instances())]
     instance: Option<String>,
     /// A new instance of this type
     #[arg(long = "type", value_name = "TYPE", add = completion::types())]
@@ -64,6 +65,9 @@ pub struct Explain {
     /// Only hosts of this zone
     #[arg(long, add = completion::zones())]
     zone: Option<String>,
+    /// Made of this image, by id or name, which may ask for more than the type
+    #[arg(long, add = completion::images())]
+    image: Option<String>,
 }
 
 pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
@@ -179,10 +183,15 @@ pub async fn capacity(home: &Home, format: Format) -> Result<()> {
 
 pub async fn explain(home: &Home, format: Format, ask: Explain) -> Result<()> {
     let client = Client::new(home.access()?)?;
+    let image = match &ask.image {
+        Some(image) => Some(image::find(&client, image).await?.id),
+        None => None,
+    };
     let asked = [
         ("instance", ask.instance),
         ("type", ask.kind),
         ("zone", ask.zone),
+        ("image", image),
     ];
     let query: Vec<String> = asked
         .into_iter()

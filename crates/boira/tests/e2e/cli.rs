@@ -247,6 +247,15 @@ fn zones_come_and_go(cloud: &Cloud) {
     let why = cloud.json(&named);
     assert_eq!(why[0]["reason"], "is in zone us-east-1a");
     assert!(cloud.boira(&named).ok().contains("is in zone us-east-1a"));
+    let of_image = |kind| ["explain", "--type", kind, "--image", cloud.image()];
+    let why = cloud.json(&of_image("m1.small"));
+    assert!(why[0]["memory_left_bytes"].as_u64() > Some(0), "{why}");
+    let small = ["--vcpus", "1", "--memory-mib", "64", "--disk-gib", "1"];
+    let small = [&["type", "set", "lab.tight"][..], &small].concat();
+    cloud.boira(&small).ok();
+    let error = cloud.boira(&of_image("lab.tight")).fails(1);
+    assert!(error.contains("128 MiB of memory"), "{error}");
+    cloud.boira(&["type", "rm", "lab.tight"]).ok();
     let refused = ["instance", "run", "--type", "m1.small", "--zone", "attic"];
     let error = cloud.boira(&refused).fails(1);
     assert!(error.contains("no host has joined zone attic"), "{error}");
