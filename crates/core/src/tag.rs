@@ -3,6 +3,7 @@
 use crate::refusal::Thing;
 use crate::{Draft, Refusal, Row, State};
 use boira_model::*;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Tags that a resource may have.
@@ -62,9 +63,13 @@ fn each(
     ids: &[String],
     edit: impl Fn(&mut Tags),
 ) -> Result<(), Refusal> {
+    let groups = groups_of_rules(&draft.state, owner, ids);
     for id in ids {
         // Looked up anew each time: two of the ids may be kept in one row.
-        let found = find(&draft.state, owner, id);
+        let found = match groups.get(id) {
+            Some(group) => find_rule(&draft.state, group, id),
+            None => find(&draft.state, owner, id),
+        };
         let mut found = found.ok_or_else(|| missing(&draft.state, owner, id))?;
         let before = found.tags().clone();
         edit(found.tags_mut());
@@ -143,14 +148,34 @@ impl Found {
     }
 }
 
+/// The groups of those ids that are rules. All groups are walked once, and not for each id.
+fn groups_of_rules(state: &State, owner: &AccountId, ids: &[String]) -> BTreeMap<String, GroupId> {
+    let is_rule = |id: &&String| id.starts_with(RuleId::PREFIX);
+    let wanted: BTreeSet<&str> = ids.iter().filter(is_rule).map(String::as_str).collect();
+    let mut found = BTreeMap::new();
+    if wanted.is_empty() {
+        return found;
+    }
+    for group in groups_of(state, owner) {
+        let rules = group.rules.iter().map(|rule| rule.id.as_str());
+        for rule in rules.filter(|rule| wanted.contains(rule)) {
+            found.insert(rule.to_owned(), group.id.clone());
+        }
+    }
+    found
+}
+
+fn find_rule(state: &State, group: &GroupId, id: &str) -> Option<Found> {
+    let group = state.groups.get(group)?;
+    let index = group.rules.iter().position(|rule| rule.id.as_str() == id)?;
+    Some(Found::Rule(SecurityGroup::clone(group), index))
+}
+
+/// All but rules.
 fn find(state: &State, owner: &AccountId, id: &str) -> Option<Found> {
     let (prefix, _) = id.rsplit_once('-')?;
     match prefix {
         GroupId::PREFIX => copy(state.group(owner, id)).map(Found::Group),
-        RuleId::PREFIX => groups_of(state, owner).find_map(|group| {
-            let index = group.rules.iter().position(|rule| rule.id.as_str() == id)?;
-            Some(Found::Rule(SecurityGroup::clone(group), index))
-        }),
         // Others may launch an image; only its owner tags it.
         ImageId::PREFIX => {
             copy(state.images.get(id).filter(|row| row.owner == *owner)).map(Found::Image)

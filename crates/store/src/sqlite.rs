@@ -24,6 +24,9 @@ use std::path::{Path, PathBuf};
 
 /// The latest changes that the log keeps.
 const LOG_KEEPS: u64 = 100_000;
+/// Bytes of the database above which the log keeps only so many, which is enough to look at what went wrong.
+const LARGE_BYTES: u64 = 1 << 30;
+const LOG_KEEPS_LARGE: u64 = 1_000;
 /// Changes that may wait to be folded, and their bytes: a launch of a thousand is one change. Folding
 /// takes some milliseconds of the writer's time, and memory for what waits.
 const FOLD_AFTER: u64 = 256;
@@ -74,6 +77,7 @@ pub struct Sqlite {
     waiting_bytes: usize,
     fold_after: u64,
     log_keeps: u64,
+    large_bytes: u64,
 }
 
 impl Sqlite {
@@ -118,6 +122,7 @@ impl Sqlite {
             waiting_bytes: 0,
             fold_after: FOLD_AFTER,
             log_keeps: LOG_KEEPS,
+            large_bytes: LARGE_BYTES,
         };
         store.look()?;
         Ok(store)
@@ -137,6 +142,14 @@ impl Sqlite {
     pub fn keeping(self, changes: u64) -> Self {
         Self {
             log_keeps: changes,
+            ..self
+        }
+    }
+
+    /// The same store, large from another number of bytes on.
+    pub fn large_from(self, bytes: u64) -> Self {
+        Self {
+            large_bytes: bytes,
             ..self
         }
     }
@@ -221,7 +234,11 @@ impl Sqlite {
                 record.apply(&mut rows);
             }
             put(&transaction, rows)?;
-            let keeps_from = (self.seq + 1).saturating_sub(self.log_keeps);
+            let keeps = match used_bytes(&transaction)? > self.large_bytes {
+                true => self.log_keeps.min(LOG_KEEPS_LARGE),
+                false => self.log_keeps,
+            };
+            let keeps_from = (self.seq + 1).saturating_sub(keeps);
             let most = LOG_CUT_PER_CHANGE * (self.seq - applied);
             transaction
                 .prepare_cached(
@@ -237,6 +254,13 @@ impl Sqlite {
         self.waiting_bytes = 0;
         Ok(())
     }
+}
+
+/// Bytes of the database's pages that hold something.
+fn used_bytes(connection: &Connection) -> Result<u64, StoreError> {
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
+    let pages = number("page_count")?.saturating_sub(number("freelist_count")?);
+    Ok(pages * number("page_size")?)
 }
 
 /// A transaction of the leader of this epoch. A replaced leader finds that out first of all, or it would

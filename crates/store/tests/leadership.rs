@@ -183,6 +183,42 @@ fn the_log_keeps_the_latest_changes_and_a_long_one_gets_shorter_bit_by_bit() {
 }
 
 #[test]
+fn a_log_of_large_changes_gets_shorter_and_then_stays() {
+    let home = tempfile::tempdir().expect("a directory");
+    let path = home.path().join("boira.db");
+    let reader = rusqlite::Connection::open(&path).expect("a second connection");
+    let kept = || -> u64 {
+        let count = "SELECT COUNT(*) FROM log";
+        let count = reader.query_row(count, [], |row| row.get(0));
+        count.expect("it reads")
+    };
+    let mut store = open(&path).folding_after(1).large_from(2 << 20);
+    let large = Zone {
+        id: "x".repeat(1 << 10),
+        ..zone("large")
+    };
+    let change = Change {
+        puts: vec![Row::from(large)],
+        ..Change::default()
+    };
+    let ten = vec![change; 10];
+    let mut most = 0;
+    for _ in 0..300 {
+        store.commit(&ten).expect("it leads");
+        store.tidy().expect("it leads");
+        most = most.max(kept());
+    }
+    assert!((1_000..2_500).contains(&most), "{most} changes of a KiB");
+    assert!((1_000..2_500).contains(&kept()), "{} are left", kept());
+    // As long as it is small, none goes before its time.
+    let mut store = open(&path).folding_after(1);
+    let before = kept();
+    store.commit(&put("a")).expect("it leads");
+    store.tidy().expect("it leads");
+    assert_eq!(kept(), before + 1);
+}
+
+#[test]
 fn what_is_not_yet_folded_is_kept_in_the_log_however_short_that_is_to_be() {
     let home = tempfile::tempdir().expect("a directory");
     let path = home.path().join("boira.db");

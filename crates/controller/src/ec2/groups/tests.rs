@@ -524,3 +524,46 @@ fn an_account_has_a_limit_of_groups() {
     let one_more = "Action=CreateSecurityGroup&GroupName=web&GroupDescription=d";
     assert_eq!(cloud.refusal(one_more), "SecurityGroupLimitExceeded");
 }
+
+#[test]
+fn rules_are_tagged_wherever_they_are() {
+    let mut cloud = Cloud::new();
+    let mut rules = Vec::new();
+    let mut groups = Vec::new();
+    for name in ["web", "database"] {
+        let id = group(&mut cloud, name);
+        for port in [22, 23] {
+            let query = format!("Action=AuthorizeSecurityGroupIngress&GroupId={id}&{SSH}");
+            let query = query.replace("ToPort=22", &format!("ToPort={port}"));
+            rules.push(cloud.ok(&query).one("securityGroupRuleId").to_owned());
+        }
+        groups.push(id);
+    }
+    let named = [&rules[0], &groups[0], &rules[3], &rules[1]];
+    let mut tag = "Action=CreateTags&Tag.1.Key=for&Tag.1.Value=all".to_owned();
+    for (index, id) in named.iter().enumerate() {
+        tag += &format!("&ResourceId.{}={id}", index + 1);
+    }
+    let unknown = format!("{tag}&ResourceId.5=sgr-0123456789abcdef0");
+    assert!(cloud.call(&unknown).is_err());
+    let other = cloud.other.clone();
+    assert!(cloud.call_as(&other, &tag).is_err(), "they are not theirs");
+    let tagged = |cloud: &mut Cloud| {
+        let query = "Action=DescribeTags&Filter.1.Name=key&Filter.1.Value.1=for";
+        let reply = cloud.ok(query);
+        let mut ids: Vec<_> = reply
+            .all("resourceId")
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        ids.sort();
+        ids
+    };
+    assert!(tagged(&mut cloud).is_empty());
+    cloud.ok(&tag);
+    let mut named: Vec<_> = named.into_iter().cloned().collect();
+    named.sort();
+    assert_eq!(tagged(&mut cloud), named);
+    cloud.ok(&tag.replace("CreateTags", "DeleteTags"));
+    assert!(tagged(&mut cloud).is_empty());
+}
