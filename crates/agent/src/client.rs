@@ -1,7 +1,7 @@
 //! The agent's side of the wire: HTTP/2 over mutual TLS, opened by the agent, so that no worker
 //! listens to the controller and hosts behind NAT work.
 
-use crate::host::Stream;
+use crate::host::{PIECE, Stream};
 use crate::identity::Identity;
 use crate::peers::{self, Unreached};
 use anyhow::{Context, Result, bail};
@@ -36,8 +36,6 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// the controller.
 const TIME: Duration = Duration::from_secs(60);
 const RATE: u64 = 1 << 20;
-/// Bytes of a blob that travel as one piece.
-const PIECE: usize = 256 << 10;
 /// A controller's answer describes one host.
 const ANSWER_BYTES: usize = 64 << 20;
 

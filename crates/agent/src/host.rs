@@ -9,15 +9,33 @@ use boira_model::{
     Acceleration, HostCapacity, InstanceId, Intake, InterfaceId, Overhead, VolumeId,
 };
 use std::collections::{BTreeMap, BTreeSet};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::sync::watch;
+use tokio_util::io::SyncIoBridge;
 
 /// A byte stream to a guest or its console.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Bytes that a stream passes on at a time.
-const PIECE: usize = 256 << 10;
+pub const PIECE: usize = 256 << 10;
+/// Bytes of a stream that wait to be sent.
+const WAITING: usize = 1 << 20;
+
+/// A stream of what a thread writes.
+pub fn written_by(
+    write: impl FnOnce(SyncIoBridge<DuplexStream>) -> anyhow::Result<()> + Send + 'static,
+) -> impl Stream {
+    let (near, far) = tokio::io::duplex(WAITING);
+    let writer = SyncIoBridge::new(far);
+    tokio::task::spawn_blocking(move || {
+        // Whoever receives half of it knows.
+        if let Err(error) = write(writer) {
+            tracing::warn!("not all was sent: {error:#}");
+        }
+    });
+    near
+}
 
 /// Passes on what comes from either of two streams until both have ended. How that is concerns only
 /// their two other ends.

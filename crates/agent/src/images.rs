@@ -1,7 +1,7 @@
 //! Images on their way to a host, from whoever has them. Only a blob's SHA-256 is believed.
 
 use crate::client::Controller;
-use crate::host::Stream;
+use crate::host::{PIECE, Stream, written_by};
 use anyhow::{Context, Result};
 use boira_chunks::{Blobs, Digest, Error};
 use std::fs::File;
@@ -12,11 +12,6 @@ use tokio::io::AsyncRead;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::io::SyncIoBridge;
-
-/// Bytes that are read at a time.
-const PIECE: usize = 256 << 10;
-/// Bytes that wait to be sent.
-const WAITING: usize = 1 << 20;
 
 /// Brings a blob into the cache, or what is missing of it: from another host, where that is to send it and
 /// does, else from the controller.
@@ -98,15 +93,10 @@ pub fn send(path: &Path, from: u64) -> Result<impl Stream + use<>> {
     let place = place.context("it sends images to others already")?;
     let mut file = File::open(path).context("open a blob")?;
     file.seek(SeekFrom::Start(from)).context("read a blob")?;
-    let (near, far) = tokio::io::duplex(WAITING);
-    let mut writer = SyncIoBridge::new(far);
-    tokio::task::spawn_blocking(move || {
+    Ok(written_by(move |mut writer| {
         let _place = place;
         let mut reader = std::io::BufReader::with_capacity(PIECE, file);
-        // Whoever receives half of it knows by its digest.
-        if let Err(error) = std::io::copy(&mut reader, &mut writer) {
-            tracing::debug!("a blob was not sent: {error}");
-        }
-    });
-    Ok(near)
+        std::io::copy(&mut reader, &mut writer).context("send a blob")?;
+        Ok(())
+    }))
 }

@@ -10,7 +10,7 @@
 use crate::calls::{self, Calls};
 use crate::client::Controller;
 use crate::consoles::{self, Consoles};
-use crate::host::{About, Departure, Host, Observed, Stream};
+use crate::host::{About, Departure, Host, Observed, Stream, written_by};
 use crate::images;
 use crate::translate;
 use crate::watchdog::Watchdog;
@@ -314,15 +314,9 @@ impl RealHost {
         if !path.exists() {
             bail!("{file} is not on this host");
         }
-        let (near, far) = tokio::io::duplex(1 << 20);
-        let writer = tokio_util::io::SyncIoBridge::new(far);
-        tokio::task::spawn_blocking(move || {
-            // Whoever receives half of it knows.
-            if let Err(error) = crate::copy::send(&path, std::io::BufWriter::new(writer)) {
-                tracing::warn!("a disk was not sent: {error:#}");
-            }
-        });
-        Ok(near)
+        Ok(written_by(move |writer| {
+            crate::copy::send(&path, std::io::BufWriter::new(writer)).context("send a disk")
+        }))
     }
 
     /// Before the guest's remains go.

@@ -18,6 +18,7 @@
 
 mod access;
 mod acl;
+mod assembling;
 mod authorize;
 mod beyond;
 mod buckets;

@@ -90,17 +90,15 @@ impl Trial {
 
     pub async fn end(mut self) -> io::Result<()> {
         self.process.kill()?;
+        self.process.ended().await?;
         self.is_over = true;
-        self.process.ended().await.map(drop)
+        Ok(())
     }
 
     /// Of one that is ending by itself: what QEMU said last, in one line.
     pub async fn last_words(mut self) -> String {
-        self.is_over = true;
         let ended = tokio::time::timeout(LAST_WORDS, self.process.ended());
-        if !matches!(ended.await, Ok(Ok(_))) {
-            self.is_over = false;
-        }
+        self.is_over = matches!(ended.await, Ok(Ok(_)));
         let mut errors = &self.errors;
         let mut text = String::new();
         let read = errors
