@@ -189,8 +189,8 @@ fn rate(amount: f64, mut work: impl FnMut() -> std::io::Result<()>) -> std::io::
     Ok((count as f64 * amount / begun.elapsed().as_secs_f64()) as u64)
 }
 
-/// Rounds of a guest's loop that this host does by itself.
-fn own_rounds_s() -> u64 {
+/// Rounds in a second of the loop that guests are measured by, on one core of this host.
+pub fn own_rounds_s() -> u64 {
     let mut rounds = boira_hypervisor::Rounds::default();
     let work = || {
         black_box(rounds.go(ROUNDS));

@@ -12,6 +12,8 @@ pub struct Machine {
     pub memory_gib: f64,
     pub kernel: String,
     pub load: String,
+    /// Rounds in a second of the loop that PCs are measured by when they join, on one core.
+    pub rounds_s: u64,
 }
 
 impl Machine {
@@ -35,6 +37,7 @@ impl Machine {
             memory_gib: kib / f64::from(1 << 20),
             kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             load: load()?,
+            rounds_s: boira_agent::intake::own_rounds_s(),
         })
     }
 }

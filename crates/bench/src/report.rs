@@ -33,6 +33,7 @@ pub fn page(machine: &Machine, fdatasync: f64, extent: Extent, sections: &[Secti
     let memory = format!("{:.0}", machine.memory_gib);
     let cores = machine.cores.to_string();
     let fdatasync = format!("{fdatasync:.0}");
+    let rounds_s = (machine.rounds_s / 1_000_000).to_string();
     [
         ("{date}", date.split('T').next().unwrap_or_default()),
         ("{cpu}", &machine.cpu),
@@ -41,6 +42,7 @@ pub fn page(machine: &Machine, fdatasync: f64, extent: Extent, sections: &[Secti
         ("{kernel}", &machine.kernel),
         ("{load}", &machine.load),
         ("{fdatasync}", &fdatasync),
+        ("{rounds_s}", &rounds_s),
         ("{rounds}", &rounds),
         ("{built}", built),
         ("{figures}", body.trim_end()),
@@ -178,6 +180,7 @@ mod tests {
             memory_gib: 23.4,
             kernel: "6.1".into(),
             load: "0.1 0.2 0.3".into(),
+            rounds_s: 160_000_000,
         };
         let mut slow = Figure::new("login", "ms", Target::AtMost(8000.0));
         slow.series = Series(vec![9000.0, 9500.0, 9100.0]);

@@ -15,6 +15,7 @@ pub use down::down;
 pub use logs::Log;
 
 use crate::home::{Access, Home};
+use crate::memory;
 use anyhow::{Context, Result, bail};
 use boira_agent::identity::keep_valid;
 use boira_agent::simulated::SimulatedHost;
@@ -140,6 +141,7 @@ pub async fn controller(home: &Home, serving: Serving, local: bool) -> Result<()
     if local {
         enroll_local(home, &controller).await?;
     }
+    tokio::spawn(memory::give_back());
     controller
         .run({
             let home = home.clone();
@@ -288,6 +290,13 @@ pub fn is_up(home: &Home) -> Result<bool> {
         return Ok(false);
     }
     Ok(lock(home)?.is_none())
+}
+
+/// Whether guests of this home may be running, also while nothing else of it does.
+pub fn has_guests(home: &Home) -> bool {
+    let entries = std::fs::read_dir(home.agent().join("guests"));
+    let mut entries = entries.into_iter().flatten().flatten();
+    entries.any(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."))
 }
 
 /// What would keep a cloud from starting, found before anything is started.

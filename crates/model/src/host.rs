@@ -75,7 +75,7 @@ pub struct Intake {
     pub kernel: String,
     /// Network interfaces, with their speed.
     pub links: Vec<String>,
-    /// `None` for a host that didn't join but started the cloud.
+    /// `None` for a host that wasn't measured, as one that no other can join.
     pub speed: Option<Speed>,
 }
 

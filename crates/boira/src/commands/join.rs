@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 #[derive(Args)]
 pub struct Join {
@@ -70,7 +71,11 @@ pub async fn join(home: &Home, format: Format, ask: Join) -> Result<()> {
     let answer = boira_agent::client::join(ask.controller, &authority, &question).await?;
     let answer: Answer =
         serde_json::from_slice(&answer).context("parse the controller's answer")?;
-    measure(home, format).await?;
+    // Once the cloud takes this machine, and before its agent says that it is there, so that no guest
+    // disturbs it. Who is interrupted asks again with the same key.
+    let progress = Arc::new(Progress::new(format == Format::Json));
+    measure(home, &progress).await?;
+    drop(progress);
     let identity = Identity {
         host: answer.host,
         cloud: answer.cloud,
@@ -94,15 +99,14 @@ pub async fn join(home: &Home, format: Format, ask: Join) -> Result<()> {
     Ok(())
 }
 
-/// Once the cloud takes this machine, and before its agent says that it is there, so that no guest disturbs
-/// it. Who is interrupted asks again with the same key.
-async fn measure(home: &Home, format: Format) -> Result<()> {
+/// Measures this machine, unless that was done before.
+pub(super) async fn measure(home: &Home, progress: &Arc<Progress>) -> Result<()> {
     let speed = boira_agent::intake::look(&home.agent()).speed;
     // Who was measured before guests were, is measured anew.
     if speed.is_some_and(|speed| speed.guest_rounds_s > 0) {
         return Ok(());
     }
-    let progress = Progress::new(format == Format::Json);
+    let progress = progress.clone();
     let note = move |what: &str| progress.step(format!("measuring this machine: {what}"));
     let measured = boira_agent::intake::measure(&home.agent(), note).await;
     measured.map(drop)

@@ -1,7 +1,7 @@
 //! `boira up` and `boira down`.
 
 use crate::client::Client;
-use crate::commands::{image, instance, ssh};
+use crate::commands::{image, instance, join, ssh};
 use crate::home::Home;
 use crate::node::{self, Serving};
 use crate::output::{self, Format, line_out};
@@ -51,7 +51,7 @@ pub async fn up(home: &Home, order: &Order) -> Result<()> {
     let stays = order.detach || was_up;
     let progress = Arc::new(Progress::new(order.format == Format::Json));
     let built = tokio::select! {
-        built = first_image(home, order, was_up, &progress) => built?,
+        built = prepare(home, order, was_up, &progress) => built?,
         () = signals.any() => bail!("interrupted; nothing was started"),
     };
     let outcome = tokio::select! {
@@ -116,18 +116,26 @@ fn refuse_other_addresses(home: &Home, order: &Order) -> Result<()> {
     Ok(())
 }
 
-/// The image of a new cloud's demo. It is built before anything is started, so that the agent finds a
-/// kernel to try virtualization with.
-async fn first_image(
+/// What comes before anything is started: the image of a new cloud's demo, so that the agent finds a kernel
+/// to try virtualization with, and this machine's speed where others can join, whose speed is measured too.
+async fn prepare(
     home: &Home,
     order: &Order,
     was_up: bool,
     progress: &Arc<Progress>,
 ) -> Result<Option<Built>> {
-    match order.demo && !was_up && home.is_new() {
-        true => Ok(Some(image::make(home, "tiny", progress).await?)),
-        false => Ok(None),
+    if was_up {
+        return Ok(None);
     }
+    let built = match order.demo && home.is_new() {
+        true => Some(image::make(home, "tiny", progress).await?),
+        false => None,
+    };
+    let joinable = !order.serving.agents.ip().is_loopback();
+    if joinable && !node::has_guests(home) {
+        join::measure(home, progress).await?;
+    }
+    Ok(built)
 }
 
 async fn begin(
