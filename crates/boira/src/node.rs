@@ -15,7 +15,6 @@ pub use down::down;
 pub use logs::Log;
 
 use crate::home::{Access, Home};
-use crate::memory;
 use anyhow::{Context, Result, bail};
 use boira_agent::identity::keep_valid;
 use boira_agent::simulated::SimulatedHost;
@@ -141,7 +140,6 @@ pub async fn controller(home: &Home, serving: Serving, local: bool) -> Result<()
     if local {
         enroll_local(home, &controller).await?;
     }
-    tokio::spawn(memory::give_back());
     controller
         .run({
             let home = home.clone();
