@@ -4,7 +4,7 @@ use crate::Store;
 use crate::access::{account, canonical, owner};
 use crate::acl::{self, Acl};
 use crate::authorize::blocked;
-use crate::describe::stamp;
+use crate::describe::second;
 use crate::documents::Document;
 use crate::error::{custom, internal};
 use crate::front::Besides;
@@ -21,6 +21,9 @@ use std::sync::Arc;
 
 /// Names whose paths mean other services on this port.
 const RESERVED: [&str; 2] = ["boira", "services"];
+/// How no new bucket's name may begin and end (AWS, "General purpose bucket naming rules").
+const RESERVED_STARTS: [&str; 2] = ["sthree-", "amzn-s3-demo-"];
+const RESERVED_ENDS: [&str; 5] = ["-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3"];
 /// Buckets of an account, at most: AWS's default quota.
 const MOST: usize = 10_000;
 
@@ -32,12 +35,7 @@ impl Store {
         let account = account(&request.extensions)?;
         let input = request.input;
         let name = input.bucket;
-        if RESERVED.contains(&name.as_str()) {
-            return Err(s3_error!(
-                InvalidBucketName,
-                "The specified bucket is not valid."
-            ));
-        }
+        check_name(&name)?;
         let configuration = input.create_bucket_configuration.unwrap_or_default();
         let constraint = configuration
             .location_constraint
@@ -213,7 +211,7 @@ impl Store {
         let region = self.settings.region.clone();
         let shown = buckets.into_iter().map(|bucket| Bucket {
             bucket_region: paged.then(|| region.clone()),
-            creation_date: Some(stamp(bucket.created_ms)),
+            creation_date: Some(second(bucket.created_ms)),
             name: Some(bucket.name),
         });
         Ok(ListBucketsOutput {
@@ -564,15 +562,29 @@ fn uploads(connection: &rusqlite::Connection, bucket: i64) -> S3Result<Vec<Uploa
     rows.and_then(Iterator::collect).map_err(internal)
 }
 
+/// What s3s leaves open of a new bucket's name. Labels begin and end with letters and digits.
+fn check_name(name: &str) -> S3Result<()> {
+    let reserved = RESERVED.contains(&name)
+        || RESERVED_STARTS.iter().any(|start| name.starts_with(start))
+        || RESERVED_ENDS.iter().any(|end| name.ends_with(end));
+    if reserved || name.contains(".-") || name.contains("-.") {
+        return Err(s3_error!(
+            InvalidBucketName,
+            "The specified bucket is not valid."
+        ));
+    }
+    Ok(())
+}
+
 /// AWS, CreateBucket: us-east-1 wants no constraint, every other region its own name.
 fn check_location(region: &str, constraint: Option<&str>) -> S3Result<()> {
     match (region, constraint) {
         ("us-east-1", None) => Ok(()),
-        ("us-east-1", Some("us-east-1")) => Err(s3_error!(
+        (_, Some(constraint)) if constraint == region && region != "us-east-1" => Ok(()),
+        (_, Some(constraint)) if constraint == region || !is_region(constraint) => Err(s3_error!(
             InvalidLocationConstraint,
             "The specified location-constraint is not valid"
         )),
-        (_, Some(constraint)) if constraint == region => Ok(()),
         (_, None) => Err(s3_error!(
             IllegalLocationConstraintException,
             "The unspecified location constraint is incompatible for the region specific endpoint this request was sent to."
@@ -583,5 +595,69 @@ fn check_location(region: &str, constraint: Option<&str>) -> S3Result<()> {
                 "The {constraint} location constraint is incompatible for the region specific endpoint this request was sent to."
             ),
         )),
+    }
+}
+
+/// Whether AWS may have a region of this name: `eu-west-1`, and the old `EU`.
+fn is_region(name: &str) -> bool {
+    let is_word =
+        |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase());
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let mut parts = name.rsplit('-');
+    let last = parts.next().is_some_and(number);
+    name == "EU" || (last && parts.clone().count() >= 2 && parts.all(is_word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(outcome: S3Result<()>) -> String {
+        match outcome {
+            Ok(()) => String::new(),
+            Err(error) => error.code().as_str().to_owned(),
+        }
+    }
+
+    #[test]
+    fn names_that_aws_keeps_and_labels_that_a_dash_ends_are_refused() {
+        for name in [
+            "services",
+            "sthree-a",
+            "amzn-s3-demo-bucket",
+            "a-s3alias",
+            "a--ol-s3",
+            "a.mrap",
+            "a--x-s3",
+            "a--table-s3",
+            "foo.-bar",
+            "foo-.bar",
+        ] {
+            assert_eq!(code(check_name(name)), "InvalidBucketName", "{name}");
+        }
+        for name in ["foo.bar-2", "x--y", "my-amzn-s3-demo-b", "s3alias"] {
+            assert_eq!(code(check_name(name)), "", "{name}");
+        }
+    }
+
+    #[test]
+    fn a_constraint_is_this_region_another_one_or_none() {
+        let there = "InvalidLocationConstraint";
+        let elsewhere = "IllegalLocationConstraintException";
+        for (region, constraint, expected) in [
+            ("us-east-1", None, ""),
+            ("us-east-1", Some("us-east-1"), there),
+            ("us-east-1", Some("nowhere"), there),
+            ("us-east-1", Some("eu-west-1"), elsewhere),
+            ("us-east-1", Some("us-gov-west-1"), elsewhere),
+            ("us-east-1", Some("EU"), elsewhere),
+            ("eu-west-1", Some("eu-west-1"), ""),
+            ("eu-west-1", None, elsewhere),
+            ("lab", Some("lab"), ""),
+            ("lab", Some("eu-1-"), there),
+        ] {
+            let said = code(check_location(region, constraint));
+            assert_eq!(said, expected, "{constraint:?} in {region}");
+        }
     }
 }

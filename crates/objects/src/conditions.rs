@@ -1,9 +1,10 @@
 //! Preconditions: `If-Match`, `If-None-Match`, `If-Modified-Since` and `If-Unmodified-Since` of reads
 //! and copies (RFC 9110, 13.2.2, as AWS applies it), and the first two of writes.
 
+use crate::describe::{http_date, second};
 use crate::details;
 use crate::rows::{self, Bucket, Version};
-use http::header::{IF_MATCH, IF_NONE_MATCH};
+use http::header::{CACHE_CONTROL, ETAG, EXPIRES, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED};
 use http::{HeaderName, HeaderValue, Request};
 use rusqlite::Connection;
 use s3s::dto::{ETagCondition, Timestamp};
@@ -107,20 +108,12 @@ impl Conditions {
         }
     }
 
-    /// For GET and HEAD: 412, or 304 with the entity's tag and date.
+    /// For GET and HEAD: 412, or 304.
     pub fn allow_read(&self, version: &Version) -> S3Result<()> {
         match self.judge(&version.etag, version.modified_ms) {
             Verdict::Fine => Ok(()),
             Verdict::Failed(name) => Err(failed(name)),
-            Verdict::NotModified(_) => {
-                let mut error = S3Error::with_message(S3ErrorCode::NotModified, "Not Modified");
-                let mut headers = http::HeaderMap::new();
-                if let Ok(value) = HeaderValue::from_str(&format!("\"{}\"", version.etag)) {
-                    headers.insert(http::header::ETAG, value);
-                }
-                error.set_headers(headers);
-                Err(error)
-            }
+            Verdict::NotModified(_) => Err(not_modified(version)),
         }
     }
 
@@ -133,6 +126,26 @@ impl Conditions {
             }
         }
     }
+}
+
+/// With what a cache brings its copy up to date by (RFC 9110, 15.4.5).
+fn not_modified(version: &Version) -> S3Error {
+    let said = [
+        (ETAG, Some(format!("\"{}\"", version.etag))),
+        (LAST_MODIFIED, Some(http_date(&second(version.modified_ms)))),
+        (
+            CACHE_CONTROL,
+            version.about.headers.get("cache-control").cloned(),
+        ),
+        (EXPIRES, version.about.headers.get("expires").cloned()),
+    ];
+    let said = said.into_iter().filter_map(|(name, value)| {
+        let value = HeaderValue::from_str(&value?).ok()?;
+        Some((name, value))
+    });
+    let mut error = S3Error::with_message(S3ErrorCode::NotModified, "Not Modified");
+    error.set_headers(said.collect());
+    error
 }
 
 /// Conditions on what a write would replace.

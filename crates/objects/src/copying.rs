@@ -7,8 +7,9 @@ use crate::conditions::{Conditions, OfWrite, conditions};
 use crate::contents::{Reading, Slice};
 use crate::crypt::{Key, Lock};
 use crate::db::Tx;
-use crate::describe::{described, etag, stamp, with_sums};
+use crate::describe::{described, etag, second, with_sums};
 use crate::encryption;
+use crate::lifecycle;
 use crate::lock::Wish;
 use crate::objects::checked_key;
 use crate::quota;
@@ -202,7 +203,7 @@ impl Store {
             input.object_lock_legal_hold_status,
         );
         let (sum, copied, source_told) = (about.sum.clone(), tag.clone(), source.told());
-        let (made, told) = self
+        let (made, told, expiration) = self
             .db
             .write(move |tx| {
                 source.unchanged(tx)?;
@@ -218,19 +219,22 @@ impl Store {
                 };
                 let made = bucket.put(tx, &input.key, put)?;
                 quota::judge(tx, &bucket)?;
-                Ok((made.clone(), bucket.told_maker(&made.id)))
+                let expiration = lifecycle::expiration(&bucket, &made);
+                let told = bucket.told_maker(&made.id);
+                Ok((made, told, expiration))
             })
             .await?;
         self.after_write();
         let mut result = CopyObjectResult {
             e_tag: Some(etag(&tag)),
-            last_modified: Some(stamp(made.modified_ms)),
+            last_modified: Some(second(made.modified_ms)),
             ..Default::default()
         };
         result.checksum_type = with_sums!(result, sum.as_ref());
         Ok(CopyObjectOutput {
             copy_object_result: Some(result),
             copy_source_version_id: source_told,
+            expiration,
             version_id: told,
             ..Default::default()
         })

@@ -5,7 +5,7 @@ use crate::access::account;
 use crate::authorize::Judge;
 use crate::conditions;
 use crate::db::Tx;
-use crate::describe::stamp;
+use crate::describe::second;
 use crate::error::{denied, is_ours, malformed};
 use crate::lock;
 use crate::policy;
@@ -143,7 +143,7 @@ fn delete(
             .as_ref()
             .is_none_or(|tag| tag.value() == found.etag);
         let size = wanted.size.is_none_or(|size| size == found.size as i64);
-        let modified = stamp(found.modified_ms / 1000 * 1000);
+        let modified = second(found.modified_ms);
         let time = wanted
             .last_modified_time
             .as_ref()

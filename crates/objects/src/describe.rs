@@ -135,6 +135,12 @@ pub fn stamp(ms: i64) -> Timestamp {
     Timestamp::from(time(ms))
 }
 
+/// When something was made, as S3 tells it: in whole seconds everywhere, as HTTP's dates have no more, and
+/// clients compare the two.
+pub fn second(ms: i64) -> Timestamp {
+    stamp(ms / 1000 * 1000)
+}
+
 /// In milliseconds since 1970.
 pub fn millis(timestamp: &Timestamp) -> i64 {
     let time = time::OffsetDateTime::from(timestamp.clone());

@@ -19,7 +19,7 @@ use crate::signed::{self, Query};
 use crate::subresources;
 use crate::walrus;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
 };
@@ -149,7 +149,7 @@ impl Front {
             return Ok((understood(cloud, request)?, target));
         }
         let request = walrus::stripped(cloud, request)?;
-        let request = slashed(understood(cloud, request)?);
+        let request = slashed(cloud, understood(cloud, request)?);
         let path = request.uri().path();
         let path = path.strip_prefix('/').unwrap_or(path);
         let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
@@ -257,7 +257,7 @@ impl Front {
             }
             return form::post(&self.store, request, bucket).await;
         }
-        let request = chunked::bounded(lifted(request, &query));
+        let request = chunked::bounded(lifted(measured(request, target), &query));
         let mut request = documents::judged(request, target.has_key(), &query)?;
         let document = request.extensions().get::<Document>().cloned();
         let besides = Besides::default();
@@ -366,9 +366,28 @@ fn understood(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Request
     resigned::with_headers(cloud, request, stand_ins)
 }
 
-fn slashed(mut request: Request<Body>) -> Request<Body> {
-    if let Some(uri) = signed::with_slash(request.uri(), request.headers()) {
+/// A bucket's path as it was signed by version 2: with a slash, or as it came.
+fn slashed(cloud: &dyn Cloud, mut request: Request<Body>) -> Request<Body> {
+    let Some(uri) = signed::with_slash(request.uri(), request.headers()) else {
+        return request;
+    };
+    let as_it_came = resigned::known(cloud, &request)
+        .is_some_and(|(signed, secret)| signed.fits(&request, request.uri().path(), &secret));
+    if !as_it_came {
         *request.uri_mut() = uri;
+    }
+    request
+}
+
+/// A request that has no body and doesn't say so, as curl sends it, is as good as one that does; but who
+/// writes an object has to say how long it is.
+fn measured(mut request: Request<Body>, target: &Target) -> Request<Body> {
+    let headers = request.headers();
+    let silent = !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING);
+    let writes = target.has_key() && !asks_for(request.uri(), "acl");
+    if silent && !writes && http_body::Body::is_end_stream(request.body()) {
+        let none = HeaderValue::from_static("0");
+        request.headers_mut().insert(CONTENT_LENGTH, none);
     }
     request
 }

@@ -2,7 +2,7 @@
 
 use crate::Store;
 use crate::access::{self, account};
-use crate::describe::{covers, etag, stamp};
+use crate::describe::{covers, etag, second};
 use crate::error::internal;
 use crate::list::{Lister, Step, Wanted};
 use crate::objects::page;
@@ -94,7 +94,7 @@ impl Store {
                 checksum_type,
                 e_tag: Some(etag(&version.etag)),
                 key: Some(show(text(&version.key))),
-                last_modified: Some(stamp(version.modified_ms)),
+                last_modified: Some(second(version.modified_ms)),
                 owner: owner.then(|| owners(&version.about)),
                 size: Some(version.size as i64),
                 storage_class: Some(ObjectStorageClass::from(class(&version))),
@@ -235,7 +235,7 @@ impl Store {
                 markers.push(DeleteMarkerEntry {
                     is_latest: Some(version.current),
                     key: Some(show(text(&version.key))),
-                    last_modified: Some(stamp(version.modified_ms)),
+                    last_modified: Some(second(version.modified_ms)),
                     owner: Some(access::owner(&account)),
                     version_id: Some(version.id),
                 });
@@ -248,7 +248,7 @@ impl Store {
                 e_tag: Some(etag(&version.etag)),
                 is_latest: Some(version.current),
                 key: Some(show(text(&version.key))),
-                last_modified: Some(stamp(version.modified_ms)),
+                last_modified: Some(second(version.modified_ms)),
                 owner: Some(owners(&version.about)),
                 size: Some(version.size as i64),
                 storage_class: Some(ObjectVersionStorageClass::from(class(&version))),

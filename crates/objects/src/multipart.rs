@@ -8,7 +8,7 @@ use crate::authorize::{self, Who};
 use crate::conditions::{self, OfWrite, conditions};
 use crate::contents::{Slice, cut};
 use crate::crypt::Lock;
-use crate::describe::{covers, described, etag, stamp, with_sums};
+use crate::describe::{covers, described, etag, second, stamp, with_sums};
 use crate::encryption::{self, Encryption};
 use crate::error::internal;
 use crate::lifecycle;
@@ -205,7 +205,7 @@ impl Store {
         self.after_write();
         let mut result = CopyPartResult {
             e_tag: Some(etag(&tag)),
-            last_modified: Some(stamp(modified_ms)),
+            last_modified: Some(second(modified_ms)),
             ..Default::default()
         };
         let _ = with_sums!(result, Some(&sum));
@@ -317,6 +317,7 @@ impl Store {
                 quota::judge(tx, &bucket)?;
                 let done = Done {
                     etag: tag,
+                    expiration: lifecycle::expiration(&bucket, &version),
                     version: Some(version.id),
                     sum,
                     parts: names,
@@ -349,6 +350,7 @@ impl Store {
             bucket: Some(bucket),
             key: Some(key),
             e_tag: Some(etag(&done.etag)),
+            expiration: done.expiration,
             version_id: done.version.filter(|_| told),
             ..Default::default()
         };
@@ -370,7 +372,7 @@ impl Store {
                 let upload =
                     rows::open_upload(tx.connection, bucket.id, &input.key, &input.upload_id)?;
                 who.may_go_on(&bucket, &upload)?;
-                let initiated = stamp(upload.initiated_ms / 1000 * 1000);
+                let initiated = second(upload.initiated_ms);
                 if input
                     .if_match_initiated_time
                     .is_some_and(|time| time != initiated)
@@ -414,7 +416,7 @@ impl Store {
         let shown = parts.into_iter().map(|part| {
             let mut out = s3s::dto::Part {
                 e_tag: Some(etag(&part.etag)),
-                last_modified: Some(stamp(part.modified_ms)),
+                last_modified: Some(second(part.modified_ms)),
                 part_number: Some(part.number),
                 size: Some(part.size as i64),
                 ..Default::default()
@@ -488,7 +490,7 @@ impl Store {
             let by = self.began(&bucket, &upload.about);
             MultipartUpload {
                 key: Some(show(String::from_utf8_lossy(&upload.key).into_owned())),
-                initiated: Some(stamp(upload.initiated_ms)),
+                initiated: Some(second(upload.initiated_ms)),
                 initiator: Some(initiator(by)),
                 owner: Some(owners(&upload.about)),
                 storage_class: Some(StorageClass::from(class(&upload.about))),

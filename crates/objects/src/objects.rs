@@ -6,7 +6,7 @@ use crate::authorize::Who;
 use crate::conditions::{Conditions, OfWrite, conditions};
 use crate::contents::{Reading, cut};
 use crate::crypt::Key;
-use crate::describe::{described, etag, headers, http_date, stamp, with_sums};
+use crate::describe::{described, etag, headers, http_date, second, with_sums};
 use crate::details;
 use crate::encryption::{self, Encryption};
 use crate::error::{custom, denied, not_allowed};
@@ -202,6 +202,10 @@ pub fn readable(version: &Version, named: bool, told: Option<&String>) -> S3Resu
     let mut headers = error.headers().cloned().unwrap_or_default();
     if named {
         headers.insert(http::header::ALLOW, HeaderValue::from_static("DELETE"));
+        let modified = http_date(&second(version.modified_ms));
+        if let Ok(modified) = HeaderValue::from_str(&modified) {
+            headers.insert(http::header::LAST_MODIFIED, modified);
+        }
     }
     headers.insert(
         "x-amz-delete-marker",
@@ -252,7 +256,7 @@ macro_rules! shown {
             content_length: Some($window.len as i64),
             content_range: $window.content_range(version.size),
             e_tag: Some(etag(&version.etag)),
-            last_modified: Some(stamp(version.modified_ms)),
+            last_modified: Some(second(version.modified_ms)),
             metadata: Some(version.about.metadata.clone().into_iter().collect()),
             parts_count: parts_count(version, $input.part_number),
             storage_class: version.about.class.clone().map(StorageClass::from),
@@ -493,7 +497,7 @@ impl Store {
         let version = found.version;
         let about = &version.about;
         let mut output = GetObjectAttributesOutput {
-            last_modified: Some(stamp(version.modified_ms)),
+            last_modified: Some(second(version.modified_ms)),
             version_id: found.told,
             ..Default::default()
         };

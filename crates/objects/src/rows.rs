@@ -553,6 +553,9 @@ pub struct Done {
     /// Whether it is encrypted by the master key.
     #[serde(default)]
     pub master: bool,
+    /// When it expires and by which rule, as it is told.
+    #[serde(default)]
+    pub expiration: Option<String>,
 }
 
 #[derive(Clone, Debug)]

@@ -315,8 +315,7 @@ fn http_date(text: &str) -> Option<i64> {
     Some(millis(&date))
 }
 
-/// Version 2 signs a bucket's path with a slash, whether it is sent with one or not (AWS, "Signing and
-/// authenticating REST requests").
+/// Most tools sign a bucket's path with a slash in version 2, whether they send it with one or not.
 pub fn with_slash(uri: &Uri, headers: &HeaderMap) -> Option<Uri> {
     let header = headers.get(header::AUTHORIZATION);
     let header = header.is_some_and(|value| value.as_bytes().starts_with(b"AWS "));

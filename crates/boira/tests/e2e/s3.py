@@ -5,7 +5,9 @@ The environment is what `boira env` prints. Arguments: names of chapters; all of
 
 import base64
 import datetime
+import email.utils
 import hashlib
+import hmac
 import io
 import json
 import os
@@ -97,6 +99,8 @@ def buckets(bucket):
             unchecked.create_bucket(Bucket=name)
     with refused("InvalidLocationConstraint", 400):
         S3.create_bucket(Bucket=bucket + "-x", CreateBucketConfiguration={"LocationConstraint": "us-east-1"})
+    with refused("InvalidLocationConstraint", 400):
+        S3.create_bucket(Bucket=bucket + "-x", CreateBucketConfiguration={"LocationConstraint": "nowhere"})
     with refused("IllegalLocationConstraintException", 400):
         S3.create_bucket(Bucket=bucket + "-x", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     with refused("404", 404):
@@ -241,7 +245,7 @@ def ranges(bucket):
 
 
 def conditions(bucket):
-    tag = S3.put_object(Bucket=bucket, Key="k", Body=b"one")["ETag"]
+    tag = S3.put_object(Bucket=bucket, Key="k", Body=b"one", CacheControl="max-age=5")["ETag"]
     hour = datetime.timedelta(hours=1)
     now = datetime.datetime.now(datetime.timezone.utc)
     named = {"Bucket": bucket, "Key": "k"}
@@ -255,7 +259,10 @@ def conditions(bucket):
             operation(**named, IfNoneMatch=tag)
         with refused("304", 304) as not_modified:
             operation(**named, IfModifiedSince=now + hour - hour + datetime.timedelta(seconds=2))
-        assert not_modified.response["ResponseMetadata"]["HTTPHeaders"]["etag"] == tag
+        said = not_modified.response["ResponseMetadata"]["HTTPHeaders"]
+        assert (said["etag"], said["cache-control"]) == (tag, "max-age=5")
+        modified = operation(**named)["ResponseMetadata"]["HTTPHeaders"]["last-modified"]
+        assert said["last-modified"] == modified
     with refused("PreconditionFailed", 412):
         S3.get_object(**named, IfMatch='"other"')
     with refused("PreconditionFailed", 412):
@@ -547,8 +554,9 @@ def versions(bucket):
     with refused("NoSuchKey", 404) as hidden:
         S3.get_object(**named)
     assert hidden.response["ResponseMetadata"]["HTTPHeaders"]["x-amz-delete-marker"] == "true"
-    with refused("MethodNotAllowed", 405):
+    with refused("MethodNotAllowed", 405) as marked:
         S3.get_object(**named, VersionId=gone["VersionId"])
+    assert marked.response["ResponseMetadata"]["HTTPHeaders"]["last-modified"].endswith(" GMT")
     assert "Contents" not in S3.list_objects_v2(Bucket=bucket)
     with refused("BucketNotEmpty", 409):
         S3.delete_bucket(Bucket=bucket)
@@ -1107,6 +1115,9 @@ def lifecycle(bucket):
     put = S3.put_object(Bucket=bucket, Key="log/1", Body=b"x")
     assert 'rule-id="logs"' in put["Expiration"] and "00:00:00 GMT" in put["Expiration"], put
     assert S3.head_object(Bucket=bucket, Key="log/1")["Expiration"] == put["Expiration"]
+    copied = S3.copy_object(Bucket=bucket, Key="log/copy", CopySource=f"{bucket}/log/1")
+    assert copied["Expiration"] == put["Expiration"], copied
+    assert copied["CopyObjectResult"]["LastModified"].microsecond == 0, copied
     assert "Expiration" not in S3.put_object(Bucket=bucket, Key="other", Body=b"x")
     named = {"Bucket": bucket, "Key": "log/2"}
     begun = S3.create_multipart_upload(**named)
@@ -1115,7 +1126,10 @@ def lifecycle(bucket):
     assert datetime.timedelta(hours=23) < left < datetime.timedelta(days=2, seconds=5), left
     parts = S3.list_parts(**named, UploadId=begun["UploadId"])
     assert (parts["AbortDate"], parts["AbortRuleId"]) == (begun["AbortDate"], "logs"), parts
-    S3.abort_multipart_upload(**named, UploadId=begun["UploadId"])
+    tag = S3.upload_part(**named, UploadId=begun["UploadId"], PartNumber=1, Body=b"x")["ETag"]
+    made = S3.complete_multipart_upload(**named, UploadId=begun["UploadId"],
+                                        MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": tag}]})
+    assert made["Expiration"] == put["Expiration"], made
     other = S3.create_multipart_upload(Bucket=bucket, Key="other")
     assert "AbortDate" not in other, other
     S3.abort_multipart_upload(Bucket=bucket, Key="other", UploadId=other["UploadId"])
@@ -1343,6 +1357,38 @@ def presigned_with(bucket, headers, what="/k", method="PUT"):
 def signed_headers(path, headers):
     """Headers to put what the path names, signed with what they say of the body."""
     return dict(signed(path, headers, "SigV4Auth").headers.items())
+
+
+def lengthless(bucket):
+    """Who brings no body needn't say that it is empty, as curl doesn't; only an object's length is asked for."""
+    host = urllib.parse.urlsplit(ENDPOINT)
+
+    def put(path, headers):
+        headers = signed_headers(path, {"x-amz-content-sha256": "UNSIGNED-PAYLOAD", **headers})
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        request = f"PUT {path} HTTP/1.1\r\nHost: {host.netloc}\r\nConnection: close\r\n{lines}\r\n"
+        with socket.create_connection((host.hostname, host.port), timeout=10) as connection:
+            connection.sendall(request.encode())
+            return connection.makefile("rb").read()
+
+    S3.put_bucket_ownership_controls(Bucket=bucket, OwnershipControls={"Rules": [{"ObjectOwnership": "ObjectWriter"}]})
+    for path, headers in [("", {}), ("?acl=", {"x-amz-acl": "private"})]:
+        answer = put(f"/{bucket}{path}", headers)
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+    answer = put(f"/{bucket}/k", {})
+    assert answer.startswith(b"HTTP/1.1 411") and b"MissingContentLength" in answer, answer
+
+
+def version_2(bucket):
+    """Version 2 over a bucket's path, with a slash at its end and without: AWS takes both."""
+    for path in [f"/{bucket}", f"/{bucket}/", f"/{bucket}?acl", f"/{bucket}/?acl"]:
+        date = email.utils.formatdate(usegmt=True)
+        secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
+        mac = hmac.new(secret, f"GET\n\n\n{date}\n{path}".encode(), hashlib.sha1).digest()
+        authorization = f"AWS {os.environ['AWS_ACCESS_KEY_ID']}:{base64.b64encode(mac).decode()}"
+        headers = {"Date": date, "Authorization": authorization}
+        status, _, answer = raw("GET", path.replace("/?", "?").rstrip("/"), headers=headers)
+        assert status == 200, (path, answer)
 
 
 def malformed(_):
@@ -1672,7 +1718,7 @@ def empty_and_delete(bucket):
 CHAPTERS = [buckets, plain_answers, objects, ranges, conditions, listing, copying, checksums, multipart,
             transfers, versions, deleting, tagging, presigned, posting, strangers, acls, what_others_could_try, encryption, locks,
             origins, lifecycle, policies,
-            refused_bodies, hostile, malformed, walrus, hosts, subresources, chunked, conditions_of_policies,
+            refused_bodies, hostile, lengthless, version_2, malformed, walrus, hosts, subresources, chunked, conditions_of_policies,
             details]
 
 failed = []

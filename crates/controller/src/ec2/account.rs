@@ -170,6 +170,11 @@ pub fn create_default_subnet(call: &Call, draft: &mut Draft) -> Outcome {
     if name.is_empty() && id.is_empty() {
         return Err(ApiError::missing_parameter("AvailabilityZone"));
     }
+    if !name.is_empty() && !id.is_empty() {
+        return Err(ApiError::invalid_combination(
+            "The parameter AvailabilityZone cannot be used with the parameter AvailabilityZoneId",
+        ));
+    }
     let mut zones = draft.state.zones.values();
     let is_it = |named: &str, asked: &str| asked.is_empty() || named == asked;
     let zone = zones.find(|zone| is_it(&zone.name, name) && is_it(&zone.id, id));

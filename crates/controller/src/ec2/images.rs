@@ -78,7 +78,7 @@ static LISTING: Listing = Listing {
     page: PAGE,
 };
 
-const BOOT_MODE: &str = "legacy-bios";
+pub const BOOT_MODE: &str = "legacy-bios";
 
 pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
     let state = &snapshot.state;

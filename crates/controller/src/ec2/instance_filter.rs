@@ -3,7 +3,10 @@
 //! Names are AWS's. Those of things that no instance here can have (Spot requests, dedicated hosts,
 //! public pools) are known and match nothing.
 
-use super::instance_value::{attached, auto_recovery, enabled, tokens};
+use super::images::BOOT_MODE;
+use super::instance_value::{
+    attached, auto_recovery, enabled, first_launched, state_reason, tokens,
+};
 use super::interfaces::association_matches;
 use boira_api::filter::Filters;
 use boira_api::time::format_ms;
@@ -173,7 +176,7 @@ fn field(state: &State, row: &Instance, name: &str, test: Test<'_>) -> bool {
             .is_some_and(|zone| test(&zone.id)),
         "capacity-reservation-specification.capacity-reservation-preference" => test("open"),
         "client-token" => row.client_token.as_deref().is_some_and(test),
-        "current-instance-boot-mode" => test("legacy-bios"),
+        "boot-mode" | "current-instance-boot-mode" => test(BOOT_MODE),
         "ebs-optimized" => test(if row.ebs_optimized { "true" } else { "false" }),
         "ena-support"
         | "enclave-options.enabled"
@@ -191,7 +194,7 @@ fn field(state: &State, row: &Instance, name: &str, test: Test<'_>) -> bool {
         "instance-type" => test(&row.instance_type),
         "key-name" => row.key_name.as_deref().is_some_and(test),
         "launch-index" => test(&row.launch_index.to_string()),
-        "launch-time" | "usage-operation-update-time" => test(&format_ms(row.launched.0)),
+        "launch-time" => test(&format_ms(row.launched.0)),
         "maintenance-options.auto-recovery" => test(auto_recovery(row)),
         "metadata-options.http-endpoint" | "metadata-options.http-protocol-ipv4" => {
             test(enabled(row.metadata.endpoint_enabled))
@@ -202,6 +205,7 @@ fn field(state: &State, row: &Instance, name: &str, test: Test<'_>) -> bool {
         "metadata-options.instance-metadata-tags" => test(enabled(row.metadata.instance_tags)),
         "metadata-options.state" => test("applied"),
         "monitoring-state" => test(enabled(row.monitoring)),
+        "network-performance-options.bandwidth-weighting" => test("default"),
         "owner-id" => test(row.owner.as_str()),
         "platform-details" => test("Linux/UNIX"),
         "private-dns-name-options.enable-resource-name-dns-a-record"
@@ -211,16 +215,11 @@ fn field(state: &State, row: &Instance, name: &str, test: Test<'_>) -> bool {
         "reservation-id" => test(row.reservation.as_str()),
         "root-device-name" => test(&row.root_device),
         "root-device-type" => test("ebs"),
-        "state-reason-code" => row
-            .state_reason
-            .as_ref()
-            .is_some_and(|reason| test(&reason.code)),
-        "state-reason-message" => row
-            .state_reason
-            .as_ref()
-            .is_some_and(|reason| test(&reason.message)),
+        "state-reason-code" => state_reason(row).is_some_and(|reason| test(&reason.code)),
+        "state-reason-message" => state_reason(row).is_some_and(|reason| test(&reason.message)),
         "tenancy" => test("default"),
         "usage-operation" => test("RunInstances"),
+        "usage-operation-update-time" => test(&format_ms(first_launched(state, row).0)),
         "virtualization-type" => test("hvm"),
         address => first_port(state, row).is_some_and(|port| network(state, port, address, test)),
     }

@@ -1,12 +1,14 @@
 //! An instance as DescribeInstances and RunInstances answer it.
 
+use super::images::BOOT_MODE;
 use super::interfaces::ADDRESS_OWNER;
 use boira_api::output::ec2::{
     CapacityReservationSpecificationResponse, CpuOptions, EbsInstanceBlockDevice, EnclaveOptions,
     GroupIdentifier, HibernationOptions, InstanceBlockDeviceMapping, InstanceMaintenanceOptions,
     InstanceMetadataOptionsResponse, InstanceNetworkInterface, InstanceNetworkInterfaceAssociation,
-    InstanceNetworkInterfaceAttachment, InstancePrivateIpAddress, InstanceState, Monitoring,
-    Placement, PrivateDnsNameOptionsResponse, ProductCode, Tag,
+    InstanceNetworkInterfaceAttachment, InstanceNetworkPerformanceOptions,
+    InstancePrivateIpAddress, InstanceState, Monitoring, OperatorResponse, Placement,
+    PrivateDnsNameOptionsResponse, ProductCode, Tag,
 };
 use boira_api::output::ec2::{Instance as InstanceValue, StateReason as StateReasonValue};
 use boira_core::State;
@@ -31,6 +33,7 @@ pub fn instance(state: &State, row: &Instance) -> InstanceValue {
         .ami_launch_index(row.launch_index)
         .architecture(row.architecture.clone())
         .block_device_mappings(block_devices(state, row))
+        .boot_mode(BOOT_MODE)
         .capacity_reservation_specification(
             CapacityReservationSpecificationResponse::new().capacity_reservation_preference("open"),
         )
@@ -40,7 +43,7 @@ pub fn instance(state: &State, row: &Instance) -> InstanceValue {
                 .core_count(row.vcpus)
                 .threads_per_core(1i64),
         )
-        .current_instance_boot_mode("legacy-bios")
+        .current_instance_boot_mode(BOOT_MODE)
         .ebs_optimized(row.ebs_optimized)
         .ena_support(false)
         .enclave_options(EnclaveOptions::new().enabled(false))
@@ -58,6 +61,10 @@ pub fn instance(state: &State, row: &Instance) -> InstanceValue {
         )
         .metadata_options(metadata_options(&row.metadata))
         .monitoring(monitoring(row))
+        .network_performance_options(
+            InstanceNetworkPerformanceOptions::new().bandwidth_weighting("default"),
+        )
+        .operator(OperatorResponse::new().managed(false))
         .placement(placement(state, row))
         .platform_details("Linux/UNIX")
         .private_dns_name(private_name.unwrap_or_default())
@@ -68,15 +75,15 @@ pub fn instance(state: &State, row: &Instance) -> InstanceValue {
         .root_device_name(row.root_device.clone())
         .root_device_type("ebs")
         .state(state_value(row.state()))
-        .state_reason(row.state_reason.as_ref().map(|reason| {
+        .state_reason(state_reason(row).map(|reason| {
             StateReasonValue::new()
-                .code(reason.code.clone())
-                .message(reason.message.clone())
+                .code(reason.code)
+                .message(reason.message)
         }))
         .state_transition_reason(row.transition_reason.clone())
         .tags(tags(&row.tags))
         .usage_operation("RunInstances")
-        .usage_operation_update_time(row.launched.0)
+        .usage_operation_update_time(first_launched(state, row).0)
         .virtualization_type("hvm");
     match port {
         Some(port) => networked(value, state, row, port),
@@ -84,6 +91,24 @@ pub fn instance(state: &State, row: &Instance) -> InstanceValue {
             .network_interfaces(Vec::<InstanceNetworkInterface>::new())
             .security_groups(Vec::<GroupIdentifier>::new()),
     }
+}
+
+/// Why it is in its state, where there is a reason; one that is on its way has that for one.
+pub fn state_reason(row: &Instance) -> Option<StateReason> {
+    let pending = || StateReason {
+        code: "pending".into(),
+        message: "pending".into(),
+    };
+    let is_pending = row.state() == StateName::Pending;
+    row.state_reason.clone().or(is_pending.then(pending))
+}
+
+/// When it was launched for the first time: starts later change nothing of what it is used for.
+pub fn first_launched(state: &State, row: &Instance) -> Wall {
+    let ports = row.interfaces.iter();
+    let attachments = ports.filter_map(|id| state.interfaces.get(id)?.attachment.as_ref());
+    let first = attachments.map(|attachment| attachment.since).min();
+    first.unwrap_or(row.launched)
 }
 
 /// What an instance has as long as it has an interface; a terminated one has none.

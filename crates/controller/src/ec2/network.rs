@@ -270,11 +270,11 @@ pub fn describe_vpc_attribute(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome 
     Ok(Answer::Done(answer))
 }
 
-/// What a VPC does can't be switched yet; asking for what it does anyway is fine.
+/// What a VPC does can't be switched yet; asking for what it does anyway is fine, one attribute at a time.
 pub fn modify_vpc_attribute(call: &Call, draft: &mut Draft) -> Outcome {
     own_vpc(call, &draft.state)?;
     let asked = VPC_ATTRIBUTES.map(|(name, value)| agrees(&call.request, name, value));
-    some_asked(asked.into_iter().collect::<Result<Vec<_>, _>>()?)?;
+    one_asked(asked.into_iter().collect::<Result<Vec<_>, _>>()?)?;
     call.done()
 }
 
@@ -297,7 +297,7 @@ pub fn modify_subnet_attribute(call: &Call, draft: &mut Draft) -> Outcome {
     let mut row = Subnet::clone(row.ok_or_else(|| SUBNET.not_found(&[id]))?);
     let maps = asked(request, "MapPublicIpOnLaunch")?;
     super::run_instances::only(request, "PrivateDnsHostnameTypeOnLaunch", &["ip-name"])?;
-    some_asked(vec![
+    one_asked(vec![
         request.str("PrivateDnsHostnameTypeOnLaunch").is_some(),
         agrees(request, "AssignIpv6AddressOnCreation", false)?,
         agrees(request, "EnableDns64", false)?,
@@ -335,10 +335,13 @@ fn agrees(request: &Struct, name: &str, holds: bool) -> Result<bool, ApiError> {
     }
 }
 
-fn some_asked(asked: Vec<bool>) -> Result<(), ApiError> {
-    match asked.contains(&true) {
-        true => Ok(()),
-        false => Err(ApiError::invalid_combination("No attributes specified.")),
+fn one_asked(asked: Vec<bool>) -> Result<(), ApiError> {
+    match asked.iter().filter(|is_asked| **is_asked).count() {
+        1 => Ok(()),
+        0 => Err(ApiError::invalid_combination("No attributes specified.")),
+        _ => Err(ApiError::invalid_combination(
+            "Fields for multiple attribute types specified.",
+        )),
     }
 }
 
@@ -426,7 +429,11 @@ mod tests {
             cloud.refusal(&modify("&EnableDnsSupport.Value=false")),
             "UnsupportedOperation"
         );
-        assert_eq!(cloud.refusal(&modify("")), "InvalidParameterCombination");
+        let two = "&EnableDnsSupport.Value=true&EnableDnsHostnames.Value=true";
+        for wrong in ["", two] {
+            let refused = cloud.refusal(&modify(wrong));
+            assert_eq!(refused, "InvalidParameterCombination", "{wrong}");
+        }
     }
 
     #[test]

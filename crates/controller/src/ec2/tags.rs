@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 /// Resources that one call may name.
 const MAX_RESOURCES: usize = 1000;
+/// Tags that one DeleteTags may name.
+const MAX_UNWANTED: usize = 1000;
 
 static LISTING: Listing = Listing {
     ids: None,
@@ -57,6 +59,11 @@ fn resources(call: &Call) -> Result<Vec<String>, ApiError> {
 }
 
 fn unwanted(list: &[Value]) -> Result<Vec<Unwanted>, ApiError> {
+    if list.len() > MAX_UNWANTED {
+        return Err(ApiError::invalid_parameter_value(format!(
+            "A call may delete up to {MAX_UNWANTED} tags."
+        )));
+    }
     list.iter()
         .filter_map(Value::as_struct)
         .map(|tag| {
@@ -152,6 +159,11 @@ pub fn of_specifications_by<const N: usize>(
             return Err(ApiError::invalid_parameter_value(format!(
                 "Duplicate resource type '{kind}' found in tag specifications"
             )));
+        }
+        if one.list("Tags").is_empty() {
+            return Err(ApiError::invalid_parameter_value(
+                "Tag specification must have at least one tag",
+            ));
         }
         all[index] = read(one.list("Tags"))?;
     }
@@ -373,6 +385,22 @@ mod tests {
             "Action=CreateTags&ResourceId.1={id}&Tag.1.Key=a&Tag.1.Value=1"
         ));
         assert!(cloud.state.revision(&cloud.host) > before);
+    }
+
+    #[test]
+    fn a_call_names_some_tags_and_not_too_many() {
+        let mut cloud = Cloud::new();
+        let id = cloud.instance();
+        let named = |count: usize| -> String {
+            (1..=count).map(|n| format!("&Tag.{n}.Key=k{n}")).collect()
+        };
+        let delete = format!("Action=DeleteTags&ResourceId.1={id}");
+        cloud.ok(&format!("{delete}{}", named(1000)));
+        let refused = cloud.refusal(&format!("{delete}{}", named(1001)));
+        assert_eq!(refused, "InvalidParameterValue");
+        let group = "Action=CreateSecurityGroup&GroupName=g&GroupDescription=g\
+                     &TagSpecification.1.ResourceType=security-group";
+        assert_eq!(cloud.refusal(group), "InvalidParameterValue");
     }
 
     #[test]

@@ -99,6 +99,32 @@ fn pages_hold_every_instance_once() {
 }
 
 #[test]
+fn what_starts_is_pending_for_a_reason_and_is_used_since_its_launch() {
+    let mut cloud = Cloud::new();
+    let id = cloud.instance();
+    let first = cloud.state.instances[&id].launched;
+    cloud.stop(&id);
+    cloud.now = boira_model::Wall(cloud.now.0 + 60_000);
+    cloud.ok(&format!("Action=StartInstances&InstanceId.1={id}"));
+    assert_ne!(cloud.state.instances[&id].launched, first);
+    let reply = cloud.ok(&format!("Action=DescribeInstances&InstanceId.1={id}"));
+    assert_eq!(
+        reply.one("stateReason"),
+        "<code>pending</code><message>pending</message>"
+    );
+    let used = boira_api::time::format_ms(first.0);
+    assert_eq!(reply.one("usageOperationUpdateTime"), used);
+    assert_eq!(reply.one("bootMode"), "legacy-bios");
+    for (filter, value) in [
+        ("state-reason-code", "pending"),
+        ("usage-operation-update-time", &used),
+        ("boot-mode", "legacy-bios"),
+    ] {
+        assert_eq!(found(&mut cloud, filter, value), 1, "{filter}");
+    }
+}
+
+#[test]
 fn filters_find_what_an_instance_has() {
     let mut cloud = Cloud::new();
     let id = cloud.launch(1, "&TagSpecification.1.ResourceType=instance&TagSpecification.1.Tag.1.Key=Name&TagSpecification.1.Tag.1.Value=web").remove(0);

@@ -286,4 +286,6 @@ fn only_the_administrator_is_told_which_hosts_have_no_room() {
     assert!(told.contains(&name) && told.contains("fan"), "{told}");
     let told = refusal(&mut cloud, &other);
     assert!(!told.contains(&name) && !told.contains("fan"), "{told}");
+    let dry = cloud.refusal(&format!("{query}&DryRun=true"));
+    assert_eq!(dry, "DryRunOperation", "it isn't about room");
 }
