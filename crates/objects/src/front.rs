@@ -25,6 +25,7 @@ use http::{
 };
 use http_body_util::BodyExt;
 use s3s::config::{S3Config, StaticConfigProvider};
+use s3s::dto::StreamingBlob;
 use s3s::host::{S3Host, VirtualHost};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, S3Error, S3Result, s3_error};
@@ -242,9 +243,9 @@ impl Front {
             response = rewritten(response, unquoted).await;
         }
         if status == StatusCode::NOT_MODIFIED {
-            *response.body_mut() = Body::empty();
             response.headers_mut().remove(CONTENT_TYPE);
             response.headers_mut().remove(CONTENT_LENGTH);
+            *response.body_mut() = unmeasured();
         }
         response
     }
@@ -364,6 +365,13 @@ fn understood(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Request
     stand_ins.extend(ranges::stand_in(&mut request));
     stand_ins.extend(conditions::stand_ins(&request));
     resigned::with_headers(cloud, request, stand_ins)
+}
+
+/// No body, of which nobody says how long it is: where an answer stands for another one, that would be
+/// taken for the other's length (RFC 9110, 8.6).
+fn unmeasured() -> Body {
+    let nothing = futures_util::stream::empty::<Result<Bytes, std::io::Error>>();
+    StreamingBlob::wrap(nothing).into()
 }
 
 /// A bucket's path as it was signed by version 2: with a slash, or as it came.
@@ -517,7 +525,7 @@ async fn completed(
     if *asked.method() == Method::HEAD {
         // Its length would be waited for.
         parts.headers.remove(CONTENT_LENGTH);
-        return Response::from_parts(parts, Body::empty());
+        return Response::from_parts(parts, unmeasured());
     }
     let Some(start) = text.strip_suffix("</Error>") else {
         return Response::from_parts(parts, Body::from(body.clone()));

@@ -263,6 +263,10 @@ def conditions(bucket):
         assert (said["etag"], said["cache-control"]) == (tag, "max-age=5")
         modified = operation(**named)["ResponseMetadata"]["HTTPHeaders"]["last-modified"]
         assert said["last-modified"] == modified
+        assert "content-length" not in said, said
+    with refused("404", 404) as absent:
+        S3.head_object(Bucket=bucket, Key="none")
+    assert "content-length" not in absent.response["ResponseMetadata"]["HTTPHeaders"]
     with refused("PreconditionFailed", 412):
         S3.get_object(**named, IfMatch='"other"')
     with refused("PreconditionFailed", 412):
