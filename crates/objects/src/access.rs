@@ -5,11 +5,11 @@ use crate::Store;
 use crate::acl::EC2;
 use crate::authorize::{self, Asked, Client, Judge, OfSource};
 use crate::encryption;
-use crate::error::{denied, no_length, no_tokens, unknown_key};
+use crate::error::{custom, denied, no_length, no_tokens, unknown_key};
 use crate::metrics::Operation;
 use crate::signed::{self, Query};
 use async_trait::async_trait;
-use http::{Extensions, HeaderMap};
+use http::{Extensions, HeaderMap, HeaderValue, StatusCode};
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::dto::Owner;
@@ -164,6 +164,7 @@ impl S3Access for Gate {
             account: account.as_deref(),
         };
         let (acting, judge) = admitted(&self.0, &asked).await?;
+        check_stranger(asked.operation, asked.account)?;
         check_length(asked.headers, asked.operation)?;
         let source = authorize::acting_for_source(&self.0, &asked).await?;
         if let Some((source, _)) = &source {
@@ -195,7 +196,36 @@ pub async fn admitted(store: &Arc<Store>, asked: &Asked<'_>) -> S3Result<(String
 
 fn check_source(headers: &HeaderMap, owner: &str) -> S3Result<()> {
     match headers.get("x-amz-source-expected-bucket-owner") {
-        Some(expected) if expected.as_bytes() != owner.as_bytes() => Err(denied()),
+        Some(expected) => check_expected(expected, owner),
+        None => Ok(()),
+    }
+}
+
+/// Whether a bucket is whose the request says it is.
+fn check_expected(expected: &HeaderValue, owner: &str) -> S3Result<()> {
+    let expected = expected.as_bytes();
+    if expected.len() != 12 || !expected.iter().all(u8::is_ascii_digit) {
+        return Err(custom(
+            "InvalidBucketOwnerAWSAccountID",
+            StatusCode::BAD_REQUEST,
+            "The value of the expected bucket owner parameter must be an AWS account ID",
+        ));
+    }
+    match expected == owner.as_bytes() {
+        true => Ok(()),
+        false => Err(denied()),
+    }
+}
+
+/// What who has no key may not do, whoever lets everybody in.
+fn check_stranger(operation: &str, account: Option<&str>) -> S3Result<()> {
+    let refused = |what: &str| {
+        let why = format!("Anonymous users cannot {what}. Please authenticate.");
+        Err(S3Error::with_message(S3ErrorCode::AccessDenied, why))
+    };
+    match (account, operation) {
+        (None, "CopyObject" | "UploadPartCopy") => refused("copy objects"),
+        (None, "CreateMultipartUpload") => refused("initiate multipart uploads"),
         _ => Ok(()),
     }
 }
@@ -213,8 +243,8 @@ fn check_length(headers: &HeaderMap, operation: &str) -> S3Result<()> {
 /// No option is ignored: what a header asks for is there, or is refused.
 fn check_headers(headers: &HeaderMap, owner: &str) -> S3Result<()> {
     let expected = headers.get("x-amz-expected-bucket-owner");
-    if expected.is_some_and(|expected| expected.as_bytes() != owner.as_bytes()) {
-        return Err(denied());
+    if let Some(expected) = expected {
+        check_expected(expected, owner)?;
     }
     match headers.contains_key("x-amz-write-offset-bytes") {
         true => Err(unavailable("Objects can't be appended to")),

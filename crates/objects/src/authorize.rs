@@ -760,6 +760,10 @@ impl Store {
         if !parsed.means_something() {
             return Err(malformed("Policy has invalid action".into()));
         }
+        if !parsed.is_of_one_piece() {
+            let why = "Action does not apply to any resource(s) in statement";
+            return Err(malformed(why.into()));
+        }
         if !parsed.accounts().all(|account| self.has(account)) {
             return Err(malformed("Invalid principal in policy".into()));
         }

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 
 /// Bytes of names and values of user metadata together.
 const METADATA_BYTES: usize = 2048;
+/// What the SDKs say of the transfer among an object's encodings.
+const CHUNKED: &str = "aws-chunked";
 
 /// Storage classes that mean nothing here but their name. Those of archives would need a restore.
 const CLASSES: [&str; 6] = [
@@ -62,11 +64,12 @@ impl Described {
         let mut headers = BTreeMap::new();
         // What the SDKs say of the transfer is none of the object's.
         let encoding = self.content_encoding.map(|value| {
-            let kept = value
-                .split(',')
-                .map(str::trim)
-                .filter(|one| *one != "aws-chunked");
-            kept.collect::<Vec<_>>().join(",")
+            let parts = || value.split(',').map(str::trim);
+            if !parts().any(|one| one == CHUNKED) {
+                return value;
+            }
+            let kept: Vec<_> = parts().filter(|one| *one != CHUNKED).collect();
+            kept.join(",")
         });
         let expires = self.expires.map(|expires| http_date(&expires));
         for (name, value) in [

@@ -156,7 +156,7 @@ impl Wish {
                 InvalidArgument,
                 "Server Side Encryption with Customer provided key is incompatible with the encryption method specified"
             )),
-            (None, _) if by_service("-aws-kms-key-id").is_some() => Err(s3_error!(
+            (None | Some(AES256), _) if by_service("-aws-kms-key-id").is_some() => Err(s3_error!(
                 InvalidArgument,
                 "Server Side Encryption with AWS KMS managed key requires HTTP header x-amz-server-side-encryption : aws:kms"
             )),
@@ -164,7 +164,10 @@ impl Wish {
                 "There is no key management service here; AES256 encrypts with the cloud's own key",
             )),
             (Some(AES256), false) => Ok(Self { own, asked: true }),
-            (Some(_), false) => Err(unknown_algorithm()),
+            (Some(_), false) => Err(s3_error!(
+                InvalidArgument,
+                "The encryption method specified is not supported"
+            )),
             (None, _) => Ok(Self { own, asked: false }),
         }
     }
@@ -367,10 +370,9 @@ mod tests {
         assert_eq!(code(&[]), Ok(false));
         assert_eq!(code(&[(SERVICE, "AES256")]), Ok(true));
         assert_eq!(code(&[(SERVICE, "aws:kms")]), wrong("NotImplemented"));
-        assert_eq!(
-            code(&[(SERVICE, "ROT13")]),
-            wrong("InvalidEncryptionAlgorithmError")
-        );
+        assert_eq!(code(&[(SERVICE, "ROT13")]), wrong("InvalidArgument"));
+        let key_id = ("x-amz-server-side-encryption-aws-kms-key-id", "k");
+        assert_eq!(code(&[(SERVICE, AES256), key_id]), wrong("InvalidArgument"));
         assert_eq!(
             code(&[("x-amz-server-side-encryption-aws-kms-key-id", "k")]),
             wrong("InvalidArgument")

@@ -114,16 +114,17 @@ impl Store {
         let lock = Lock::of_upload(&upload, &request.headers)?;
         encryption::tell(&request.extensions, lock.noted().as_ref(), lock.key());
         let asked = asked_of(&upload);
-        if let Some(sent) = said.algorithm()
-            && asked.explicit
-            && sent != asked.algorithm
-        {
+        // Sums of parts are the client's word; one sum of the whole can be made without.
+        let wants = asked.explicit && asked.covers == Covers::Composite;
+        let sent = said.algorithm();
+        let other = asked.explicit && sent.is_some_and(|sent| sent != asked.algorithm);
+        if other || (wants && sent.is_none()) {
+            let sent = sent.map_or("null".into(), |sent| sent.name().to_lowercase());
             return Err(s3s::S3Error::with_message(
                 s3s::S3ErrorCode::InvalidRequest,
                 format!(
-                    "Checksum Type mismatch occurred, expected checksum Type: {}, actual checksum Type: {}",
+                    "Checksum Type mismatch occurred, expected checksum Type: {}, actual checksum Type: {sent}",
                     asked.algorithm.name().to_lowercase(),
-                    sent.name().to_lowercase()
                 ),
             ));
         }

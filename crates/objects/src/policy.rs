@@ -137,6 +137,23 @@ impl Policy {
         })
     }
 
+    /// Whether each action that it names can be done to a resource that is named beside it: what is done to
+    /// a bucket to the bucket, what is done to an object to what is in it.
+    pub fn is_of_one_piece(&self) -> bool {
+        self.statements.iter().all(|statement| {
+            let (actions, resources) = (&statement.actions, &statement.resources);
+            let mut named = resources.patterns.iter();
+            let objects = named.any(|name| name.contains(['/', '*']));
+            let mut named = resources.patterns.iter();
+            let buckets = named.any(|name| !name.contains('/'));
+            let fits = |pattern: &String| {
+                let (of_buckets, of_objects) = action::kinds(pattern);
+                (of_buckets && buckets) || (of_objects && objects)
+            };
+            actions.except || resources.except || actions.patterns.iter().all(fits)
+        })
+    }
+
     /// The accounts that it names, by their numbers or canonical user ids.
     pub fn accounts(&self) -> impl Iterator<Item = &str> {
         let statements = self.statements.iter();
@@ -598,6 +615,31 @@ mod tests {
         ] {
             assert_eq!(wild(pattern, text), fits, "{pattern} {text}");
         }
+    }
+
+    #[test]
+    fn actions_are_done_to_what_is_named_beside_them() {
+        let fits = |actions: Value, resources: Value| {
+            policy(json!({
+                "Effect": "Allow", "Principal": "*", "Action": actions, "Resource": resources
+            }))
+            .is_of_one_piece()
+        };
+        let (bucket, objects) = ("arn:aws:s3:::b", "arn:aws:s3:::b/*");
+        assert!(fits(json!("s3:GetObject"), json!(objects)));
+        assert!(fits(json!("s3:ListBucket"), json!(bucket)));
+        assert!(fits(
+            json!(["s3:ListBucket", "s3:GetObject"]),
+            json!([bucket, objects])
+        ));
+        assert!(fits(json!("s3:*"), json!(bucket)) && fits(json!("s3:*"), json!(objects)));
+        assert!(fits(json!("s3:GetObject"), json!("arn:aws:s3:::b*")));
+        assert!(!fits(json!("s3:GetObject"), json!(bucket)));
+        assert!(!fits(json!("s3:ListBucket"), json!(objects)));
+        assert!(!fits(
+            json!(["s3:ListBucket", "s3:GetObject"]),
+            json!(objects)
+        ));
     }
 
     #[test]

@@ -940,7 +940,7 @@ def encryption(bucket):
     assert S3.head_object(Bucket=bucket, Key="s3")["ServerSideEncryption"] == "AES256"
     got = S3.get_object(Bucket=bucket, Key="s3", Range="bytes=300000-5300000")
     assert got["ServerSideEncryption"] == "AES256" and got["Body"].read() == large[300000:5300001]
-    for wanted, code in [("aws:kms", "NotImplemented"), ("ROT13", "InvalidEncryptionAlgorithmError")]:
+    for wanted, code in [("aws:kms", "NotImplemented"), ("ROT13", "InvalidArgument")]:
         with refused(code):
             S3.put_object(Bucket=bucket, Key="no", Body=b"", ServerSideEncryption=wanted)
     # A client's key: nothing is read without it.
@@ -1262,6 +1262,18 @@ def policies(bucket):
             S3.put_bucket_policy(Bucket=bucket, Policy=wrong)
     with refused("MalformedPolicy", 400):
         put({**everybody, "Resource": "arn:aws:s3:::another/*"})
+    with refused("MalformedPolicy", 400):
+        put(statement("Allow", "*", "s3:PutObject", ""))
+    # Whatever a policy says, who has no key copies nothing and begins no upload.
+    S3.delete_public_access_block(Bucket=bucket)
+    put(statement("Allow", "*", "s3:*"))
+    assert raw("PUT", f"/{bucket}/theirs", b"x")[0] == 200
+    for method, path, headers in [("POST", "/m?uploads", {}),
+                                  ("PUT", "/c", {"x-amz-copy-source": f"{bucket}/theirs"})]:
+        status, _, text = raw(method, f"/{bucket}{path}", headers=headers)
+        assert status == 403 and b"Please authenticate" in text, (path, status, text)
+    with refused("InvalidBucketOwnerAWSAccountID", 400):
+        S3.list_objects_v2(Bucket=bucket, ExpectedBucketOwner="unknown")
     S3.delete_bucket_policy(Bucket=bucket)
     with refused("NoSuchBucketPolicy", 404):
         S3.get_bucket_policy(Bucket=bucket)
@@ -1532,6 +1544,9 @@ def subresources(bucket):
     S3.copy_object(Bucket=bucket, Key="copy", CopySource=f"{bucket}/copy", WebsiteRedirectLocation="/here")
     assert S3.head_object(Bucket=bucket, Key="copy")["WebsiteRedirectLocation"] == "/here"
     upload = S3.create_multipart_upload(Bucket=bucket, Key="sums", ChecksumAlgorithm="SHA256")["UploadId"]
+    with refused("InvalidRequest", 400):
+        client(request_checksum_calculation="when_required").upload_part(
+            Bucket=bucket, Key="sums", UploadId=upload, PartNumber=1, Body=b"x")
     part = S3.upload_part(Bucket=bucket, Key="sums", UploadId=upload, PartNumber=1, Body=b"x", ChecksumAlgorithm="SHA256")
     with refused("InvalidRequest", 400):
         S3.complete_multipart_upload(Bucket=bucket, Key="sums", UploadId=upload,

@@ -90,11 +90,39 @@ const OTHERS: &str = "AbortMultipartUpload BypassGovernanceRetention CreateBucke
     PutObjectVersionTagging PutReplicationConfiguration ReplicateDelete ReplicateObject \
     ReplicateTags RestoreObject TagResource UntagResource UpdateObjectEncryption";
 
+/// The known actions that a pattern of a policy means.
+fn meant(pattern: &str) -> impl Iterator<Item = &'static str> {
+    let pattern = pattern.to_ascii_lowercase();
+    let all = OTHERS.split_whitespace();
+    all.filter(move |name| super::wild(&pattern, &format!("s3:{}", name.to_ascii_lowercase())))
+}
+
 /// Whether a pattern of a policy means any action at all.
 pub fn is_known(pattern: &str) -> bool {
-    let pattern = pattern.to_ascii_lowercase();
-    let mut all = OTHERS.split_whitespace();
-    all.any(|name| super::wild(&pattern, &format!("s3:{}", name.to_ascii_lowercase())))
+    meant(pattern).next().is_some()
+}
+
+/// Whether a pattern means actions on buckets, and on objects.
+pub fn kinds(pattern: &str) -> (bool, bool) {
+    let (mut of_buckets, mut of_objects) = (false, false);
+    for name in meant(pattern) {
+        match name {
+            "CreateSession" | "ListTagsForResource" | "TagResource" | "UntagResource" => {
+                (of_buckets, of_objects) = (true, true);
+            }
+            "AbortMultipartUpload"
+            | "BypassGovernanceRetention"
+            | "InitiateReplication"
+            | "ListMultipartUploadParts"
+            | "ReplicateDelete"
+            | "ReplicateTags" => of_objects = true,
+            name if name.contains("Object") && !name.contains("BucketObjectLock") => {
+                of_objects = true;
+            }
+            _ => of_buckets = true,
+        }
+    }
+    (of_buckets, of_objects)
 }
 
 #[cfg(test)]
@@ -112,5 +140,19 @@ mod tests {
         }
         assert!(is_known("s3:get*") && is_known("*") && is_known("s3:*"));
         assert!(!is_known("s3:GetObjcet") && !is_known("ec2:*"));
+    }
+
+    #[test]
+    fn an_action_is_done_to_a_bucket_or_to_what_is_in_it() {
+        for (pattern, expected) in [
+            ("s3:ListBucket", (true, false)),
+            ("s3:GetBucketObjectLockConfiguration", (true, false)),
+            ("s3:putobject", (false, true)),
+            ("s3:AbortMultipartUpload", (false, true)),
+            ("s3:Get*", (true, true)),
+            ("*", (true, true)),
+        ] {
+            assert_eq!(kinds(pattern), expected, "{pattern}");
+        }
     }
 }
