@@ -118,6 +118,20 @@ fn an_answer_in_pieces_is_the_answer_at_once() {
     assert_eq!(text(pieces), text(whole));
 }
 
+/// boto 2 takes the end of an inner item for the end of the outer one.
+#[test]
+fn lists_come_after_what_is_simple() {
+    let operation = operation(&ec2::SERVICE, "DescribeVpcs");
+    let block = structure("VpcCidrBlockAssociation").with("AssociationId", "a");
+    let vpc = structure("Vpc")
+        .with("CidrBlockAssociationSet", vec![Value::from(block)])
+        .with("VpcId", "vpc-1");
+    let answer = structure("DescribeVpcsResult").with("Vpcs", vec![Value::from(vpc)]);
+    let said = text(respond(operation, "2014-10-01", "req", &answer));
+    let start = "<item><vpcId>vpc-1</vpcId><cidrBlockAssociationSet>";
+    assert!(said.contains(start), "{said}");
+}
+
 #[test]
 fn cached_subtrees_write_the_same() {
     let operation = operation(&ec2::SERVICE, "DescribeInstances");

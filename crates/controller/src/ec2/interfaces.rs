@@ -410,7 +410,7 @@ mod tests {
         assert_eq!(reply.one("instanceId"), attachment.instance.as_str());
         assert_eq!(reply.one("macAddress"), row.mac.to_string());
         assert_eq!(reply.one("groupName"), "default");
-        assert_eq!(reply.all("status"), ["attached", "in-use"]);
+        assert_eq!(reply.all("status"), ["in-use", "attached"]);
         for (name, value, found) in [
             ("attachment.instance-id", attachment.instance.as_str(), 1),
             ("private-ip-address", &row.ip.to_string(), 1),

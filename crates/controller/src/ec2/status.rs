@@ -271,8 +271,8 @@ mod tests {
         let reply = cloud.ok("Action=DescribeInstanceStatus&IncludeAllInstances=true");
         let of = |element: &str| {
             let inner = reply.one(element).to_owned();
-            let at = inner.rfind("<status>").expect("a summary") + "<status>".len();
-            inner[at..].trim_end_matches("</status>").to_owned()
+            let (_, rest) = inner.split_once("<status>").expect("a summary");
+            rest.split('<').next().unwrap_or_default().to_owned()
         };
         (of("instanceStatus"), of("systemStatus"))
     }

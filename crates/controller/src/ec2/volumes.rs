@@ -378,7 +378,7 @@ mod tests {
         let instance = cloud.launch(1, "&TagSpecification.1.ResourceType=volume&TagSpecification.1.Tag.1.Key=a&TagSpecification.1.Tag.1.Value=b").remove(0);
         let volume = volume_of(&cloud, &instance);
         let reply = cloud.ok(&format!("Action=DescribeVolumes&VolumeId.1={volume}"));
-        assert_eq!(reply.all("status"), ["attached", "in-use"]);
+        assert_eq!(reply.all("status"), ["in-use", "attached"]);
         assert_eq!(reply.one("size"), "1");
         assert_eq!(reply.one("device"), "/dev/sda1");
         assert_eq!(reply.one("instanceId"), instance.as_str());
