@@ -39,6 +39,7 @@ pub fn decode(
     let input = operation.input();
     let mut root = Node::empty(input);
     for (name, value) in parameters {
+        let name = renamed(operation, name);
         let parameter = Parameter {
             protocol,
             name,
@@ -57,6 +58,14 @@ pub fn decode(
         _ => Err(ApiError::malformed_query(
             "The request's input is not a structure.",
         )),
+    }
+}
+
+/// A parameter as the model names it: boto 2 counts the one instance of GetConsoleOutput, which AWS takes.
+fn renamed<'a>(operation: &Operation, name: &'a str) -> &'a str {
+    match (operation.name, name) {
+        ("GetConsoleOutput", "InstanceId.1") => "InstanceId",
+        _ => name,
     }
 }
 

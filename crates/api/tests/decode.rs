@@ -94,6 +94,17 @@ fn a_whole_run_instances_is_read() {
 }
 
 #[test]
+fn boto_2_counts_the_one_instance_of_a_console() {
+    let request = ec2_request("GetConsoleOutput", "InstanceId.1=i-1").expect("as AWS takes it");
+    assert_eq!(request.str("InstanceId"), Some("i-1"));
+    let (code, _) = refusal(
+        "DescribeInstanceAttribute",
+        "InstanceId.1=i-1&Attribute=kernel",
+    );
+    assert_eq!(code, "UnknownParameter");
+}
+
+#[test]
 fn lists_count_from_zero_or_one_and_close_gaps() {
     let ids = |query: &str| -> Vec<String> {
         let request = ec2_request("DescribeInstances", query).expect(query);

@@ -14,6 +14,9 @@ const CODE: &str = "UnsupportedOperation";
 /// AWS's services that speak REST and XML; the others that speak REST use JSON.
 const REST_XML: [&str; 3] = ["cloudfront", "route53", "s3control"];
 
+/// What S3's directory buckets are signed for.
+const DIRECTORY_BUCKETS: &str = "s3express";
+
 /// The refusal for a destination that has no table of operations here.
 pub fn refuse(destination: &Destination, parts: &Parts, request_id: &str) -> Response {
     match destination {
@@ -36,6 +39,8 @@ fn unserved(service: &str, headers: &HeaderMap, request_id: &str) -> Response {
     };
     let (kind, body) = if has("smithy-protocol", "rpc-v2-cbor") {
         ("application/cbor", cbor(&message))
+    } else if service == DIRECTORY_BUCKETS {
+        (CONTENT_TYPE, s3(&message, request_id))
     } else if has("content-type", "application/x-www-form-urlencoded")
         || REST_XML.contains(&service)
     {
@@ -55,6 +60,16 @@ fn unserved(service: &str, headers: &HeaderMap, request_id: &str) -> Response {
         response.headers_mut().insert("smithy-protocol", protocol);
     }
     response
+}
+
+/// As S3's clients read it.
+fn s3(message: &str, request_id: &str) -> Vec<u8> {
+    xml(&[
+        ("<Error><Code>", CODE),
+        ("</Code><Message>", message),
+        ("</Message><RequestId>", request_id),
+        ("</RequestId></Error>", ""),
+    ])
 }
 
 fn query(message: &str, request_id: &str) -> Vec<u8> {
@@ -121,6 +136,15 @@ mod tests {
                 "<ErrorResponse><Error><Type>Sender</Type><Code>UnsupportedOperation</Code>\
                  <Message>The service iam is not served by this cloud.</Message></Error>\
                  <RequestId>r-1</RequestId></ErrorResponse>"
+            ),
+            "{body}"
+        );
+        let (_, body) = refused(&Destination::Unserved("s3express".into()), &[]).await;
+        assert!(
+            body.ends_with(
+                "<Error><Code>UnsupportedOperation</Code>\
+                 <Message>The service s3express is not served by this cloud.</Message>\
+                 <RequestId>r-1</RequestId></Error>"
             ),
             "{body}"
         );
