@@ -258,7 +258,7 @@ impl Front {
             }
             return form::post(&self.store, request, bucket).await;
         }
-        let request = chunked::bounded(lifted(measured(request, target), &query));
+        let request = chunked::bounded(lifted(said_empty(request, target), &query));
         let mut request = documents::judged(request, target.has_key(), &query)?;
         let document = request.extensions().get::<Document>().cloned();
         let besides = Besides::default();
@@ -387,9 +387,10 @@ fn slashed(cloud: &dyn Cloud, mut request: Request<Body>) -> Request<Body> {
     request
 }
 
-/// A request that has no body and doesn't say so, as curl sends it, is as good as one that does; but who
-/// writes an object has to say how long it is.
-fn measured(mut request: Request<Body>, target: &Target) -> Request<Body> {
+/// A request that has no body and doesn't say so, as curl sends it, is as good as one that does. s3s sees that by
+/// itself where no document is looked at on its way (`documents`); and who writes an object has to say how
+/// long it is.
+fn said_empty(mut request: Request<Body>, target: &Target) -> Request<Body> {
     let headers = request.headers();
     let silent = !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING);
     let writes = target.has_key() && !asks_for(request.uri(), "acl");

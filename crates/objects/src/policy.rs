@@ -143,7 +143,7 @@ impl Policy {
         self.statements.iter().all(|statement| {
             let (actions, resources) = (&statement.actions, &statement.resources);
             let mut named = resources.patterns.iter();
-            let objects = named.any(|name| name.contains(['/', '*']));
+            let objects = named.any(|name| name.contains(['/', '*', '?']));
             let mut named = resources.patterns.iter();
             let buckets = named.any(|name| !name.contains('/'));
             let fits = |pattern: &String| {

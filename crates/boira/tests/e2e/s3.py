@@ -1237,6 +1237,8 @@ def policies(bucket):
             other.get_object(Bucket=bucket, Key="none")
         # The policy is its owner's alone.
         put(statement("Allow", friend, "s3:*"), statement("Allow", friend, "s3:*", ""))
+        with refused("AccessControlListNotSupported", 400):
+            other.put_object(Bucket=bucket, Key="t", Body=b"x", ACL="private")
         with refused("AccessDenied", 403):
             other.put_bucket_policy(Bucket=bucket, Policy="{}")
         # A source is judged by its own tags, not by those of what it replaces.
@@ -1405,6 +1407,9 @@ def version_2(bucket):
         headers = {"Date": date, "Authorization": authorization}
         status, _, answer = raw("GET", path.replace("/?", "?").rstrip("/"), headers=headers)
         assert status == 200, (path, answer)
+        headers["Authorization"] = headers["Authorization"][:-2] + "A="
+        status, _, answer = raw("GET", f"/{bucket}", headers=headers)
+        assert status == 403 and b"SignatureDoesNotMatch" in answer, (status, answer)
 
 
 def malformed(_):

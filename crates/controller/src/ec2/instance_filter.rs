@@ -219,7 +219,9 @@ fn field(state: &State, row: &Instance, name: &str, test: Test<'_>) -> bool {
         "state-reason-message" => state_reason(row).is_some_and(|reason| test(&reason.message)),
         "tenancy" => test("default"),
         "usage-operation" => test("RunInstances"),
-        "usage-operation-update-time" => test(&format_ms(first_launched(state, row).0)),
+        "usage-operation-update-time" => {
+            first_launched(state, row).is_some_and(|at| test(&format_ms(at.0)))
+        }
         "virtualization-type" => test("hvm"),
         address => first_port(state, row).is_some_and(|port| network(state, port, address, test)),
     }

@@ -83,7 +83,7 @@ pub fn instance(state: &State, row: &Instance) -> InstanceValue {
         .state_transition_reason(row.transition_reason.clone())
         .tags(tags(&row.tags))
         .usage_operation("RunInstances")
-        .usage_operation_update_time(first_launched(state, row).0)
+        .usage_operation_update_time(first_launched(state, row).map(|at| at.0))
         .virtualization_type("hvm");
     match port {
         Some(port) => networked(value, state, row, port),
@@ -103,12 +103,12 @@ pub fn state_reason(row: &Instance) -> Option<StateReason> {
     row.state_reason.clone().or(is_pending.then(pending))
 }
 
-/// When it was launched for the first time: starts later change nothing of what it is used for.
-pub fn first_launched(state: &State, row: &Instance) -> Wall {
+/// When it was launched for the first time: starts later change nothing of what it is used for. A terminated
+/// one is used for nothing.
+pub fn first_launched(state: &State, row: &Instance) -> Option<Wall> {
     let ports = row.interfaces.iter();
     let attachments = ports.filter_map(|id| state.interfaces.get(id)?.attachment.as_ref());
-    let first = attachments.map(|attachment| attachment.since).min();
-    first.unwrap_or(row.launched)
+    attachments.map(|attachment| attachment.since).min()
 }
 
 /// What an instance has as long as it has an interface; a terminated one has none.

@@ -379,7 +379,8 @@ pub fn dry_run(act: &Act, call: &Call, snapshot: &Arc<Snapshot>, seed: u64) -> A
     };
     match outcome {
         Ok(()) => ApiError::dry_run(),
-        // Whether there is room changes by the minute, and is not what is asked.
+        // Whether there is room changes by the minute, and is not what is asked. What would be checked once
+        // there is a place isn't.
         Err(error) if error.code == NO_ROOM => ApiError::dry_run(),
         Err(error) => error,
     }

@@ -122,6 +122,10 @@ fn what_starts_is_pending_for_a_reason_and_is_used_since_its_launch() {
     ] {
         assert_eq!(found(&mut cloud, filter, value), 1, "{filter}");
     }
+    // As a terminated one.
+    cloud.edit(|draft| draft.edit_instance(&id, |row| row.interfaces.clear()));
+    let reply = cloud.ok(&format!("Action=DescribeInstances&InstanceId.1={id}"));
+    assert!(!reply.has("usageOperationUpdateTime"));
 }
 
 #[test]
