@@ -10,6 +10,9 @@ use std::fmt;
 use crate::shape::{Protocol, Service};
 use crate::xml::{DECLARATION, escape};
 
+/// The code of a launch for which no host has room.
+pub const NO_ROOM: &str = "InsufficientInstanceCapacity";
+
 /// An error as AWS would answer it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
@@ -126,7 +129,7 @@ impl ApiError {
     }
 
     pub fn insufficient_instance_capacity(message: impl Into<String>) -> ApiError {
-        ApiError::new("InsufficientInstanceCapacity", message)
+        ApiError::new(NO_ROOM, message)
     }
 
     pub fn request_limit_exceeded() -> ApiError {
@@ -201,7 +204,7 @@ fn status(code: &str) -> u16 {
         "EntityAlreadyExists" | "DeleteConflict" | "LimitExceeded" => 409,
         "DryRunOperation" => 412,
         "RequestEntityTooLarge" => 413,
-        "InsufficientInstanceCapacity"
+        NO_ROOM
         | "InsufficientAddressCapacity"
         | "InsufficientCapacity"
         | "InsufficientHostCapacity"

@@ -58,37 +58,28 @@ pub fn push_element(out: &mut Vec<u8>, name: &str, shape: &'static Shape, value:
 
 /// Appends the members of a structure, in the order of the model.
 pub fn push_members(out: &mut Vec<u8>, structure: &Struct) {
-    let shape = structure.shape();
-    let members = shape.members();
-    for (index, value) in structure.raw_fields() {
-        let member = &members[usize::from(*index)];
-        push_element(out, member.xml, shape.at(member.shape), value);
-    }
+    push_some(out, structure, |_| true);
 }
 
 /// The same within a structure, but what is simple first and lists last. Old readers (boto 2) take the end of
 /// an inner list's item for the structure's own, and lose what comes after it.
 fn push_inner(out: &mut Vec<u8>, structure: &Struct) {
-    let shape = structure.shape();
-    let members = shape.members();
-    for depth in 0..=LISTS {
-        for (index, value) in structure.raw_fields() {
-            let member = &members[usize::from(*index)];
-            let of = shape.at(member.shape);
-            if depth_of(of) == depth {
-                push_element(out, member.xml, of, value);
-            }
-        }
-    }
+    let is_list = |shape: &Shape| matches!(shape.kind, Kind::List { .. } | Kind::Map { .. });
+    let is_structure = |shape: &Shape| matches!(shape.kind, Kind::Structure(_));
+    push_some(out, structure, |of| !is_list(of) && !is_structure(of));
+    push_some(out, structure, is_structure);
+    push_some(out, structure, is_list);
 }
 
-const LISTS: u8 = 2;
-
-fn depth_of(shape: &Shape) -> u8 {
-    match shape.kind {
-        Kind::Structure(_) => 1,
-        Kind::List { .. } | Kind::Map { .. } => LISTS,
-        _ => 0,
+fn push_some(out: &mut Vec<u8>, structure: &Struct, wanted: impl Fn(&Shape) -> bool) {
+    let shape = structure.shape();
+    let members = shape.members();
+    for (index, value) in structure.raw_fields() {
+        let member = &members[usize::from(*index)];
+        let of = shape.at(member.shape);
+        if wanted(of) {
+            push_element(out, member.xml, of, value);
+        }
     }
 }
 

@@ -381,12 +381,10 @@ pub fn dry_run(act: &Act, call: &Call, snapshot: &Arc<Snapshot>, seed: u64) -> A
         Ok(()) => ApiError::dry_run(),
         // Whether there is room changes by the minute, and is not what is asked. What would be checked once
         // there is a place isn't.
-        Err(error) if error.code == NO_ROOM => ApiError::dry_run(),
+        Err(error) if error.code == boira_api::error::NO_ROOM => ApiError::dry_run(),
         Err(error) => error,
     }
 }
-
-const NO_ROOM: &str = "InsufficientInstanceCapacity";
 
 /// Feeds a value into a hash, members of structures in the order of their names.
 pub fn digest(hash: &mut sha2::Sha256, value: &Value) {
