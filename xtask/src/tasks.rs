@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 #[derive(clap::Args)]
 pub struct Bench {
@@ -28,7 +28,7 @@ pub struct Soak {
     /// The first seed; the next ones follow it
     #[arg(long)]
     seed: Option<u64>,
-    /// Only `moves`, `debian`, `old-pc` or `seeds`; guests need root
+    /// Only `moves`, `debian`, `wireguard`, `old-pc` or `seeds`; guests need root
     #[arg(long)]
     only: Option<String>,
 }
@@ -143,7 +143,34 @@ pub fn soak(arguments: &Soak) -> Result<()> {
     if let Some(only) = &arguments.only {
         command.args(["--only", only]);
     }
+    if arguments
+        .only
+        .as_deref()
+        .is_none_or(|only| only == "wireguard")
+    {
+        command.arg("--network-tests").arg(network_tests()?);
+    }
     run(&mut command)
+}
+
+/// Builds the tests that make networks, and answers where their program is.
+fn network_tests() -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["test", "--locked", "--no-run", "--message-format", "json"]);
+    command.args(["--package", "boira-network", "--test", "kernel"]);
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.context("build the tests of networks")?;
+    ensure!(
+        output.status.success(),
+        "the tests of networks weren't built"
+    );
+    let said = String::from_utf8(output.stdout).context("read what cargo says")?;
+    let mut programs = said.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_it = message["target"]["name"] == "kernel" && message["profile"]["test"] == true;
+        is_it.then(|| message["executable"].as_str().map(PathBuf::from))?
+    });
+    programs.next_back().context("cargo names no program")
 }
 
 pub fn conformance(arguments: &Conformance) -> Result<()> {

@@ -20,10 +20,12 @@ mod hosts;
 mod machine;
 mod moto;
 mod old_pc;
+mod pc;
 mod process;
 mod report;
 mod soak;
 mod wire;
+mod wireguard;
 mod worker;
 
 use clap::{Parser, Subcommand};

@@ -4,25 +4,21 @@
 
 use crate::cloud::free_address;
 use crate::debian::{Home, boira, open_ssh};
+use crate::pc::Pc;
 use crate::process::Tied;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const NAME: &str = "old-pc";
-const SUITE: &str = "bookworm";
-/// What the invitation's line would install there by apt, and a system around it.
-const PACKAGES: &str = "linux-image-cloud-amd64,systemd-sysv,udev,kmod,procps,curl,ca-certificates,\
-    qemu-system-x86,qemu-utils,iproute2,nftables,conntrack,slirp4netns";
-const DISK: &str = "4G";
+/// What the invitation's line would install there by apt.
+const PACKAGES: &str =
+    "curl,ca-certificates,qemu-system-x86,qemu-utils,iproute2,nftables,conntrack,slirp4netns";
 /// The model of x86-64-v1 ("ABI compatibility levels for CPU models" in QEMU's documentation), and whether
 /// KVM works on it.
 const CPUS: [(&str, bool); 2] = [("qemu64,-svm", false), ("qemu64", true)];
-const MEMORY_MIB: &str = "1024";
 /// The machine is emulated, and so is what it emulates.
 const JOINED: Duration = Duration::from_secs(1200);
 const LOGGED_IN: Duration = Duration::from_secs(2400);
@@ -42,14 +38,6 @@ while sleep 10; do
     sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\) kB/\\1/p' /proc/$pid/status
 done >/dev/ttyS1
 ";
-const UNIT: &str = "[Unit]
-Description=Joins the cloud
-[Service]
-ExecStart=/root/startup
-[Install]
-WantedBy=multi-user.target
-";
-
 pub fn run() -> Result<()> {
     CPUS.into_iter()
         .try_for_each(|(cpu, kvm)| run_on(cpu, kvm).with_context(|| format!("with the CPU {cpu}")))
@@ -69,9 +57,11 @@ fn run_on(cpu: &str, kvm: bool) -> Result<()> {
     open_ssh(home.path())?;
     println!("installing {NAME}'s Debian");
     let line = invite(home.path())?;
-    let pc = OldPc::install(&home.path().join(NAME), &line)?;
+    let pc = Pc::install(&home.path().join(NAME), PACKAGES, STARTUP, |root| {
+        Ok(std::fs::write(root.join("root/line"), line)?)
+    })?;
     let begun = Instant::now();
-    let mut machine = pc.switch_on(cpu)?;
+    let mut machine = pc.switch_on(&["-cpu", cpu, "-smp", "1"])?;
     println!("waiting until {NAME} has booted with the CPU {cpu} and joined");
     wait(JOINED, &mut machine, || {
         let host = host(home.path())?;
@@ -98,7 +88,7 @@ fn run_on(cpu: &str, kvm: bool) -> Result<()> {
         "the instance runs elsewhere"
     );
     wait(JOINED, &mut machine, || {
-        let resident = pc.resident_kib()?;
+        let resident = resident_kib(&pc)?;
         println!("the agent keeps {resident} KiB");
         ensure!(resident <= RESIDENT_MAX_KIB, "that is too much");
         Ok(())
@@ -155,92 +145,11 @@ fn wait(
     }
 }
 
-struct OldPc(PathBuf);
-
-impl OldPc {
-    fn install(folder: &Path, line: &str) -> Result<Self> {
-        let root = folder.join("root");
-        fs::create_dir_all(folder).context("make a folder")?;
-        let mut mmdebstrap = Command::new("mmdebstrap");
-        mmdebstrap
-            .args(["--quiet", "--variant=minbase", "--format=directory"])
-            .arg(format!("--include={PACKAGES}"))
-            .args([SUITE.as_ref(), root.as_os_str()]);
-        checked(&mut mmdebstrap)?;
-        let system = root.join("etc/systemd/system");
-        fs::create_dir_all(system.join("multi-user.target.wants")).context("make a folder")?;
-        for (name, text) in [
-            ("etc/hostname", NAME),
-            ("etc/fstab", ""),
-            ("root/line", line),
-            ("root/startup", STARTUP),
-            ("etc/systemd/system/join.service", UNIT),
-        ] {
-            fs::write(root.join(name), text).with_context(|| format!("write {name}"))?;
-        }
-        checked(
-            Command::new("chmod")
-                .arg("755")
-                .arg(root.join("root/startup")),
-        )?;
-        let wanted = system.join("multi-user.target.wants/join.service");
-        std::os::unix::fs::symlink("../join.service", wanted).context("enable the unit")?;
-        for (file, name) in [("vmlinuz", "kernel"), ("initrd.img", "ramdisk")] {
-            fs::copy(root.join(file), folder.join(name))
-                .with_context(|| format!("keep its {name}"))?;
-        }
-        checked(
-            Command::new("mke2fs")
-                .args(["-q", "-t", "ext4", "-d"])
-                .arg(&root)
-                .arg(folder.join("disk"))
-                .arg(DISK),
-        )?;
-        fs::remove_dir_all(&root).context("remove the folder")?;
-        Ok(Self(folder.to_owned()))
-    }
-
-    fn switch_on(&self, cpu: &str) -> Result<Tied> {
-        let at = |name: &str| self.0.join(name).display().to_string();
-        Tied::spawn(
-            Command::new("qemu-system-x86_64")
-                .args(["-machine", "pc,accel=tcg", "-display", "none"])
-                .args(["-cpu", cpu, "-smp", "1", "-m", MEMORY_MIB])
-                .args(["-kernel", &at("kernel"), "-initrd", &at("ramdisk")])
-                .args(["-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0"])
-                .arg("-drive")
-                .arg(format!(
-                    "file={},format=raw,if=virtio,cache=unsafe",
-                    at("disk")
-                ))
-                .args(["-nic", "user,model=virtio-net-pci"])
-                .args(["-serial", &format!("file:{}", at("console"))])
-                .args(["-serial", &format!("file:{}", at("resident"))])
-                .stdin(Stdio::null()),
-        )
-    }
-
-    /// The end of what its console has said.
-    fn said(&self) -> String {
-        let said = fs::read(self.0.join("console")).unwrap_or_default();
-        let said = String::from_utf8_lossy(&said);
-        let lines: Vec<&str> = said.lines().collect();
-        lines[lines.len().saturating_sub(40)..].join("\n")
-    }
-
-    /// The last of what it has said on its second serial port.
-    fn resident_kib(&self) -> Result<u64> {
-        let said = fs::read_to_string(self.0.join("resident")).context("read its second port")?;
-        let mut numbers = said.lines().filter_map(|line| line.trim().parse().ok());
-        numbers
-            .next_back()
-            .context("it has not said what its agent keeps")
-    }
-}
-
-fn checked(command: &mut Command) -> Result<()> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let status = command.status().with_context(|| format!("run {name}"))?;
-    ensure!(status.success(), "{name} ended with {status}");
-    Ok(())
+/// The last of what it has said on its second serial port.
+fn resident_kib(pc: &Pc) -> Result<u64> {
+    let said = pc.reported()?;
+    let mut numbers = said.lines().filter_map(|line| line.trim().parse().ok());
+    numbers
+        .next_back()
+        .context("it has not said what its agent keeps")
 }

@@ -1,9 +1,11 @@
 //! The tests that take longer than `./test` may: Debian with cloud-init from the command line to a
-//! login, a whole old PC that becomes a host, then seeds of the simulator without limit.
+//! login, a kernel that has WireGuard, a whole old PC that becomes a host, then seeds of the simulator
+//! without limit.
 
-use crate::{debian, old_pc};
+use crate::{debian, old_pc, wireguard};
 use anyhow::{Context, Result, bail};
 use std::io::Write;
+use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -16,12 +18,17 @@ pub struct Arguments {
     /// Only this; guests need root
     #[arg(long, value_enum)]
     only: Option<What>,
+    /// The program of the tests of Boira's networks
+    #[arg(long)]
+    network_tests: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum What {
     /// The debian image with cloud-init
     Debian,
+    /// The network between hosts on a kernel that has WireGuard
+    Wireguard,
     /// A PC with 1 GiB and a CPU of the first x86-64, which joins and runs an instance
     OldPc,
     /// The simulator
@@ -32,6 +39,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let is_asked = |what| arguments.only.is_none_or(|only| only == what);
     if is_asked(What::Debian) {
         debian::boot().context("Debian with cloud-init")?;
+    }
+    if is_asked(What::Wireguard) {
+        let tests = arguments.network_tests.as_deref();
+        wireguard::run(tests.context("which program tests networks?")?)
+            .context("the kernel's WireGuard")?;
     }
     if is_asked(What::OldPc) {
         old_pc::run().context("an old PC")?;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::namespace::find_tool;
-use crate::tap;
+use crate::{tap, underlay};
 
 /// One thing that a host has or lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,13 @@ pub fn requirements() -> Vec<Requirement> {
             present: filters_packets(),
             optional: false,
             remedy: "load the kernel module nf_tables",
+        });
+        requirements.push(Requirement {
+            what: "wireguard",
+            present: underlay::kernel_seals(),
+            optional: true,
+            remedy: "load the kernel module wireguard, without which a process of Boira's seals what goes \
+                     between hosts, more slowly",
         });
     }
     requirements

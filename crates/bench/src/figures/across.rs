@@ -1,12 +1,12 @@
 //! What the network between hosts costs: TCP between two namespaces that play hosts, over a plain
-//! wire, over bare VXLAN, and over VXLAN that the relay seals.
+//! wire, over bare VXLAN, and over VXLAN that is sealed by relays and, where it can, by the kernel.
 
 use super::Extent;
 use crate::figure::{Figure, Series, Target};
 use crate::process::program;
 use anyhow::{Context, Result, anyhow};
 use boira_network::namespace::Namespace;
-use boira_network::underlay::{GUEST_MTU, PeerSpec, Underlay, UnderlaySpec};
+use boira_network::underlay::{GUEST_MTU, PeerSpec, Underlay, UnderlaySpec, kernel_seals};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -14,18 +14,25 @@ use std::time::{Duration, Instant};
 
 pub fn take(extent: Extent) -> Result<Vec<Figure>> {
     let scene = Scene::new()?;
-    let (plain, bare, sealed) = (scene.plain()?, scene.bare()?, scene.sealed()?);
-    let mut rates: [Series; 3] = Default::default();
-    let mut trips: [Series; 3] = Default::default();
+    let mut pairs = vec![scene.plain()?, scene.bare()?, scene.sealed("r", by_relay)?];
+    if kernel_seals() {
+        pairs.push(scene.sealed("k", by_kernel)?);
+    }
+    let mut rates: [Series; 4] = Default::default();
+    let mut trips: [Series; 4] = Default::default();
     let seconds = Duration::from_millis(extent.size(3000, 200).into());
     for _ in 0..extent.rounds {
-        for (place, pair) in [&plain, &bare, &sealed].into_iter().enumerate() {
+        for (place, pair) in pairs.iter().enumerate() {
             rates[place].0.push(pair.throughput(seconds)?);
             trips[place].0.push(pair.round_trip(extent.size(2000, 50))?);
         }
     }
-    let [plain_rate, bare_rate, sealed_rate] = rates;
-    let [plain_trip, bare_trip, sealed_trip] = trips;
+    let [plain_rate, bare_rate, relay_rate, kernel_rate] = rates;
+    let [plain_trip, bare_trip, relay_trip, kernel_trip] = trips;
+    let by_the_kernel = |series: Series, unit| match series.0.is_empty() {
+        true => "this machine's kernel has no WireGuard".to_owned(),
+        false => format!("the kernel's own WireGuard: {:.0} {unit}", series.median()),
+    };
     let figure = |title: &str, unit, series, reference| {
         let mut figure = Figure::new(title, unit, Target::None);
         figure.series = series;
@@ -35,22 +42,24 @@ pub fn take(extent: Extent) -> Result<Vec<Figure>> {
     let mut rate = figure(
         "One TCP connection across hosts",
         "MB/s",
-        sealed_rate,
+        relay_rate,
         bare_rate,
     );
     rate.note(format!(
-        "Over the wire alone, a veth pair, it is {:.0} MB/s. Both relays and both ends share this machine's cores; between two PCs each relay has its own.",
-        plain_rate.median()
+        "Over the wire alone, a veth pair, it is {:.0} MB/s. Both relays and both ends share this machine's cores; between two PCs each relay has its own. In place of the relays, {}.",
+        plain_rate.median(),
+        by_the_kernel(kernel_rate, "MB/s")
     ));
     let mut trip = figure(
         "A byte there and back across hosts",
         "µs",
-        sealed_trip,
+        relay_trip,
         bare_trip,
     );
     trip.note(format!(
-        "Over the wire alone it is {:.0} µs.",
-        plain_trip.median()
+        "Over the wire alone it is {:.0} µs. In place of the relays, {}.",
+        plain_trip.median(),
+        by_the_kernel(kernel_trip, "µs")
     ));
     Ok(vec![rate, trip])
 }
@@ -177,16 +186,17 @@ impl Scene {
         pair(ends)
     }
 
-    fn sealed(&self) -> Result<Pair> {
-        let hosts = self.wired("h")?;
+    fn sealed(&self, name: &str, choose: fn(Underlay) -> Underlay) -> Result<Pair> {
+        let hosts = self.wired(name)?;
+        let tag = |place: usize| format!("{}{name}{place}", self.tag);
+        let mut underlays = Vec::new();
         for (place, host) in hosts.iter().enumerate() {
-            let tag = format!("{}{place}", self.tag);
+            let tag = tag(place);
             let folder = self.folder.path().join(&tag);
             let relay = [program("boira")?.into(), "underlay-relay".into()];
             let underlay = Underlay::open(&tag, &folder, &relay).context("make a key")?;
-            self.underlays.borrow_mut().push((host.clone(), underlay));
+            underlays.push((host.clone(), choose(underlay)));
         }
-        let underlays = self.underlays.borrow();
         for place in [0, 1] {
             let (there, peer) = (1 - place, &underlays[1 - place].1);
             let spec = UnderlaySpec {
@@ -200,9 +210,17 @@ impl Scene {
             inside(&underlays[place].0, underlays[place].1.ensure(&spec))?;
         }
         let ends = [0, 1].map(|place| {
-            let below = format!("boira-{}{place}-underlay", self.tag);
-            self.vxlan("s", place, &below, "100.64.0", "wg0", "noudpcsum")
+            let below = format!("boira-{}-underlay", tag(place));
+            self.vxlan(
+                &format!("s{name}"),
+                place,
+                &below,
+                "100.64.0",
+                "wg0",
+                "noudpcsum",
+            )
         });
+        self.underlays.borrow_mut().extend(underlays);
         pair(ends)
     }
 
@@ -227,6 +245,14 @@ impl Scene {
         ))?;
         Ok(end)
     }
+}
+
+fn by_relay(underlay: Underlay) -> Underlay {
+    underlay.by_relay()
+}
+
+fn by_kernel(underlay: Underlay) -> Underlay {
+    underlay
 }
 
 fn pair(ends: [Result<Namespace>; 2]) -> Result<Pair> {

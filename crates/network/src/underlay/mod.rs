@@ -3,18 +3,21 @@
 //! ```text
 //!   VPC's namespace          namespace boira-CLOUD-underlay         the PC's own network
 //!  ┌────────────────┐       ┌───────────────────────────────┐
-//!  │ vx0 (VXLAN) ───┼───────┤ 100.64.0.N on wg0 (tun) ──────┼── relay ── one UDP port
-//!  └────────────────┘       └───────────────────────────────┘   (WireGuard, a key per host)
+//!  │ vx0 (VXLAN) ───┼───────┤ 100.64.0.N on wg0 ────────────┼── WireGuard ── one UDP port
+//!  └────────────────┘       └───────────────────────────────┘   (a key per host)
 //! ```
 //!
-//! A VXLAN socket takes packets from anyone, so it is in a namespace that nothing reaches but the
-//! relay; and the relay takes packets only from hosts whose key the controller has named, and each
+//! A VXLAN socket takes packets from anyone, so it is in a namespace that nothing reaches but
+//! WireGuard; and that takes packets only from hosts whose key the controller has named, and each
 //! only under its own address. What a host says inside VXLAN is bound to it too: the sender's MAC has
 //! to be that host's ([`rules`]), and every VPC knows which addresses live behind which MAC.
 //!
-//! The relay ([`relay`]) is a process of its own that outlives the agent. It speaks WireGuard by the
-//! crate boringtun, because many old systems have no WireGuard in their kernel.
+//! Where the [`kernel`] has WireGuard, the device is its own. Many old systems have none: there it is a
+//! tun, and the [`relay`], a process of its own that outlives the agent, speaks WireGuard by the crate
+//! boringtun. What carries stays until the namespace goes, so connections outlive an agent that was
+//! replaced by one that would choose otherwise.
 
+mod kernel;
 mod relay;
 mod rules;
 mod tunnels;
@@ -31,6 +34,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, Notify};
 
+pub use kernel::is_there as kernel_seals;
 pub use relay::relay;
 pub use tunnels::PublicKey;
 use tunnels::SecretKey;
@@ -42,7 +46,7 @@ use crate::{netfilter, tap};
 
 /// The UDP port, where it is free.
 pub const PORT: u16 = 8775;
-/// The device that leads to the relay.
+/// The device that leads to other hosts.
 pub(crate) const DEVICE: &str = "wg0";
 /// VXLAN's port (RFC 7348), inside the underlay's namespace only.
 pub(crate) const VXLAN_PORT: u16 = 4789;
@@ -121,10 +125,24 @@ pub struct Underlay {
     namespace: Namespace,
     directory: PathBuf,
     process: ServerProcess,
-    public: PublicKey,
+    secret: SecretKey,
     port: u16,
-    wanted: Mutex<Option<UnderlaySpec>>,
+    may_use_kernel: bool,
+    wanted: Mutex<Option<Wanted>>,
     started: Notify,
+}
+
+/// What this host was made last.
+struct Wanted {
+    spec: UnderlaySpec,
+    sealing: Sealing,
+}
+
+/// Who seals what goes to other hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sealing {
+    Kernel,
+    Relay,
 }
 
 impl Underlay {
@@ -138,23 +156,31 @@ impl Underlay {
         let directory = directory.join("underlay");
         let process = ServerProcess::new(namespace.name(), &directory, command);
         process.prepare_directory()?;
-        let public = secret(&directory)?.public();
-        let runs = !process.running().is_empty();
+        let secret = secret(&directory)?;
+        let runs = !process.running().is_empty() || sealing(&namespace)? == Some(Sealing::Kernel);
         let port = port(&directory, runs)?;
         Ok(Underlay {
             namespace,
             directory,
             process,
-            public,
+            secret,
             port,
+            may_use_kernel: true,
             wanted: Mutex::default(),
             started: Notify::new(),
         })
     }
 
+    /// As on a kernel without WireGuard.
+    #[must_use]
+    pub fn by_relay(mut self) -> Self {
+        self.may_use_kernel = false;
+        self
+    }
+
     /// The key that other hosts know this one by.
     pub fn public_key(&self) -> PublicKey {
-        self.public
+        self.secret.public()
     }
 
     /// The UDP port that other hosts reach this one at.
@@ -170,23 +196,51 @@ impl Underlay {
     pub async fn ensure(&self, spec: &UnderlaySpec) -> io::Result<()> {
         spec.check().map_err(io::Error::other)?;
         let mut wanted = self.wanted.lock().await;
-        *wanted = Some(spec.clone());
-        self.ensure_locked(spec).await?;
+        self.ensure_locked(&mut wanted, spec.clone()).await?;
         self.started.notify_one();
         Ok(())
     }
 
-    async fn ensure_locked(&self, spec: &UnderlaySpec) -> io::Result<()> {
-        let (namespace, device) = (self.namespace.clone(), spec.clone());
-        let identity = tokio::task::spawn_blocking(move || {
+    async fn ensure_locked(
+        &self,
+        wanted: &mut Option<Wanted>,
+        spec: UnderlaySpec,
+    ) -> io::Result<()> {
+        let sealing = self.configure(&spec, wanted.take()).await?;
+        let wanted = wanted.insert(Wanted { spec, sealing });
+        match sealing {
+            Sealing::Kernel => Ok(()),
+            Sealing::Relay => self.ensure_relay(&wanted.spec).await,
+        }
+    }
+
+    async fn configure(&self, spec: &UnderlaySpec, before: Option<Wanted>) -> io::Result<Sealing> {
+        let (namespace, may_use_kernel) = (self.namespace.clone(), self.may_use_kernel);
+        let end = End {
+            secret: self.secret.clone(),
+            port: self.port,
+            spec: spec.clone(),
+            before: before.map(|before| before.spec),
+        };
+        tokio::task::spawn_blocking(move || {
             namespace.create()?;
-            namespace.run_blocking(move || configure(&device))?;
-            namespace
-                .identity()
-                .ok_or_else(|| io::Error::other("the underlay's namespace is gone"))
+            let sealing = match sealing(&namespace)? {
+                Some(sealing) => sealing,
+                None if may_use_kernel && kernel::create(&namespace).is_ok() => Sealing::Kernel,
+                None => Sealing::Relay,
+            };
+            namespace.run_blocking(move || configure(&end, sealing))?;
+            Ok(sealing)
         })
         .await
-        .map_err(io::Error::other)??;
+        .map_err(io::Error::other)?
+    }
+
+    async fn ensure_relay(&self, spec: &UnderlaySpec) -> io::Result<()> {
+        let identity = self
+            .namespace
+            .identity()
+            .ok_or_else(|| io::Error::other("the underlay's namespace is gone"))?;
         self.process.prepare_directory()?;
         let relay = relay::RelaySpec {
             port: self.port,
@@ -196,7 +250,7 @@ impl Underlay {
         Ok(())
     }
 
-    /// Starts the relay again when it ends. Runs for ever.
+    /// Starts the relay, where there is one, again when it ends. Runs for ever.
     pub async fn keep_running(&self) {
         loop {
             match self.process.running().into_iter().next() {
@@ -205,15 +259,16 @@ impl Underlay {
                 }
                 None => self.started.notified().await,
             }
-            let wanted = self.wanted.lock().await;
-            let Some(spec) = wanted
+            let mut wanted = self.wanted.lock().await;
+            let relayed = wanted
                 .as_ref()
-                .filter(|_| self.process.running().is_empty())
-            else {
+                .filter(|wanted| wanted.sealing == Sealing::Relay)
+                .filter(|_| self.process.running().is_empty());
+            let Some(spec) = relayed.map(|relayed| relayed.spec.clone()) else {
                 continue;
             };
             tracing::warn!("the relay between hosts ended; starting it again");
-            let outcome = self.ensure_locked(spec).await;
+            let outcome = self.ensure_locked(&mut wanted, spec).await;
             drop(wanted);
             if let Err(error) = outcome {
                 tracing::error!(%error, "the relay between hosts can't be started");
@@ -251,8 +306,30 @@ impl Underlay {
     }
 }
 
-/// Device, address and rules, in the namespace of the calling thread.
-fn configure(spec: &UnderlaySpec) -> io::Result<()> {
+/// Who seals there now; `None` before there is a device.
+fn sealing(namespace: &Namespace) -> io::Result<Option<Sealing>> {
+    if namespace.identity().is_none() {
+        return Ok(None);
+    }
+    namespace.run_blocking(|| match nix::net::if_::if_nametoindex(DEVICE) {
+        Err(_) => Ok(None),
+        Ok(_) if kernel::seals()? => Ok(Some(Sealing::Kernel)),
+        Ok(_) => Ok(Some(Sealing::Relay)),
+    })
+}
+
+/// What this host is to be.
+struct End {
+    secret: SecretKey,
+    port: u16,
+    spec: UnderlaySpec,
+    /// What it was before, as far as that is known.
+    before: Option<UnderlaySpec>,
+}
+
+/// Rules, device and address, in the namespace of the calling thread.
+fn configure(end: &End, sealing: Sealing) -> io::Result<()> {
+    let spec = &end.spec;
     for (name, value) in [
         ("ipv4/ip_forward", "0"),
         ("ipv6/conf/all/disable_ipv6", "1"),
@@ -266,7 +343,10 @@ fn configure(spec: &UnderlaySpec) -> io::Result<()> {
         }
     }
     netfilter::apply(&rules::table(spec).replacement())?;
-    tap::create_tun(DEVICE)?;
+    match sealing {
+        Sealing::Kernel => kernel::tell(&end.secret, end.port, spec, end.before.as_ref())?,
+        Sealing::Relay => tap::create_tun(DEVICE)?,
+    }
     let address = address_of(spec.host);
     let mut lines = String::new();
     for other in tap::addresses(DEVICE)?.iter().filter(|ip| **ip != address) {

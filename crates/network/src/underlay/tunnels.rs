@@ -29,6 +29,12 @@ pub const BUFFER: usize = 1 << 16;
 #[serde(try_from = "String", into = "String")]
 pub struct PublicKey([u8; 32]);
 
+impl PublicKey {
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&STANDARD.encode(self.0))
@@ -74,7 +80,7 @@ impl SecretKey {
         Ok(SecretKey(bytes.into()))
     }
 
-    pub fn as_bytes(&self) -> &[u8] {
+    pub fn as_bytes(&self) -> &[u8; 32] {
         self.0.as_bytes()
     }
 

@@ -10,17 +10,63 @@ use boira_network::{OverlayPeer, OverlaySpec, VpcSpec};
 
 const ECHO: u16 = 7;
 
+/// Who seals what a PC sends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sealing {
+    Kernel,
+    Relay,
+}
+
+/// Every kernel can run relays. The tests of the kernel's own WireGuard are for those that have it.
+macro_rules! whoever_seals {
+    ($($test:ident)*) => {
+        mod by_relays {
+            use super::Sealing::Relay;
+            $(#[test] fn $test() { super::$test([Relay, Relay]) })*
+        }
+        mod by_the_kernel {
+            use super::Sealing::Kernel;
+            $(#[test] #[ignore = "run by cargo xtask soak --only wireguard"]
+            fn $test() { super::$test([Kernel, Kernel]) })*
+        }
+        mod by_a_relay_and_the_kernel {
+            use super::Sealing::{Kernel, Relay};
+            $(#[test] #[ignore = "run by cargo xtask soak --only wireguard"]
+            fn $test() { super::$test([Relay, Kernel]) })*
+        }
+    };
+}
+
+whoever_seals! {
+    guests_on_two_hosts_are_in_one_network_and_their_groups_hold
+    nothing_comes_from_a_host_that_is_no_peer_or_where_the_address_is_not_at_home
+    nobody_on_the_lan_can_read_or_inject
+    connections_outlive_the_agent_and_a_host_that_goes_leaves_nothing
+}
+
 /// A PC on the test's LAN. The calling thread is on one PC at a time.
 struct Pc {
     number: u32,
     place: Namespace,
+    sealing: Sealing,
     cloud: Cloud,
     underlay: Underlay,
 }
 
+fn open(cloud: &Cloud, sealing: Sealing) -> Underlay {
+    let relay = env!("CARGO_BIN_EXE_boira-underlay-relay");
+    let relay = [relay.into(), "underlay-relay".into()];
+    let underlay = Underlay::open(&cloud.tag, cloud.directory.path(), &relay);
+    let underlay = underlay.expect("a key and a port");
+    match sealing {
+        Sealing::Kernel => underlay,
+        Sealing::Relay => underlay.by_relay(),
+    }
+}
+
 impl Pc {
     /// The first has no wire yet, the second brings it.
-    fn new(number: u32, other: Option<&Pc>) -> Self {
+    fn new(number: u32, other: Option<&Pc>, sealing: Sealing) -> Self {
         let place = Namespace::named(&unique_name("pc"));
         place.create().expect("a namespace can be made");
         enter(&place);
@@ -35,15 +81,20 @@ impl Pc {
             ));
         }
         let cloud = Cloud::new();
-        let relay = env!("CARGO_BIN_EXE_boira-underlay-relay");
-        let relay = [relay.into(), "underlay-relay".into()];
-        let underlay = Underlay::open(&cloud.tag, cloud.directory.path(), &relay);
+        let underlay = open(&cloud, sealing);
         Pc {
             number,
             place,
-            underlay: underlay.expect("a key and a port"),
+            sealing,
+            underlay,
             cloud,
         }
+    }
+
+    /// As an agent that was started again.
+    fn forget(&mut self) {
+        self.here();
+        self.underlay = open(&self.cloud, self.sealing);
     }
 
     fn address(&self) -> SocketAddr {
@@ -74,6 +125,8 @@ impl Pc {
         runtime
             .block_on(self.underlay.ensure(&spec))
             .expect("the underlay comes up");
+        let relays = processes_with(self.underlay.directory()).len();
+        assert_eq!(relays, usize::from(self.sealing == Sealing::Relay));
     }
 
     fn ensure(&self, spec: &VpcSpec) {
@@ -136,9 +189,9 @@ struct Room {
 }
 
 impl Room {
-    fn new() -> Self {
-        let one = Pc::new(1, None);
-        let two = Pc::new(2, Some(&one));
+    fn new(sealing: [Sealing; 2]) -> Self {
+        let one = Pc::new(1, None, sealing[0]);
+        let two = Pc::new(2, Some(&one), sealing[1]);
         one.knows(&[&two]);
         two.knows(&[&one]);
         let pcs = [one, two];
@@ -176,10 +229,9 @@ impl Room {
     }
 }
 
-#[test]
-fn guests_on_two_hosts_are_in_one_network_and_their_groups_hold() {
-    on_a_host(|| {
-        let room = Room::new();
+fn guests_on_two_hosts_are_in_one_network_and_their_groups_hold(sealing: [Sealing; 2]) {
+    on_a_host(move || {
+        let room = Room::new(sealing);
         assert!(room.answers(0, ECHO, SOON) && room.answers(1, ECHO, SOON));
         assert!(!room.answers(0, 8, NEVER), "no group lets this in");
         // A whole frame each way, and nothing of it in pieces.
@@ -204,7 +256,7 @@ fn guests_on_two_hosts_are_in_one_network_and_their_groups_hold() {
 #[test]
 fn connections_outlive_the_relay_which_is_started_again() {
     on_a_host(|| {
-        let room = Room::new();
+        let room = Room::new([Sealing::Relay; 2]);
         let mut stream = room.guests[0]
             .connect(room.guests[1].ip, ECHO)
             .expect("a connection");
@@ -227,10 +279,32 @@ fn connections_outlive_the_relay_which_is_started_again() {
     });
 }
 
-#[test]
-fn nothing_comes_from_a_host_that_is_no_peer_or_where_the_address_is_not_at_home() {
-    on_a_host(|| {
-        let room = Room::new();
+fn connections_outlive_the_agent_and_a_host_that_goes_leaves_nothing(sealing: [Sealing; 2]) {
+    on_a_host(move || {
+        let mut room = Room::new(sealing);
+        let mut stream = room.guests[0]
+            .connect(room.guests[1].ip, ECHO)
+            .expect("a connection");
+        assert_eq!(say(&mut stream, "before"), "before");
+        let addresses = room.pcs.each_ref().map(Pc::address);
+        room.pcs.iter_mut().for_each(Pc::forget);
+        assert_eq!(room.pcs.each_ref().map(Pc::address), addresses);
+        let [one, two] = &room.pcs;
+        one.knows(&[two]);
+        two.knows(&[one]);
+        assert_eq!(say(&mut stream, "after"), "after");
+        let gone = one.here().cloud.runtime.block_on(one.underlay.remove());
+        gone.expect("it goes");
+        assert!(!one.underlay.is_present());
+        assert_eq!(sh("ss -Hlun"), "", "its port is free");
+    });
+}
+
+fn nothing_comes_from_a_host_that_is_no_peer_or_where_the_address_is_not_at_home(
+    sealing: [Sealing; 2],
+) {
+    on_a_host(move || {
+        let room = Room::new(sealing);
         let mut open = room.spec.clone();
         open.groups[0].ingress = vec![all_from_group("sg-in")];
         (0..2).for_each(|place| room.tell(place, &open));
@@ -277,10 +351,9 @@ fn listen_to_the_lan(pc: &Pc) -> std::os::fd::OwnedFd {
     .expect("a packet socket")
 }
 
-#[test]
-fn nobody_on_the_lan_can_read_or_inject() {
-    on_a_host(|| {
-        let room = Room::new();
+fn nobody_on_the_lan_can_read_or_inject(sealing: [Sealing; 2]) {
+    on_a_host(move || {
+        let room = Room::new(sealing);
         let mut open = room.spec.clone();
         open.groups[0].ingress = vec![all_from_group("sg-in")];
         (0..2).for_each(|place| room.tell(place, &open));
