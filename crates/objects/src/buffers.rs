@@ -2,8 +2,9 @@
 //! costs as much as what is done with them.
 
 use bytes::Bytes;
+use rustix::io::{ReadWriteFlags, preadv2};
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
@@ -34,16 +35,28 @@ impl Buffers {
 
     /// One with exactly these bytes of a file.
     pub fn read(&self, file: &File, offset: u64, len: usize) -> io::Result<Buffer> {
+        let mut buffer = self.sized(len);
+        file.read_exact_at(&mut buffer.bytes, offset)?;
+        Ok(buffer)
+    }
+
+    /// The same, if the system has all of them in memory.
+    pub fn read_at_hand(&self, file: &File, offset: u64, len: usize) -> Option<Buffer> {
+        let mut buffer = self.sized(len);
+        let mut place = [IoSliceMut::new(&mut buffer.bytes)];
+        let read = preadv2(file, &mut place, offset, ReadWriteFlags::NOWAIT);
+        (read == Ok(len)).then_some(buffer)
+    }
+
+    fn sized(&self, len: usize) -> Buffer {
         let kept = self.0.lock().expect("no holder of this lock panics").pop();
         let mut bytes = kept.unwrap_or_default();
         // What an earlier use left is overwritten; only what it didn't reach is zeroed first.
         bytes.resize(len, 0);
-        let mut buffer = Buffer {
+        Buffer {
             bytes,
             home: self.clone(),
-        };
-        file.read_exact_at(&mut buffer.bytes, offset)?;
-        Ok(buffer)
+        }
     }
 }
 
@@ -79,5 +92,29 @@ impl Drop for Buffer {
         if kept.len() < KEPT {
             kept.push(std::mem::take(&mut self.bytes));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn what_is_at_hand_is_what_the_file_holds_and_never_less_than_was_asked_for() {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(b"0123456789").expect("it takes bytes");
+        let buffers = Buffers::default();
+        let found = |offset, len| {
+            let read = buffers.read_at_hand(&file, offset, len);
+            read.map(|bytes| bytes.as_ref().to_vec())
+        };
+        assert_eq!(found(2, 5).as_deref(), Some(&b"23456"[..]));
+        assert_eq!(
+            found(0, 2).as_deref(),
+            Some(&b"01"[..]),
+            "a buffer is used again"
+        );
+        assert_eq!(found(8, 5), None, "the file ends before");
     }
 }

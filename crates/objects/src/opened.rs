@@ -1,7 +1,7 @@
 //! Contents that are read: every block is compared with its checksum and, where it was sealed, opened. What
 //! isn't what was written is an error, and is remembered.
 
-use crate::buffers::Buffers;
+use crate::buffers::{Buffer, Buffers};
 use crate::contents::{BLOCK, Contents, Slice};
 use crate::crypt::{Blocks, Key, Master, TAG_BYTES};
 use crate::error::internal;
@@ -38,9 +38,9 @@ impl Opened {
 
     /// Reads bytes of it, in the clear; of a file, whole blocks are read for that.
     pub fn read(&self, slice: Slice) -> S3Result<Bytes> {
-        let (from, to) = (slice.offset, slice.offset + slice.len);
         match &self.place {
             Place::Row(bytes) => {
+                let (from, to) = (slice.offset, slice.offset + slice.len);
                 self.verify(0, bytes)?;
                 if bytes.len() as u64 != self.size || to > self.size {
                     return Err(self.damaged.note(self.id, "its bytes are missing"));
@@ -56,19 +56,46 @@ impl Opened {
                 Ok(clear.slice(from as usize..to as usize))
             }
             Place::File(file) => {
-                let block = BLOCK as u64;
-                let first = from / block;
-                let start = first * block;
-                let end = to.div_ceil(block).saturating_mul(block).min(self.size);
-                let read = self.buffers.read(file, start, (end - start) as usize);
-                let mut bytes =
-                    read.map_err(|error| self.damaged.note(self.id, &error.to_string()))?;
-                self.verify(first, bytes.as_ref())?;
-                self.open(first, bytes.as_mut())?;
-                let from = (from - start) as usize;
-                Ok(bytes.freeze().slice(from..from + slice.len as usize))
+                let (start, len) = self.around(slice);
+                let read = self.buffers.read(file, start, len);
+                let read = read.map_err(|error| self.damaged.note(self.id, &error.to_string()))?;
+                self.finish(slice, read)
             }
         }
+    }
+
+    /// Bytes of a file that the system has in memory, which take no time to read; `None` if it hasn't, or if
+    /// they have to be opened, which does take time.
+    pub fn at_hand(&self, slice: Slice) -> S3Result<Option<Bytes>> {
+        let Place::File(file) = &self.place else {
+            return Ok(None);
+        };
+        if self.blocks.is_some() {
+            return Ok(None);
+        }
+        let (start, len) = self.around(slice);
+        match self.buffers.read_at_hand(file, start, len) {
+            None => Ok(None),
+            Some(read) => self.finish(slice, read).map(Some),
+        }
+    }
+
+    /// Offset and length of the blocks that a slice is in.
+    fn around(&self, slice: Slice) -> (u64, usize) {
+        let block = BLOCK as u64;
+        let start = slice.offset / block * block;
+        let end = (slice.offset + slice.len).div_ceil(block);
+        let end = end.saturating_mul(block).min(self.size);
+        (start, (end - start) as usize)
+    }
+
+    /// The bytes of a slice, of the blocks that it is in.
+    fn finish(&self, slice: Slice, mut read: Buffer) -> S3Result<Bytes> {
+        let first = slice.offset / BLOCK as u64;
+        self.verify(first, read.as_ref())?;
+        self.open(first, read.as_mut())?;
+        let from = (slice.offset % BLOCK as u64) as usize;
+        Ok(read.freeze().slice(from..from + slice.len as usize))
     }
 
     /// `first` is the number of the first of these blocks.

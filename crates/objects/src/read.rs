@@ -82,9 +82,12 @@ impl Pieces {
                 };
                 self.store.db.read(look).await?
             }
-            Some(opened) => tokio::task::spawn_blocking(move || opened.read(now))
-                .await
-                .map_err(internal)??,
+            Some(opened) => match opened.at_hand(now)? {
+                Some(bytes) => bytes,
+                None => tokio::task::spawn_blocking(move || opened.read(now))
+                    .await
+                    .map_err(internal)??,
+            },
         };
         // What a slow reader holds isn't to hold the whole block.
         let bytes = match self.piece < BLOCK as u64 {
