@@ -361,7 +361,10 @@ impl Controller {
         let request = headers(request)
             .body(Full::<Bytes>::default())
             .context("build a stream request")?;
-        sender.send_request(request).await.context("open a stream")
+        tokio::time::timeout(ANSWER, sender.send_request(request))
+            .await
+            .context("the controller doesn't answer")?
+            .context("open a stream")
     }
 
     async fn sender(&self) -> Result<http2::SendRequest<Full<Bytes>>> {
@@ -396,6 +399,7 @@ async fn connect(address: SocketAddr, tls: &TlsConnector) -> Result<TlsStream<Tc
         stream
             .set_nodelay(true)
             .context("send small messages at once")?;
+        crate::real::keep_alive(&stream).context("notice when the controller is gone")?;
         let name = ServerName::try_from(CONTROLLER_NAME).context("name the controller")?;
         tls.connect(name, stream)
             .await

@@ -230,7 +230,21 @@ impl Ending {
     }
 }
 
-async fn watch(mut watched: Watched, listener: &UnixListener, mut ending: Ending) -> Result<()> {
+/// Whatever ends it, guests that its agent may no longer keep don't go on unwatched.
+async fn watch(mut watched: Watched, listener: &UnixListener, ending: Ending) -> Result<()> {
+    let outcome = watch_until_told(&mut watched, listener, ending).await;
+    if outcome.is_err() {
+        watched.look();
+        watched.hold();
+    }
+    outcome
+}
+
+async fn watch_until_told(
+    watched: &mut Watched,
+    listener: &UnixListener,
+    mut ending: Ending,
+) -> Result<()> {
     let mut until = BootTime::default();
     let mut timer = Timer::new()?;
     loop {
@@ -245,7 +259,7 @@ async fn watch(mut watched: Watched, listener: &UnixListener, mut ending: Ending
         };
         if let Some(stream) = told {
             // Who says nothing, or nonsense, is no agent.
-            let listening = hear(&mut until, &mut watched, stream);
+            let listening = hear(&mut until, watched, stream);
             if let Ok(Err(error)) = tokio::time::timeout(HEAR, listening).await {
                 tracing::warn!("{error:#}");
             }

@@ -18,8 +18,7 @@ use axum::routing::{delete, get, patch, post, put};
 use axum::{Extension, Json, Router};
 use boira_api::auth::{self, RequestHead};
 use boira_api::form;
-use boira_core::account::Credentials;
-use boira_core::{Kind, account};
+use boira_core::account::{self, Credentials};
 use boira_model::wire::StreamKind;
 use boira_model::*;
 use hyper_util::rt::TokioIo;
@@ -693,17 +692,7 @@ async fn check_disk(controller: &Controller, ask: &NewImage) -> Result<(), Probl
 async fn remove_image(State(controller): State<Arc<Controller>>, Path(id): Path<String>) -> Reply {
     let removed = controller
         .cluster
-        .decide(move |draft| {
-            let known = draft.state.images.contains_key(id.as_str());
-            if !known {
-                return Err(boira_core::Refusal::NotFound(
-                    boira_core::refusal::Thing::Image,
-                    id,
-                ));
-            }
-            draft.delete(Kind::Image, &id);
-            Ok(id)
-        })
+        .decide(move |draft| boira_core::image::deregister(draft, &id).map(|()| id))
         .await??;
     Ok(Json(json!({ "image": removed })))
 }

@@ -144,7 +144,12 @@ pub async fn enroll(State(controller): State<Arc<Controller>>, Json(ask): Json<N
             ),
         ));
     }
-    let made = controller.enroll(&ask.name, known).await.map_err(failed)?;
+    let enrolling = controller.clone();
+    let made = through(async move {
+        let made = enrolling.enroll(&ask.name, known).await;
+        made.map_err(failed)
+    })
+    .await?;
     Ok(Json(json!({
         "host": made.host,
         "cloud": controller.cluster.cloud,

@@ -24,6 +24,9 @@ pub type Stream = UntilRevoked<TokioIo<Upgraded>>;
 /// How long a stream may take until its agent has opened it.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long another host may come for a stream that it was sent for.
+const TICKET: Duration = Duration::from_secs(20);
+
 pub struct Link {
     /// Wakes the host's long poll.
     pub wake: Notify,
@@ -41,7 +44,7 @@ struct Facts {
     told: Option<Told>,
     inbox: Inbox,
     /// Streams that another host comes for, of which the agent was not told yet.
-    tickets: Vec<StreamRequest>,
+    tickets: Vec<(Instant, StreamRequest)>,
     /// Streams that the agent has not opened yet.
     asked: HashMap<String, (StreamRequest, oneshot::Sender<Result<Stream, String>>)>,
 }
@@ -203,11 +206,16 @@ impl Links {
     pub fn expect(&self, host: &HostId, kind: StreamKind) -> String {
         let link = self.of(host);
         let id = fresh_id();
-        link.facts().tickets.push(StreamRequest {
+        let request = StreamRequest {
             id: id.clone(),
             kind,
             direct: true,
-        });
+        };
+        let mut facts = link.facts();
+        // Of an agent that doesn't poll: who comes for those has given up.
+        facts.tickets.retain(|(since, _)| since.elapsed() < TICKET);
+        facts.tickets.push((Instant::now(), request));
+        drop(facts);
         link.wake.notify_one();
         id
     }
@@ -348,7 +356,11 @@ impl Link {
         let mut facts = self.facts();
         let tickets = std::mem::take(&mut facts.tickets);
         let asked = facts.asked.values().map(|(request, _)| request.clone());
-        tickets.into_iter().chain(asked).collect()
+        let fresh = tickets
+            .into_iter()
+            .filter(|(since, _)| since.elapsed() < TICKET)
+            .map(|(_, request)| request);
+        fresh.chain(asked).collect()
     }
 
     /// Whoever waits for this stream.

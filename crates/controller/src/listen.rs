@@ -14,9 +14,11 @@ use hyper::body::{Frame, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -52,6 +54,9 @@ pub enum Security {
 
 /// Connections of the hosts' listener, at a time, whose peer has shown no certificate.
 const STRANGERS: usize = 32;
+/// Connections of one address that have not shown yet who they are, at a time: nobody keeps others out by
+/// connecting and saying nothing.
+const UNKNOWN: usize = 64;
 /// How long such a connection may last: the program is fetched over it, 30 MB.
 const STRANGER: Duration = Duration::from_secs(600);
 
@@ -59,6 +64,7 @@ const STRANGER: Duration = Duration::from_secs(600);
 pub async fn serve(listener: TcpListener, security: Security, router: Router, revoked: Revoked) {
     let places = Arc::new(Semaphore::new(places()));
     let strangers = Arc::new(Semaphore::new(STRANGERS));
+    let unknown = Unknown::default();
     loop {
         let place = places
             .clone()
@@ -76,9 +82,9 @@ pub async fn serve(listener: TcpListener, security: Security, router: Router, re
         };
         let _ = stream.set_nodelay(true).and(keep_alive(&stream));
         let (security, router, revoked) = (security.clone(), router.clone(), revoked.clone());
-        let strangers = strangers.clone();
+        let (strangers, unknown) = (strangers.clone(), unknown.clone());
         tokio::spawn(async move {
-            connection(stream, security, router, revoked, &strangers).await;
+            connection(stream, security, router, revoked, (&strangers, &unknown)).await;
             drop(place);
         });
     }
@@ -107,7 +113,7 @@ async fn connection(
     security: Security,
     router: Router,
     revoked: Revoked,
-    strangers: &Semaphore,
+    (strangers, unknown): (&Semaphore, &Unknown),
 ) {
     let Ok(address) = stream.peer_addr() else {
         return;
@@ -123,7 +129,13 @@ async fn connection(
             None => return,
         },
     };
+    let guard = unknown.comes_from(address);
+    if for_hosts && guard.count > UNKNOWN {
+        tracing::debug!("too many connections of {address} that say nothing");
+        return;
+    }
     let accepted = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;
+    drop(guard);
     let Ok(Ok(stream)) = accepted else {
         tracing::debug!("a TLS handshake failed");
         return;
@@ -163,6 +175,47 @@ async fn connection(
     tokio::select! {
         () = http(stream, version, router) => {}
         () = revoked.adds(&key) => tracing::info!("a connection of a revoked host was cut"),
+    }
+}
+
+/// How many connections of each address have not shown yet who they are.
+#[derive(Clone, Default)]
+struct Unknown(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// Counts as long as it is kept.
+struct Counted {
+    all: Unknown,
+    address: IpAddr,
+    /// With this one.
+    count: usize,
+}
+
+impl Unknown {
+    fn comes_from(&self, address: IpAddr) -> Counted {
+        let mut counts = self.counts();
+        let count = counts.entry(address).or_default();
+        *count += 1;
+        Counted {
+            all: self.clone(),
+            address,
+            count: *count,
+        }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut counts = self.all.counts();
+        if let Entry::Occupied(mut count) = counts.entry(self.address) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
@@ -424,6 +477,31 @@ mod tests {
         let security = Security::Hosts(Arc::new(server));
         tokio::spawn(serve(listener, security, router(), Revoked::default()));
         (address, tokio_rustls::TlsConnector::from(Arc::new(client)))
+    }
+
+    #[tokio::test]
+    async fn an_address_has_few_connections_that_say_nothing() {
+        let (address, _) = hosts_listener().await;
+        let silent = || async { TcpStream::connect(address).await.expect("it listens") };
+        let mut held = Vec::new();
+        for _ in 0..UNKNOWN {
+            held.push(silent().await);
+        }
+        let closed = silent().await.read(&mut [0]).await;
+        assert_eq!(closed.expect("it is closed, and not reset"), 0);
+        let kept = tokio::time::timeout(Duration::from_millis(100), held[0].read(&mut [0])).await;
+        kept.expect_err("who came before has its place");
+        held.pop();
+        let begun = std::time::Instant::now();
+        let mut first = [0];
+        let mut next = silent().await;
+        while let Ok(read) =
+            tokio::time::timeout(Duration::from_millis(50), next.read(&mut first)).await
+        {
+            assert_eq!(read.ok(), Some(0));
+            assert!(begun.elapsed() < HANDSHAKE, "its place isn't free");
+            next = silent().await;
+        }
     }
 
     #[tokio::test]

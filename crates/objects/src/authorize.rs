@@ -191,19 +191,34 @@ impl Judge {
         if self.object.age == Some(version.age) {
             return Ok(());
         }
-        let object = Object::of(bucket, version);
-        let mut context = (*self.context).clone();
-        context.retain(|name, _| !name.starts_with(EXISTING_TAG));
-        note_tags(&mut context, &object);
-        let again = Self {
-            context: Arc::new(context),
-            object: Arc::new(object),
-            ..self.clone()
-        };
+        let again = self.of_object(Object::of(bucket, version));
         let key = String::from_utf8_lossy(&version.key);
         match again.may(&self.action, &key) && again.may_take_tags(&key) {
             true => Ok(()),
             false => Err(denied()),
+        }
+    }
+
+    /// Likewise for one of many objects: this version of it where the request names one.
+    pub fn of_one(&self, bucket: &Bucket, found: Option<&Version>, id: Option<&str>) -> Self {
+        let object = found.filter(|version| !version.marker);
+        let object = object.map(|version| Object::of(bucket, version));
+        let mut judge = self.of_object(object.unwrap_or_default());
+        if let Some(id) = id {
+            let context = Arc::make_mut(&mut judge.context);
+            context.insert("s3:versionid".into(), vec![id.to_owned()]);
+        }
+        judge
+    }
+
+    fn of_object(&self, object: Object) -> Self {
+        let mut context = (*self.context).clone();
+        context.retain(|name, _| !name.starts_with(EXISTING_TAG));
+        note_tags(&mut context, &object);
+        Self {
+            context: Arc::new(context),
+            object: Arc::new(object),
+            ..self.clone()
         }
     }
 

@@ -47,8 +47,8 @@ pub struct Checked {
     pub next: Option<i64>,
     pub contents: u64,
     pub bytes: u64,
-    /// Bytes of all contents, for who wants to know how long it takes.
-    pub total_bytes: u64,
+    /// Bytes of all contents, for who wants to know how long it takes; told at the beginning only.
+    pub total_bytes: Option<u64>,
     pub damaged: Vec<Damage>,
 }
 
@@ -90,8 +90,18 @@ impl Store {
                     .map_err(internal)?;
                 let rows = select.query_map(params![after, AT_ONCE], |row| Ok((row.get(0)?, row.get(1)?)));
                 let rows: Result<Vec<(i64, u64)>, _> = rows.and_then(Iterator::collect);
-                let total = "SELECT COALESCE(SUM(size), 0) FROM contents WHERE uses > 0";
-                let total: u64 = db.query_row(total, [], |row| row.get(0)).map_err(internal)?;
+                // It takes a look at every row.
+                let total = match after {
+                    0 => db
+                        .query_row(
+                            "SELECT COALESCE(SUM(size), 0) FROM contents WHERE uses > 0",
+                            [],
+                            |row| row.get(0),
+                        )
+                        .map(Some),
+                    _ => Ok(None),
+                };
+                let total: Option<u64> = total.map_err(internal)?;
                 Ok((rows.map_err(internal)?, total))
             })
             .await?;
@@ -168,7 +178,12 @@ impl Store {
                 "objects are damaged on the disk: `boira bucket check` names them ({damaged} found)"
             )
         });
-        key.into_iter().chain(damage).collect()
+        let broken = self.db.is_broken().then(|| {
+            "the object store takes no changes since its disk failed it: mend the disk, then start \
+             the cloud anew"
+                .to_owned()
+        });
+        key.into_iter().chain(damage).chain(broken).collect()
     }
 
     pub async fn users_of(self: &Arc<Self>, id: i64) -> S3Result<Vec<String>> {

@@ -118,10 +118,19 @@ impl Drop for Reading {
     }
 }
 
-/// Room that an upload was promised.
+/// Room that an upload was promised, less what it has taken.
 pub struct Room {
     contents: Arc<Contents>,
     bytes: u64,
+}
+
+impl Room {
+    /// So many bytes are on their way to the disk, which has less free space for them.
+    pub fn take(&mut self, bytes: u64) {
+        let taken = bytes.min(self.bytes);
+        self.bytes -= taken;
+        self.contents.promised.fetch_sub(taken, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Room {

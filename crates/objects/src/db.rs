@@ -220,6 +220,8 @@ pub struct Db {
     idle: Mutex<Vec<Connection>>,
     reading: Arc<Semaphore>,
     pub recent: Arc<Recent>,
+    /// A commit failed in a way that leaves open what is on the disk: only a new start can tell.
+    broken: Arc<AtomicBool>,
 }
 
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -262,7 +264,8 @@ impl Db {
         contents.reconcile(&connection)?;
         let recent = Arc::new(Recent::default());
         let (jobs, queue) = mpsc::channel();
-        let writer = Writer::new(connection, contents, recent.clone(), clock)?;
+        let broken = Arc::new(AtomicBool::new(false));
+        let writer = Writer::new(connection, contents, recent.clone(), broken.clone(), clock)?;
         std::thread::Builder::new()
             .name("objects-writer".into())
             .spawn(move || writer.run(&queue))?;
@@ -272,7 +275,13 @@ impl Db {
             idle: Mutex::default(),
             reading: Arc::new(Semaphore::new(READERS)),
             recent,
+            broken,
         }))
+    }
+
+    /// Whether nothing can be changed until the store is opened anew.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
     }
 
     /// Decides and changes; answers when that is durable. An error changes nothing.
@@ -402,8 +411,7 @@ struct Writer {
     seq: Cell<i64>,
     freed: Cell<i64>,
     recent: Arc<Recent>,
-    /// A commit failed in a way that leaves open what is on the disk: only a new start can tell.
-    broken: AtomicBool,
+    broken: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -411,6 +419,7 @@ impl Writer {
         connection: Connection,
         contents: Arc<Contents>,
         recent: Arc<Recent>,
+        broken: Arc<AtomicBool>,
         clock: Clock,
     ) -> rusqlite::Result<Self> {
         let seq = connection.query_row("SELECT seq FROM meta", [], |row| row.get(0))?;
@@ -427,7 +436,7 @@ impl Writer {
             seq: Cell::new(seq),
             freed: Cell::new(freed),
             recent,
-            broken: AtomicBool::new(false),
+            broken,
         })
     }
 

@@ -9,7 +9,7 @@ use crate::describe::second;
 use crate::error::{denied, is_ours, malformed};
 use crate::lock;
 use crate::policy;
-use crate::rows::{self, Bucket, Versioning};
+use crate::rows::{self, Bucket, Version, Versioning};
 use s3s::dto::*;
 use s3s::{S3ErrorCode, S3Request, S3Result};
 use std::sync::Arc;
@@ -68,6 +68,13 @@ impl Store {
                 let mut outcomes = Vec::new();
                 for one in wanted {
                     let action = policy::action("DeleteObjects", one.version_id.is_some());
+                    let judge = match &judge {
+                        Some(judge) => {
+                            let found = target(tx, &bucket, &one)?;
+                            Some(judge.of_one(&bucket, found.as_ref(), one.version_id.as_deref()))
+                        }
+                        None => None,
+                    };
                     if judge
                         .as_ref()
                         .is_some_and(|judge| !judge.may(&action, &one.key))
@@ -113,6 +120,14 @@ impl Store {
     }
 }
 
+/// What is asked to be deleted, if it is there.
+fn target(tx: &Tx<'_>, bucket: &Bucket, wanted: &ObjectIdentifier) -> S3Result<Option<Version>> {
+    match &wanted.version_id {
+        None => rows::current(tx.connection, bucket.id, &wanted.key),
+        Some(id) => rows::version(tx.connection, bucket.id, &wanted.key, id),
+    }
+}
+
 /// Deletes one object as DeleteObject does: a version for good, else what versioning says.
 fn delete(
     tx: &Tx<'_>,
@@ -126,13 +141,10 @@ fn delete(
         || wanted.e_tag.is_some()
         || wanted.size.is_some()
         || wanted.last_modified_time.is_some();
-    let target = match &wanted.version_id {
-        None => rows::current(tx.connection, bucket.id, key)?,
-        Some(id) => {
-            rows::check_version(id)?;
-            rows::version(tx.connection, bucket.id, key, id)?
-        }
-    };
+    if let Some(id) = &wanted.version_id {
+        rows::check_version(id)?;
+    }
+    let target = target(tx, bucket, wanted)?;
     if conditional {
         let found = target
             .as_ref()

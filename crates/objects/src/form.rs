@@ -172,10 +172,7 @@ async fn fields_and_file(form: &mut Multipart<'static>) -> S3Result<(Fields, Fie
             let path = field.file_name().unwrap_or_default().to_owned();
             // What browsers give may be a path; AWS takes what follows the last separator.
             let base = path.rsplit(['/', '\\']).next().unwrap_or_default();
-            for value in fields.values_mut() {
-                let filled: &mut String = value;
-                *filled = filled.replace("${filename}", base);
-            }
+            fill(&mut fields, base)?;
             return Ok((Fields(fields), field));
         }
         let mut value = Vec::new();
@@ -191,6 +188,22 @@ async fn fields_and_file(form: &mut Multipart<'static>) -> S3Result<(Fields, Fie
         InvalidArgument,
         "POST requires exactly one file upload per request."
     ))
+}
+
+/// Puts the file's name where `${filename}` is. What comes of it is bounded as the fields were.
+fn fill(fields: &mut BTreeMap<String, String>, base: &str) -> S3Result<()> {
+    const PLACE: &str = "${filename}";
+    let filled = |value: &String| {
+        let places = value.matches(PLACE).count();
+        value.len() + places * base.len() - places * PLACE.len()
+    };
+    if fields.values().map(filled).sum::<usize>() > FIELD_BYTES {
+        return Err(too_many_fields());
+    }
+    for value in fields.values_mut() {
+        *value = value.replace(PLACE, base);
+    }
+    Ok(())
 }
 
 /// Whose form it is, by the signature of its policy, and the lengths that the policy allows.
@@ -519,6 +532,22 @@ mod tests {
         );
         assert_eq!(sent("y"), None);
         assert_eq!(sent("not an address"), None);
+    }
+
+    #[test]
+    fn a_files_name_fills_no_more_than_a_form_may_hold() {
+        let fields = |value: String| BTreeMap::from([("key".to_owned(), value)]);
+        let mut few = fields("a/${filename}/${filename}".into());
+        fill(&mut few, "b.txt").unwrap();
+        assert_eq!(few, fields("a/b.txt/b.txt".into()));
+        let mut many = fields("${filename}".repeat(1800));
+        let error = fill(&mut many, &"x".repeat(40 << 10)).unwrap_err();
+        assert_eq!(error.code().as_str(), "MaxPostPreDataLengthExceededError");
+        assert_eq!(
+            many,
+            fields("${filename}".repeat(1800)),
+            "nothing is filled"
+        );
     }
 
     #[test]

@@ -38,6 +38,7 @@ mod details;
 mod documents;
 mod encryption;
 mod error;
+mod expiring;
 mod form;
 mod front;
 mod lifecycle;

@@ -1,18 +1,12 @@
-//! Lifecycle rules: judged when they are put, and carried out (AWS, "Managing the lifecycle of
-//! objects").
-//!
-//! Which rule is due for what is decided here without a store; [`Store::run_lifecycle`] walks over the
-//! buckets that have rules, and decides once more in the transaction that removes.
+//! Lifecycle rules: judged when they are put, and which is due for what, decided without a store (AWS,
+//! "Managing the lifecycle of objects"). [`crate::expiring`] carries them out.
 
 use crate::Store;
 use crate::access::account;
 use crate::describe::millis;
-use crate::error::{custom, internal, malformed};
-use crate::lock;
-use crate::multipart;
-use crate::rows::{self, Bucket, Upload, Version, Versioning};
+use crate::error::{custom, malformed};
+use crate::rows::{Bucket, Version};
 use http::StatusCode;
-use rusqlite::params;
 use s3s::dto::*;
 use s3s::{S3Error, S3Request, S3Result, s3_error};
 use std::collections::BTreeMap;
@@ -20,8 +14,6 @@ use std::sync::Arc;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
 const MOST_RULES: usize = 1000;
-/// Versions that are looked at in one read, and changed in one transaction.
-const AT_ONCE: usize = 500;
 
 /// An object's version, as rules see it.
 pub struct Seen<'a> {
@@ -474,90 +466,6 @@ impl Store {
         .await?;
         Ok(DeleteBucketLifecycleOutput::default())
     }
-
-    /// Carries out what is due now, in all buckets.
-    pub async fn run_lifecycle(self: &Arc<Self>) -> S3Result<()> {
-        let buckets = self.db.read(rows::all_buckets).await?;
-        for bucket in buckets
-            .into_iter()
-            .filter(|bucket| bucket.config.lifecycle.is_some())
-        {
-            let mut after = None;
-            while let Some(last) = self.expire_some(&bucket.name, after).await? {
-                after = Some(last);
-            }
-            self.abort_old(&bucket.name).await?;
-        }
-        self.after_write();
-        Ok(())
-    }
-
-    /// Looks at a run of keys; answers the last of them, if there are more.
-    async fn expire_some(
-        self: &Arc<Self>,
-        name: &str,
-        after: Option<Vec<u8>>,
-    ) -> S3Result<Option<Vec<u8>>> {
-        let name = name.to_owned();
-        self.db
-            .write(move |tx| {
-                let Some(bucket) = rows::find_bucket(tx.connection, &name)? else {
-                    return Ok(None);
-                };
-                let Some(lifecycle) = bucket.config.lifecycle.clone() else {
-                    return Ok(None);
-                };
-                let versions =
-                    rows::versions_after(tx.connection, bucket.id, after.as_deref(), AT_ONCE)?;
-                let more = versions.len() >= AT_ONCE;
-                let mut keys: Vec<&[Version]> = versions.chunk_by(|a, b| a.key == b.key).collect();
-                // The last one may go on beyond what was read.
-                let whole;
-                if more && keys.len() > 1 {
-                    keys.pop();
-                } else if more {
-                    whole = rows::versions_of(tx.connection, bucket.id, &keys[0][0].key)?;
-                    keys = vec![&whole];
-                }
-                for versions in &keys {
-                    expire(tx, &bucket, &lifecycle.rules, versions)?;
-                }
-                let last = keys.last().map(|versions| versions[0].key.clone());
-                Ok(last.filter(|_| more))
-            })
-            .await
-    }
-
-    async fn abort_old(self: &Arc<Self>, name: &str) -> S3Result<()> {
-        let name = name.to_owned();
-        self.db
-            .write(move |tx| {
-                let Some(bucket) = rows::find_bucket(tx.connection, &name)? else {
-                    return Ok(());
-                };
-                let Some(lifecycle) = &bucket.config.lifecycle else {
-                    return Ok(());
-                };
-                let mut select = tx
-                    .connection
-                    .prepare_cached(
-                        "SELECT key, id, initiated_ms, about, done FROM uploads
-                         WHERE bucket = ?1 AND done IS NULL",
-                    )
-                    .map_err(internal)?;
-                let uploads: Result<Vec<Upload>, _> = select
-                    .query_map(params![bucket.id], Upload::of_row)
-                    .and_then(Iterator::collect);
-                for upload in uploads.map_err(internal)? {
-                    let end = abortion(&lifecycle.rules, &upload.key, upload.initiated_ms);
-                    if end.is_some_and(|(at, _)| tx.now_ms >= at) {
-                        multipart::abort(tx, bucket.id, &upload)?;
-                    }
-                }
-                Ok(())
-            })
-            .await
-    }
 }
 
 /// When an upload that isn't completed is aborted, and by which rule.
@@ -578,54 +486,6 @@ pub fn abortion<'a>(
     meant
         .filter_map(|rule| Some((at(rule)?, rule)))
         .min_by_key(|(at, _)| *at)
-}
-
-/// Carries out what is due for one key; its versions come newest first.
-fn expire(
-    tx: &crate::db::Tx<'_>,
-    bucket: &Bucket,
-    rules: &[LifecycleRule],
-    versions: &[Version],
-) -> S3Result<()> {
-    let key = String::from_utf8_lossy(&versions[0].key).into_owned();
-    for (index, version) in versions.iter().enumerate() {
-        let noncurrent = index
-            .checked_sub(1)
-            .map(|newer| (versions[newer].modified_ms, newer));
-        let seen = Seen {
-            key: &key,
-            size: version.size,
-            tags: &version.about.tags,
-            class: version.about.class.as_deref(),
-            modified_ms: version.modified_ms,
-            marker: version.marker,
-            alone: versions.len() == 1,
-            noncurrent,
-        };
-        match due(rules, &seen, tx.now_ms) {
-            None => {}
-            Some(Due::Move(class)) => {
-                let about = rows::About {
-                    class: Some(class.to_owned()),
-                    ..version.about.clone()
-                };
-                bucket.describe(tx, version, &about)?;
-            }
-            Some(Due::Expire) if bucket.config.versioning.is_some() => {
-                if bucket.config.versioning == Some(Versioning::Suspended)
-                    && version.id == rows::NULL
-                    && lock::removable(version, false, tx.now_ms).is_err()
-                {
-                    continue;
-                }
-                bucket.mark_deleted(tx, &key)?;
-            }
-            Some(Due::Expire | Due::Remove)
-                if lock::removable(version, false, tx.now_ms).is_err() => {}
-            Some(Due::Expire | Due::Remove) => bucket.remove(tx, version)?,
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

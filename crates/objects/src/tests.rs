@@ -440,6 +440,55 @@ async fn lifecycle_rules_are_carried_out() {
 }
 
 #[tokio::test]
+async fn a_bucket_that_cant_be_read_keeps_no_rule_of_another_waiting() {
+    let here = Here::new().await;
+    let other = CreateBucketInput {
+        bucket: "a-damaged-one".into(),
+        ..Default::default()
+    };
+    here.store.create_bucket(request(other)).await.unwrap();
+    let rules = PutBucketLifecycleConfigurationInput {
+        bucket: "a-damaged-one".into(),
+        lifecycle_configuration: Some(BucketLifecycleConfiguration {
+            rules: vec![expire_after(1)],
+        }),
+        ..Default::default()
+    };
+    let put = here
+        .store
+        .put_bucket_lifecycle_configuration(request(rules));
+    put.await.unwrap();
+    here.rules(vec![expire_after(1)]).await;
+    here.put("k", b"x").await;
+    let damage = |tx: &crate::db::Tx<'_>| {
+        let row = "INSERT INTO versions SELECT * FROM versions";
+        let columns = "UPDATE temp.copied SET about = 'damaged', bucket =
+             (SELECT id FROM buckets WHERE name = 'a-damaged-one')";
+        let all = format!(
+            "CREATE TEMP TABLE copied AS SELECT * FROM versions; {columns}; {row_from}",
+            row_from = row.replace("FROM versions", "FROM temp.copied")
+        );
+        tx.connection.execute_batch(&all).unwrap();
+        Ok(())
+    };
+    here.store.db.write(damage).await.unwrap();
+    here.after(2).await;
+    assert_eq!(here.versions().await, (0, 0));
+}
+
+#[tokio::test]
+async fn room_is_promised_for_what_is_still_to_come() {
+    let here = Here::new().await;
+    let contents = &here.store.contents;
+    let disk = nix::sys::statvfs::statvfs(here.folder.path()).unwrap();
+    let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
+    let mut room = contents.room(free / 2).unwrap();
+    assert!(contents.room(free * 3 / 4).is_err(), "half is promised");
+    room.take(free / 2);
+    contents.room(free * 3 / 4).unwrap();
+}
+
+#[tokio::test]
 async fn versions_are_hidden_then_removed_then_their_markers() {
     let here = Here::versioned().await;
     let expiration = LifecycleExpiration {

@@ -262,7 +262,7 @@ pub async fn receive(
         return Err(too_large());
     }
     let len = len.min(MOST);
-    let _room = contents.room(len)?;
+    let mut room = contents.room(len)?;
     let mut body = body;
     let mut pending = contents.buffers.take(BLOCK);
     let mut stage = Stage::Idle(Intake::new(algorithm, said.algorithm(), lock.clone()));
@@ -279,11 +279,12 @@ pub async fn receive(
             ));
         }
         while !piece.is_empty() {
-            let room = BLOCK - pending.len();
-            pending.extend(&piece.split_to(room.min(piece.len())));
+            let missing = BLOCK - pending.len();
+            pending.extend(&piece.split_to(missing.min(piece.len())));
             if pending.len() == BLOCK {
                 let block = std::mem::replace(&mut pending, contents.buffers.take(BLOCK)).freeze();
                 stage = stage.idle().await?.begin(contents, block);
+                room.take(BLOCK as u64);
             }
         }
     }

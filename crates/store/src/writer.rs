@@ -26,7 +26,8 @@ pub struct Snapshot {
     pub seq: u64,
 }
 
-/// The event was not carried out: its commit failed or the writer is gone. Nothing has changed.
+/// The event's commit failed, or the writer is gone. What it asked for may have become durable all the same:
+/// only a look at the state tells.
 #[derive(Clone, Debug, Error)]
 #[error("the store can't take changes now: {0}")]
 pub struct Unavailable(pub String);

@@ -192,13 +192,14 @@ async fn du(client: &Client, format: Format, name: &str) -> Result<()> {
 async fn check(client: &Client, format: Format) -> Result<()> {
     let progress = Progress::new(format == Format::Json);
     let (mut contents, mut read, mut damaged) = (0, 0, Vec::new());
+    let mut total = 0;
     let mut next = Value::from(0);
     while !next.is_null() {
         let path = format!("/objects/check?after={next}");
         let mut answer = client.json(Method::POST, &path, None).await?;
         contents += answer["contents"].as_u64().unwrap_or(0);
         read += answer["bytes"].as_u64().unwrap_or(0);
-        let total = answer["total_bytes"].as_u64().unwrap_or(0);
+        total = answer["total_bytes"].as_u64().unwrap_or(total);
         progress.part("reading all objects through", read, total);
         if let Value::Array(found) = answer["damaged"].take() {
             damaged.extend(found);

@@ -1253,6 +1253,16 @@ def policies(bucket):
                           TaggingDirective="REPLACE")
         other.delete_object(Bucket=mine, Key="c")
         other.delete_bucket(Bucket=mine)
+        # Each of many objects is judged by its own tags, as one alone is.
+        held = statement("Deny", friend, "s3:DeleteObject", StringEquals={"s3:ExistingObjectTag/hold": "yes"})
+        put(statement("Allow", friend, "s3:*"), held)
+        S3.put_object(Bucket=bucket, Key="held", Body=b"x", Tagging="hold=yes")
+        S3.put_object(Bucket=bucket, Key="loose", Body=b"x", Tagging="hold=no")
+        with refused("AccessDenied", 403):
+            other.delete_object(Bucket=bucket, Key="held")
+        done = other.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "held"}, {"Key": "loose"}]})
+        assert [one["Key"] for one in done["Deleted"]] == ["loose"], done
+        assert [(one["Key"], one["Code"]) for one in done["Errors"]] == [("held", "AccessDenied")], done
         # A form without a key, however its type is spelt, is judged by its key.
         for kind in ["multipart/form-data", "Multipart/Form-Data"]:
             form = (b'--b\r\nContent-Disposition: form-data; name="key"\r\n\r\nsneaked\r\n--b\r\n'

@@ -332,7 +332,8 @@ impl Guest {
         let mut recount_at: Option<Instant> = None;
         loop {
             if !self.look(client).await {
-                // Its end can't be written down: the disk is full. No event says when it no longer is.
+                // QEMU is slow to answer, or its end can't be written down: the disk is full. No event says
+                // when that is over.
                 tokio::time::sleep(RECONNECT).await;
                 continue;
             }
@@ -363,8 +364,11 @@ impl Guest {
 
     /// Asks QEMU for the guest's state and acts on its end. False where that has to be tried again.
     async fn look(&self, client: &Client) -> bool {
-        let Ok(answer) = client.execute("query-status", json!({}), COMMAND).await else {
-            return true;
+        let answer = match client.execute("query-status", json!({}), COMMAND).await {
+            Ok(answer) => answer,
+            // The event that led here comes only once.
+            Err(QmpError::Timeout) => return false,
+            Err(_) => return true,
         };
         let status = answer["status"].as_str().unwrap_or_default().to_owned();
         let ended = match meaning(&status) {

@@ -406,5 +406,7 @@ fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .open(&new)?;
     io::Write::write_all(&mut file, bytes)?;
     file.sync_all()?;
-    fs::rename(new, path)
+    fs::rename(new, path)?;
+    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    File::open(folder)?.sync_all()
 }
