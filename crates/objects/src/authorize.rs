@@ -161,6 +161,8 @@ impl Judge {
     ) -> Self {
         let mut context = context(asked, (store.clock)());
         note_tags(&mut context, &object);
+        let region = store.settings.region.clone();
+        context.insert("aws:requestedregion".into(), vec![region]);
         let owner = [governed.owner.clone()];
         for key in ["aws:resourceaccount", "s3:resourceaccount"] {
             context.insert(key.into(), owner.to_vec());
@@ -497,7 +499,14 @@ fn besides(asked: &Asked<'_>) -> Vec<&'static str> {
             true => "s3:GetObjectVersionAttributes",
             false => "s3:GetObjectAttributes",
         });
-    by_header.chain(attributes).collect()
+    // To know that it is the one object is to read it ("Conditional requests").
+    let compares = asked.headers.contains_key("if-match")
+        && matches!(
+            asked.operation,
+            "PutObject" | "CopyObject" | "CompleteMultipartUpload" | "DeleteObject"
+        );
+    let reads = compares.then_some("s3:GetObject");
+    by_header.chain(attributes).chain(reads).collect()
 }
 
 fn note_tags(context: &mut BTreeMap<String, Vec<String>>, object: &Object) {
@@ -550,6 +559,15 @@ fn context(asked: &Asked<'_>, now_ms: i64) -> BTreeMap<String, Vec<String>> {
     let mut set = |name: &str, value: &str| {
         context.insert(name.to_owned(), vec![value.to_owned()]);
     };
+    // Which of the requests that s3:PutObject allows make an object ("Enforce conditional writes").
+    let creates = match asked.operation {
+        "PutObject" | "CopyObject" | "CompleteMultipartUpload" => Some("true"),
+        "CreateMultipartUpload" | "UploadPart" | "UploadPartCopy" => Some("false"),
+        _ => None,
+    };
+    if let Some(creates) = creates {
+        set("s3:objectcreationoperation", creates);
+    }
     let mut now = Vec::new();
     let _ = Timestamp::from(time(now_ms)).format(TimestampFormat::DateTime, &mut now);
     set("aws:currenttime", &String::from_utf8_lossy(&now));

@@ -4,10 +4,13 @@
 use crate::describe::{http_date, second};
 use crate::details;
 use crate::rows::{self, Bucket, Version};
-use http::header::{CACHE_CONTROL, ETAG, EXPIRES, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED};
+use http::header::{
+    CACHE_CONTROL, ETAG, EXPIRES, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE,
+    LAST_MODIFIED,
+};
 use http::{HeaderName, HeaderValue, Request};
 use rusqlite::Connection;
-use s3s::dto::{ETagCondition, Timestamp};
+use s3s::dto::{ETagCondition, Timestamp, TimestampFormat};
 use s3s::{Body, S3Error, S3ErrorCode, S3Result, s3_error};
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +25,24 @@ const TAGGED: [HeaderName; 4] = [
 /// An object's is of hexadecimal digits.
 const NO_TAG: &str = "\"none\"";
 
-/// What stands in for tags that s3s refuses, and S3 doesn't: with one quote only, or such as no object has.
+/// Headers with a date, and one that always holds: what is none is ignored (RFC 9110, 13.1.3 and 13.1.4).
+const DATED: [(HeaderName, &str); 4] = [
+    (IF_MODIFIED_SINCE, LONG_AGO),
+    (IF_UNMODIFIED_SINCE, NEVER),
+    (
+        HeaderName::from_static("x-amz-copy-source-if-modified-since"),
+        LONG_AGO,
+    ),
+    (
+        HeaderName::from_static("x-amz-copy-source-if-unmodified-since"),
+        NEVER,
+    ),
+];
+const LONG_AGO: &str = "Thu, 01 Jan 1970 00:00:00 GMT";
+const NEVER: &str = "Fri, 31 Dec 9999 23:59:59 GMT";
+
+/// What stands in for tags and dates that s3s refuses, and S3 doesn't: tags with one quote only, or such as
+/// no object has; dates as they were spelt once (RFC 9110, 5.6.7), and what is none.
 pub fn stand_ins(request: &Request<Body>) -> Vec<(HeaderName, HeaderValue)> {
     let is_read = |value: &HeaderValue| ETagCondition::parse_http_header(value.as_bytes()).is_ok();
     let stand_in = |name: HeaderName| {
@@ -35,7 +55,19 @@ pub fn stand_ins(request: &Request<Body>) -> Vec<(HeaderName, HeaderValue)> {
         let whole = whole.filter(|whole| !bare.is_empty() && is_read(whole));
         Some((name, whole.unwrap_or(HeaderValue::from_static(NO_TAG))))
     };
-    TAGGED.into_iter().filter_map(stand_in).collect()
+    let dates = DATED.into_iter().filter_map(|(name, idle)| {
+        let text = request.headers().get(&name)?.to_str().unwrap_or_default();
+        if Timestamp::parse(TimestampFormat::HttpDate, text).is_ok() {
+            return None;
+        }
+        let spelt = httpdate::parse_http_date(text).map(httpdate::fmt_http_date);
+        let spelt = spelt
+            .ok()
+            .and_then(|date| HeaderValue::from_str(&date).ok());
+        Some((name, spelt.unwrap_or(HeaderValue::from_static(idle))))
+    });
+    let tags = TAGGED.into_iter().filter_map(stand_in);
+    tags.chain(dates).collect()
 }
 
 /// Takes the conditions of a read, or of a copy's source, out of an input.

@@ -82,6 +82,17 @@ impl Store {
                         outcomes.push((one, Err(denied())));
                         continue;
                     }
+                    let compares = one.e_tag.is_some()
+                        || one.size.is_some()
+                        || one.last_modified_time.is_some();
+                    if compares
+                        && judge
+                            .as_ref()
+                            .is_some_and(|judge| !judge.may("s3:GetObject", &one.key))
+                    {
+                        outcomes.push((one, Err(denied())));
+                        continue;
+                    }
                     let may_bypass =
                         |judge: &Judge| judge.may("s3:BypassGovernanceRetention", &one.key);
                     let bypass = bypass && judge.as_ref().is_none_or(may_bypass);

@@ -3,10 +3,11 @@
 
 use crate::beyond;
 use crate::conditions::time;
+use crate::error::custom;
 use crate::rows::About;
 use crate::sum::{Algorithm, Covers, Sum};
 use crate::tagging::tags_of_header;
-use http::Extensions;
+use http::{Extensions, StatusCode};
 use s3s::dto::*;
 use s3s::{S3Result, s3_error};
 use std::collections::BTreeMap;
@@ -71,6 +72,22 @@ impl Described {
             let kept: Vec<_> = parts().filter(|one| *one != CHUNKED).collect();
             kept.join(",")
         });
+        let leads = |to: &str| {
+            ["/", "http://", "https://"]
+                .iter()
+                .any(|start| to.starts_with(start))
+        };
+        if self
+            .website_redirect_location
+            .as_deref()
+            .is_some_and(|to| !leads(to))
+        {
+            return Err(custom(
+                "InvalidRedirectLocation",
+                StatusCode::BAD_REQUEST,
+                "The website redirect location must have a prefix of 'http://' or 'https://' or '/'.",
+            ));
+        }
         let expires = self.expires.map(|expires| http_date(&expires));
         for (name, value) in [
             ("cache-control", self.cache_control),

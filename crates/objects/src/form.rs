@@ -6,6 +6,7 @@ mod policy;
 use crate::Store;
 use crate::access;
 use crate::authorize::{Asked, Client};
+use crate::beyond;
 use crate::error::{
     custom, internal, malformed, no_length, no_tokens, other_signature, too_slow, unknown_key,
 };
@@ -370,10 +371,8 @@ impl Put {
             account: self.account.as_deref(),
         };
         let (acting, _) = access::admitted(store, &asked).await?;
-        let text = |name: &str| {
-            let value = self.headers.get(name).and_then(|value| value.to_str().ok());
-            value.map(ToOwned::to_owned)
-        };
+        let utf8 = |value: &HeaderValue| String::from_utf8(value.as_bytes().to_vec()).ok();
+        let text = |name: &str| self.headers.get(name).and_then(utf8);
         let time = |name: &str, format| {
             text(name)
                 .map(|value| Timestamp::parse(format, &value).map_err(no_form))
@@ -381,8 +380,9 @@ impl Put {
         };
         let meta = self.headers.iter().filter_map(|(name, value)| {
             let name = name.as_str().strip_prefix("x-amz-meta-")?;
-            Some((name.to_owned(), value.to_str().ok()?.to_owned()))
+            Some((name.to_owned(), utf8(value)?))
         });
+        let mut extensions = Extensions::new();
         let input = PutObjectInput {
             bucket: self.bucket.clone(),
             key: self.key.clone(),
@@ -391,7 +391,7 @@ impl Put {
             content_disposition: text("content-disposition"),
             content_encoding: text("content-encoding"),
             content_type: text("content-type"),
-            expires: time("expires", TimestampFormat::HttpDate)?,
+            expires: text("expires").map(|value| beyond::expires(&mut extensions, value)),
             metadata: Some(meta.collect()),
             storage_class: text("x-amz-storage-class").map(StorageClass::from),
             tagging: text("x-amz-tagging"),
@@ -406,7 +406,6 @@ impl Put {
             ..Default::default()
         };
         let besides = Besides::default();
-        let mut extensions = Extensions::new();
         access::note(&mut extensions, acting, self.account);
         extensions.insert(besides.clone());
         extensions.insert(limits);

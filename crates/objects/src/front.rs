@@ -32,6 +32,7 @@ use s3s::{Body, S3Error, S3Result, s3_error};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+const BUCKET_REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
 const FORM: &[u8] = b"multipart/form-data";
 /// Dates in signatures are judged in `signed`.
 const SKEW_S: u32 = 8 * 24 * 3600;
@@ -241,6 +242,18 @@ impl Front {
         }
         if attributes && status == StatusCode::OK {
             response = rewritten(response, unquoted).await;
+        }
+        // Of an object that is a stranger's text; all others name keys.
+        let lists = !target.has_key() || asked.method() == Method::POST;
+        if lists && status == StatusCode::OK {
+            response = rewritten(response, spelt_returns).await;
+        }
+        // Whatever somebody may do, he may know where a bucket is (HeadBucket).
+        let hidden = status == StatusCode::FORBIDDEN && asked.method() == Method::HEAD;
+        if hidden && !target.has_key() {
+            let region = HeaderValue::from_str(&self.store.settings.region);
+            let headers = response.headers_mut();
+            headers.extend(region.ok().map(|region| (BUCKET_REGION, region)));
         }
         if status == StatusCode::NOT_MODIFIED {
             response.headers_mut().remove(CONTENT_TYPE);
@@ -455,6 +468,15 @@ async fn rewritten(
             .insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
     }
     Response::from_parts(parts, Body::from(Bytes::from(text)))
+}
+
+/// A carriage return of a key, which readers of XML would take for the end of a line (AWS, "XML related
+/// object key constraints").
+fn spelt_returns(text: String) -> String {
+    match text.contains('\r') {
+        true => text.replace('\r', "&#13;"),
+        false => text,
+    }
 }
 
 /// GetObjectAttributes is the one answer in which AWS's ETag has no quotes.

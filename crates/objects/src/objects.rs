@@ -2,7 +2,8 @@
 
 use crate::Store;
 use crate::access::account;
-use crate::authorize::Who;
+use crate::authorize::{Judge, Who};
+use crate::beyond;
 use crate::conditions::{Conditions, OfWrite, conditions};
 use crate::contents::{Reading, cut};
 use crate::crypt::Key;
@@ -13,13 +14,15 @@ use crate::error::{custom, denied, not_allowed};
 use crate::front::Besides;
 use crate::lifecycle;
 use crate::lock::{self, Wish};
+use crate::policy;
 use crate::quota;
-use crate::ranges::Whole;
+use crate::ranges::{self, Whole};
 use crate::read;
 use crate::rows::{self, About, Bucket, Put, Version};
 use crate::sum::{Algorithm, Covers, Sum};
 use crate::upload::{self, Said};
 use bytes::Bytes;
+use http::header::EXPIRES;
 use http::{HeaderValue, StatusCode};
 use s3s::dto::*;
 use s3s::{S3Error, S3Request, S3Result, s3_error};
@@ -232,8 +235,13 @@ macro_rules! found {
             bytes: $bytes,
             opened_by: Some($key.clone()),
         };
-        let found = $store.find(look).await?;
-        let whole = $request.extensions.get::<Whole>().is_some();
+        let id = look.version.is_some();
+        let mut found = $store.find(look).await?;
+        if let Some(judge) = $request.extensions.get::<Judge>() {
+            shown_to(judge, &mut found.version, id);
+        }
+        let whole = $request.extensions.get::<Whole>().is_some()
+            || !ranges::is_of(&$request.headers, &found.version);
         let range = input.range.filter(|_| !whole);
         let window = Window::of(&found.version, range, input.part_number)?;
         let encryption = found.version.about.encryption.as_ref();
@@ -242,9 +250,21 @@ macro_rules! found {
     }};
 }
 
+/// Takes away what a reader may not know of a version ("Object Lock considerations").
+fn shown_to(judge: &Judge, version: &mut Version, by_id: bool) {
+    let key = String::from_utf8_lossy(&version.key).into_owned();
+    let may = |operation| judge.may(&policy::action(operation, by_id), &key);
+    let about = &mut version.about;
+    about.retention = about.retention.filter(|_| may("GetObjectRetention"));
+    about.hold = about.hold.filter(|_| may("GetObjectLegalHold"));
+    if !about.tags.is_empty() && !may("GetObjectTagging") {
+        about.tags.clear();
+    }
+}
+
 /// What GET and HEAD say of an object: their outputs are two types with the same members.
 macro_rules! shown {
-    ($output:ident, $input:expr, $found:expr, $window:expr) => {{
+    ($output:ident, $input:expr, $found:expr, $window:expr, $said:expr) => {{
         let version = &$found.version;
         let (lock_mode, lock_until, hold) = lock::shown(&version.about);
         let mut output = $output {
@@ -269,7 +289,13 @@ macro_rules! shown {
             "content-encoding" => output.content_encoding = Some(value),
             "content-language" => output.content_language = Some(value),
             "content-type" => output.content_type = Some(value),
-            "expires" => output.expires = Timestamp::parse(TimestampFormat::HttpDate, &value).ok(),
+            "expires" => match beyond::other_expires(&value) {
+                None => output.expires = Timestamp::parse(TimestampFormat::HttpDate, &value).ok(),
+                Some(_) if $input.response_expires.is_some() => {}
+                Some(value) => Besides::say($said, |headers, _| {
+                    headers.entry(EXPIRES).or_insert(value);
+                }),
+            },
             _ => output.website_redirect_location = Some(value),
         });
         if $input.checksum_mode.is_some() {
@@ -410,7 +436,13 @@ impl Store {
         let key = encryption::customer_key(&request.headers)?;
         let (found, window) = found!(self, request, key, true);
         let version = &found.version;
-        let mut output = shown!(GetObjectOutput, request.input, found, window);
+        let mut output = shown!(
+            GetObjectOutput,
+            request.input,
+            found,
+            window,
+            &request.extensions
+        );
         output.tag_count = Some(version.about.tags.len() as i32).filter(|count| *count > 0);
         output.body = Some(match found.bytes {
             Some(bytes) => {
@@ -456,7 +488,13 @@ impl Store {
                 }
             }
         });
-        Ok(shown!(HeadObjectOutput, request.input, found, window))
+        Ok(shown!(
+            HeadObjectOutput,
+            request.input,
+            found,
+            window,
+            &request.extensions
+        ))
     }
 
     pub async fn get_object_attributes(

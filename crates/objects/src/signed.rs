@@ -85,12 +85,18 @@ pub fn check_form(headers: &HeaderMap, query: &Query) -> S3Result<()> {
             "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string parameter or the Authorization header should be specified"
         ));
     }
+    if by_v4 {
+        check_v4_query(query)?;
+    }
     let Some(value) = headers.get(header::AUTHORIZATION) else {
         return check_v2_query(query, by_v2);
     };
     let value = value.to_str().unwrap_or_default();
     if value.is_empty() {
         return Err(denied());
+    }
+    if !value.starts_with("AWS ") && !value.starts_with("AWS4-") {
+        return Err(s3_error!(InvalidArgument, "Unsupported Authorization Type"));
     }
     let of_v2 = value.strip_prefix("AWS ");
     if of_v2.is_some_and(|rest| !rest.contains(':')) {
@@ -118,6 +124,38 @@ pub fn check_form(headers: &HeaderMap, query: &Query) -> S3Result<()> {
         true => Err(dateless()),
         false => Ok(()),
     }
+}
+
+/// What a presigned URL of version 4 has to say ("Authenticating Requests: Using Query Parameters").
+fn check_v4_query(query: &Query) -> S3Result<()> {
+    const ALL: [&str; 6] = [
+        "X-Amz-Algorithm",
+        "X-Amz-Credential",
+        "X-Amz-Signature",
+        "X-Amz-Date",
+        "X-Amz-SignedHeaders",
+        "X-Amz-Expires",
+    ];
+    if !ALL.iter().all(|name| query.has(name)) {
+        return Err(s3_error!(
+            AuthorizationQueryParametersError,
+            "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters."
+        ));
+    }
+    if query.get("X-Amz-Algorithm") != Some("AWS4-HMAC-SHA256") {
+        return Err(s3_error!(
+            AuthorizationQueryParametersError,
+            "X-Amz-Algorithm only supports \"AWS4-HMAC-SHA256\""
+        ));
+    }
+    let expires = query.get("X-Amz-Expires");
+    if expires.is_some_and(|seconds| seconds.parse::<i64>().is_err()) {
+        return Err(s3_error!(
+            AuthorizationQueryParametersError,
+            "X-Amz-Expires should be a number"
+        ));
+    }
+    Ok(())
 }
 
 /// A field of `AWS4-HMAC-SHA256 Credential=…, SignedHeaders=…, Signature=…`.

@@ -5,6 +5,7 @@ The environment is what `boira env` prints. Arguments: names of chapters; all of
 
 import base64
 import datetime
+import email.header
 import email.utils
 import hashlib
 import hmac
@@ -1417,7 +1418,8 @@ def version_2(bucket):
         headers = {"Date": date, "Authorization": authorization}
         status, _, answer = raw("GET", path.replace("/?", "?").rstrip("/"), headers=headers)
         assert status == 200, (path, answer)
-        headers["Authorization"] = headers["Authorization"][:-2] + "A="
+        other = "E=" if authorization.endswith("A=") else "A="
+        headers["Authorization"] = authorization[:-2] + other
         status, _, answer = raw("GET", f"/{bucket}", headers=headers)
         assert status == 403 and b"SignatureDoesNotMatch" in answer, (status, answer)
 
@@ -1641,7 +1643,7 @@ def conditions_of_policies(bucket):
          "Condition": {"StringEquals": {"aws:SourceAccount": account}}})
     assert body(Bucket=bucket, Key="k") == b"x"
     with refused("MalformedPolicy", 400):
-        put({"Effect": "Deny", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{bucket}/${{aws:username}}/*"})
+        put({"Effect": "Deny", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{bucket}/${{aws:nickname}}/*"})
     S3.delete_bucket_policy(Bucket=bucket)
 
 
@@ -1742,6 +1744,116 @@ def details(bucket):
     told(error, Key="k", VersionId="a" * 32)
 
 
+def other_clients(bucket):
+    """What browsers, download managers and older programs say, beside what boto3 does."""
+    S3.put_object(Bucket=bucket, Key="k", Body=b"0123456789")
+    url = V4.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "k"})
+    status, headers, _ = raw("GET", url)
+    tag, date = headers["etag"], headers["last-modified"]
+
+    def get(**more):
+        status, _, text = raw("GET", url, headers={name.replace("_", "-"): value for name, value in more.items()})
+        return status, text
+    # A download goes on only while it is the same object.
+    assert get(Range="bytes=0-1", If_Range=tag) == (206, b"01")
+    assert get(Range="bytes=0-1", If_Range=date) == (206, b"01")
+    assert get(Range="bytes=0-1", If_Range='"another"') == (200, b"0123456789")
+    assert get(Range="bytes=0-1", If_Range="Thu, 01 Jan 1970 00:00:00 GMT") == (200, b"0123456789")
+    assert get(Range=f"BYTES=8-{'9' * 30}") == (206, b"89")
+    assert get(Range=f"bytes=-{'9' * 30}") == (206, b"0123456789")
+    # Dates as they were spelt once; what is none is ignored.
+    earlier = datetime.datetime(2000, 1, 2, tzinfo=datetime.timezone.utc)
+    for spelt in [earlier.strftime("%A, %d-%b-%y %H:%M:%S GMT"), earlier.strftime("%a %b %e %H:%M:%S %Y")]:
+        assert get(If_Unmodified_Since=spelt)[0] == 412, spelt
+        assert get(If_Modified_Since=spelt)[0] == 200, spelt
+    for nonsense in ["yesterday", "0"]:
+        assert get(If_Unmodified_Since=nonsense)[0] == 200
+        assert get(If_Modified_Since=nonsense)[0] == 200
+    # Expires is any text.
+    for text in ["0", "-1", "Sun, 21 Oct 2015 07:28:00 GMT", "2030-01-01T00:00:00Z"]:
+        put = V4.generate_presigned_url("put_object", {"Bucket": bucket, "Key": "e"})
+        assert raw("PUT", put, b"x", {"Expires": text})[0] == 200, text
+        for method in ["get_object", "head_object"]:
+            url_of = V4.generate_presigned_url(method, {"Bucket": bucket, "Key": "e"})
+            verb = method.split("_")[0].upper()
+            assert raw(verb, url_of)[1]["expires"] == text, (text, method)
+    # A form's fields beyond ASCII are kept as those of requests are.
+    form = S3.generate_presigned_post(bucket, "form", Fields={"x-amz-meta-a": "b\u00e4r", "Expires": "0"},
+                                      Conditions=[["starts-with", "$x-amz-meta-a", ""], ["starts-with", "$Expires", ""]])
+    parts = b"".join(b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (name.encode(), value.encode())
+                     for name, value in form["fields"].items())
+    parts += b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nx\r\n--b--\r\n'
+    status, _, text = raw("POST", f"/{bucket}", parts, {"Content-Type": "multipart/form-data; boundary=b"})
+    assert status == 204, text
+    head = raw("HEAD", V4.generate_presigned_url("head_object", {"Bucket": bucket, "Key": "form"}))[1]
+    assert email.header.decode_header(head["x-amz-meta-a"])[0][0].decode() == "b\u00e4r", head["x-amz-meta-a"]
+    assert head["expires"] == "0", head
+    # A carriage return is no end of a line.
+    S3.put_object(Bucket=bucket, Key="a\rb", Body=b"x")
+    upload = S3.create_multipart_upload(Bucket=bucket, Key="a\rb")
+    assert upload["Key"] == "a\rb", upload
+    done = S3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "a\rb"}]})
+    assert done["Deleted"][0]["Key"] == "a\rb", done
+    # Where a bucket is, everybody may know.
+    status, headers, _ = raw("HEAD", f"/{bucket}")
+    assert (status, headers["x-amz-bucket-region"]) == (403, "us-east-1"), headers
+    with refused("InvalidRedirectLocation", 400):
+        S3.put_object(Bucket=bucket, Key="w", Body=b"x", WebsiteRedirectLocation="nowhere")
+    for broken, code in [(url.replace("X-Amz-Algorithm=AWS4-HMAC-SHA256", "X-Amz-Algorithm=FOO"), b"AuthorizationQueryParametersError"),
+                         (url.split("&X-Amz-Signature")[0], b"AuthorizationQueryParametersError"),
+                         (url.replace("X-Amz-Expires=3600", "X-Amz-Expires=x"), b"AuthorizationQueryParametersError")]:
+        status, _, text = raw("GET", broken)
+        assert status == 400 and code in text, (broken, text)
+    status, _, text = raw("GET", f"/{bucket}/k", headers={"Authorization": "Basic eDp5"})
+    assert status == 400 and b"InvalidArgument" in text, text
+
+
+def what_readers_may_know(bucket):
+    """Locks and tags are told to who may read them, and conditions are for who may read the object."""
+    other, locked = friend(), f"locked-{uuid.uuid4().hex[:8]}"
+    S3.create_bucket(Bucket=locked, ObjectLockEnabledForBucket=True)
+    until = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
+    S3.put_object(Bucket=locked, Key="k", Body=b"x", Tagging="a=b", ObjectLockMode="GOVERNANCE",
+                  ObjectLockRetainUntilDate=until, ObjectLockLegalHoldStatus="ON")
+    key, secret = os.environ["OTHER_KEYS"].split(":")
+    sts = boto3.client("sts", aws_access_key_id=key, aws_secret_access_key=secret)
+    whom = {"AWS": sts.get_caller_identity()["Account"]}
+
+    def allow(*actions, **condition):
+        S3.put_bucket_policy(Bucket=locked, Policy=json.dumps({"Statement": [
+            {"Effect": "Allow", "Principal": whom, "Action": list(actions), "Resource": f"arn:aws:s3:::{locked}/*",
+             **({"Condition": condition} if condition else {})}]}))
+    allow("s3:GetObject")
+    for seen in [other.get_object(Bucket=locked, Key="k"), other.head_object(Bucket=locked, Key="k")]:
+        told = [name for name in ["ObjectLockMode", "ObjectLockLegalHoldStatus", "TagCount"] if name in seen]
+        assert told == [], told
+    allow("s3:GetObject", "s3:GetObjectRetention", "s3:GetObjectTagging")
+    seen = other.get_object(Bucket=locked, Key="k")
+    assert seen["ObjectLockMode"] == "GOVERNANCE" and seen["TagCount"] == 1, seen
+    assert "ObjectLockLegalHoldStatus" not in seen, seen
+    own = S3.get_object(Bucket=locked, Key="k")
+    assert own["ObjectLockLegalHoldStatus"] == "ON" and own["TagCount"] == 1, own
+    tag = S3.put_object(Bucket=locked, Key="c", Body=b"x")["ETag"]
+    allow("s3:PutObject", "s3:DeleteObject")
+    with refused("AccessDenied", 403):
+        other.put_object(Bucket=locked, Key="c", Body=b"y", IfMatch=tag)
+    with refused("AccessDenied", 403):
+        other.delete_object(Bucket=locked, Key="c", IfMatch=tag)
+    done = other.delete_objects(Bucket=locked, Delete={"Objects": [{"Key": "c", "ETag": tag}]})
+    assert done["Errors"][0]["Code"] == "AccessDenied", done
+    # "Enforce conditional writes": parts of uploads make no object yet.
+    allow("s3:PutObject", Null={"s3:if-none-match": "false"}, Bool={"s3:ObjectCreationOperation": "true"})
+    other.put_object(Bucket=locked, Key="n", Body=b"x", IfNoneMatch="*")
+    with refused("AccessDenied", 403):
+        other.put_object(Bucket=locked, Key="n", Body=b"x")
+    S3.put_object_legal_hold(Bucket=locked, Key="k", LegalHold={"Status": "OFF"})
+    S3.delete_bucket_policy(Bucket=locked)
+    for version in S3.list_object_versions(Bucket=locked).get("Versions", []):
+        S3.delete_object(Bucket=locked, Key=version["Key"], VersionId=version["VersionId"],
+                         BypassGovernanceRetention=True)
+    S3.delete_bucket(Bucket=locked)
+
+
 def empty_and_delete(bucket):
     for upload in S3.list_multipart_uploads(Bucket=bucket).get("Uploads", []):
         S3.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
@@ -1753,7 +1865,7 @@ CHAPTERS = [buckets, plain_answers, objects, ranges, conditions, listing, copyin
             transfers, versions, deleting, tagging, presigned, posting, strangers, acls, what_others_could_try, encryption, locks,
             origins, lifecycle, policies,
             refused_bodies, hostile, lengthless, version_2, malformed, walrus, hosts, subresources, chunked, conditions_of_policies,
-            details]
+            details, other_clients, what_readers_may_know]
 
 failed = []
 for chapter in CHAPTERS:

@@ -178,16 +178,35 @@ impl Condition {
 /// outside of AWS's networks has them. All in lower case. Others would never hold, or always.
 pub fn is_known(key: &str) -> bool {
     const ABSENT: &[&str] = &[
+        "aws:calledvia",
+        "aws:calledviafirst",
+        "aws:calledvialast",
+        "aws:ec2instancesourceprivateipv4",
+        "aws:ec2instancesourcevpc",
+        "aws:federatedprovider",
+        "aws:multifactorauthage",
+        "aws:multifactorauthpresent",
         "aws:principalisawsservice",
         "aws:principalorgid",
         "aws:principalorgpaths",
         "aws:principalservicename",
+        "aws:principalservicenameslist",
+        "aws:resourceorgid",
+        "aws:resourceorgpaths",
         "aws:sourceaccount",
         "aws:sourcearn",
+        "aws:sourceidentity",
         "aws:sourceorgid",
+        "aws:sourceorgpaths",
         "aws:sourcevpc",
+        "aws:sourcevpcarn",
         "aws:sourcevpce",
+        "aws:tagkeys",
+        "aws:tokenissuetime",
+        "aws:username",
         "aws:viaawsservice",
+        "aws:vpceaccount",
+        "aws:vpceorgid",
         "aws:vpcsourceip",
         "s3:accesspointnetworkorigin",
         "s3:dataaccesspointaccount",
@@ -200,6 +219,7 @@ pub fn is_known(key: &str) -> bool {
         "aws:principalarn",
         "aws:principaltype",
         "aws:referer",
+        "aws:requestedregion",
         "aws:resourceaccount",
         "aws:securetransport",
         "aws:sourceip",
@@ -213,6 +233,7 @@ pub fn is_known(key: &str) -> bool {
         "s3:object-lock-legal-hold",
         "s3:object-lock-mode",
         "s3:object-lock-retain-until-date",
+        "s3:objectcreationoperation",
         "s3:prefix",
         "s3:resourceaccount",
         "s3:signatureage",
@@ -238,6 +259,10 @@ pub fn is_known(key: &str) -> bool {
         || key.starts_with(EXISTING_TAG)
         || key.starts_with(ASKED_TAG)
         || key == "s3:requestobjecttagkeys"
+        // Accounts have no tags, and buckets' don't count here.
+        || ["aws:principaltag/", "aws:requesttag/", "aws:resourcetag/"]
+            .iter()
+            .any(|tags| key.starts_with(tags))
 }
 
 impl Operator {

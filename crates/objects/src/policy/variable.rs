@@ -81,6 +81,6 @@ mod tests {
         assert_eq!(filled("${aws:SourceVpc}"), None);
         assert_eq!(filled("${s3:RequestObjectTagKeys}"), None, "several");
         assert!(check("a/${aws:PrincipalAccount}").is_ok());
-        assert!(check("a/${aws:username}").is_err());
+        assert!(check("a/${aws:nickname}").is_err());
     }
 }
