@@ -98,7 +98,7 @@ pub async fn run(host: Arc<dyn Host>, controller: Arc<Controller>, home: &Path) 
     tokio::spawn(line::send_reports(line, latest, taken));
     tokio::spawn(watch_host(host.clone(), events.clone()));
     let peers = Peers::new(controller.clone(), host.clone());
-    let engine = Engine {
+    let mut engine = Engine {
         host,
         controller,
         wanted: accepted.wanted().map(Arc::new),
@@ -124,6 +124,9 @@ pub async fn run(host: Arc<dyn Host>, controller: Arc<Controller>, home: &Path) 
         have,
         reports,
     };
+    for step in crate::absence::take(home)? {
+        engine.steps.add(step);
+    }
     engine.run(inbox).await
 }
 

@@ -9,6 +9,7 @@
 //!                                          Host: real drivers, or simulated
 //! ```
 
+pub mod absence;
 mod accepted;
 mod calls;
 pub mod client;
@@ -31,7 +32,7 @@ pub mod watchdog;
 mod way;
 
 pub use client::Controller;
-pub use engine::run;
+pub use engine::{run, wall_now};
 pub use host::{About, Host, Observed};
 pub use identity::Identity;
 pub use real::{Commands, Place, RealHost};

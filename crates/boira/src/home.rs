@@ -136,8 +136,9 @@ impl Home {
         let path = self.access_path();
         let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => anyhow::anyhow!(
-                "there is no cloud in {}; start one with `sudo boira up`, or name its folder with --home",
-                self.path.display()
+                "there is no cloud in {}; start one with `sudo boira{} up`, or name its folder with --home",
+                self.path.display(),
+                self.option()
             ),
             std::io::ErrorKind::PermissionDenied => anyhow::anyhow!(
                 "{} belongs to whoever started the cloud; use that user, sudo, or set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL of your own account",

@@ -599,6 +599,13 @@ async fn register_image(
     if !(3..=128).contains(&ask.name.chars().count()) {
         return Err(bad("an image's name has 3 to 128 characters"));
     }
+    // As RegisterImage has them.
+    let fits = |c: char| c.is_ascii_alphanumeric() || "()[] ./-'@_".contains(c);
+    if !ask.name.chars().all(fits) {
+        return Err(bad(
+            "an image's name has letters, digits, spaces and ( ) [ ] . / - ' @ _",
+        ));
+    }
     if !matches!(ask.format.as_str(), "qcow2" | "raw") {
         return Err(bad("an image's format is qcow2 or raw"));
     }

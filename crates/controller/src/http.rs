@@ -15,7 +15,7 @@ use boira_api::respond;
 use boira_api::route::{self, Destination};
 use boira_api::shape::{Operation, Service};
 use boira_api::value::Struct;
-use boira_api::{decode, form, shapes};
+use boira_api::{decode, form, shapes, sigv4};
 use boira_core::State as Rows;
 use boira_model::AccountId;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -268,10 +268,12 @@ pub async fn read_body(body: Body) -> Result<Bytes, ApiError> {
     }
 }
 
-/// Whether a form that says nothing of itself in its head may be a request of EC2's, which come without
-/// a path and sign in the form.
+/// Whether a form whose head names no service may be a request of EC2's, which come without a path and may
+/// sign in the form.
 fn may_be_ec2(parts: &Parts) -> bool {
-    parts.uri.path() == "/" && !parts.headers.contains_key(header::AUTHORIZATION)
+    let authorization = parts.headers.get(header::AUTHORIZATION);
+    let scope = authorization.and_then(|value| sigv4::header_credential(value.to_str().ok()?));
+    parts.uri.path() == "/" && scope.is_none()
 }
 
 /// Whether the body has parameters. Some old clients don't say so.

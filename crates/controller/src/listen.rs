@@ -240,6 +240,8 @@ async fn http(
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
+        // Who has said all may say so (RFC 9112, 9.6), and waits for the answer.
+        .half_close(true)
         .max_buf_size(64 << 10);
     builder
         .http2()
@@ -420,6 +422,20 @@ mod tests {
         }
         let (took, _) = patience(Version::Http1, b"GET / HT").await;
         assert_eq!(took, HEADERS);
+    }
+
+    #[tokio::test]
+    async fn who_has_said_all_and_says_so_is_answered() {
+        for _ in 0..200 {
+            let (near, mut far) = tokio::io::duplex(4096);
+            tokio::spawn(http(near, Version::Http1, router()));
+            let asked = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+            far.write_all(asked).await.expect("it reads");
+            far.shutdown().await.expect("it may be half closed");
+            let mut answer = Vec::new();
+            far.read_to_end(&mut answer).await.expect("it ends");
+            assert!(answer.starts_with(b"HTTP/1.1 200"), "{answer:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

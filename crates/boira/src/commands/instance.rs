@@ -76,12 +76,12 @@ pub enum Command {
     },
     /// Start stopped instances
     Start {
-        #[arg(add = completion::instances())]
+        #[arg(required = true, add = completion::instances())]
         instances: Vec<String>,
     },
     /// Switch instances off and keep their disks
     Stop {
-        #[arg(add = completion::instances())]
+        #[arg(required = true, add = completion::instances())]
         instances: Vec<String>,
         /// At once, without asking the guest
         #[arg(long)]
@@ -89,13 +89,13 @@ pub enum Command {
     },
     /// Boot instances again
     Reboot {
-        #[arg(add = completion::instances())]
+        #[arg(required = true, add = completion::instances())]
         instances: Vec<String>,
     },
     /// End instances for good, their disks included
     #[command(visible_alias = "rm")]
     Terminate {
-        #[arg(add = completion::instances())]
+        #[arg(required = true, add = completion::instances())]
         instances: Vec<String>,
     },
     /// Move an instance to another host (administrators)
@@ -449,9 +449,6 @@ async fn change(
     extra: &[(&str, &str)],
     state: &str,
 ) -> Result<()> {
-    if instances.is_empty() {
-        bail!("name one instance at least; see `boira instance ls`");
-    }
     let mut ids = Vec::new();
     for instance in instances {
         ids.push(find(client, instance).await?.id);

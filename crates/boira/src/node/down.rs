@@ -6,14 +6,16 @@ use super::{Log, cloud_tag, commands, is_up, lock_soon, require_root, supervisor
 use crate::commands::up::program;
 use crate::home::Home;
 use anyhow::{Context, Result, bail};
-use boira_agent::Identity;
 use boira_agent::watchdog::Watchdog;
+use boira_agent::{Identity, absence, wall_now};
 use boira_hypervisor::cgroup::Cgroups;
 use boira_hypervisor::{GuestState, Hypervisor};
+use boira_model::Wall;
+use boira_model::wire::StepReport;
 use boira_network::Network;
 use boira_network::underlay::Underlay;
 use nix::sys::signal::{Signal, kill};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -109,7 +111,12 @@ pub async fn switch_off(home: &Home, note: &dyn Fn(String)) -> Result<bool> {
     .context("open the hypervisor")?;
     all_have_answered(&*guests).await?;
     let closing = note_closing(home, running(&*guests).await?)?;
-    press_and_wait(&*guests, note).await?;
+    let (begun, ended) = (wall_now(), press_and_wait(&*guests, note).await?);
+    let steps: Vec<StepReport> = ended
+        .into_iter()
+        .map(|(guest, end)| switched_off(guest, begun, end))
+        .collect();
+    absence::note(&directory, &steps)?;
     for guest in &closing {
         guests
             .forget(guest)
@@ -153,12 +160,45 @@ fn note_closing(home: &Home, running: Vec<String>) -> Result<BTreeSet<String>> {
     Ok(closing)
 }
 
-async fn press_and_wait(guests: &dyn Hypervisor, note: &dyn Fn(String)) -> Result<()> {
+/// How a guest ended that was to switch itself off.
+struct End {
+    took: Duration,
+    by_itself: bool,
+}
+
+/// For the instance's history.
+fn switched_off(guest: String, begun: Wall, end: End) -> StepReport {
+    let late = format!(
+        "it didn't switch itself off in {} s, and was ended",
+        DOWN_DEADLINE.as_secs()
+    );
+    StepReport {
+        instance: guest.as_str().into(),
+        at: begun,
+        what: "switched off, as the cloud goes down".into(),
+        took_ms: end.took.as_millis() as u64,
+        error: (!end.by_itself).then_some(late),
+    }
+}
+
+/// Answers how those ended that ran.
+async fn press_and_wait(
+    guests: &dyn Hypervisor,
+    note: &dyn Fn(String),
+) -> Result<BTreeMap<String, End>> {
     let begun = Instant::now();
+    let mut ended = BTreeMap::new();
+    let mut before: Vec<String> = Vec::new();
     loop {
         let left = running(guests).await?;
+        let gone = before.into_iter().filter(|guest| !left.contains(guest));
+        ended.extend(gone.map(|guest| {
+            let took = begun.elapsed();
+            let by_itself = true;
+            (guest, End { took, by_itself })
+        }));
         if left.is_empty() {
-            return Ok(());
+            return Ok(ended);
         }
         note(SWITCHING_OFF.into());
         if begun.elapsed() > DOWN_DEADLINE {
@@ -168,14 +208,18 @@ async fn press_and_wait(guests: &dyn Hypervisor, note: &dyn Fn(String)) -> Resul
                     .kill(&guest)
                     .await
                     .with_context(|| format!("end {guest}"))?;
+                let took = begun.elapsed();
+                let by_itself = false;
+                ended.insert(guest, End { took, by_itself });
             }
-            return Ok(());
+            return Ok(ended);
         }
-        for guest in left {
-            if let Err(error) = guests.power_button(&guest).await {
+        for guest in &left {
+            if let Err(error) = guests.power_button(guest).await {
                 tracing::debug!("{guest}: its power button: {error}");
             }
         }
+        before = left;
         // A guest that is still booting doesn't listen yet, so the button is pressed again.
         let _ = tokio::time::timeout(PRESS_AGAIN, guests.changed()).await;
     }

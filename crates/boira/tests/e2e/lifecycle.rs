@@ -46,6 +46,11 @@ fn a_cloud_goes_down_and_comes_back_with_its_guests() {
         assert_ne!(&cloud.boot_id(id), boot, "{id} booted again");
     }
     assert_eq!(cloud.ssh(&ids[0], "cat /root/note").ok(), "kept");
+    let log = cloud.boira(&["instance", "log", &ids[0]]).ok();
+    assert!(
+        log.contains("switched off, as the cloud goes down  ("),
+        "{log}"
+    );
     assert_eq!(
         states(&cloud, &stopped),
         "stopped",

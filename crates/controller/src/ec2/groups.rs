@@ -221,6 +221,11 @@ pub fn modify_rules(call: &Call, draft: &mut Draft) -> Outcome {
         let new = one
             .structure("SecurityGroupRule")
             .ok_or_else(|| ApiError::missing_parameter("SecurityGroupRule.1.SecurityGroupRule"))?;
+        if updates.iter().any(|(known, _)| known == rule) {
+            return Err(ApiError::invalid_parameter_value(format!(
+                "The security group rule '{rule}' is specified more than once."
+            )));
+        }
         updates.push((rule.to_owned(), permissions::rule(new)?));
     }
     if updates.is_empty() {

@@ -184,6 +184,11 @@ pub fn read(list: &[Value]) -> Result<Tags, ApiError> {
             ));
         }
         refuse_reserved(key)?;
+        if !key.chars().chain(value.chars()).all(is_character) {
+            return Err(ApiError::invalid_parameter_value(
+                "Tags have no control characters",
+            ));
+        }
         policy::check(key, value).map_err(ApiError::invalid_parameter_value)?;
         if value.chars().count() > 256 {
             return Err(ApiError::invalid_parameter_value(
@@ -200,6 +205,11 @@ pub fn read(list: &[Value]) -> Result<Tags, ApiError> {
         true => Err(refusals::error(Refusal::TooManyTags)),
         false => Ok(tags),
     }
+}
+
+/// Whether an answer can carry it (XML 1.0, 2.2).
+fn is_character(c: char) -> bool {
+    matches!(c, '\t' | '\n' | '\r' | ' '..='\u{fffd}' | '\u{10000}'..)
 }
 
 fn refuse_reserved(key: &str) -> Result<(), ApiError> {
@@ -355,6 +365,7 @@ mod tests {
         let long = "é".repeat(128);
         for tag in [
             "Tag.1.Key=aws:x&Tag.1.Value=1",
+            "Tag.1.Key=x&Tag.1.Value=a%01b",
             "Tag.1.Key=AWS:x&Tag.1.Value=1",
             "Tag.1.Key=a",
             "Tag.1.Key=&Tag.1.Value=1",

@@ -37,6 +37,8 @@ pub async fn serve(stream: TcpStream, eni: &str, shared: &Shared) {
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_DEADLINE)
+        // Guests' `nc` has said all, and waits for the answer.
+        .half_close(true)
         .max_buf_size(REQUEST_SIZE_MAX)
         .serve_connection(TokioIo::new(stream), answer);
     let mut connection = std::pin::pin!(connection);
