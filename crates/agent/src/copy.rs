@@ -62,14 +62,25 @@ fn data_after(file: &File, at: u64, size: u64) -> Result<Option<(u64, u64)>> {
     Ok(Some((from, (to as u64).min(size))))
 }
 
-/// Reads a stream into a new file, which is on the disk under its own name when this returns. `note`
-/// is told how far it has got, in bytes of the file, and its size.
+/// How large the file of a disk of that many bytes can get: a hundredth more is plenty for what qcow2 says of
+/// its clusters.
+pub fn most_bytes(disk: u64) -> u64 {
+    disk.saturating_add(disk / 100).saturating_add(16 << 20)
+}
+
+/// Reads a stream into a new file of at most so many bytes, which is on the disk under its own name when this
+/// returns. `note` is told how far it has got, in bytes of the file, and its size.
 ///
 /// # Errors
 /// A stream that doesn't hold what it says leaves nothing.
-pub fn receive(input: impl Read, path: &Path, note: impl FnMut(u64, u64)) -> Result<()> {
+pub fn receive(
+    input: impl Read,
+    path: &Path,
+    most_bytes: u64,
+    note: impl FnMut(u64, u64),
+) -> Result<()> {
     let partial = path.with_extension(partial_extension(path));
-    let outcome = receive_into(input, &partial, note);
+    let outcome = receive_into(input, &partial, most_bytes, note);
     if outcome.is_err() {
         let _ = std::fs::remove_file(&partial);
         return outcome;
@@ -102,7 +113,12 @@ pub fn remove_partial(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn receive_into(input: impl Read, path: &Path, mut note: impl FnMut(u64, u64)) -> Result<()> {
+fn receive_into(
+    input: impl Read,
+    path: &Path,
+    most_bytes: u64,
+    mut note: impl FnMut(u64, u64),
+) -> Result<()> {
     let mut file = File::options()
         .create(true)
         .truncate(true)
@@ -112,6 +128,10 @@ fn receive_into(input: impl Read, path: &Path, mut note: impl FnMut(u64, u64)) -
         .with_context(|| format!("write {}", path.display()))?;
     let mut input = Hashing::new(input);
     let size = u64::from_be_bytes(read(&mut input)?);
+    ensure!(
+        size <= most_bytes,
+        "its {size} bytes are more than its disk can have"
+    );
     file.set_len(size).context("make a file of its size")?;
     note(0, size);
     let mut piece = Vec::new();
@@ -216,7 +236,7 @@ mod tests {
         let stream = sent(&from);
         assert!(stream.len() < 2 << 20, "{} bytes", stream.len());
         let mut seen = Vec::new();
-        receive(&stream[..], &to, |done, of| seen.push((done, of))).expect("it arrives");
+        receive(&stream[..], &to, u64::MAX, |done, of| seen.push((done, of))).expect("it arrives");
         assert_eq!(std::fs::read(&to).unwrap(), std::fs::read(&from).unwrap());
         let used = |path| std::fs::metadata(path).unwrap().blocks();
         assert!(used(&to) <= used(&from) + 1024);
@@ -230,13 +250,18 @@ mod tests {
         sparse(&from);
         let stream = sent(&from);
         for length in [0, 5, 20, 1000, stream.len() - 40, stream.len() - 1] {
-            assert!(receive(&stream[..length], &to, |_, _| {}).is_err());
+            assert!(receive(&stream[..length], &to, u64::MAX, |_, _| {}).is_err());
         }
         for at in [0, 9, 17, 1000, stream.len() - 36, stream.len() - 1] {
             let mut changed = stream.clone();
             changed[at] ^= 1;
-            assert!(receive(&changed[..], &to, |_, _| {}).is_err(), "{at}");
+            assert!(
+                receive(&changed[..], &to, u64::MAX, |_, _| {}).is_err(),
+                "{at}"
+            );
         }
+        let size = std::fs::metadata(&from).unwrap().len();
+        assert!(receive(&stream[..], &to, size - 1, |_, _| {}).is_err());
         let names: Vec<_> = std::fs::read_dir(folder.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name())

@@ -190,7 +190,8 @@ impl RealHost {
         let path = self.volume_path(&volume.file());
         let stream = self.controller.volume(&volume.file()).await?;
         let stream = tokio_util::io::SyncIoBridge::new(stream);
-        tokio::task::spawn_blocking(move || crate::copy::receive(stream, &path, note))
+        let most = crate::copy::most_bytes(volume.size_bytes);
+        tokio::task::spawn_blocking(move || crate::copy::receive(stream, &path, most, note))
             .await
             .context("fetch a disk")?
     }

@@ -252,7 +252,7 @@ async fn status(
     State(controller): State<Arc<Controller>>,
     caller: Extension<Caller>,
 ) -> Json<Value> {
-    let mut problems = controller.problems.lock().await.clone();
+    let mut problems = controller.problems();
     let snapshot = controller.cluster.snapshot();
     let state = &snapshot.state;
     if caller.admin {
@@ -653,6 +653,7 @@ async fn register_image(
                 min_disk_bytes: ask.min_disk_bytes,
                 root_device: "/dev/vda".into(),
                 public: ask.public,
+                tags_of_others: Default::default(),
                 launch_accounts: Default::default(),
                 deregistration_protection: false,
                 deprecated: None,

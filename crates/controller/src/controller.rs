@@ -18,7 +18,7 @@ use rustls::sign::CertifiedKey;
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
@@ -47,8 +47,10 @@ pub struct Controller {
     pub around: around::Cache,
     pub blobs: Arc<Blobs>,
     pub files: Files,
-    /// What is wrong with the files as they were last read; held while they are read or written.
-    pub problems: tokio::sync::Mutex<Vec<String>>,
+    /// Held while the files are read or written, until what they say is in force.
+    of_files: tokio::sync::Mutex<()>,
+    /// What is wrong with the files as they were last read.
+    problems: Mutex<Vec<String>>,
     pub pki: Pki,
     /// What Prometheus shows for the metrics.
     pub metrics_token: String,
@@ -205,7 +207,8 @@ fn open_home(options: Options) -> Result<Controller> {
         notary,
         around: around::Cache::default(),
         files,
-        problems: tokio::sync::Mutex::default(),
+        of_files: tokio::sync::Mutex::default(),
+        problems: Mutex::default(),
         pki,
         switching_off: SwitchingOff::default(),
         objects: OnceLock::new(),
@@ -462,10 +465,19 @@ async fn note_silence(controller: &Controller) {
 
 impl Controller {
     /// Puts the administrator's files in force, at the start and whenever they change.
+    /// What is wrong with the files as they were last read.
+    pub fn problems(&self) -> Vec<String> {
+        self.noted().clone()
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Vec<String>> {
+        self.problems.lock().expect("no holder of this lock panics")
+    }
+
     /// Answers whether nothing was wrong with them.
     async fn read_files(&self) -> Result<bool> {
-        // Held until it is in force: a change of types through the API would be undone.
-        let mut problems = self.problems.lock().await;
+        // A change of types through the API would be undone.
+        let _one = self.of_files.lock().await;
         let (mut settings, types, mut found) = self.files.read()?;
         if self.options.s3_domain.is_some() {
             settings.s3_domain.clone_from(&self.options.s3_domain);
@@ -483,7 +495,7 @@ impl Controller {
             tracing::error!("{problem}");
         }
         let fine = found.is_empty();
-        *problems = found;
+        *self.noted() = found;
         self.put_in_force(Some(settings), types).await?;
         Ok(fine)
     }
@@ -513,7 +525,7 @@ impl Controller {
         change: impl FnOnce(&mut InstanceTypes) -> Result<(), E>,
     ) -> Result<usize, E> {
         // One after the other, or one of two changes would be lost.
-        let _one = self.problems.lock().await;
+        let _one = self.of_files.lock().await;
         let mut types = self.files.types()?;
         change(&mut types)?;
         self.files.write_types(&types)?;
@@ -626,14 +638,14 @@ mod tests {
             controller.cluster.snapshot().state.settings.host_silence_s,
             7
         );
-        assert!(controller.problems.lock().await[0].contains("my-cloud"));
+        assert!(controller.problems()[0].contains("my-cloud"));
         drop(controller);
         let controller = start(home.path()).await.expect("it starts again");
         assert_eq!(region(&controller), "my-cloud");
-        assert_eq!(controller.problems.lock().await.len(), 1);
+        assert_eq!(controller.problems().len(), 1);
         write("region = 'my-cloud'");
         controller.read_files().await.expect("it reads");
-        assert_eq!(*controller.problems.lock().await, Vec::<String>::new());
+        assert_eq!(controller.problems(), Vec::<String>::new());
     }
 
     #[tokio::test]

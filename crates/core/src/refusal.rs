@@ -78,8 +78,6 @@ pub enum Refusal {
     Conflict(String),
     #[error("limit of {0} exceeded")]
     Limit(String),
-    #[error("{0} belongs to another account")]
-    NotYours(String),
     #[error("an account has up to {} security groups", crate::group::MAX_GROUPS)]
     GroupLimit,
     #[error("a resource has up to {} tags", crate::tag::MAX_TAGS)]

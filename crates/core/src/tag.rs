@@ -70,7 +70,8 @@ fn each(
             Some(group) => find_rule(&draft.state, group, id),
             None => find(&draft.state, owner, id),
         };
-        let mut found = found.ok_or_else(|| missing(&draft.state, owner, id))?;
+        let missing = || Refusal::NotFound(Thing::Resource, id.clone());
+        let mut found = found.ok_or_else(missing)?;
         let before = found.tags().clone();
         edit(found.tags_mut());
         if found.tags().len() > MAX_TAGS {
@@ -92,6 +93,8 @@ enum Found {
     /// A rule, by its place in its group.
     Rule(SecurityGroup, usize),
     Image(Image),
+    /// Another account's image, as this one has tagged it.
+    Shared(Image, AccountId),
     Instance(Box<Instance>),
     Interface(Interface),
     KeyPair(KeyPair),
@@ -109,6 +112,7 @@ impl Found {
             Self::Group(row) => &row.tags,
             Self::Rule(row, index) => &row.rules[*index].tags,
             Self::Image(row) => &row.tags,
+            Self::Shared(row, account) => row.tags_of_others.get(account).unwrap_or(&NONE),
             Self::Instance(row) => &row.tags,
             Self::Interface(row) => &row.tags,
             Self::KeyPair(row) => &row.tags,
@@ -124,6 +128,7 @@ impl Found {
             Self::Group(row) => &mut row.tags,
             Self::Rule(row, index) => &mut row.rules[*index].tags,
             Self::Image(row) => &mut row.tags,
+            Self::Shared(row, account) => row.tags_of_others.entry(account.clone()).or_default(),
             Self::Instance(row) => &mut row.tags,
             Self::Interface(row) => &mut row.tags,
             Self::KeyPair(row) => &mut row.tags,
@@ -138,6 +143,10 @@ impl Found {
         match self {
             Self::Group(row) | Self::Rule(row, _) => row.into(),
             Self::Image(row) => row.into(),
+            Self::Shared(mut row, _) => {
+                row.tags_of_others.retain(|_, tags| !tags.is_empty());
+                row.into()
+            }
             Self::Instance(row) => (*row).into(),
             Self::Interface(row) => row.into(),
             Self::KeyPair(row) => row.into(),
@@ -176,9 +185,11 @@ fn find(state: &State, owner: &AccountId, id: &str) -> Option<Found> {
     let (prefix, _) = id.rsplit_once('-')?;
     match prefix {
         GroupId::PREFIX => copy(state.group(owner, id)).map(Found::Group),
-        // Others may launch an image; only its owner tags it.
         ImageId::PREFIX => {
-            copy(state.images.get(id).filter(|row| row.owner == *owner)).map(Found::Image)
+            copy(state.image(owner, id)).map(|row: Image| match row.owner == *owner {
+                true => Found::Image(row),
+                false => Found::Shared(row, owner.clone()),
+            })
         }
         InstanceId::PREFIX => {
             copy(state.instance(owner, id)).map(|row| Found::Instance(row.into()))
@@ -193,14 +204,6 @@ fn find(state: &State, owner: &AccountId, id: &str) -> Option<Found> {
         _ => vpcs_of(state, owner)
             .find(|vpc| parts(vpc).iter().any(|(part, _)| *part == id))
             .map(|vpc| Found::Part(Vpc::clone(vpc), id.to_owned())),
-    }
-}
-
-/// Why there is nothing to tag: an image may be another account's and yet be seen.
-fn missing(state: &State, owner: &AccountId, id: &str) -> Refusal {
-    match state.image(owner, id) {
-        Some(row) => Refusal::NotYours(row.id.to_string()),
-        None => Refusal::NotFound(Thing::Resource, id.to_owned()),
     }
 }
 
@@ -250,8 +253,16 @@ pub fn all<'a>(state: &'a State, owner: &'a AccountId) -> Vec<Tagged<'a>> {
     for row in state.instances_of(owner) {
         add(row.id.as_str(), "instance", &row.tags);
     }
-    for row in state.images.values().filter(|row| row.owner == *owner) {
-        add(row.id.as_str(), "image", &row.tags);
+    for row in state.images.values() {
+        match row.owner == *owner {
+            true => add(row.id.as_str(), "image", &row.tags),
+            false if state.image(owner, row.id.as_str()).is_none() => {}
+            false => {
+                if let Some(tags) = row.tags_of_others.get(owner) {
+                    add(row.id.as_str(), "image", tags);
+                }
+            }
+        }
     }
     for row in state.interfaces.values().filter(|row| row.owner == *owner) {
         add(row.id.as_str(), "network-interface", &row.tags);

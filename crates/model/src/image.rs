@@ -2,7 +2,7 @@
 
 use crate::{AccountId, ImageId, Tags, Wall};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How a guest of this image starts. Blobs are named by their SHA-256 in hex.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,4 +46,7 @@ pub struct Image {
     pub stored_bytes: u64,
     pub created: Wall,
     pub tags: Tags,
+    /// What other accounts that may launch it have tagged it with, each for itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags_of_others: BTreeMap<AccountId, Tags>,
 }

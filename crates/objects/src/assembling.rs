@@ -3,7 +3,7 @@
 
 use crate::describe::covers;
 use crate::details;
-use crate::error::internal;
+use crate::error::{internal, malformed};
 use crate::multipart::{MOST_PARTS, asked_of, part_number};
 use crate::rows::{About, Asked, Part, PartOf, Put, Upload};
 use crate::sum::{Algorithm, Covers, Sum};
@@ -40,7 +40,7 @@ impl Named {
             .filter_map(|(algorithm, value)| Some((algorithm, value?)));
         Ok(Self {
             number,
-            etag: part.e_tag.map(ETag::into_value).unwrap_or_default(),
+            etag: part.e_tag.map(ETag::into_value).ok_or_else(malformed)?,
             sums: sums.collect(),
         })
     }

@@ -9,7 +9,7 @@ use crate::access::{self, canonical};
 use crate::acl::{self, ANONYMOUS, Acl, Level, Permission};
 use crate::conditions::time;
 use crate::copying::named;
-use crate::error::{custom, denied};
+use crate::error::{custom, denied, not_allowed};
 use crate::ownership;
 use crate::policy::{self, ASKED_TAG, Answer, EXISTING_TAG, Policy, Question};
 use crate::rows::{self, Bucket, Config, Ownership, Upload, Version};
@@ -263,7 +263,7 @@ impl Judge {
 
     fn allows(&self, action: &str, key: Option<&str>) -> bool {
         // The policy is its owner's alone, who must not be able to lock himself out for good.
-        if action.ends_with("BucketPolicy") {
+        if of_policy(action) {
             return self.is_owner();
         }
         match self.by_policy(action, key) {
@@ -451,6 +451,10 @@ pub async fn acting(store: &Arc<Store>, asked: &Asked<'_>) -> S3Result<(String, 
     if later && (judge.is_owner() || !judge.governed.restricted) {
         return Ok((owner, Some(judge)));
     }
+    if of_policy(&action) && !judge.is_owner() && judge.by_policy(&action, None) == Answer::Allow {
+        // Who may, but isn't of the bucket's account (GetBucketPolicy).
+        return Err(not_allowed());
+    }
     let besides = besides(asked);
     let name = asked.key.unwrap_or_default();
     let allowed = judge.allows(&action, asked.key);
@@ -466,6 +470,11 @@ pub async fn acting(store: &Arc<Store>, asked: &Asked<'_>) -> S3Result<(String, 
         true => Ok((owner, Some(judge))),
         false => Err(denied()),
     }
+}
+
+/// Whether it is about a bucket's policy itself.
+fn of_policy(action: &str) -> bool {
+    action.ends_with("BucketPolicy")
 }
 
 /// Whether what is put is to have an ACL of its own. A policy that allows to put allows that, too, unless

@@ -581,6 +581,8 @@ fn check_location(region: &str, constraint: Option<&str>) -> S3Result<()> {
     match (region, constraint) {
         ("us-east-1", None) => Ok(()),
         (_, Some(constraint)) if constraint == region && region != "us-east-1" => Ok(()),
+        // Its old name.
+        ("eu-west-1", Some("EU")) => Ok(()),
         (_, Some(constraint)) if constraint == region || !is_region(constraint) => Err(s3_error!(
             InvalidLocationConstraint,
             "The specified location-constraint is not valid"

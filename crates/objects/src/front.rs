@@ -316,6 +316,11 @@ fn acceptable(request: &Request<Body>, target: &Target) -> S3Result<Query> {
     if of_nothing && [Method::PUT, Method::DELETE].contains(request.method()) {
         return Err(not_allowed());
     }
+    let patches = request.method() == Method::PATCH;
+    let posts_nothing = request.method() == Method::POST && target.has_key();
+    if patches || (posts_nothing && request.uri().query().unwrap_or_default().is_empty()) {
+        return Err(not_allowed());
+    }
     let query = Query::of(request.uri().query().unwrap_or_default())?;
     if !of_nothing {
         subresources::check(request.method(), target.has_key(), &query)?;

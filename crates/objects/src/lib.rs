@@ -26,6 +26,7 @@ mod buffers;
 mod check;
 mod chunked;
 mod collect;
+mod completing;
 mod conditions;
 mod contents;
 mod copying;

@@ -249,6 +249,7 @@ fn judge(rule: &LifecycleRule) -> S3Result<()> {
         if predicates.iter().filter(|there| **there).count() > 1 {
             return Err(malformed());
         }
+        judge_and(filter)?;
     }
     for transition in rule.transitions.iter().flatten() {
         judge_transition(transition, rule.expiration.as_ref())?;
@@ -333,6 +334,35 @@ fn judge(rule: &LifecycleRule) -> S3Result<()> {
         }
     }
     Ok(())
+}
+
+/// What several predicates of a filter have to be to one another.
+fn judge_and(filter: &LifecycleRuleFilter) -> S3Result<()> {
+    let Some(and) = &filter.and else {
+        return Ok(());
+    };
+    let tags = and.tags.iter().flatten();
+    let predicates = [
+        and.prefix.is_some(),
+        and.object_size_greater_than.is_some(),
+        and.object_size_less_than.is_some(),
+    ];
+    let others = predicates.iter().filter(|there| **there).count();
+    if tags.clone().count() + others < 2 {
+        return Err(malformed());
+    }
+    let mut keys: Vec<_> = tags.map(|tag| tag.key.as_deref()).collect();
+    keys.sort_unstable();
+    if keys.windows(2).any(|two| two[0] == two[1]) {
+        return Err(invalid("Duplicate Tag Keys are not allowed."));
+    }
+    let sizes = (and.object_size_greater_than, and.object_size_less_than);
+    match sizes {
+        (Some(least), Some(most)) if least >= most => Err(invalid(
+            "'ObjectSizeLessThan' must be greater than 'ObjectSizeGreaterThan'",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn is_about_tags(rule: &LifecycleRule) -> bool {

@@ -3,13 +3,12 @@
 
 use crate::Store;
 use crate::access::account;
-use crate::assembling::{Expected, Named, assemble};
 use crate::authorize::{self, Who};
-use crate::conditions::{self, OfWrite, conditions};
+use crate::conditions::{self, conditions};
 use crate::contents::{Slice, cut};
 use crate::crypt::Lock;
 use crate::describe::{covers, described, etag, second, stamp, with_sums};
-use crate::encryption::{self, Encryption};
+use crate::encryption;
 use crate::error::internal;
 use crate::lifecycle;
 use crate::list::{Lister, Step, Wanted};
@@ -17,7 +16,7 @@ use crate::listing::{common_prefixes, encoded, wants_url};
 use crate::lock::{self, Wish};
 use crate::objects::{checked_key, page};
 use crate::quota;
-use crate::rows::{self, About, Asked, Done, Part, Upload, Versioning, json};
+use crate::rows::{self, About, Asked, Part, Upload, json};
 use crate::sum::{Algorithm, Covers};
 use crate::upload::{self, Said};
 use rusqlite::params;
@@ -228,137 +227,6 @@ impl Store {
                 Ok(upload)
             })
             .await
-    }
-
-    pub async fn complete_multipart_upload(
-        self: &Arc<Self>,
-        request: S3Request<CompleteMultipartUploadInput>,
-    ) -> S3Result<CompleteMultipartUploadOutput> {
-        let who = Who::of(&request.extensions)?;
-        let input = request.input;
-        let named = input
-            .multipart_upload
-            .and_then(|named| named.parts)
-            .unwrap_or_default();
-        let named = named
-            .into_iter()
-            .map(Named::of)
-            .collect::<S3Result<Vec<_>>>()?;
-        if named.is_empty() {
-            return Err(s3_error!(
-                MalformedXML,
-                "You must specify at least one part"
-            ));
-        }
-        if !named.windows(2).all(|two| two[0].number < two[1].number) {
-            return Err(s3_error!(
-                InvalidPartOrder,
-                "The list of parts was not in ascending order. Parts must be ordered by part number."
-            ));
-        }
-        let expected = Expected {
-            size: input.mpu_object_size.map(|size| size as u64),
-            sums: [
-                (Algorithm::Crc32, input.checksum_crc32),
-                (Algorithm::Crc32c, input.checksum_crc32c),
-                (Algorithm::Crc64Nvme, input.checksum_crc64nvme),
-                (Algorithm::Sha1, input.checksum_sha1),
-                (Algorithm::Sha256, input.checksum_sha256),
-            ]
-            .into_iter()
-            .filter_map(|(algorithm, value)| Some((algorithm, value?)))
-            .collect(),
-            kind: input.checksum_type.map(|kind| kind.as_str().to_owned()),
-        };
-        let conditions = OfWrite {
-            matches: input.if_match,
-            none_matches: input.if_none_match,
-        };
-        let (bucket, key) = (input.bucket.clone(), input.key.clone());
-        let (done, told) = self
-            .db
-            .write(move |tx| {
-                let bucket = rows::bucket(tx.connection, &input.bucket, &who.account)?;
-                let enabled = bucket.config.versioning == Some(Versioning::Enabled);
-                let upload =
-                    rows::find_upload(tx.connection, bucket.id, &input.key, &input.upload_id)?;
-                who.may_go_on(&bucket, &upload)?;
-                let names = json(
-                    &named
-                        .iter()
-                        .map(|part| (part.number, &part.etag))
-                        .collect::<Vec<_>>(),
-                );
-                if let Some(done) = upload.done {
-                    // Asked again, as clients do when the answer was lost.
-                    return match done.parts == names {
-                        true => Ok((done, enabled)),
-                        false => rows::open_upload(
-                            tx.connection,
-                            bucket.id,
-                            &input.key,
-                            &input.upload_id,
-                        )
-                        .and_then(|_| Err(internal("a completed upload is open"))),
-                    };
-                }
-                conditions.judge(tx.connection, &bucket, &input.key)?;
-                let have = rows::parts(tx.connection, &upload.id, 0, MOST_PARTS as usize)?;
-                let (put, unused) = assemble(&upload, have, &named, &expected)?;
-                for part in unused {
-                    tx.release(&part.slices)?;
-                }
-                tx.connection
-                    .prepare_cached("DELETE FROM parts WHERE upload = ?1")
-                    .and_then(|mut delete| delete.execute([&upload.id]))
-                    .map_err(internal)?;
-                let (tag, sum) = (put.etag.clone(), put.about.sum.clone());
-                let master = put.about.encryption == Some(Encryption::Master);
-                let version = bucket.put(tx, &input.key, put)?;
-                quota::judge(tx, &bucket)?;
-                let done = Done {
-                    etag: tag,
-                    expiration: lifecycle::expiration(&bucket, &version),
-                    version: Some(version.id),
-                    sum,
-                    parts: names,
-                    at_ms: tx.now_ms,
-                    master,
-                };
-                tx.connection
-                    .prepare_cached(
-                        "UPDATE uploads SET done = ?4 WHERE bucket = ?1 AND key = ?2 AND id = ?3",
-                    )
-                    .and_then(|mut update| {
-                        update.execute(params![
-                            bucket.id,
-                            input.key.as_bytes(),
-                            upload.id,
-                            json(&done)
-                        ])
-                    })
-                    .map_err(internal)?;
-                Ok((done, enabled))
-            })
-            .await?;
-        self.after_write();
-        let mut output = CompleteMultipartUploadOutput {
-            location: Some(format!(
-                "{}/{bucket}/{}",
-                self.settings.endpoint,
-                encoded(&key)
-            )),
-            bucket: Some(bucket),
-            key: Some(key),
-            e_tag: Some(etag(&done.etag)),
-            expiration: done.expiration,
-            version_id: done.version.filter(|_| told),
-            ..Default::default()
-        };
-        output.checksum_type = with_sums!(output, done.sum.as_ref());
-        let master = done.master.then_some(Encryption::Master);
-        encryption::tell(&request.extensions, master.as_ref(), None);
-        Ok(output)
     }
 
     pub async fn abort_multipart_upload(

@@ -200,6 +200,7 @@ fn put_image(controller: &mut Controller, random: &mut Random) -> ImageId {
         min_disk_bytes: 0,
         root_device: "/dev/xvda".into(),
         public: true,
+        tags_of_others: Default::default(),
         launch_accounts: Default::default(),
         deregistration_protection: false,
         deprecated: None,

@@ -1142,6 +1142,12 @@ def lifecycle(bucket):
         S3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [
             {"Status": "Enabled", "Filter": {"Prefix": ""},
              "Transitions": [{"Days": 1, "StorageClass": "GLACIER"}]}]})
+    tag = {"Key": "a", "Value": "b"}
+    for both, code in [({"Tags": [tag]}, "MalformedXML"), ({"Prefix": "p", "Tags": [tag, tag]}, "InvalidArgument"),
+                       ({"ObjectSizeGreaterThan": 9, "ObjectSizeLessThan": 9}, "InvalidArgument")]:
+        with refused(code, 400):
+            S3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [
+                {"Status": "Enabled", "Filter": {"And": both}, "Expiration": {"Days": 1}}]})
     S3.delete_bucket_lifecycle(Bucket=bucket)
     with refused("NoSuchLifecycleConfiguration", 404):
         S3.get_bucket_lifecycle_configuration(Bucket=bucket)
@@ -1240,8 +1246,10 @@ def policies(bucket):
         put(statement("Allow", friend, "s3:*"), statement("Allow", friend, "s3:*", ""))
         with refused("AccessControlListNotSupported", 400):
             other.put_object(Bucket=bucket, Key="t", Body=b"x", ACL="private")
-        with refused("AccessDenied", 403):
+        with refused("MethodNotAllowed", 405):
             other.put_bucket_policy(Bucket=bucket, Policy="{}")
+        with refused("MethodNotAllowed", 405):
+            other.get_bucket_policy(Bucket=bucket)
         # A source is judged by its own tags, not by those of what it replaces.
         other.create_bucket(Bucket=mine)
         other.put_bucket_policy(Bucket=mine, Policy=json.dumps({"Statement": [
@@ -1804,6 +1812,9 @@ def other_clients(bucket):
                          (url.replace("X-Amz-Expires=3600", "X-Amz-Expires=x"), b"AuthorizationQueryParametersError")]:
         status, _, text = raw("GET", broken)
         assert status == 400 and code in text, (broken, text)
+    for method in ["POST", "PATCH"]:
+        status, _, text = raw(method, f"/{bucket}/k", b"x")
+        assert status == 405 and b"MethodNotAllowed" in text, (method, text)
     status, _, text = raw("GET", f"/{bucket}/k", headers={"Authorization": "Basic eDp5"})
     assert status == 400 and b"InvalidArgument" in text, text
 

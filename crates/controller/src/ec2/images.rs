@@ -13,6 +13,7 @@ use boira_core::state::image_visible;
 use boira_core::{Draft, Refusal, State};
 use boira_model::*;
 use boira_store::Snapshot;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 static LISTING: Listing = Listing {
@@ -115,7 +116,7 @@ pub fn describe(call: &Call, snapshot: &Arc<Snapshot>) -> Outcome {
                 && (users.is_empty() || users.iter().any(|user| user.may(row, caller)))
                 && ask
                     .filters
-                    .matches(tags(row, caller), |name, test| matches(row, name, test))
+                    .matches(&tags(row, caller), |name, test| matches(row, name, test))
         },
     )?;
     ask.list("Images", rows, |call, row| Value::from(value(call, &row)))
@@ -125,13 +126,22 @@ fn is_deprecated(row: &Image, now: Wall) -> bool {
     row.deprecated.is_some_and(|at| at <= now)
 }
 
-/// Tags are their owner's alone, but for those of the cloud's own images, which tell which to take.
-fn tags<'a>(row: &'a Image, caller: &AccountId) -> &'a Tags {
-    static NONE: Tags = Tags::new();
-    match row.owner == *caller || row.alias.is_some() {
-        true => &row.tags,
-        false => &NONE,
+/// Tags are for who has set them ("Tag your Amazon EC2 resources"), but for what the cloud's own images say
+/// of themselves, as which of them to take.
+fn tags<'a>(row: &'a Image, caller: &AccountId) -> Cow<'a, Tags> {
+    if row.owner == *caller {
+        return Cow::Borrowed(&row.tags);
     }
+    let said = row
+        .tags
+        .iter()
+        .filter(|(key, _)| row.alias.is_some() && key.starts_with("boira:"));
+    let own = row.tags_of_others.get(caller).into_iter().flatten();
+    let all = said.chain(own);
+    Cow::Owned(
+        all.map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
+    )
 }
 
 /// A value of the parameter `Owner`.
@@ -269,7 +279,7 @@ fn value(call: &Call, row: &Image) -> out::Image {
         .root_device_name(row.root_device.clone())
         .root_device_type("ebs")
         .state("available")
-        .tags(instance_value::tags(tags))
+        .tags(instance_value::tags(&tags))
         .usage_operation("RunInstances")
         .virtualization_type("hvm")
 }

@@ -101,10 +101,6 @@ pub fn error(refusal: Refusal) -> ApiError {
             "ResourceCountExceeded",
             format!("You have reached the limit of {what}."),
         ),
-        Refusal::NotYours(id) => ApiError::new(
-            "UnauthorizedOperation",
-            format!("You are not authorized to change '{id}', which belongs to another account."),
-        ),
         Refusal::GroupLimit => ApiError::new(
             "SecurityGroupLimitExceeded",
             format!(

@@ -227,6 +227,7 @@ fn refuse_reserved(key: &str) -> Result<(), ApiError> {
 #[cfg(test)]
 mod tests {
     use crate::ec2::testing::Cloud;
+    use boira_model::AccountId;
 
     #[test]
     fn every_kind_of_resource_is_tagged_listed_and_untagged() {
@@ -318,15 +319,43 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_somebody_else_is_seen_and_not_tagged() {
+    fn who_tags_an_image_of_somebody_else_sees_his_own_tags_alone() {
         let mut cloud = Cloud::new();
-        let other = cloud.other.clone();
-        let tag = format!(
-            "Action=CreateTags&ResourceId.1={}&Tag.1.Key=a&Tag.1.Value=1",
-            cloud.image.clone()
-        );
-        let error = cloud.call_as(&other, &tag).err().expect("refused");
-        assert_eq!(error.code, "UnauthorizedOperation");
+        let (admin, other) = (cloud.account.clone(), cloud.other.clone());
+        let image = cloud.image.clone();
+        let mut tag = |who: &AccountId, key: &str| {
+            let query =
+                format!("Action=CreateTags&ResourceId.1={image}&Tag.1.Key={key}&Tag.1.Value={who}");
+            cloud.call_as(who, &query).expect("it may be tagged");
+        };
+        tag(&admin, "team");
+        tag(&admin, "boira:user");
+        tag(&other, "team");
+        let seen = |cloud: &mut Cloud, who: &AccountId, query: &str| {
+            let reply = cloud.call_as(who, query).expect("it is seen");
+            let all = |name: &str| -> Vec<String> {
+                let mut all: Vec<_> = reply.all(name).into_iter().map(Into::into).collect();
+                all.sort_unstable();
+                all
+            };
+            (all("key"), all("value"))
+        };
+        let describe = format!("Action=DescribeImages&ImageId.1={image}");
+        let (keys, values) = seen(&mut cloud, &other, &describe);
+        assert_eq!(keys, ["boira:default", "boira:user", "team"]);
+        assert!(values.contains(&other.to_string()), "{values:?}");
+        let of_other = format!("{describe}&Filter.1.Name=tag:team&Filter.1.Value.1={other}");
+        assert_eq!(seen(&mut cloud, &other, &of_other).0, keys);
+        assert_eq!(seen(&mut cloud, &admin, &of_other).0.len(), 0);
+        let lines = seen(&mut cloud, &other, "Action=DescribeTags");
+        assert_eq!(lines, (vec!["team".into()], vec![other.to_string()]));
+        let remove = format!("Action=DeleteTags&ResourceId.1={image}&Tag.1.Key=team");
+        cloud.call_as(&other, &remove).expect("it is his");
+        assert_eq!(seen(&mut cloud, &other, "Action=DescribeTags").0.len(), 0);
+        let (keys, _) = seen(&mut cloud, &admin, &describe);
+        assert!(keys.contains(&"team".into()), "{keys:?}");
+        let row = &cloud.state.images[&image];
+        assert!(row.tags_of_others.is_empty(), "nothing is left behind");
     }
 
     #[test]

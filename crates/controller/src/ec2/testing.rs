@@ -300,6 +300,7 @@ fn test_image(id: ImageId, owner: &AccountId, now: Wall) -> Image {
         min_disk_bytes: GIB,
         root_device: "/dev/sda1".into(),
         public: true,
+        tags_of_others: Default::default(),
         launch_accounts: Default::default(),
         deregistration_protection: false,
         deprecated: None,

@@ -249,6 +249,7 @@ fn image(id: ImageId) -> Image {
         min_disk_bytes: 0,
         root_device: "/dev/xvda".into(),
         public: true,
+        tags_of_others: Default::default(),
         launch_accounts: Default::default(),
         deregistration_protection: false,
         deprecated: None,
