@@ -4,7 +4,7 @@
 
 use crate::cloud::free_address;
 use crate::debian::{Home, boira, open_ssh};
-use crate::pc::Pc;
+use crate::pc::{NAME, Pc};
 use crate::process::Tied;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -12,7 +12,6 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const NAME: &str = "old-pc";
 /// What the invitation's line would install there by apt.
 const PACKAGES: &str =
     "curl,ca-certificates,qemu-system-x86,qemu-utils,iproute2,nftables,conntrack,slirp4netns";

@@ -1,14 +1,15 @@
 //! A whole PC without virtualization: a QEMU machine with 1 GiB of memory on which a Debian runs one program
 //! when it has booted.
 
-use crate::process::Tied;
-use anyhow::{Context, Result, ensure};
+use crate::process::{Tied, prepare};
+use anyhow::{Context, Result};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-const NAME: &str = "old-pc";
+/// What it calls itself.
+pub const NAME: &str = "old-pc";
 const SUITE: &str = "bookworm";
 /// A system around what is asked for.
 const PACKAGES: &str = "linux-image-cloud-amd64,systemd-sysv,udev,kmod,procps";
@@ -41,7 +42,7 @@ impl Pc {
             .args(["--quiet", "--variant=minbase", "--format=directory"])
             .arg(format!("--include={PACKAGES},{packages}"))
             .args([SUITE.as_ref(), root.as_os_str()]);
-        checked(&mut mmdebstrap)?;
+        prepare(&mut mmdebstrap)?;
         let system = root.join("etc/systemd/system");
         fs::create_dir_all(system.join("multi-user.target.wants")).context("make a folder")?;
         for (name, text) in [
@@ -61,7 +62,7 @@ impl Pc {
             fs::copy(root.join(file), folder.join(name))
                 .with_context(|| format!("keep its {name}"))?;
         }
-        checked(
+        prepare(
             Command::new("mke2fs")
                 .args(["-q", "-t", "ext4", "-d"])
                 .arg(&root)
@@ -107,11 +108,4 @@ impl Pc {
         let said = fs::read(self.0.join("reports")).context("read its second port")?;
         Ok(String::from_utf8_lossy(&said).into_owned())
     }
-}
-
-fn checked(command: &mut Command) -> Result<()> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let status = command.status().with_context(|| format!("run {name}"))?;
-    ensure!(status.success(), "{name} ended with {status}");
-    Ok(())
 }

@@ -19,6 +19,7 @@ use axum::{Extension, Json, Router};
 use boira_api::auth::{self, RequestHead};
 use boira_api::form;
 use boira_core::account::{self, Credentials};
+use boira_core::image;
 use boira_model::wire::StreamKind;
 use boira_model::*;
 use hyper_util::rt::TokioIo;
@@ -596,14 +597,9 @@ async fn register_image(
     Extension(caller): Extension<Caller>,
     Json(ask): Json<NewImage>,
 ) -> Reply {
-    if !(3..=128).contains(&ask.name.chars().count()) {
-        return Err(bad("an image's name has 3 to 128 characters"));
-    }
-    // As RegisterImage has them.
-    let fits = |c: char| c.is_ascii_alphanumeric() || "()[] ./-'@_".contains(c);
-    if !ask.name.chars().all(fits) {
+    if !image::is_name(&ask.name) {
         return Err(bad(
-            "an image's name has letters, digits, spaces and ( ) [ ] . / - ' @ _",
+            "an image's name has 3 to 128 characters: letters, digits, spaces and ( ) [ ] . / - ' @ _",
         ));
     }
     if !matches!(ask.format.as_str(), "qcow2" | "raw") {
@@ -700,7 +696,7 @@ async fn check_disk(controller: &Controller, ask: &NewImage) -> Result<(), Probl
 async fn remove_image(State(controller): State<Arc<Controller>>, Path(id): Path<String>) -> Reply {
     let removed = controller
         .cluster
-        .decide(move |draft| boira_core::image::deregister(draft, &id).map(|()| id))
+        .decide(move |draft| image::deregister(draft, &id).map(|()| id))
         .await??;
     Ok(Json(json!({ "image": removed })))
 }

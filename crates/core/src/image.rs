@@ -16,6 +16,12 @@ pub enum Grantee {
     Account(AccountId),
 }
 
+/// What an image may be called (AWS, RegisterImage).
+pub fn is_name(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "()[] ./-'@_".contains(c);
+    (3..=128).contains(&name.len()) && name.chars().all(fits)
+}
+
 /// Takes the image from the list of those that can be launched.
 pub fn deregister(draft: &mut Draft, id: &str) -> Result<(), Refusal> {
     let row = find(draft, id)?;

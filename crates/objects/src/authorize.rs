@@ -509,11 +509,17 @@ fn besides(asked: &Asked<'_>) -> Vec<&'static str> {
             false => "s3:GetObjectAttributes",
         });
     // To know that it is the one object is to read it ("Conditional requests").
-    let compares = asked.headers.contains_key("if-match")
-        && matches!(
-            asked.operation,
-            "PutObject" | "CopyObject" | "CompleteMultipartUpload" | "DeleteObject"
-        );
+    let conditions = [
+        "if-match",
+        "x-amz-if-match-last-modified-time",
+        "x-amz-if-match-size",
+    ];
+    let compares = matches!(
+        asked.operation,
+        "PutObject" | "CopyObject" | "CompleteMultipartUpload" | "DeleteObject"
+    ) && conditions
+        .iter()
+        .any(|name| asked.headers.contains_key(*name));
     let reads = compares.then_some("s3:GetObject");
     by_header.chain(attributes).chain(reads).collect()
 }

@@ -34,7 +34,7 @@ pub fn stand_ins(request: &mut Request<Body>) -> Vec<(HeaderName, HeaderValue)> 
     let mut stand_ins: Vec<_> = found.iter().map(stand_in).collect();
     let expires = request.headers().get("expires");
     let expires = expires.and_then(|value| String::from_utf8(value.as_bytes().to_vec()).ok());
-    if let Some(text) = expires.filter(|text| !is_canonical(text)) {
+    if let Some(text) = expires.filter(|text| said_again(text).is_none()) {
         found.push(("expires", text));
         stand_ins.push((
             HeaderName::from_static("expires"),
@@ -47,27 +47,18 @@ pub fn stand_ins(request: &mut Request<Body>) -> Vec<(HeaderName, HeaderValue)> 
     stand_ins
 }
 
-/// Whether it is a date as it will be spelt again.
-fn is_canonical(text: &str) -> bool {
-    let parsed = Timestamp::parse(TimestampFormat::HttpDate, text);
-    parsed.is_ok_and(|time| http_date(&time) == text)
+/// The date that `Expires` says, if s3s says it again as it was.
+pub fn said_again(expires: &str) -> Option<Timestamp> {
+    let date = Timestamp::parse(TimestampFormat::HttpDate, expires).ok()?;
+    (http_date(&date) == expires).then_some(date)
 }
 
 /// What a form says of `Expires`, for s3s's type; if that can't hold it, the text is noted beside.
 pub fn expires(extensions: &mut Extensions, text: String) -> Timestamp {
-    match Timestamp::parse(TimestampFormat::HttpDate, &text) {
-        Ok(time) if is_canonical(&text) => time,
-        _ => {
-            extensions.insert(Beyond(vec![("expires", text)]));
-            stamp(0)
-        }
-    }
-}
-
-/// The header `Expires` as it was put, where s3s's type can't say it.
-pub fn other_expires(text: &str) -> Option<HeaderValue> {
-    let other = !is_canonical(text);
-    other.then(|| HeaderValue::from_bytes(text.as_bytes()).ok())?
+    said_again(&text).unwrap_or_else(|| {
+        extensions.insert(Beyond(vec![("expires", text)]));
+        stamp(0)
+    })
 }
 
 /// Puts what the headers said in place of what stood in.

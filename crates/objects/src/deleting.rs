@@ -36,7 +36,8 @@ impl Store {
             .db
             .write(move |tx| {
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
-                delete(tx, &bucket, &wanted, bypass, must_exist)
+                let found = target(tx, &bucket, &wanted)?;
+                delete(tx, &bucket, &wanted, found, bypass, must_exist)
             })
             .await?;
         self.after_write();
@@ -67,36 +68,19 @@ impl Store {
                 let bucket = rows::bucket(tx.connection, &input.bucket, &account)?;
                 let mut outcomes = Vec::new();
                 for one in wanted {
-                    let action = policy::action("DeleteObjects", one.version_id.is_some());
-                    let judge = match &judge {
-                        Some(judge) => {
-                            let found = target(tx, &bucket, &one)?;
-                            Some(judge.of_one(&bucket, found.as_ref(), one.version_id.as_deref()))
-                        }
-                        None => None,
-                    };
-                    if judge
-                        .as_ref()
-                        .is_some_and(|judge| !judge.may(&action, &one.key))
-                    {
-                        outcomes.push((one, Err(denied())));
-                        continue;
-                    }
-                    let compares = one.e_tag.is_some()
-                        || one.size.is_some()
-                        || one.last_modified_time.is_some();
-                    if compares
-                        && judge
-                            .as_ref()
-                            .is_some_and(|judge| !judge.may("s3:GetObject", &one.key))
-                    {
-                        outcomes.push((one, Err(denied())));
-                        continue;
-                    }
-                    let may_bypass =
-                        |judge: &Judge| judge.may("s3:BypassGovernanceRetention", &one.key);
-                    let bypass = bypass && judge.as_ref().is_none_or(may_bypass);
-                    let outcome = tx.apart(|| delete(tx, &bucket, &one, bypass, false));
+                    let outcome = tx.apart(|| {
+                        let found = target(tx, &bucket, &one)?;
+                        let bypass = match &judge {
+                            None => bypass,
+                            Some(judge) => {
+                                let id = one.version_id.as_deref();
+                                let judge = judge.of_one(&bucket, found.as_ref(), id);
+                                judged(&judge, &one)?;
+                                bypass && judge.may("s3:BypassGovernanceRetention", &one.key)
+                            }
+                        };
+                        delete(tx, &bucket, &one, found, bypass, false)
+                    });
                     // Each has its own fate, but for what is wrong with the store itself.
                     if outcome.as_ref().is_err_and(is_ours) {
                         return Err(outcome.err().unwrap_or_else(denied));
@@ -135,7 +119,25 @@ impl Store {
 fn target(tx: &Tx<'_>, bucket: &Bucket, wanted: &ObjectIdentifier) -> S3Result<Option<Version>> {
     match &wanted.version_id {
         None => rows::current(tx.connection, bucket.id, &wanted.key),
-        Some(id) => rows::version(tx.connection, bucket.id, &wanted.key, id),
+        Some(id) => {
+            rows::check_version(id)?;
+            rows::version(tx.connection, bucket.id, &wanted.key, id)
+        }
+    }
+}
+
+/// Whether it is to be deleted only as it is known.
+fn compares(wanted: &ObjectIdentifier) -> bool {
+    wanted.e_tag.is_some() || wanted.size.is_some() || wanted.last_modified_time.is_some()
+}
+
+/// Whether one of many may be deleted; to compare is to read, as [`crate::authorize`] has it for one alone.
+fn judged(judge: &Judge, wanted: &ObjectIdentifier) -> S3Result<()> {
+    let action = policy::action("DeleteObjects", wanted.version_id.is_some());
+    let may = |action: &str| judge.may(action, &wanted.key);
+    match may(&action) && (!compares(wanted) || may("s3:GetObject")) {
+        true => Ok(()),
+        false => Err(denied()),
     }
 }
 
@@ -144,19 +146,12 @@ fn delete(
     tx: &Tx<'_>,
     bucket: &Bucket,
     wanted: &ObjectIdentifier,
+    target: Option<Version>,
     bypass: bool,
     must_exist: bool,
 ) -> S3Result<DeletedObject> {
     let key = &wanted.key;
-    let conditional = must_exist
-        || wanted.e_tag.is_some()
-        || wanted.size.is_some()
-        || wanted.last_modified_time.is_some();
-    if let Some(id) = &wanted.version_id {
-        rows::check_version(id)?;
-    }
-    let target = target(tx, bucket, wanted)?;
-    if conditional {
+    if must_exist || compares(wanted) {
         let found = target
             .as_ref()
             .filter(|version| !version.marker)

@@ -59,6 +59,18 @@ macro_rules! described {
     };
 }
 
+fn check_redirect(to: &str) -> S3Result<()> {
+    let starts = ["/", "http://", "https://"];
+    match starts.iter().any(|start| to.starts_with(start)) {
+        true => Ok(()),
+        false => Err(custom(
+            "InvalidRedirectLocation",
+            StatusCode::BAD_REQUEST,
+            "The website redirect location must have a prefix of 'http://' or 'https://' or '/'.",
+        )),
+    }
+}
+
 impl Described {
     /// The object's description; the request's extensions have what its headers said beyond ASCII.
     pub fn about(self, extensions: &Extensions) -> S3Result<About> {
@@ -72,22 +84,9 @@ impl Described {
             let kept: Vec<_> = parts().filter(|one| *one != CHUNKED).collect();
             kept.join(",")
         });
-        let leads = |to: &str| {
-            ["/", "http://", "https://"]
-                .iter()
-                .any(|start| to.starts_with(start))
-        };
-        if self
-            .website_redirect_location
+        self.website_redirect_location
             .as_deref()
-            .is_some_and(|to| !leads(to))
-        {
-            return Err(custom(
-                "InvalidRedirectLocation",
-                StatusCode::BAD_REQUEST,
-                "The website redirect location must have a prefix of 'http://' or 'https://' or '/'.",
-            ));
-        }
+            .map_or(Ok(()), check_redirect)?;
         let expires = self.expires.map(|expires| http_date(&expires));
         for (name, value) in [
             ("cache-control", self.cache_control),

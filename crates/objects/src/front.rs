@@ -18,6 +18,7 @@ use crate::s3::Api;
 use crate::signed::{self, Query};
 use crate::subresources;
 use crate::walrus;
+use boira_api::xml;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{
@@ -243,9 +244,12 @@ impl Front {
         if attributes && status == StatusCode::OK {
             response = rewritten(response, unquoted).await;
         }
-        // Of an object that is a stranger's text; all others name keys.
-        let lists = !target.has_key() || asked.method() == Method::POST;
-        if lists && status == StatusCode::OK {
+        // What an object holds is a stranger's text; these are ours, and name keys.
+        let names_keys = match *asked.method() {
+            Method::GET => !target.has_key() || asks_for(asked.uri(), "uploadId"),
+            ref method => *method == Method::POST,
+        };
+        if names_keys && status == StatusCode::OK {
             response = rewritten(response, spelt_returns).await;
         }
         // Whatever somebody may do, he may know where a bucket is (HeadBucket).
@@ -314,11 +318,6 @@ fn form_for(request: &Request<Body>, target: &Target) -> S3Result<Option<String>
 fn acceptable(request: &Request<Body>, target: &Target) -> S3Result<Query> {
     let of_nothing = target.bucket.is_none();
     if of_nothing && [Method::PUT, Method::DELETE].contains(request.method()) {
-        return Err(not_allowed());
-    }
-    let patches = request.method() == Method::PATCH;
-    let posts_nothing = request.method() == Method::POST && target.has_key();
-    if patches || (posts_nothing && request.uri().query().unwrap_or_default().is_empty()) {
         return Err(not_allowed());
     }
     let query = Query::of(request.uri().query().unwrap_or_default())?;
@@ -607,7 +606,7 @@ fn message_of(error: &str) -> &'static str {
 }
 
 pub fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    let mut out = Vec::new();
+    xml::escape(&mut out, text);
+    String::from_utf8_lossy(&out).into_owned()
 }

@@ -289,13 +289,16 @@ macro_rules! shown {
             "content-encoding" => output.content_encoding = Some(value),
             "content-language" => output.content_language = Some(value),
             "content-type" => output.content_type = Some(value),
-            "expires" => match beyond::other_expires(&value) {
-                None => output.expires = Timestamp::parse(TimestampFormat::HttpDate, &value).ok(),
-                Some(_) if $input.response_expires.is_some() => {}
-                Some(value) => Besides::say($said, |headers, _| {
-                    headers.entry(EXPIRES).or_insert(value);
-                }),
-            },
+            "expires" => {
+                output.expires = beyond::said_again(&value);
+                // What was asked for goes before what was put.
+                if output.expires.is_none() && $input.response_expires.is_none() {
+                    Besides::say($said, |headers, _| {
+                        let value = HeaderValue::from_bytes(value.as_bytes());
+                        headers.extend(value.ok().map(|value| (EXPIRES, value)));
+                    });
+                }
+            }
             _ => output.website_redirect_location = Some(value),
         });
         if $input.checksum_mode.is_some() {

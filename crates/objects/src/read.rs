@@ -1,5 +1,6 @@
 //! Gives bytes out: verified, in pieces, two of them in memory at most. They begin small and grow for who
-//! takes them at once, so that a thousand slow readers hold little.
+//! takes them at once, so that a thousand slow readers hold little. What the system has in memory is read where
+//! it is sent from, anything else by a thread that may wait for the disk.
 
 use crate::Store;
 use crate::contents::{BLOCK, Reading, Slice};

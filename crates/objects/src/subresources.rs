@@ -123,6 +123,11 @@ pub fn check(method: &Method, has_key: bool, query: &Query) -> S3Result<()> {
             false => not_allowed(),
         });
     }
+    // Of an object without any there is nothing to POST, and nothing at all to PATCH.
+    let plain = !names().any(|name| ALL.iter().any(|row| row.name == name));
+    if method == Method::PATCH || (method == Method::POST && has_key && plain) {
+        return Err(not_allowed());
+    }
     if method == Method::PUT && has_key {
         let configures =
             names().any(|name| ["acl", "legal-hold", "retention", "tagging"].contains(&name));

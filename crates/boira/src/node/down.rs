@@ -192,11 +192,11 @@ async fn press_and_wait(
     loop {
         let left = running(guests).await?;
         let gone = before.into_iter().filter(|guest| !left.contains(guest));
-        ended.extend(gone.map(|guest| {
-            let took = begun.elapsed();
-            let by_itself = true;
-            (guest, End { took, by_itself })
-        }));
+        let end = |by_itself| End {
+            took: begun.elapsed(),
+            by_itself,
+        };
+        ended.extend(gone.map(|guest| (guest, end(true))));
         if left.is_empty() {
             return Ok(ended);
         }
@@ -208,9 +208,7 @@ async fn press_and_wait(
                     .kill(&guest)
                     .await
                     .with_context(|| format!("end {guest}"))?;
-                let took = begun.elapsed();
-                let by_itself = false;
-                ended.insert(guest, End { took, by_itself });
+                ended.insert(guest, end(false));
             }
             return Ok(ended);
         }

@@ -29,6 +29,17 @@ fn every_command_does_what_it_says() {
 }
 
 fn wrong_usage_has_exit_code_2(cloud: &Cloud) {
+    // ./run looks at its arguments before it builds what would.
+    let run = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../run"));
+    let run = run.expect("./run is there");
+    let help = cloud.boira(&["up", "--help"]).ok();
+    let options = help
+        .split_whitespace()
+        .filter(|word| word.starts_with("--"));
+    for option in options.map(|word| word.trim_end_matches([',', '.', ';'])) {
+        let is_known = option == "--version" || run.contains(option);
+        assert!(is_known, "./run refuses {option}");
+    }
     for words in [
         &["frobnicate"][..],
         &["instance"],

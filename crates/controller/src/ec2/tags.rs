@@ -4,7 +4,7 @@ use super::describe::{Listing, PAGE};
 use super::{Call, Outcome, refusals, strings};
 use boira_api::output::ec2::TagDescription;
 use boira_api::value::{Struct, Value};
-use boira_api::{ApiError, id};
+use boira_api::{ApiError, id, xml};
 use boira_core::tag::{self, MAX_TAGS, Unwanted};
 use boira_core::{Draft, Refusal, policy};
 use boira_model::Tags;
@@ -184,7 +184,7 @@ pub fn read(list: &[Value]) -> Result<Tags, ApiError> {
             ));
         }
         refuse_reserved(key)?;
-        if !key.chars().chain(value.chars()).all(is_character) {
+        if !key.chars().chain(value.chars()).all(xml::is_character) {
             return Err(ApiError::invalid_parameter_value(
                 "Tags have no control characters",
             ));
@@ -205,11 +205,6 @@ pub fn read(list: &[Value]) -> Result<Tags, ApiError> {
         true => Err(refusals::error(Refusal::TooManyTags)),
         false => Ok(tags),
     }
-}
-
-/// Whether an answer can carry it (XML 1.0, 2.2).
-fn is_character(c: char) -> bool {
-    matches!(c, '\t' | '\n' | '\r' | ' '..='\u{fffd}' | '\u{10000}'..)
 }
 
 fn refuse_reserved(key: &str) -> Result<(), ApiError> {
