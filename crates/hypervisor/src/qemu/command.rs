@@ -120,13 +120,28 @@ fn platform(line: &mut CommandLine, spec: &GuestSpec, tuning: &Tuning) {
         "-smp",
         format!("cpus={0},sockets=1,cores={0},threads=1", spec.vcpus),
     );
-    line.option("-m", format!("{}K", spec.memory_bytes / 1024));
+    line.option("-m", format!("{}K", memory_kib(spec.memory_bytes)));
     line.option("-rtc", "base=utc");
     // A guest that sleeps can't be told from one that is paused, and nobody could wake it.
     line.option("-global", "PIIX4_PM.disable_s3=1")
         .option("-global", "PIIX4_PM.disable_s4=1");
     line.device(json!({"driver": "pvpanic", "id": "panic"}));
     line.device(json!({"driver": "virtio-rng-pci", "id": "rng"}));
+}
+
+/// QEMU before 9.0 notes what a translated guest writes while it is sent only where its memory is not
+/// a multiple of 64 pages; else it forgets writes, and the guest goes on with what it had overwritten.
+/// `docs/tcg.md` has it in full. The size has to be the same on both hosts of a move, whatever they have.
+fn memory_kib(bytes: u64) -> u64 {
+    const PAGES_64: u64 = 256;
+    /// What QEMU rounds memory to.
+    const LEAST: u64 = 8;
+    let kib = bytes / 1024;
+    kib - if kib.is_multiple_of(PAGES_64) {
+        LEAST
+    } else {
+        0
+    }
 }
 
 /// What cloud-init's `ds-identify` looks at: a UUID and a serial number that begin with `ec2`.
@@ -404,6 +419,13 @@ mod tests {
         let overlay = values(&line, "-blockdev")[1];
         let overlay: Value = serde_json::from_str(overlay).unwrap();
         assert_eq!(overlay.get("backing"), Some(&Value::Null));
+    }
+
+    #[test]
+    fn memory_is_no_multiple_of_64_pages() {
+        assert_eq!(values(&line(&spec()), "-m"), ["131064K"]);
+        assert_eq!(memory_kib(130 << 10), 130);
+        assert_eq!(memory_kib(256 << 10), 248);
     }
 
     #[test]

@@ -224,6 +224,11 @@ impl Console {
 
     /// Reads until `text` has come, and forgets everything up to it.
     pub async fn hear(&mut self, text: &str) {
+        self.hear_up_to(text).await;
+    }
+
+    /// Like [`Console::hear`], and what came.
+    pub async fn hear_up_to(&mut self, text: &str) -> String {
         let reading = async {
             loop {
                 if let Some(at) = self
@@ -231,8 +236,8 @@ impl Console {
                     .windows(text.len())
                     .position(|part| part == text.as_bytes())
                 {
-                    self.heard.drain(..at + text.len());
-                    return;
+                    let heard: Vec<u8> = self.heard.drain(..at + text.len()).collect();
+                    return String::from_utf8_lossy(&heard).into_owned();
                 }
                 let mut chunk = [0; 4096];
                 let length = self.stream.read(&mut chunk).await.unwrap();
@@ -244,8 +249,9 @@ impl Console {
                 self.heard.extend_from_slice(&chunk[..length]);
             }
         };
-        if tokio::time::timeout(PATIENCE, reading).await.is_err() {
-            panic!("{text:?} never came: {:?}", self.text());
+        match tokio::time::timeout(PATIENCE, reading).await {
+            Ok(heard) => heard,
+            Err(_) => panic!("{text:?} never came: {:?}", self.text()),
         }
     }
 

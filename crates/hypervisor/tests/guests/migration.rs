@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::common::{Console, Host, has_exited, is_running, kill_9, until};
 use async_trait::async_trait;
@@ -159,6 +160,86 @@ async fn a_guest_goes_over_with_its_memory_and_its_disk_and_only_one_of_the_two_
     Console::open(&target, GUEST).await.hear("READY B").await;
     source.start(&spec, Vec::new()).await.unwrap();
     Console::open(&source, GUEST).await.hear("READY A").await;
+}
+
+/// A way whose memory channel is narrow at first, so that QEMU looks several times at what is written
+/// meanwhile.
+struct Narrow(Way);
+
+const NARROW_BYTES: u64 = 2 << 20;
+const NARROW_BYTES_PER_S: u32 = 1 << 20;
+
+#[async_trait]
+impl Dial for Narrow {
+    async fn dial(&self, channel: &str) -> io::Result<Box<dyn AsyncReadWrite>> {
+        let far = self.0.dial(channel).await?;
+        if channel != "memory" {
+            return Ok(far);
+        }
+        let (near, ours) = tokio::io::duplex(4096);
+        tokio::spawn(async move {
+            let (mut from_here, mut to_here) = tokio::io::split(ours);
+            let (mut from_there, mut to_there) = tokio::io::split(far);
+            let answers = tokio::spawn(async move {
+                let _ = tokio::io::copy(&mut from_there, &mut to_here).await;
+            });
+            let piece = 16 << 10;
+            let mut tick =
+                tokio::time::interval(Duration::from_secs(1) * piece / NARROW_BYTES_PER_S);
+            for _ in 0..NARROW_BYTES / u64::from(piece) {
+                tick.tick().await;
+                let mut piece = (&mut from_here).take(piece.into());
+                let _ = tokio::io::copy(&mut piece, &mut to_there).await;
+            }
+            let _ = tokio::io::copy(&mut from_here, &mut to_there).await;
+            let _ = to_there.shutdown().await;
+            answers.abort();
+        });
+        Ok(Box::new(near))
+    }
+
+    fn passed(&self, passed: Passed) {
+        self.0.passed(passed);
+    }
+
+    async fn called_back(&self) {
+        self.0.called_back().await;
+    }
+}
+
+/// QEMU before 9.0 forgets, while it translates, what a busy guest writes between two looks at its memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_a_busy_guest_writes_while_it_goes_over_is_lost() {
+    let hosts = [Host::new(), Host::new()];
+    let drivers = hosts.each_ref().map(|host| host.driver());
+    let mut spec = hosts[0].spec(GUEST);
+    drivers[0].start(&spec, Vec::new()).await.unwrap();
+    let mut console = Console::open(&drivers[0], GUEST).await;
+    console.hear("READY").await;
+    for step in 0..3 {
+        let (here, there) = (step % 2, 1 - step % 2);
+        let (source, target) = (&drivers[here], &drivers[there]);
+        console.say("m").await;
+        let path = hosts[there].home.path().join("disk");
+        fs::write(&path, vec![0; crate::payload::DISK_BYTES]).unwrap();
+        spec = incoming(&spec, path);
+        target.start(&spec, Vec::new()).await.unwrap();
+        until(target, GUEST, is_incoming).await;
+        let generation = spec.generation;
+        source
+            .hand_over(GUEST, generation, &Narrow(way(target)))
+            .await
+            .unwrap();
+        until(target, GUEST, |seen| seen.state == GuestState::Arrived).await;
+        source.kill(GUEST).await.unwrap();
+        source.forget(GUEST).await.unwrap();
+        console = Console::open(target, GUEST).await;
+        target.resume(GUEST).await.unwrap();
+        until(target, GUEST, is_running).await;
+        console.say(".").await;
+        let told = console.hear_up_to(">").await;
+        assert_eq!(told, "<same>", "in step {step}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

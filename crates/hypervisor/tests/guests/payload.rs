@@ -5,6 +5,8 @@
 //! p  power off (ACPI)          w<c>  write c to the disk's second sector, and flush by reading
 //! r  reset in half a second       s     say what the second sector holds
 //! x  panic (pvpanic)           f     say 400,000 bytes
+//! m  count in a word of each of 96 pages until something is said, and say `same` if every word
+//!    always held what was last written there, else `lost`
 //! ```
 //!
 //! Everything else is echoed. The power button makes it say BUTTON and power off. It begins with
@@ -59,6 +61,8 @@ boira_payload_start:
     je 25f
     cmpb $'f', %al
     je 26f
+    cmpb $'m', %al
+    je 30f
     call 60f
     jmp 10b
 
@@ -102,6 +106,33 @@ boira_payload_start:
     loop 27b
     jmp 10b
 3:  .asciz "0123456789012345678901234567890123456789 flood\r\n"
+
+30: movw $0x1000, %ax
+    movw %ax, %es
+    movw %es:0, %bp             # what they all held at last
+31: movw $0x1000, %ax
+32: movw %ax, %es
+    cmpw %bp, %es:0
+    jne 34f
+    incw %es:0
+    incb %ah                    # the next page
+    cmpb $0x70, %ah
+    jb 32b
+    incw %bp
+    movw $0x3fd, %dx
+    inb %dx, %al
+    testb $1, %al
+    jz 31b
+    call 80f
+    movw $(4f - boira_payload_start + 0x7c00), %si
+    jmp 35f
+34: movw $(5f - boira_payload_start + 0x7c00), %si
+35: pushw %ds
+    popw %es
+    call 70f
+    jmp 10b
+4:  .asciz "<same>"
+5:  .asciz "<lost>"
 
 50: movw $0x0201, %ax           # read one sector, and say it
     call 55f
