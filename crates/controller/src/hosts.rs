@@ -53,6 +53,7 @@ pub async fn list(State(controller): State<Arc<Controller>>) -> Json<Value> {
                 "overhead": host.overhead,
                 "intake": intake(&host.intake),
                 "network": reach(host),
+                "beside_controller": is_beside(&controller, host),
                 "evacuating": host.evacuating,
                 "quarantine": host.quarantine,
                 "placed": state.placed_on(&host.id).count(),
@@ -87,6 +88,16 @@ fn reach(host: &Host) -> Value {
         Some(Some(Endpoint::BesideController(port))) => {
             json!({ "state": "beside-controller", "port": port })
         }
+    }
+}
+
+/// Whether it is the machine that the controller runs on.
+pub fn is_beside(controller: &Controller, host: &Host) -> bool {
+    let underlay = host.underlay.as_ref();
+    match underlay.and_then(|underlay| underlay.endpoint) {
+        Some(Endpoint::BesideController(_)) => true,
+        Some(Endpoint::At(address)) => address.ip() == controller.options.agents.ip(),
+        None => false,
     }
 }
 

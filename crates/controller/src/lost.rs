@@ -2,11 +2,11 @@
 //! as soon as a command of the administrator's has switched the host off.
 
 use crate::controller::Controller;
+use crate::hosts;
 use crate::links::Link;
 use anyhow::{Context, Result, ensure};
 use boira_core::fence::Watch;
 use boira_core::{State, heal};
-use boira_model::wire::Endpoint;
 use boira_model::{Host, HostId};
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -58,7 +58,12 @@ pub async fn tick(controller: &Arc<Controller>) {
             continue;
         }
         let mut witnesses = judged.witnesses.iter();
-        let is_remote = |id| is_remote(controller, state.hosts.get(id));
+        let is_remote = |id| {
+            state
+                .hosts
+                .get(id)
+                .is_some_and(|host| is_remote(controller, host))
+        };
         if let Some(command) = command_of(state, row)
             && witnesses.any(is_remote)
         {
@@ -89,14 +94,8 @@ fn watches_but(controller: &Controller, state: &State, host: &HostId) -> Vec<(Ho
 }
 
 /// Whether it is on another machine than the controller's own, which always hears itself.
-fn is_remote(controller: &Controller, host: Option<&Arc<Host>>) -> bool {
-    let underlay = host.and_then(|host| host.underlay.as_ref());
-    match underlay.map(|underlay| underlay.endpoint) {
-        Some(Some(Endpoint::At(address))) => address.ip() != controller.options.agents.ip(),
-        // Behind address translation.
-        Some(None) => true,
-        Some(Some(Endpoint::BesideController(_))) | None => false,
-    }
+fn is_remote(controller: &Controller, host: &Host) -> bool {
+    host.underlay.is_some() && !hosts::is_beside(controller, host)
 }
 
 async fn give_away(controller: &Controller, host: &HostId, link: &Link) {

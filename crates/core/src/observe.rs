@@ -174,11 +174,11 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
         if after != before && !ended {
             draft.log(&row.id, "host", after.as_str());
         } else if observed == Observed::Paused {
-            draft.log(
-                &row.id,
-                "host",
-                "paused: the host could not do what it asked of its disk",
-            );
+            let why = guest
+                .paused
+                .as_deref()
+                .unwrap_or("its host doesn't know why");
+            draft.log(&row.id, "host", &format!("paused: {why}"));
         }
     }
     note_reboots(draft, &row.id, guest.reboots);

@@ -712,7 +712,9 @@ fn guest_report(wanted: &Wanted, instance: &WantedInstance, facts: &Facts) -> Gu
             (state, _) => state.clone(),
         },
     };
+    let paused = current.filter(|_| state == GuestState::Paused);
     GuestReport {
+        paused: paused.and_then(|guest| guest.detail.clone()),
         fenced: instance.fenced && facts.fence.knows(instance),
         instance: instance.id.clone(),
         generation: instance.generation,

@@ -144,7 +144,7 @@ pub struct ObservedGuest {
     pub generation: u64,
     /// What it does.
     pub state: GuestState,
-    /// Why it is paused, if not by [`crate::Hypervisor::pause`]: `io-error` for a full host. Why its
+    /// Why it is paused, if not by [`crate::Hypervisor::pause`]: the host's disk is full, for example. Why its
     /// state is unknown.
     pub detail: Option<String>,
     /// Since when `state` is known to hold.

@@ -472,6 +472,9 @@ pub struct GuestReport {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub reboots: u64,
     pub reachable: Option<bool>,
+    /// Why it is paused, where its host knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
     /// The host holds it at its deadline.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fenced: bool,

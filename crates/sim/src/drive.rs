@@ -446,6 +446,7 @@ impl World {
                     GuestState::Arrived,
                 ];
                 Some(GuestReport {
+                    paused: None,
                     instance: row.id.clone(),
                     generation: placement.generation,
                     state: self.random.pick(&lies).clone(),

@@ -144,6 +144,10 @@ fn cut_off_and_back(room: &Room, id: &str) {
                 _ => Err(seen.stderr),
             }
         });
+        for spared in ["revoke", "rm"] {
+            let why = room.boira(&["host", spared, "pc0"]).fails(1);
+            assert!(why.contains("is the controller's own machine"), "{why}");
+        }
         let revoked = Instant::now();
         room.boira(&["host", "revoke", "pc1"]).ok();
         let (run, ended) = login.join().expect("ssh ends");

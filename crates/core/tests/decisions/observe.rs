@@ -121,6 +121,7 @@ fn a_report_about_what_is_unknown_changes_nothing() {
     let mut cloud = Cloud::of(&[PC]);
     let host = cloud.hosts[0].clone();
     let guest = GuestReport {
+        paused: None,
         fenced: false,
         stuck: None,
         instance: InstanceId::from_entropy(99),
@@ -241,6 +242,28 @@ fn a_client_token_lives_as_long_as_its_instances_and_a_day() {
     cloud.change(|draft| draft.delete(Kind::Instance, first[0].as_str()));
     cloud.change(reconcile::tick);
     assert_ne!(cloud.launch(&ask), Ok(first));
+}
+
+#[test]
+fn the_history_says_why_a_guest_is_paused() {
+    let mut cloud = Cloud::of(&[PC]);
+    for (why, said) in [
+        (Some("its disk is full"), "paused: its disk is full"),
+        (None, "paused: its host doesn't know why"),
+    ] {
+        let id = cloud.running();
+        let host = cloud.host_of(&id);
+        let guest = GuestReport {
+            paused: why.map(str::to_owned),
+            ..cloud.guest(&id, GuestState::Paused)
+        };
+        let report = cloud.report(&host, vec![guest]);
+        cloud.change(|draft| {
+            observe::report(draft, &host, &report);
+            let what = draft.change.events.iter().map(|event| event.what.as_str());
+            assert_eq!(what.collect::<Vec<_>>(), [said]);
+        });
+    }
 }
 
 #[test]

@@ -54,12 +54,20 @@ pub struct Guest {
     changed: Arc<Notify>,
     /// It is being sent to another host from here.
     departing: AtomicBool,
+    taking_over: AtomicBool,
 }
 
-/// As long as this lives a guest is being sent to another host.
-pub struct Departing<'a>(&'a AtomicBool);
+/// As long as this lives a guest is being sent to another host, or let go on at this one.
+pub struct UnderWay<'a>(&'a AtomicBool);
 
-impl Drop for Departing<'_> {
+impl<'a> UnderWay<'a> {
+    fn begin(flag: &'a AtomicBool) -> Self {
+        flag.store(true, Ordering::Relaxed);
+        Self(flag)
+    }
+}
+
+impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Relaxed);
     }
@@ -134,12 +142,16 @@ impl Guest {
             console_log,
             changed,
             departing: AtomicBool::new(false),
+            taking_over: AtomicBool::new(false),
         }
     }
 
-    pub fn departs(&self) -> Departing<'_> {
-        self.departing.store(true, Ordering::Relaxed);
-        Departing(&self.departing)
+    pub fn departs(&self) -> UnderWay<'_> {
+        UnderWay::begin(&self.departing)
+    }
+
+    pub fn takes_over(&self) -> UnderWay<'_> {
+        UnderWay::begin(&self.taking_over)
     }
 
     /// What is known now.
@@ -387,7 +399,8 @@ impl Guest {
 
     /// How far a guest is that comes from another host, or goes there.
     fn on_the_way(&self, status: &str) -> Option<GuestState> {
-        let arrives = self.launch.spec.incoming && !self.dir.has(rundir::TAKEN_OVER);
+        let goes_on = self.dir.has(rundir::TAKEN_OVER) && !self.taking_over.load(Ordering::Relaxed);
+        let arrives = self.launch.spec.incoming && !goes_on;
         match status {
             "inmigrate" => Some(GuestState::Incoming),
             "paused" if arrives => Some(GuestState::Arrived),
@@ -463,7 +476,11 @@ fn meaning(status: &str) -> Meaning {
         "internal-error" => Meaning::Ended(ExitReason::Failed(
             "the processor can't run what the guest does".to_owned(),
         )),
-        // `io-error`, migrations, and whatever a newer QEMU knows: the virtual CPUs are halted.
+        "io-error" => Meaning::State(
+            GuestState::Paused,
+            Some("the host could not do what it asked of its disk".to_owned()),
+        ),
+        // Migrations, and whatever a newer QEMU knows: the virtual CPUs are halted.
         other => Meaning::State(GuestState::Paused, Some(other.to_owned())),
     }
 }

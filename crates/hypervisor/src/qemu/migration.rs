@@ -436,6 +436,7 @@ pub async fn receive(guest: &Guest, channel: &str) -> Result<Box<dyn AsyncReadWr
 
 /// Lets a guest that has arrived go on here.
 pub async fn take_over(guest: &Guest) -> Result<()> {
+    let _taking_over = guest.takes_over();
     let client = guest.client().await?;
     match client.execute("nbd-server-stop", json!({}), COMMAND).await {
         // Without disks that change there is none.

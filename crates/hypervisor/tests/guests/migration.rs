@@ -234,7 +234,19 @@ async fn nothing_that_a_busy_guest_writes_while_it_goes_over_is_lost() {
         source.kill(GUEST).await.unwrap();
         source.forget(GUEST).await.unwrap();
         console = Console::open(target, GUEST).await;
-        target.resume(GUEST).await.unwrap();
+        let resumed = target.resume(GUEST);
+        tokio::pin!(resumed);
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut resumed => break outcome,
+                seen = target.observe() => {
+                    let state = &seen.unwrap()[0].state;
+                    assert_ne!(*state, GuestState::Paused, "between two hosts nobody pauses it");
+                }
+            }
+            tokio::task::yield_now().await;
+        };
+        outcome.unwrap();
         until(target, GUEST, is_running).await;
         console.say(".").await;
         let told = console.hear_up_to(">").await;

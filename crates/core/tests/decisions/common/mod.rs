@@ -175,6 +175,7 @@ impl Cloud {
 
     pub fn guest(&self, id: &InstanceId, state: GuestState) -> GuestReport {
         GuestReport {
+            paused: None,
             fenced: false,
             stuck: None,
             instance: id.clone(),
