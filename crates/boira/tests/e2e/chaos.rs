@@ -24,8 +24,11 @@ fn killed_processes_come_back_and_adopt_what_runs() {
         }
     };
 
+    let before = cloud.boira(&["instance", "log", &ids[0]]).ok();
     replaced(&cloud, "agent");
     same_guests(&cloud);
+    let after = cloud.boira(&["instance", "log", &ids[0]]).ok();
+    assert_eq!(after, before, "its host's new agent has nothing to tell");
 
     // What is acknowledged at the moment of the kill is kept.
     let late = cloud.launch(1).remove(0);

@@ -223,6 +223,15 @@ impl Guest {
         }
     }
 
+    /// Waits for the first look at it.
+    pub async fn looked_at(&self) {
+        let mut seen = self.seen.subscribe();
+        // It lives as long as the guest.
+        let _ = seen
+            .wait_for(|seen| seen.state != GuestState::Starting)
+            .await;
+    }
+
     /// Asks anew for the state, so that what a command did is reported after it.
     pub async fn refresh(&self) {
         let client = self.monitor.borrow().clone();

@@ -34,6 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
+use tokio::time::{Duration, Instant};
 
 use crate::cgroup::Cgroups;
 use crate::error::Context;
@@ -80,6 +81,8 @@ pub struct Qemu {
     changed: Arc<Notify>,
 }
 
+/// How long guests that are adopted may take to say what they do, all together.
+const ADOPTION: Duration = Duration::from_millis(500);
 /// The program that runs guests.
 const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
 /// Programs without which no guest runs, and Debian's package of each.
@@ -148,6 +151,7 @@ impl Qemu {
     async fn adopt(&self) -> Result<()> {
         let _turn = self.directories.lock().await;
         let mut unclear = HashMap::new();
+        let mut adopted = Vec::new();
         let entries = fs::read_dir(&self.settings.dir).context("listing the guests")?;
         for entry in entries {
             let Ok(name) = entry
@@ -172,10 +176,18 @@ impl Qemu {
                 .map_err(io::Error::other)
                 .and_then(|taken_up| taken_up)
             {
-                Ok(Some(guest)) => drop(self.guests().insert(name, guest)),
+                Ok(Some(guest)) => {
+                    adopted.push(Arc::clone(&guest));
+                    self.guests().insert(name, guest);
+                }
                 Ok(None) => {}
                 Err(error) => drop(unclear.insert(name, error.to_string())),
             }
+        }
+        let deadline = Instant::now() + ADOPTION;
+        for guest in adopted {
+            // One that doesn't answer is shown as what it was started as.
+            let _ = tokio::time::timeout_at(deadline, guest.looked_at()).await;
         }
         let mut before = self.unclear();
         for (guest, error) in &unclear {

@@ -61,7 +61,8 @@ async fn a_new_driver_adopts_what_runs_and_only_its_generation() {
     drop(driver);
 
     let driver = host.driver();
-    let seen = until(&driver, GUEST, is_running).await;
+    let seen = driver.observe().await.unwrap().remove(0);
+    assert!(is_running(&seen), "it was never starting again: {seen:?}");
     assert_eq!((seen.pid, seen.generation), (first.pid, 1));
     driver.start(&spec, Vec::new()).await.expect("it runs");
     spec.generation = 2;
