@@ -217,7 +217,8 @@ pub fn find(state: &State, name: &str) -> Result<Arc<Host>, Refusal> {
 pub struct HostChange {
     pub note: Option<String>,
     pub draining: Option<bool>,
-    /// With `draining`: its instances are moved to other hosts, those that run while they run.
+    /// With `draining`: its instances are moved to other hosts, those that run while they run, until it no
+    /// longer drains.
     pub evacuating: bool,
     /// Labels to set, and with `None` to remove.
     pub labels: Vec<(String, Option<String>)>,
@@ -241,7 +242,7 @@ pub fn change(draft: &mut Draft, name: &str, change: HostChange) -> Result<Host,
         }
         (Some(true), _) => {
             row.admit(Admission::Draining, draft.now());
-            row.evacuating = change.evacuating;
+            row.evacuating |= change.evacuating;
         }
         (Some(false), _) => row.admit(Admission::Open, draft.now()),
         (None, _) => {}

@@ -139,6 +139,26 @@ fn a_host_that_is_removed_by_force_takes_its_instances_along() {
 }
 
 #[test]
+fn a_host_that_is_emptied_is_emptied_until_it_is_let_in_again() {
+    let mut cloud = Cloud::of(&[(4, 8, 100)]);
+    for (draining, evacuating, is_emptied) in [
+        (true, true, true),
+        // Only its note is changed, for example.
+        (true, false, true),
+        (false, false, false),
+        (true, false, false),
+    ] {
+        let change = HostChange {
+            draining: Some(draining),
+            evacuating,
+            ..HostChange::default()
+        };
+        let host = cloud.decide(|draft| host::change(draft, "pc0", change));
+        assert_eq!(host.expect("it is there").evacuating, is_emptied);
+    }
+}
+
+#[test]
 fn nothing_new_is_placed_on_a_host_that_is_drained() {
     let mut cloud = Cloud::of(&[(4, 8, 100), (4, 8, 100)]);
     let change = HostChange {
