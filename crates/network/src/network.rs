@@ -75,7 +75,7 @@ pub struct Network {
     directory: PathBuf,
     services_command: Vec<OsString>,
     vpcs: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Vpc>>>>,
-    /// Services were started.
+    /// Services or a way out were started.
     started: Notify,
 }
 
@@ -173,13 +173,16 @@ impl Network {
         }
     }
 
-    /// Starts services again that end by themselves. Runs for ever, beside everything else; without it
+    /// Starts services and ways out again that end by themselves. Runs for ever, beside everything else; without it
     /// they are missed until the next [`Network::ensure`].
     pub async fn keep_services(&self) {
         loop {
             let present = self.present().await;
             // Held before anybody asks who has ended: who ends in between is missed by neither.
-            let running = present.iter().flat_map(|vpc| self.services(vpc).running());
+            let running = present.iter().flat_map(|vpc| {
+                let way_out = way_out::find(&self.namespace(vpc));
+                self.services(vpc).running().into_iter().chain(way_out)
+            });
             let ends: Vec<_> = running.map(|process| Box::pin(process.ended())).collect();
             // Also those that ended while nobody looked.
             self.start_ended(&present).await;
@@ -197,16 +200,25 @@ impl Network {
             let entry = self.vpc(vpc);
             let mut entry = entry.lock().await;
             let services = self.services(vpc);
-            let is_there = self.namespace(vpc).identity().is_some();
+            let namespace = self.namespace(vpc);
             let Ok(spec) = services.read_spec::<VpcSpec>() else {
                 continue;
             };
-            if !is_there || !services.running().is_empty() {
+            let ended = match services.running().is_empty() {
+                true => "services",
+                false if spec.way_out && way_out::find(&namespace).is_empty() => "way out",
+                false => continue,
+            };
+            if namespace.identity().is_none() {
                 continue;
             }
-            tracing::warn!(vpc, "the VPC's services ended; starting them again");
-            if let Err(error) = self.ensure_locked(&mut entry, &spec, || ()).await {
-                tracing::error!(vpc, %error, "the VPC's services can't be started");
+            tracing::warn!(vpc, "the VPC's {ended} ended; starting what is missing");
+            match self.ensure_locked(&mut entry, &spec, || ()).await {
+                Ok(outcome) => {
+                    let lacks = outcome.lacks.into_iter();
+                    lacks.for_each(|lack| tracing::warn!(vpc, "{lack}"));
+                }
+                Err(error) => tracing::error!(vpc, %error, "the VPC's {ended} can't be started"),
             }
         }
     }
@@ -285,9 +297,6 @@ impl Network {
             ensure_way_out(&mut vpc.way_out, seen.way_out, &namespace, spec, &directory),
         );
         let services_changed = services.map_err(doing("starting the VPC's services"))?;
-        if services_changed {
-            self.started.notify_one();
-        }
         let way_out_changed = match way_out {
             Ok(changed) => changed,
             Err(error) => {
@@ -295,6 +304,9 @@ impl Network {
                 false
             }
         };
+        if services_changed || way_out_changed {
+            self.started.notify_one();
+        }
         outcome.changed =
             made || seen.links_changed || rules_changed || services_changed || way_out_changed;
         Ok(outcome)

@@ -66,7 +66,8 @@ pub async fn stop(namespace: &Namespace) -> io::Result<bool> {
     Ok(any)
 }
 
-fn find(namespace: &Namespace) -> Vec<Process> {
+/// The connectors of `namespace`: one, or none.
+pub fn find(namespace: &Namespace) -> Vec<Process> {
     let path = namespace.path();
     Process::find(|line| {
         let program = line

@@ -77,24 +77,45 @@ fn services_that_die_are_started_again_with_nobody_asking() {
         // They die while it is found out who runs, too.
         for tenths_of_ms in 0..15 {
             let after = Duration::from_micros(100 * tenths_of_ms);
-            die_and_come_back(&cloud, &spec, &directory, after);
+            let directory = directory.clone();
+            die_and_come_back(&cloud, &spec, move || processes_with(&directory), after);
         }
         guest.wait_for_metadata(SOON * 5);
         guest.get("/latest/meta-data/instance-id");
     });
 }
 
-/// Kills a VPC's services so long after somebody has begun to keep them, who starts them again.
-fn die_and_come_back(cloud: &Cloud, spec: &VpcSpec, directory: &Path, after: Duration) {
-    let before = processes_with(directory);
+#[test]
+fn a_way_out_that_dies_is_started_again_with_nobody_asking() {
+    on_a_host(|| {
+        let cloud = Cloud::new();
+        let mut spec = one_port();
+        spec.way_out = true;
+        cloud.ensure(&spec);
+        for after in [Duration::ZERO, Duration::from_millis(50)] {
+            let tag = cloud.tag.clone();
+            die_and_come_back(&cloud, &spec, move || processes_that_name(&tag), after);
+        }
+        assert_eq!(processes_that_name(&cloud.tag).len(), 1);
+    });
+}
+
+/// Kills one of a VPC's processes so long after somebody has begun to keep them, who starts it again.
+fn die_and_come_back(
+    cloud: &Cloud,
+    spec: &VpcSpec,
+    running: impl Fn() -> Vec<u32> + Send + 'static,
+    after: Duration,
+) {
+    let before = running();
     let pid = nix::unistd::Pid::from_raw(before[0] as i32);
-    let (begun, directory) = (Instant::now(), directory.to_owned());
+    let begun = Instant::now();
     cloud.runtime.block_on(async {
         let asking = tokio::task::spawn_blocking(move || {
             std::thread::sleep(after);
             nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it runs");
             loop {
-                let now = processes_with(&directory);
+                let now = running();
                 if !now.is_empty() && now != before {
                     return;
                 }
