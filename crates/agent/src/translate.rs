@@ -209,6 +209,7 @@ fn port(port: &WantedPort) -> Result<network::PortSpec> {
             endpoint_enabled: about.endpoint_enabled,
             tokens_required: about.tokens_required,
             hop_limit: about.hop_limit,
+            monitoring: about.monitoring,
             identity_document: about.identity_document.clone(),
             identity_signature: about.identity_signature.clone(),
             identity_pkcs7: Some(about.identity_pkcs7.clone()).filter(|text| !text.is_empty()),

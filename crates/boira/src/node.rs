@@ -192,11 +192,11 @@ pub async fn agent(
         .or(identity.controller)
         .context("say where the controller serves agents, with --controller ADDRESS:PORT")?;
     let line = Arc::new(Line::new(&identity, address)?);
-    let _claim = Claim::take(&cloud_tag(&identity))?;
+    let _claim = Claim::take(&cloud_tag(&identity.cloud))?;
     let place = Place {
         home: directory,
         name: host_name(),
-        cloud: cloud_tag(&identity),
+        cloud: cloud_tag(&identity.cloud),
         api: api.or(identity.api),
     };
     let acceleration = crate::commands::doctor::acceleration(directory).await?;
@@ -234,8 +234,16 @@ fn end_on_panic() {
 }
 
 /// A short word for namespaces and control groups, different for every cloud of a machine.
-fn cloud_tag(identity: &Identity) -> String {
-    let id = identity.cloud.as_str();
+/// Whether no agent of the cloud runs on this machine.
+///
+/// # Errors
+/// What runs, in words.
+pub fn is_free_for(cloud: &boira_model::CloudId) -> Result<()> {
+    Claim::take(&cloud_tag(cloud)).map(drop)
+}
+
+fn cloud_tag(cloud: &boira_model::CloudId) -> String {
+    let id = cloud.as_str();
     id[id.len().saturating_sub(8)..].to_owned()
 }
 

@@ -101,7 +101,8 @@ pub fn is_beside(controller: &Controller, host: &Host) -> bool {
     }
 }
 
-/// What is on hosts that were cut off, which nobody reaches, stops or moves.
+/// What is on hosts that were cut off, which nobody reaches, stops or moves, and commands for hosts that
+/// aren't there.
 pub fn problems(state: &Cluster) -> Vec<String> {
     let cut_off = state.hosts.values().filter(|host| {
         host.admission == Admission::Revoked && state.placed_on(&host.id).next().is_some()
@@ -112,7 +113,15 @@ pub fn problems(state: &Cluster) -> Vec<String> {
             "{name} is revoked, and instances are on it: `boira host invite --host {name}` lets it come back, `boira host rm {name} --force` gives them up"
         )
     };
-    cut_off.map(problem).collect()
+    let named = |wanted: &str| {
+        let mut hosts = state.hosts.values();
+        hosts.any(|host| host.name == wanted || host.id.as_str() == wanted)
+    };
+    let commands = state.settings.power_off.keys();
+    let missing = commands
+        .filter(|name| !named(name))
+        .map(|name| format!("power_off: no host is called '{name}'; `boira host ls` lists them"));
+    cut_off.map(problem).chain(missing).collect()
 }
 
 pub fn state_name(host: &Host, contact: Contact) -> &'static str {

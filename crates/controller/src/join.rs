@@ -68,6 +68,7 @@ async fn write_script(controller: &Controller) -> Result<String> {
     Ok(SCRIPT
         .replace("@CONTROLLER@", &controller.options.agents.to_string())
         .replace("@SHA256@", &sha256)
+        .replace("@CLOUD@", controller.cluster.cloud.as_str())
         .replace("@MACHINE@", &machine)
         .replace("@NOW@", &now_s.to_string())
         .replace("@AUTHORITY@", authority.trim_end())

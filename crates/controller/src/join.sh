@@ -6,6 +6,7 @@ set -eu
 
 CONTROLLER='@CONTROLLER@'
 SHA256='@SHA256@'
+CLOUD='@CLOUD@'
 MACHINE='@MACHINE@'
 NOW='@NOW@'
 AUTHORITY='@AUTHORITY@'
@@ -58,7 +59,7 @@ main() {
     echo "$SHA256  $home/bin/boira.new" | sha256sum -c --quiet - || fail "what was fetched is not what the controller has; try again"
     chmod 755 "$home/bin/boira.new"
     mv "$home/bin/boira.new" "$home/bin/boira"
-    "$home/bin/boira" --home "$home" join "$CONTROLLER" --authority "$home/bin/ca.pem" --token "$token"
+    "$home/bin/boira" --home "$home" join "$CONTROLLER" --authority "$home/bin/ca.pem" --token "$token" --cloud "$CLOUD"
     serve "$home"
 }
 

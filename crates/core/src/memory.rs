@@ -87,7 +87,7 @@ pub fn seen(memories: &mut Memories, row: &WantedInstance, guest: &Guest) -> boo
         .replace(guest.boots.max(memory.boots.unwrap_or(0)));
     let boots = known.map_or(0, |known| guest.boots.saturating_sub(known));
     if boots > 0 {
-        memory.reachable = None;
+        memory.boots_anew();
     }
     if ordered || boots == 0 {
         return false;
@@ -143,13 +143,16 @@ fn succeeded(memory: &mut Memory, step: &Step, now: BootTime) -> bool {
         Step::Reset { resets, .. } => {
             memory.resets = *resets;
             memory.pressed = None;
-            memory.reachable = None;
+            memory.boots_anew();
             memory.boots = memory.boots.map(|boots| boots + 1);
         }
         // A guest that starts has seen every reset that was asked for before.
         Step::Start { instance, .. } => {
             memory.resets = instance.resets;
             memory.pressed = None;
+            if instance.passage != Some(Passage::Arriving) {
+                memory.boots_anew();
+            }
             memory.started = Some(now);
             memory.boots = None;
         }
@@ -167,7 +170,7 @@ fn succeeded(memory: &mut Memory, step: &Step, now: BootTime) -> bool {
                 count_failed_start(memory, now);
                 memory.last_error = why.clone();
             }
-            memory.reachable = None;
+            memory.boots_anew();
             // It is started again, but not in a tight loop.
             if let Some(Exit::Killed | Exit::Ordered | Exit::Failed(_)) = after {
                 hold(memory, plan::START, memory.failed_starts, now);

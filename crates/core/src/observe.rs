@@ -131,11 +131,10 @@ fn underlay(draft: &Draft, id: &HostId, report: Option<&UnderlayReport>) -> Opti
     })
 }
 
-fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
-    let observed = match &guest.state {
+fn observed(state: &GuestState) -> Observed {
+    match state {
         GuestState::Absent => Observed::Absent,
-        GuestState::Preparing => Observed::Preparing,
-        GuestState::Incoming => Observed::Preparing,
+        GuestState::Preparing | GuestState::Incoming => Observed::Preparing,
         // On its way it runs, for all that its owner sees.
         GuestState::Running | GuestState::Arrived | GuestState::Departed { .. } => {
             Observed::Running
@@ -143,7 +142,11 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
         GuestState::Paused => Observed::Paused,
         GuestState::Stopping => Observed::Stopping,
         GuestState::Exited(exit) => Observed::Exited(exit.clone()),
-    };
+    }
+}
+
+fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
+    let observed = observed(&guest.state);
     let holds = guest.fenced && row.fencing == Fencing::Asked;
     if holds || row.held.is_some() {
         draft.edit_instance(&row.id, |row| {
@@ -153,14 +156,19 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
             row.held = None;
         });
     }
-    if observed != row.observed || guest.reachable != row.reachable {
+    let goes_on = observed == Observed::Running && row.observed == Observed::Running;
+    let reachable = match guest.unasked && goes_on {
+        true => row.reachable,
+        false => guest.reachable,
+    };
+    if observed != row.observed || reachable != row.reachable {
         let (now, before) = (draft.now(), row.state());
         draft.edit_instance(&row.id, |row| {
-            if guest.reachable != row.reachable {
+            if reachable != row.reachable {
                 row.reachable_since = now;
             }
             row.observed = observed.clone();
-            row.reachable = guest.reachable;
+            row.reachable = reachable;
             if row.state() != before {
                 row.since = now;
             }
@@ -178,7 +186,7 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
                 .paused
                 .as_deref()
                 .unwrap_or("its host doesn't know why");
-            draft.log(&row.id, "host", &format!("paused: {why}"));
+            draft.log(&row.id, "host", format!("paused: {why}"));
         }
     }
     note_reboots(draft, &row.id, guest.reboots);

@@ -85,11 +85,20 @@ pub struct Memory {
     pub last_error: String,
     /// Whether the guest answers; `None` until it has once since it was booted.
     pub reachable: Option<bool>,
+    /// Whether that was found out here. A new agent, and one to which a running guest came, has yet to ask.
+    pub knows_reach: bool,
 }
 
 impl Memory {
+    /// The guest boots, and nobody can say yet whether it can be reached.
+    pub fn boots_anew(&mut self) {
+        self.knows_reach = true;
+        self.reachable = None;
+    }
+
     /// The guest was asked whether it can be reached.
     pub fn asked(&mut self, answers: bool) {
+        self.knows_reach = true;
         if answers || self.reachable.is_some() {
             self.reachable = Some(answers);
         }
@@ -714,6 +723,7 @@ fn guest_report(wanted: &Wanted, instance: &WantedInstance, facts: &Facts) -> Gu
     };
     let paused = current.filter(|_| state == GuestState::Paused);
     GuestReport {
+        unasked: !memory.knows_reach,
         paused: paused.and_then(|guest| guest.detail.clone()),
         fenced: instance.fenced && facts.fence.knows(instance),
         instance: instance.id.clone(),

@@ -343,6 +343,7 @@ fn metadata(state: &State, row: &Instance, port: &Interface, notary: &dyn Notary
         endpoint_enabled: row.metadata.endpoint_enabled,
         tokens_required: row.metadata.tokens_required,
         hop_limit: row.metadata.hop_limit,
+        monitoring: row.monitoring,
         identity_document: document,
         identity_signature: signature,
         identity_pkcs7: pkcs7,

@@ -349,6 +349,7 @@ fn facts() -> MetadataSpec {
         endpoint_enabled: true,
         tokens_required: false,
         hop_limit: 2,
+        monitoring: true,
         identity_document: "{}".to_owned(),
         identity_signature: "c2ln".to_owned(),
         identity_pkcs7: None,

@@ -327,6 +327,9 @@ pub struct Metadata {
     pub endpoint_enabled: bool,
     pub tokens_required: bool,
     pub hop_limit: u8,
+    /// Whether its owner has detailed monitoring on.
+    #[serde(default)]
+    pub monitoring: bool,
     pub identity_document: String,
     pub identity_signature: String,
     pub identity_pkcs7: String,
@@ -472,6 +475,9 @@ pub struct GuestReport {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub reboots: u64,
     pub reachable: Option<bool>,
+    /// Nobody here has asked yet whether it can be reached, so what was known of it stands.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unasked: bool,
     /// Why it is paused, where its host knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<String>,

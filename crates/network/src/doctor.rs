@@ -45,6 +45,12 @@ pub fn requirements() -> Vec<Requirement> {
             remedy: "load the kernel module tun",
         },
     ];
+    requirements.push(Requirement {
+        what: "ping_group_range",
+        present: lets_ping(),
+        optional: true,
+        remedy: "sysctl -w net.ipv4.ping_group_range='0 2147483647', without which guests can't ping the outside",
+    });
     if nix::unistd::geteuid().is_root() {
         requirements.push(Requirement {
             what: "nf_tables",
@@ -61,6 +67,13 @@ pub fn requirements() -> Vec<Requirement> {
         });
     }
     requirements
+}
+
+/// Whether the connector to the outside, which is root without its rights, may send echo requests; see
+/// icmp(7). systemd lets everybody, the kernel's own default is nobody.
+fn lets_ping() -> bool {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ping_group_range");
+    range.is_ok_and(|range| range.split_ascii_whitespace().next() == Some("0"))
 }
 
 /// Whether the kernel would take a table of rules; it is only asked.

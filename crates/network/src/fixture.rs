@@ -133,6 +133,7 @@ fn metadata() -> MetadataSpec {
         endpoint_enabled: true,
         tokens_required: false,
         hop_limit: 2,
+        monitoring: true,
         identity_document: "{\"region\" : \"us-east-1\"}".to_owned(),
         identity_signature: "c2ln".to_owned(),
         identity_pkcs7: Some("cGtjczc=".to_owned()),

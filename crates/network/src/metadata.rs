@@ -256,11 +256,11 @@ mod tests {
             "ami-id\nami-launch-index\nami-manifest-path\nblock-device-mapping/\nevents/\n\
              hostname\ninstance-action\ninstance-id\ninstance-life-cycle\ninstance-type\n\
              local-hostname\nlocal-ipv4\nmac\nnetwork/\nplacement/\nprofile\npublic-keys/\n\
-             reservation-id\nsecurity-groups\nservices/\ntags/"
+             reservation-id\nsecurity-groups\nservices/\nsystem\ntags/"
         );
         assert_eq!(value("/latest/meta-data/public-keys/"), "0=my key");
         assert_eq!(value("/latest/meta-data/public-keys/0"), "openssh-key");
-        assert_eq!(value("/latest/dynamic/"), "instance-identity/");
+        assert_eq!(value("/latest/dynamic/"), "fws/\ninstance-identity/");
         let documents = value("/latest/dynamic/instance-identity/");
         assert_eq!(documents, "document\npkcs7\nrsa2048\nsignature");
         let macs = value("/latest/meta-data/network/interfaces/macs/");
@@ -297,6 +297,11 @@ mod tests {
             (format!("{base}/placement/availability-zone"), "us-east-1a"),
             (format!("{base}/placement/region"), "us-east-1"),
             (format!("{base}/services/domain"), "amazonaws.com"),
+            (format!("{base}/system"), "xen"),
+            (
+                "/latest/dynamic/fws/instance-monitoring".to_owned(),
+                "enabled",
+            ),
             (format!("{base}/block-device-mapping/ami"), "/dev/vda"),
             (format!("{base}/tags/instance"), "Name"),
             (format!("{base}/tags/instance/Name"), "one"),
@@ -395,7 +400,7 @@ mod tests {
             0,
         );
         let name = answer.response.body().as_ref();
-        assert_eq!(name, b"ec2-172-31-0-11.compute-1.amazonaws.com");
+        assert_eq!(name, b"ip-172-31-0-11.ec2.internal");
     }
 
     #[test]

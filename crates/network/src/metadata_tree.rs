@@ -193,6 +193,8 @@ fn meta_data(spec: &VpcSpec, asking: &PortSpec) -> Node {
         value("security-groups", facts.security_groups.join("\n")),
         block_devices(port),
         placement(port),
+        // As DescribeInstances says it.
+        value_since("2022-09-24", "system", "xen"),
         services(),
         events(),
         since(
@@ -211,7 +213,7 @@ fn meta_data(spec: &VpcSpec, asking: &PortSpec) -> Node {
         ),
     ];
     if let Some(public) = port.public_ip {
-        let name = public_name(port, public);
+        let name = public_name(spec, port, public);
         entries.push(value_since("2007-01-19", "public-ipv4", public));
         entries.push(value_since("2007-01-19", "public-hostname", name));
     }
@@ -249,7 +251,10 @@ fn full_name(spec: &VpcSpec, port: &PortSpec) -> String {
 }
 
 /// Where the public address repeats the private one, its name does too.
-fn public_name(port: &PortSpec, public: std::net::Ipv4Addr) -> String {
+fn public_name(spec: &VpcSpec, port: &PortSpec, public: std::net::Ipv4Addr) -> String {
+    if public == port.ip {
+        return address_name(public, &spec.domain);
+    }
     let region = &port.metadata.region;
     let name = match region.as_str() {
         "us-east-1" => address_name(public, "compute-1.amazonaws.com"),
@@ -337,7 +342,7 @@ fn interface(spec: &VpcSpec, port: &PortSpec) -> Vec<Entry> {
     }
     if let Some(public) = port.public_ip {
         entries.push(value("public-ipv4s", public));
-        entries.push(value("public-hostname", public_name(port, public)));
+        entries.push(value("public-hostname", public_name(spec, port, public)));
         entries.push(directory(
             "ipv4-associations",
             vec![value(&public.to_string(), port.ip)],
@@ -359,5 +364,16 @@ fn dynamic(port: &PortSpec) -> Node {
     if let Some(rsa2048) = &facts.identity_rsa2048 {
         documents.push(value("rsa2048", rsa2048));
     }
-    Node::Directory(vec![directory("instance-identity", documents)])
+    let monitoring = match facts.monitoring {
+        true => "enabled",
+        false => "disabled",
+    };
+    Node::Directory(vec![
+        since(
+            "2009-04-04",
+            "fws",
+            Node::Directory(vec![value("instance-monitoring", monitoring)]),
+        ),
+        directory("instance-identity", documents),
+    ])
 }

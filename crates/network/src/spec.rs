@@ -194,6 +194,9 @@ pub struct MetadataSpec {
     pub tokens_required: bool,
     /// How many hops the answer to a token request may travel: 1 to 64.
     pub hop_limit: u8,
+    /// Whether detailed monitoring is on.
+    #[serde(default)]
+    pub monitoring: bool,
     /// The documents as the controller made and signed them; served as they are.
     pub identity_document: String,
     pub identity_signature: String,

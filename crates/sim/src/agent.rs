@@ -400,7 +400,7 @@ impl Agent {
     pub fn reached(&mut self, instance: &InstanceId, generation: u64) {
         self.asking.remove(instance);
         let memory = memory::of(&mut self.memories, instance, generation);
-        memory.reachable = Some(true);
+        memory.asked(true);
     }
 
     /// What it has accepted, for those who look whether the cloud has settled.

@@ -447,6 +447,7 @@ impl World {
                 ];
                 Some(GuestReport {
                     paused: None,
+                    unasked: false,
                     instance: row.id.clone(),
                     generation: placement.generation,
                     state: self.random.pick(&lies).clone(),

@@ -26,6 +26,9 @@ pub struct Join {
     /// What the invitation gave
     #[arg(long)]
     token: String,
+    /// The cloud's id, as the invitation's script has it
+    #[arg(long)]
+    cloud: Option<CloudId>,
 }
 
 /// The key and its request, kept until the answer is: a join whose answer was lost is repeated.
@@ -53,6 +56,9 @@ pub async fn join(home: &Home, format: Format, ask: Join) -> Result<()> {
         true => Some(Identity::read(&path)?),
         false => None,
     };
+    if let Some(cloud) = ask.cloud.as_ref().filter(|_| was.is_none()) {
+        node::is_free_for(cloud)?;
+    }
     let lacking = super::doctor::lacking();
     if !lacking.is_empty() {
         bail!("no guest would run here:\n{}", lacking.join("\n"));

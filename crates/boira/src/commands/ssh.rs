@@ -269,7 +269,7 @@ pub async fn forward(home: &Home, format: Format, ask: Forward) -> Result<()> {
     let access = home.access()?;
     let client = Client::new(access.clone())?;
     let row = instance::find(&client, &ask.name).await?;
-    if row.state == "terminated" {
+    if row.state != "pending" {
         must_run(&row)?;
     }
     let parse = |text: &str| {

@@ -79,7 +79,7 @@ async fn leave(home: &Home, note: &dyn Fn(String)) -> Result<bool> {
     let Ok(identity) = Identity::read(&home.agent().join("identity.json")) else {
         return Ok(false);
     };
-    let _claim = Claim::take(&cloud_tag(&identity)).context(
+    let _claim = Claim::take(&cloud_tag(&identity.cloud)).context(
         "end the agent first, `systemctl disable --now boira-agent`, or as it was started",
     )?;
     switch_off(home, note).await
@@ -100,7 +100,7 @@ pub async fn switch_off(home: &Home, note: &dyn Fn(String)) -> Result<bool> {
         return Ok(false);
     };
     let commands = commands()?;
-    let cloud = cloud_tag(&identity);
+    let cloud = cloud_tag(&identity.cloud);
     let group = format!("boira-{cloud}");
     let guests = boira_hypervisor::open(boira_hypervisor::Settings {
         dir: directory.join("guests"),

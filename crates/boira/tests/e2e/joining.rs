@@ -199,6 +199,15 @@ fn taken_out(room: &Room) {
         refused.contains("runs on this machine already"),
         "{refused}"
     );
+    let invited = room.json(&["host", "invite"]);
+    let line = invited["command"].as_str().expect("a line");
+    let refused = pc.sh(&format!("{line} --home {home}-second"));
+    assert!(
+        refused.code == Some(1) && refused.stderr.contains("runs on this machine already"),
+        "{refused:?}"
+    );
+    let hosts = room.json(&["host", "ls"]);
+    assert_eq!(hosts.as_array().map(Vec::len), Some(2), "{hosts}");
     let refused = pc.sh(&format!("{boira} {home} down")).fails(1);
     assert!(refused.contains("end the agent first"), "{refused}");
     let qemus = || pc.sh("pgrep -c qemu-system || :").ok();

@@ -122,6 +122,7 @@ fn a_report_about_what_is_unknown_changes_nothing() {
     let host = cloud.hosts[0].clone();
     let guest = GuestReport {
         paused: None,
+        unasked: false,
         fenced: false,
         stuck: None,
         instance: InstanceId::from_entropy(99),
@@ -242,6 +243,29 @@ fn a_client_token_lives_as_long_as_its_instances_and_a_day() {
     cloud.change(|draft| draft.delete(Kind::Instance, first[0].as_str()));
     cloud.change(reconcile::tick);
     assert_ne!(cloud.launch(&ask), Ok(first));
+}
+
+#[test]
+fn what_is_known_of_a_guest_stands_until_its_new_agent_has_asked() {
+    let mut cloud = Cloud::of(&[PC]);
+    let id = cloud.running();
+    for (unasked, reachable, known) in [
+        (true, None, Some(true)),
+        (false, Some(false), Some(false)),
+        (true, None, Some(false)),
+        // It boots again.
+        (false, None, None),
+    ] {
+        let host = cloud.host_of(&id);
+        let guest = GuestReport {
+            unasked,
+            reachable,
+            ..cloud.guest(&id, GuestState::Running)
+        };
+        let report = cloud.report(&host, vec![guest]);
+        cloud.hears(&host, &report);
+        assert_eq!(cloud.row(&id).reachable, known);
+    }
 }
 
 #[test]

@@ -176,6 +176,7 @@ impl Cloud {
     pub fn guest(&self, id: &InstanceId, state: GuestState) -> GuestReport {
         GuestReport {
             paused: None,
+            unasked: false,
             fenced: false,
             stuck: None,
             instance: id.clone(),

@@ -501,6 +501,7 @@ pub fn metadata(index: u8) -> MetadataSpec {
         endpoint_enabled: true,
         tokens_required: false,
         hop_limit: 1,
+        monitoring: true,
         identity_document: "{}".to_owned(),
         identity_signature: "c2ln".to_owned(),
         identity_pkcs7: None,
