@@ -20,7 +20,7 @@ use boira_agent::identity::keep_valid;
 use boira_agent::simulated::SimulatedHost;
 use boira_agent::{Commands, Controller as Line, Identity, Place, RealHost};
 use boira_controller::Options;
-use boira_model::{Admission, Host, HostCapacity};
+use boira_model::{Admission, CloudId, Host, HostCapacity};
 use claim::Claim;
 use down::{closing_marker, switch_off};
 use logs::log_file;
@@ -233,16 +233,16 @@ fn end_on_panic() {
     }));
 }
 
-/// A short word for namespaces and control groups, different for every cloud of a machine.
 /// Whether no agent of the cloud runs on this machine.
 ///
 /// # Errors
 /// What runs, in words.
-pub fn is_free_for(cloud: &boira_model::CloudId) -> Result<()> {
+pub fn is_free_for(cloud: &CloudId) -> Result<()> {
     Claim::take(&cloud_tag(cloud)).map(drop)
 }
 
-fn cloud_tag(cloud: &boira_model::CloudId) -> String {
+/// A short word for namespaces and control groups, different for every cloud of a machine.
+fn cloud_tag(cloud: &CloudId) -> String {
     let id = cloud.as_str();
     id[id.len().saturating_sub(8)..].to_owned()
 }

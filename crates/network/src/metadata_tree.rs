@@ -213,7 +213,8 @@ fn meta_data(spec: &VpcSpec, asking: &PortSpec) -> Node {
         ),
     ];
     if let Some(public) = port.public_ip {
-        let name = public_name(spec, port, public);
+        // It repeats the private one, and so does its name.
+        let name = address_name(public, &spec.domain);
         entries.push(value_since("2007-01-19", "public-ipv4", public));
         entries.push(value_since("2007-01-19", "public-hostname", name));
     }
@@ -248,19 +249,6 @@ fn full_name(spec: &VpcSpec, port: &PortSpec) -> String {
     } else {
         format!("{}.{}", port.hostname, spec.domain)
     }
-}
-
-/// Where the public address repeats the private one, its name does too.
-fn public_name(spec: &VpcSpec, port: &PortSpec, public: std::net::Ipv4Addr) -> String {
-    if public == port.ip {
-        return address_name(public, &spec.domain);
-    }
-    let region = &port.metadata.region;
-    let name = match region.as_str() {
-        "us-east-1" => address_name(public, "compute-1.amazonaws.com"),
-        _ => address_name(public, &format!("{region}.compute.amazonaws.com")),
-    };
-    name.replacen("ip-", "ec2-", 1)
 }
 
 fn public_keys(port: &PortSpec) -> Entry {
@@ -342,7 +330,7 @@ fn interface(spec: &VpcSpec, port: &PortSpec) -> Vec<Entry> {
     }
     if let Some(public) = port.public_ip {
         entries.push(value("public-ipv4s", public));
-        entries.push(value("public-hostname", public_name(spec, port, public)));
+        entries.push(value("public-hostname", address_name(public, &spec.domain)));
         entries.push(directory(
             "ipv4-associations",
             vec![value(&public.to_string(), port.ip)],

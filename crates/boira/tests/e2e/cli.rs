@@ -416,12 +416,13 @@ fn an_instance_lives_by_name(cloud: &Cloud) {
             .ok()
             .contains("stopped")
     );
-    assert!(
-        cloud
-            .boira(&["ssh", "one", "true"])
-            .fails(255)
-            .contains("stopped")
-    );
+    for (words, code) in [
+        (["ssh", "one", "true"], 255),
+        (["forward", "one", "0:22"], 1),
+    ] {
+        let why = cloud.boira(&words).fails(code);
+        assert!(why.contains("is stopped; start it"), "{why}");
+    }
     assert_eq!(
         cloud.json(&["instance", "start", "one"])[0]["state"],
         "running"

@@ -449,7 +449,7 @@ fn a_pc_that_is_switched_off_for_certain_is_not_waited_for() {
     );
     std::fs::write(
         room.home(0).join("settings.toml"),
-        format!("fence_s = 3600\nhost_silence_s = 2\n[power_off]\npc{here} = '{command}'\n"),
+        format!("fence_s = 3600\nhost_silence_s = 2\n[power_off]\npc{here} = '{command}'\nnobody = 'true'\n"),
     )
     .expect("the home is there");
     wait("the settings are read", BOOT, || {
@@ -459,6 +459,8 @@ fn a_pc_that_is_switched_off_for_certain_is_not_waited_for() {
             false => Err(said),
         }
     });
+    let status = room.boira(&["status"]).ok();
+    assert!(status.contains("no host is called 'nobody'"), "{status}");
     room.unplug(here);
     wait("somebody is asked to switch it off", BOOT, || {
         asked

@@ -137,10 +137,9 @@ fn memory_kib(bytes: u64) -> u64 {
     /// What QEMU rounds memory to.
     const LEAST: u64 = 8;
     let kib = bytes / 1024;
-    kib - if kib.is_multiple_of(PAGES_64) {
-        LEAST
-    } else {
-        0
+    match kib.is_multiple_of(PAGES_64) {
+        true => kib - LEAST,
+        false => kib,
     }
 }
 

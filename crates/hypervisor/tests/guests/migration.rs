@@ -15,18 +15,55 @@ use boira_hypervisor::{
     AsyncReadWrite, Base, Dial, DiskFormat, ExitReason, GuestSpec, GuestState, Hypervisor, Passed,
     disk,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 const GUEST: &str = "i-0123456789abcdef0";
 
-/// The way to a driver on another host, which may end in the middle.
+/// The way to a driver on another host.
 struct Way {
     to: Arc<dyn Hypervisor>,
-    /// The channel that breaks, and after how many bytes of what is sent.
-    breaks: Option<(&'static str, u64)>,
+    bottleneck: Option<Bottleneck>,
     /// The most of its disks that there was to copy.
     disk_bytes: AtomicU64,
     called_back: bool,
+}
+
+/// What is wrong with one of the channels.
+#[derive(Clone, Copy)]
+enum Bottleneck {
+    /// It breaks after so many bytes of what is sent.
+    Breaks(&'static str, u64),
+    /// That of the memory is slow at first, so that QEMU looks several times at what is written meanwhile.
+    Narrow,
+}
+
+const NARROW_BYTES: u64 = 2 << 20;
+const NARROW_BYTES_PER_S: u32 = 1 << 20;
+
+impl Bottleneck {
+    fn channel(self) -> &'static str {
+        match self {
+            Bottleneck::Breaks(channel, _) => channel,
+            Bottleneck::Narrow => "memory",
+        }
+    }
+
+    /// Carries what is sent, until the channel ends.
+    async fn carry(self, from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) {
+        match self {
+            Bottleneck::Breaks(_, bytes) => drop(tokio::io::copy(&mut from.take(bytes), to).await),
+            Bottleneck::Narrow => {
+                let piece = 16 << 10;
+                let pause = Duration::from_secs(1) * piece / NARROW_BYTES_PER_S;
+                let mut tick = tokio::time::interval(pause);
+                for _ in 0..NARROW_BYTES / u64::from(piece) {
+                    tick.tick().await;
+                    let _ = tokio::io::copy(&mut (&mut *from).take(piece.into()), to).await;
+                }
+                drop(tokio::io::copy(from, to).await);
+            }
+        }
+    }
 }
 
 #[async_trait]
@@ -34,7 +71,8 @@ impl Dial for Way {
     async fn dial(&self, channel: &str) -> io::Result<Box<dyn AsyncReadWrite>> {
         let far = self.to.receive(GUEST, channel).await;
         let far = far.map_err(io::Error::other)?;
-        let Some((_, bytes)) = self.breaks.filter(|(name, _)| *name == channel) else {
+        let here = |bottleneck: &Bottleneck| bottleneck.channel() == channel;
+        let Some(bottleneck) = self.bottleneck.filter(here) else {
             return Ok(far);
         };
         let (near, ours) = tokio::io::duplex(4096);
@@ -44,7 +82,7 @@ impl Dial for Way {
             let answers = tokio::spawn(async move {
                 let _ = tokio::io::copy(&mut from_there, &mut to_here).await;
             });
-            let _ = tokio::io::copy(&mut (&mut from_here).take(bytes), &mut to_there).await;
+            bottleneck.carry(&mut from_here, &mut to_there).await;
             answers.abort();
             let _ = to_there.shutdown().await;
         });
@@ -66,7 +104,7 @@ impl Dial for Way {
 fn way(to: &Arc<dyn Hypervisor>) -> Way {
     Way {
         to: Arc::clone(to),
-        breaks: None,
+        bottleneck: None,
         disk_bytes: AtomicU64::new(0),
         called_back: false,
     }
@@ -162,51 +200,6 @@ async fn a_guest_goes_over_with_its_memory_and_its_disk_and_only_one_of_the_two_
     Console::open(&source, GUEST).await.hear("READY A").await;
 }
 
-/// A way whose memory channel is narrow at first, so that QEMU looks several times at what is written
-/// meanwhile.
-struct Narrow(Way);
-
-const NARROW_BYTES: u64 = 2 << 20;
-const NARROW_BYTES_PER_S: u32 = 1 << 20;
-
-#[async_trait]
-impl Dial for Narrow {
-    async fn dial(&self, channel: &str) -> io::Result<Box<dyn AsyncReadWrite>> {
-        let far = self.0.dial(channel).await?;
-        if channel != "memory" {
-            return Ok(far);
-        }
-        let (near, ours) = tokio::io::duplex(4096);
-        tokio::spawn(async move {
-            let (mut from_here, mut to_here) = tokio::io::split(ours);
-            let (mut from_there, mut to_there) = tokio::io::split(far);
-            let answers = tokio::spawn(async move {
-                let _ = tokio::io::copy(&mut from_there, &mut to_here).await;
-            });
-            let piece = 16 << 10;
-            let mut tick =
-                tokio::time::interval(Duration::from_secs(1) * piece / NARROW_BYTES_PER_S);
-            for _ in 0..NARROW_BYTES / u64::from(piece) {
-                tick.tick().await;
-                let mut piece = (&mut from_here).take(piece.into());
-                let _ = tokio::io::copy(&mut piece, &mut to_there).await;
-            }
-            let _ = tokio::io::copy(&mut from_here, &mut to_there).await;
-            let _ = to_there.shutdown().await;
-            answers.abort();
-        });
-        Ok(Box::new(near))
-    }
-
-    fn passed(&self, passed: Passed) {
-        self.0.passed(passed);
-    }
-
-    async fn called_back(&self) {
-        self.0.called_back().await;
-    }
-}
-
 /// QEMU before 9.0 forgets, while it translates, what a busy guest writes between two looks at its memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_a_busy_guest_writes_while_it_goes_over_is_lost() {
@@ -225,11 +218,12 @@ async fn nothing_that_a_busy_guest_writes_while_it_goes_over_is_lost() {
         spec = incoming(&spec, path);
         target.start(&spec, Vec::new()).await.unwrap();
         until(target, GUEST, is_incoming).await;
+        let narrow = Way {
+            bottleneck: Some(Bottleneck::Narrow),
+            ..way(target)
+        };
         let generation = spec.generation;
-        source
-            .hand_over(GUEST, generation, &Narrow(way(target)))
-            .await
-            .unwrap();
+        source.hand_over(GUEST, generation, &narrow).await.unwrap();
         until(target, GUEST, |seen| seen.state == GuestState::Arrived).await;
         source.kill(GUEST).await.unwrap();
         source.forget(GUEST).await.unwrap();
@@ -288,7 +282,7 @@ async fn a_guest_that_was_sent_in_vain_goes_on_where_it_is() {
     ] {
         arrive().await;
         let way = Way {
-            breaks: Some(breaks),
+            bottleneck: Some(Bottleneck::Breaks(breaks.0, breaks.1)),
             ..way(&target)
         };
         let outcome = source.hand_over(GUEST, 2, &way).await;
@@ -410,7 +404,7 @@ async fn simulated_guests_go_over_too() {
     target.start(&arriving, Vec::new()).await.unwrap();
     until(&target, GUEST, is_incoming).await;
     let broken = Way {
-        breaks: Some(("memory", 3)),
+        bottleneck: Some(Bottleneck::Breaks("memory", 3)),
         ..way(&target)
     };
     let _ = source.hand_over(GUEST, 2, &broken).await;
