@@ -274,6 +274,8 @@ EOF")
     let took = begun.elapsed();
     assert!(moved.ends_with("is on pc1"), "{moved}");
     assert_eq!(room.json(&["instance", "show", &id])["state"], "running");
+    let status = room.ask(&format!("Action=DescribeInstanceStatus&InstanceId.1={id}"));
+    assert_eq!(status.matches("<status>ok</status>").count(), 2, "{status}");
     // Its disk alone is larger, and none of it went by way of the controller.
     let counted = room.pc(1).sh("nft list table ip seen").ok();
     let mut words = counted
@@ -318,6 +320,7 @@ EOF")
     for step in ["to move to pc1 while it runs", "placed on pc1"] {
         assert!(history.contains(step), "{history}");
     }
+    assert!(!history.contains("paused"), "{history}");
 
     // Back again, because its PC is emptied, without a restart either.
     room.boira(&["host", "drain", "pc1", "--move"]).ok();
