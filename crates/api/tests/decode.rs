@@ -320,19 +320,23 @@ proptest! {
             .collect();
         let _ = decode(operation, &parameters);
     }
+}
 
-    #[test]
-    fn any_member_of_any_operation_is_reached_by_its_path(operation: prop::sample::Index, pick: prop::sample::Index) {
-        let operation: &'static Operation = operation.get(ec2::SERVICE.operations);
-        let members = operation.input().members();
-        prop_assume!(!members.is_empty());
-        let member = pick.get(members);
-        let parameters = [(Cow::Owned(format!("{}.1", member.query)), Cow::Borrowed("\u{1}"))];
-        let list = matches!(operation.input().at(member.shape).kind, boira_api::Kind::List { .. });
-        match decode(operation, &parameters) {
-            Ok(request) => prop_assert!(list && request.get(member.name).is_some()),
-            Err(error) if !list => prop_assert_eq!(error.code, "UnknownParameter"),
-            Err(_) => {}
+#[test]
+fn every_member_of_every_operation_is_reached_by_its_path() {
+    for operation in ec2::SERVICE.operations {
+        let input = operation.input();
+        for member in input.members() {
+            let path = format!("{}.1", member.query);
+            let list = matches!(input.at(member.shape).kind, boira_api::Kind::List { .. });
+            let place = format!("{} {path}", operation.name);
+            // boto 2 counts this one, which AWS takes.
+            let counted = list || place == "GetConsoleOutput InstanceId.1";
+            match decode(operation, &[(Cow::Owned(path), Cow::Borrowed("\u{1}"))]) {
+                Ok(request) => assert!(counted && request.get(member.name).is_some(), "{place}"),
+                Err(error) if !counted => assert_eq!(error.code, "UnknownParameter", "{place}"),
+                Err(_) => {}
+            }
         }
     }
 }
