@@ -200,6 +200,10 @@ fn read_trace(text: &str, root: &str) -> Vec<Op> {
                 let Some(path) = within(&descriptor(first)) else {
                     continue;
                 };
+                assert!(
+                    call == "fdatasync" || !path.ends_with("-wal"),
+                    "SQLite syncs more than it needs: see .cargo/config.toml"
+                );
                 match rest.contains("<unfinished") {
                     true => {
                         syncing.insert(pid, (path, ops.len()));
