@@ -1,8 +1,8 @@
 //! Who may do what: a bucket is its account's; a policy lets others in or keeps anybody out, and ACLs,
 //! where they are on, let others in.
 //!
-//! Buckets with a policy or ACLs are held in memory, so that requests for others cost no lookup: there
-//! only the owner gets in, as the operations themselves find.
+//! Of buckets without a policy and ACLs nothing is asked here: there only the owner gets in, as the
+//! operations themselves find.
 
 use crate::Store;
 use crate::access::{self, canonical};
@@ -20,7 +20,7 @@ use s3s::dto::*;
 use s3s::{S3Request, S3Result, s3_error};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug)]
@@ -42,37 +42,8 @@ pub struct Governed {
     public_acls: bool,
 }
 
-/// Buckets with policies or ACLs, by their names.
-#[derive(Default)]
-pub struct Policies(RwLock<BTreeMap<String, Arc<Governed>>>);
-
-impl Policies {
-    fn of(&self, bucket: &str) -> Option<Arc<Governed>> {
-        self.0
-            .read()
-            .expect("no holder of this lock panics")
-            .get(bucket)
-            .cloned()
-    }
-
-    pub fn learn(&self, buckets: &[Bucket]) {
-        for bucket in buckets {
-            self.note(&bucket.name, Some(bucket));
-        }
-    }
-
-    fn note(&self, name: &str, bucket: Option<&Bucket>) {
-        let governed = bucket.and_then(Governed::of);
-        let mut all = self.0.write().expect("no holder of this lock panics");
-        match governed {
-            Some(governed) => all.insert(name.to_owned(), Arc::new(governed)),
-            None => all.remove(name),
-        };
-    }
-}
-
 impl Governed {
-    fn of(bucket: &Bucket) -> Option<Self> {
+    pub fn of(bucket: &Bucket) -> Option<Self> {
         let acls = bucket.config.ownership != Ownership::BucketOwnerEnforced;
         let policy = bucket.config.policy.as_ref().map(|text| {
             Policy::parse(text, &bucket.name).unwrap_or_else(|error| {
@@ -421,10 +392,12 @@ pub async fn acting(store: &Arc<Store>, asked: &Asked<'_>) -> S3Result<(String, 
         Some(bucket) if asked.operation != "CreateBucket" => bucket,
         _ => return Ok((own()?, None)),
     };
-    let Some(governed) = store.policies.of(bucket) else {
-        return match asked.account() {
-            Some(account) => Ok((account, None)),
-            None => Err(store.stranger(bucket.to_owned()).await),
+    let known = store.db.known.get(bucket);
+    let Some(governed) = known.as_ref().and_then(|known| known.governed.clone()) else {
+        return match (asked.account(), known) {
+            (Some(account), _) => Ok((account, None)),
+            (None, None) => Err(rows::no_such_bucket()),
+            (None, Some(_)) => Err(denied()),
         };
     };
     let id = asked.query.get("versionId").map(ToOwned::to_owned);
@@ -545,7 +518,8 @@ pub async fn acting_for_source(
         return Ok(Some((own()?, None)));
     };
     let (bucket, key, id) = named(&from)?;
-    let Some(governed) = store.policies.of(&bucket) else {
+    let known = store.db.known.get(&bucket);
+    let Some(governed) = known.and_then(|known| known.governed.clone()) else {
         return Ok(Some((own()?, None)));
     };
     let action = policy::action("GetObject", id.is_some());
@@ -713,15 +687,6 @@ fn note_asked_tags(context: &mut BTreeMap<String, Vec<String>>, tags: &BTreeMap<
 }
 
 impl Store {
-    /// Why who has no key gets nothing of a bucket without a policy.
-    async fn stranger(self: &Arc<Self>, bucket: String) -> s3s::S3Error {
-        match self.db.read(move |db| rows::find_bucket(db, &bucket)).await {
-            Ok(None) => rows::no_such_bucket(),
-            Ok(Some(_)) => denied(),
-            Err(error) => error,
-        }
-    }
-
     /// The object that a request is about, as far as its judgement needs it.
     async fn looked_at(
         self: &Arc<Self>,
@@ -781,18 +746,6 @@ impl Store {
         }
     }
 
-    /// Puts in force what a bucket's row says now.
-    pub async fn policy_changed(self: &Arc<Self>, name: &str) -> S3Result<()> {
-        let _one = self.changing.lock().await;
-        let wanted = name.to_owned();
-        let bucket = self
-            .db
-            .read(move |db| rows::find_bucket(db, &wanted))
-            .await?;
-        self.policies.note(name, bucket.as_ref());
-        Ok(())
-    }
-
     pub async fn put_bucket_policy(
         self: &Arc<Self>,
         request: S3Request<PutBucketPolicyInput>,
@@ -833,7 +786,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetBucketPolicyInput>,
     ) -> S3Result<GetBucketPolicyOutput> {
-        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let bucket = self.bucket_of(&request, &request.input.bucket)?;
         let policy = bucket.config.policy.ok_or_else(no_policy)?;
         Ok(GetBucketPolicyOutput {
             policy: Some(policy),
@@ -854,7 +807,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetBucketPolicyStatusInput>,
     ) -> S3Result<GetBucketPolicyStatusOutput> {
-        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let bucket = self.bucket_of(&request, &request.input.bucket)?;
         let text = bucket.config.policy.as_ref().ok_or_else(no_policy)?;
         let policy = Policy::parse(text, &bucket.name).map_err(crate::error::internal)?;
         let status = PolicyStatus {

@@ -8,6 +8,7 @@ use crate::describe::second;
 use crate::documents::Document;
 use crate::error::{custom, internal};
 use crate::front::Besides;
+use crate::known::KnownBucket;
 use crate::multipart;
 use crate::rows::{self, Bucket as Row, Config, Ownership, Upload, Versioning, json};
 use crate::tagging::{Tagged, judged_set, tag_set};
@@ -81,7 +82,6 @@ impl Store {
         }
         let lenient = self.settings.region == "us-east-1";
         let location = format!("/{name}");
-        let made = name.clone();
         self.db
             .write(move |tx| {
                 match rows::find_bucket(tx.connection, &name)? {
@@ -116,6 +116,7 @@ impl Store {
                         "You have attempted to create more buckets than allowed"
                     ));
                 }
+                tx.touches_bucket(&name);
                 tx.connection
                     .execute(
                         "INSERT INTO buckets (name, owner, created_ms, config) VALUES (?1, ?2, ?3, ?4)",
@@ -125,7 +126,6 @@ impl Store {
                 Ok(())
             })
             .await?;
-        self.policy_changed(&made).await?;
         Ok(CreateBucketOutput {
             location: Some(location),
         })
@@ -157,14 +157,13 @@ impl Store {
                 for upload in uploads(tx.connection, bucket.id)? {
                     multipart::abort(tx, bucket.id, &upload)?;
                 }
-                tx.touches_all();
+                tx.touches_bucket(&name);
                 tx.connection
                     .execute("DELETE FROM buckets WHERE id = ?1", [bucket.id])
                     .map_err(internal)?;
                 Ok(())
             })
             .await?;
-        self.policy_changed(&gone).await?;
         self.metrics.forget(&gone);
         self.after_write();
         Ok(DeleteBucketOutput::default())
@@ -226,7 +225,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<HeadBucketInput>,
     ) -> S3Result<HeadBucketOutput> {
-        self.bucket_of(&request, &request.input.bucket).await?;
+        self.bucket_of(&request, &request.input.bucket)?;
         Besides::say(&request.extensions, |headers, _| {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
         });
@@ -241,7 +240,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetBucketLocationInput>,
     ) -> S3Result<GetBucketLocationOutput> {
-        self.bucket_of(&request, &request.input.bucket).await?;
+        self.bucket_of(&request, &request.input.bucket)?;
         // That region's name is no name, in this one answer.
         let region = match self.settings.region.as_str() {
             "us-east-1" => String::new(),
@@ -256,7 +255,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetBucketVersioningInput>,
     ) -> S3Result<GetBucketVersioningOutput> {
-        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let bucket = self.bucket_of(&request, &request.input.bucket)?;
         let status = bucket.config.versioning.map(|versioning| match versioning {
             Versioning::Enabled => {
                 BucketVersioningStatus::from_static(BucketVersioningStatus::ENABLED)
@@ -313,7 +312,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetBucketTaggingInput>,
     ) -> S3Result<GetBucketTaggingOutput> {
-        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let bucket = self.bucket_of(&request, &request.input.bucket)?;
         match bucket.config.tags {
             Some(tags) => Ok(GetBucketTaggingOutput {
                 tag_set: tag_set(&tags),
@@ -354,7 +353,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetPublicAccessBlockInput>,
     ) -> S3Result<GetPublicAccessBlockOutput> {
-        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let bucket = self.bucket_of(&request, &request.input.bucket)?;
         if bucket.config.public_access_removed {
             return Err(custom(
                 "NoSuchPublicAccessBlockConfiguration",
@@ -408,7 +407,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<PutBucketLoggingInput>,
     ) -> S3Result<PutBucketLoggingOutput> {
-        self.bucket_of(&request, &request.input.bucket).await?;
+        self.bucket_of(&request, &request.input.bucket)?;
         match request.input.bucket_logging_status.logging_enabled {
             None => Ok(PutBucketLoggingOutput::default()),
             Some(_) => Err(s3_error!(
@@ -422,22 +421,23 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetBucketRequestPaymentInput>,
     ) -> S3Result<GetBucketRequestPaymentOutput> {
-        self.bucket_of(&request, &request.input.bucket).await?;
+        self.bucket_of(&request, &request.input.bucket)?;
         Ok(GetBucketRequestPaymentOutput {
             payer: Some(Payer::from_static(Payer::BUCKET_OWNER)),
         })
     }
 
     /// The bucket of a request, if it is the caller's.
-    pub async fn bucket_of<T>(
-        self: &Arc<Self>,
-        request: &S3Request<T>,
-        name: &str,
-    ) -> S3Result<Row> {
-        let (account, name) = (account(&request.extensions)?, name.to_owned());
-        self.db
-            .read(move |db| rows::bucket(db, &name, &account))
-            .await
+    pub fn bucket_of<T>(&self, request: &S3Request<T>, name: &str) -> S3Result<Row> {
+        let known = self.known(name, &account(&request.extensions)?)?;
+        Ok(known.row.clone())
+    }
+
+    /// A bucket as it was last committed, if it is this account's.
+    pub fn known(&self, name: &str, account: &str) -> S3Result<Arc<KnownBucket>> {
+        let known = self.db.known.get(name).ok_or_else(rows::no_such_bucket)?;
+        known.row.owned_by(account)?;
+        Ok(known)
     }
 
     /// Changes a setting that depends on no other.
@@ -454,14 +454,13 @@ impl Store {
         self.configure(account, name, change).await
     }
 
-    /// Changes settings of a bucket as it is now, and puts in force what they say of who gets in.
+    /// Changes settings of a bucket as it is now.
     pub async fn configure(
         self: &Arc<Self>,
         account: String,
         name: String,
         change: impl FnOnce(&Row, &mut Config) -> S3Result<()> + Send + 'static,
     ) -> S3Result<()> {
-        let changed = name.clone();
         self.db
             .write(move |tx| {
                 let bucket = rows::bucket(tx.connection, &name, &account)?;
@@ -469,8 +468,7 @@ impl Store {
                 change(&bucket, &mut config)?;
                 bucket.configure(tx, &config)
             })
-            .await?;
-        self.policy_changed(&changed).await
+            .await
     }
 }
 
@@ -494,7 +492,7 @@ pub mod plain {
         ($($operation:ident($input:ty) -> $output:ty = $error:expr;)*) => {
             impl Store {
                 $(pub async fn $operation(self: &Arc<Self>, request: S3Request<$input>) -> S3Result<$output> {
-                    self.bucket_of(&request, &request.input.bucket).await?;
+                    self.bucket_of(&request, &request.input.bucket)?;
                     Err($error)
                 })*
             }
@@ -505,7 +503,7 @@ pub mod plain {
         ($($operation:ident($input:ty) -> $output:ty;)*) => {
             impl Store {
                 $(pub async fn $operation(self: &Arc<Self>, request: S3Request<$input>) -> S3Result<$output> {
-                    self.bucket_of(&request, &request.input.bucket).await?;
+                    self.bucket_of(&request, &request.input.bucket)?;
                     Ok(<$output>::default())
                 })*
             }

@@ -57,7 +57,7 @@ impl Store {
     pub async fn usage(self: &Arc<Self>, account: Option<String>) -> S3Result<Vec<Usage>> {
         self.db
             .read(move |db| {
-                let buckets = crate::rows::all_buckets(db)?;
+                let buckets = crate::rows::all_buckets(db).map_err(internal)?;
                 let wanted = |bucket: &crate::rows::Bucket| {
                     account
                         .as_ref()

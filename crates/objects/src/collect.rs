@@ -37,9 +37,7 @@ pub async fn run(store: Weak<Store>) {
             if let Err(error) = here.forget_done().await {
                 tracing::error!("forgetting completed uploads: {error}");
             }
-            if let Err(error) = here.run_lifecycle().await {
-                tracing::error!("lifecycle rules: {error}");
-            }
+            here.run_lifecycle().await;
         }
         drop(here);
         let _ = tokio::time::timeout(EVERY, woken.notified()).await;

@@ -163,7 +163,7 @@ impl Store {
         let of_source = conditions!(source of request.input);
         let place = request.input.copy_source.clone();
         let source = self.source(&request, &place, of_source).await?;
-        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let bucket = self.bucket_of(&request, &request.input.bucket)?;
         let lock = wished.lock(&bucket, self.encrypts());
         let input = request.input;
         let version = &source.version;

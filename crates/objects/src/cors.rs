@@ -4,7 +4,6 @@
 use crate::Store;
 use crate::access::account;
 use crate::error::{custom, malformed};
-use crate::rows;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, VARY,
@@ -147,20 +146,17 @@ fn judged(rules: &[CORSRule]) -> S3Result<()> {
 
 impl Store {
     /// The rules of a bucket, whoever asks: a browser's question comes unsigned.
-    pub async fn cors_rules(self: &Arc<Self>, bucket: String) -> S3Result<Vec<CORSRule>> {
-        let found = self
-            .db
-            .read(move |db| rows::find_bucket(db, &bucket))
-            .await?;
-        let cors = found.and_then(|bucket| bucket.config.cors);
-        Ok(cors.map(|cors| cors.cors_rules).unwrap_or_default())
+    pub fn cors_rules(&self, bucket: &str) -> Vec<CORSRule> {
+        let known = self.db.known.get(bucket);
+        let cors = known.and_then(|known| known.row.config.cors.clone());
+        cors.map(|cors| cors.cors_rules).unwrap_or_default()
     }
 
     pub async fn get_bucket_cors(
         self: &Arc<Self>,
         request: S3Request<GetBucketCorsInput>,
     ) -> S3Result<GetBucketCorsOutput> {
-        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let bucket = self.bucket_of(&request, &request.input.bucket)?;
         match bucket.config.cors {
             Some(cors) => Ok(GetBucketCorsOutput {
                 cors_rules: Some(cors.cors_rules),

@@ -7,9 +7,10 @@
 
 use crate::contents::{Contents, New, Slice};
 use crate::error::{database_error, gone, internal};
+use crate::known::Known;
 use crate::quota;
 use crate::recent::{Recent, Stamp, Touched};
-use crate::rows::{Bucket, all_buckets};
+use crate::rows::{self, Bucket};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use s3s::{S3Error, S3Result};
 use std::cell::{Cell, RefCell};
@@ -112,9 +113,9 @@ impl Tx<'_> {
         touched.object(bucket, key, self.number);
     }
 
-    /// A bucket changes, and with it what all its objects are.
-    pub fn touches_all(&self) {
-        self.touched.borrow_mut().all = true;
+    /// A bucket comes, changes or goes, and with it what all its objects are.
+    pub fn touches_bucket(&self, name: &str) {
+        self.touched.borrow_mut().buckets.insert(name.to_owned());
     }
 
     /// A number higher than all before.
@@ -220,6 +221,7 @@ pub struct Db {
     idle: Mutex<Vec<Connection>>,
     reading: Arc<Semaphore>,
     pub recent: Arc<Recent>,
+    pub known: Arc<Known>,
     /// A commit failed in a way that leaves open what is on the disk: only a new start can tell.
     broken: Arc<AtomicBool>,
 }
@@ -243,6 +245,8 @@ impl Db {
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        // In pages, 16 MB: what is written again meanwhile goes to the database once.
+        connection.pragma_update(None, "wal_autocheckpoint", 4000)?;
         connection.set_prepared_statement_cache_capacity(128);
         if connection.table_exists(None, "meta")? {
             let found: Option<i64> = connection
@@ -263,9 +267,14 @@ impl Db {
         )?;
         contents.reconcile(&connection)?;
         let recent = Arc::new(Recent::default());
+        let known = Arc::new(Known::default());
+        for bucket in rows::all_buckets(&connection)? {
+            known.note(&bucket.name.clone(), Some(bucket));
+        }
         let (jobs, queue) = mpsc::channel();
         let broken = Arc::new(AtomicBool::new(false));
-        let writer = Writer::new(connection, contents, recent.clone(), broken.clone(), clock)?;
+        let memory = (recent.clone(), known.clone());
+        let writer = Writer::new(connection, contents, memory, broken.clone(), clock)?;
         std::thread::Builder::new()
             .name("objects-writer".into())
             .spawn(move || writer.run(&queue))?;
@@ -275,6 +284,7 @@ impl Db {
             idle: Mutex::default(),
             reading: Arc::new(Semaphore::new(READERS)),
             recent,
+            known,
             broken,
         }))
     }
@@ -365,12 +375,6 @@ impl Db {
         .map_err(internal)?
     }
 
-    /// All buckets, for a start.
-    pub fn buckets(&self) -> Result<Vec<Bucket>, OpenError> {
-        let connection = self.reader()?;
-        all_buckets(&connection).map_err(|error| OpenError::Io(std::io::Error::other(error)))
-    }
-
     fn reader(&self) -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
@@ -411,6 +415,7 @@ struct Writer {
     seq: Cell<i64>,
     freed: Cell<i64>,
     recent: Arc<Recent>,
+    known: Arc<Known>,
     broken: Arc<AtomicBool>,
 }
 
@@ -418,7 +423,7 @@ impl Writer {
     fn new(
         connection: Connection,
         contents: Arc<Contents>,
-        recent: Arc<Recent>,
+        (recent, known): (Arc<Recent>, Arc<Known>),
         broken: Arc<AtomicBool>,
         clock: Clock,
     ) -> rusqlite::Result<Self> {
@@ -436,6 +441,7 @@ impl Writer {
             seq: Cell::new(seq),
             freed: Cell::new(freed),
             recent,
+            known,
             broken,
         })
     }
@@ -448,7 +454,12 @@ impl Writer {
             let fate = self.group(group, (&kept, &touched), &mut replies);
             let touched = touched.into_inner();
             match &fate {
-                Ok(()) => kept.into_inner().into_iter().for_each(New::stays),
+                Ok(buckets) => {
+                    kept.into_inner().into_iter().for_each(New::stays);
+                    for (name, row) in buckets {
+                        self.known.note(name, row.clone());
+                    }
+                }
                 // Whether the rows are there is open: the files stay until a start has looked.
                 Err(_) if self.broken.load(Ordering::Relaxed) => {
                     kept.into_inner().into_iter().for_each(New::stays);
@@ -460,19 +471,20 @@ impl Writer {
             self.recent.ends(&touched);
             for reply in replies {
                 reply(match &fate {
-                    Ok(()) => Ok(&touched),
+                    Ok(_) => Ok(&touched),
                     Err(error) => Err(database_error(error)),
                 });
             }
         }
     }
 
+    /// Answers what the buckets are now that were touched.
     fn group(
         &self,
         jobs: impl Iterator<Item = Job>,
         (kept, touched): (&RefCell<Vec<New>>, &RefCell<Touched>),
         replies: &mut Vec<Reply>,
-    ) -> rusqlite::Result<()> {
+    ) -> rusqlite::Result<Vec<(String, Option<Bucket>)>> {
         let (seq, freed) = (self.seq.get(), self.freed.get());
         let begun = match self.broken.load(Ordering::Relaxed) {
             true => Err(rusqlite::Error::InvalidQuery),
@@ -531,7 +543,12 @@ impl Writer {
                     .prepare_cached("UPDATE meta SET seq = ?1")?
                     .execute([self.seq.get()])?;
             }
-            self.recent.begins(&touched.borrow());
+            let touched = touched.borrow();
+            let mut buckets = Vec::new();
+            for name in &touched.buckets {
+                buckets.push((name.clone(), rows::bucket_named(&self.connection, name)?));
+            }
+            self.recent.begins(&touched);
             self.connection
                 .execute_batch("COMMIT")
                 .inspect_err(|error| {
@@ -541,7 +558,8 @@ impl Writer {
                         );
                         self.broken.store(true, Ordering::Relaxed);
                     }
-                })
+                })?;
+            Ok(buckets)
         });
         if committed.is_err() {
             if !self.connection.is_autocommit() {

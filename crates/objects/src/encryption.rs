@@ -276,7 +276,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetBucketEncryptionInput>,
     ) -> S3Result<GetBucketEncryptionOutput> {
-        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let bucket = self.bucket_of(&request, &request.input.bucket)?;
         if !bucket.config.encrypted && !self.encrypts() {
             return Err(custom(
                 "ServerSideEncryptionConfigurationNotFoundError",

@@ -20,18 +20,18 @@ const CHANGED: usize = 50;
 
 impl Store {
     /// Carries out what is due now, in all buckets. One that can't be read keeps no other one waiting.
-    pub async fn run_lifecycle(self: &Arc<Self>) -> S3Result<()> {
-        let buckets = self.db.read(rows::all_buckets).await?;
+    pub async fn run_lifecycle(self: &Arc<Self>) {
+        let buckets = self.db.known.all();
         let with_rules = buckets
-            .into_iter()
-            .filter(|bucket| bucket.config.lifecycle.is_some());
+            .iter()
+            .map(|known| &known.row)
+            .filter(|row| row.config.lifecycle.is_some());
         for bucket in with_rules {
             if let Err(error) = self.run_lifecycle_of(&bucket.name).await {
                 tracing::error!("lifecycle rules of {}: {error}", bucket.name);
             }
         }
         self.after_write();
-        Ok(())
     }
 
     async fn run_lifecycle_of(self: &Arc<Self>, name: &str) -> S3Result<()> {

@@ -217,7 +217,7 @@ impl Front {
                 _ => Vec::new(),
             },
         };
-        let rules = self.store.cors_rules(bucket).await.ok()?;
+        let rules = self.store.cors_rules(&bucket);
         if rules.is_empty() {
             return Some(Err("CORSResponse: CORS is not enabled for this bucket."));
         }

@@ -42,6 +42,7 @@ mod error;
 mod expiring;
 mod form;
 mod front;
+mod known;
 mod lifecycle;
 mod list;
 mod listing;
@@ -80,7 +81,6 @@ pub use front::Front;
 pub use quota::Quota;
 pub use s3::SERVED;
 
-use authorize::Policies;
 use contents::Contents;
 use db::Db;
 use metrics::Metrics;
@@ -108,11 +108,8 @@ pub struct Store {
     cloud: Arc<dyn Cloud>,
     settings: Settings,
     clock: Clock,
-    policies: Policies,
     rates: Rates,
     metrics: Metrics,
-    /// Held while a policy is put in force.
-    changing: tokio::sync::Mutex<()>,
     freed: Arc<Notify>,
 }
 
@@ -132,18 +129,14 @@ impl Store {
         }
         let contents = Contents::open(dir, settings.master_key.as_deref())?;
         let db = Db::open(&dir.join("objects.db"), contents.clone(), clock.clone())?;
-        let policies = Policies::default();
-        policies.learn(&db.buckets()?);
         let store = Arc::new(Self {
             db,
             contents,
             cloud,
             settings,
             clock,
-            policies,
             rates: Rates::default(),
             metrics: Metrics::default(),
-            changing: tokio::sync::Mutex::default(),
             freed: Arc::new(Notify::new()),
         });
         tokio::spawn(collect::run(Arc::downgrade(&store)));

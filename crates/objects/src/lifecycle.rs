@@ -441,7 +441,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetBucketLifecycleConfigurationInput>,
     ) -> S3Result<GetBucketLifecycleConfigurationOutput> {
-        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let bucket = self.bucket_of(&request, &request.input.bucket)?;
         match bucket.config.lifecycle {
             Some(lifecycle) => {
                 let minimum = bucket.config.transition_minimum;

@@ -288,7 +288,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetObjectLockConfigurationInput>,
     ) -> S3Result<GetObjectLockConfigurationOutput> {
-        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let bucket = self.bucket_of(&request, &request.input.bucket)?;
         match bucket.config.lock {
             Some(lock) => Ok(GetObjectLockConfigurationOutput {
                 object_lock_configuration: Some(lock),

@@ -324,31 +324,28 @@ impl Store {
             input.object_lock_retain_until_date.clone(),
             input.object_lock_legal_hold_status.clone(),
         );
-        // What would be refused anyway shouldn't be sent first; the writer decides once more.
         let encryption = encryption::Wish::of(&request.headers)?;
-        let (always, coming) = (self.encrypts(), said.at_least());
-        let (name, key) = (input.bucket.clone(), input.key.clone());
         let conditions = OfWrite {
             matches: input.if_match.clone(),
             none_matches: input.if_none_match.clone(),
         };
-        let (caller, asked, first) = (account.clone(), access.clone(), conditions.clone());
-        let (locked, has_digest) = (wish.clone(), said.has_digest());
-        let lock = self
-            .db
-            .read(move |db| {
-                let bucket = rows::bucket(db, &name, &caller)?;
-                asked.apply(&bucket, &mut About::default())?;
-                locked.wants_digest(&bucket, has_digest)?;
-                let lock = encryption.lock(&bucket, always);
-                // What it replaces goes only then; the writer counts exactly.
-                if !bucket.replaces() {
-                    quota::judge_with(db, &bucket, coming)?;
-                }
-                first.judge(db, &bucket, &key)?;
-                Ok(lock)
-            })
-            .await?;
+        // What would be refused anyway shouldn't be sent first; the writer decides once more.
+        let known = self.known(&input.bucket, &account)?;
+        access.apply(&known.row, &mut About::default())?;
+        wish.wants_digest(&known.row, said.has_digest())?;
+        let lock = encryption.lock(&known.row, self.encrypts());
+        if !said.is_little() {
+            let (key, coming, first) = (input.key.clone(), said.at_least(), conditions.clone());
+            self.db
+                .read(move |db| {
+                    // What it replaces goes only then; the writer counts exactly.
+                    if !known.row.replaces() {
+                        quota::judge_with(db, &known.row, coming)?;
+                    }
+                    first.judge(db, &known.row, &key)
+                })
+                .await?;
+        }
         let algorithm = said.algorithm().unwrap_or(Algorithm::Crc64Nvme);
         let received = upload::receive(&self.contents, &said, input.body, algorithm, &lock).await?;
         about.encryption = lock.noted();

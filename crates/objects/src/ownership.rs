@@ -112,7 +112,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetBucketAclInput>,
     ) -> S3Result<GetBucketAclOutput> {
-        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let bucket = self.bucket_of(&request, &request.input.bucket)?;
         Ok(GetBucketAclOutput {
             grants: Some(self.shown_acl(&of_bucket(&bucket))),
             owner: Some(self.shown_owner(&canonical(&bucket.owner))),
@@ -213,7 +213,7 @@ impl Store {
         self: &Arc<Self>,
         request: S3Request<GetBucketOwnershipControlsInput>,
     ) -> S3Result<GetBucketOwnershipControlsOutput> {
-        let bucket = self.bucket_of(&request, &request.input.bucket).await?;
+        let bucket = self.bucket_of(&request, &request.input.bucket)?;
         let name = bucket.config.ownership.name().ok_or_else(|| {
             s3_error!(
                 OwnershipControlsNotFoundError,

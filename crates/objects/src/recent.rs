@@ -8,8 +8,8 @@
 use crate::contents::Slice;
 use crate::rows::{Bucket, Version, json};
 use bytes::Bytes;
-use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,8 +28,8 @@ type Name = (String, String);
 /// What a commit changes.
 #[derive(Default)]
 pub struct Touched {
-    /// A bucket, and with it what all its objects are.
-    pub all: bool,
+    /// Buckets, and with them what all their objects are.
+    pub buckets: BTreeSet<String>,
     /// Objects, and which of the commit's requests was the last to change each.
     names: HashMap<Name, usize>,
 }
@@ -42,15 +42,15 @@ impl Touched {
 
     /// Whether an object is as that request left it.
     pub fn was_last(&self, bucket: &str, key: &str, by: usize) -> bool {
-        !self.all && self.names.get(&(bucket.to_owned(), key.to_owned())) == Some(&by)
+        self.buckets.is_empty() && self.names.get(&(bucket.to_owned(), key.to_owned())) == Some(&by)
     }
 
     /// A bit for each shard.
     fn shards(&self) -> u64 {
         let names = self.names.keys();
-        match self.all {
-            true => u64::MAX,
-            false => names.fold(0, |bits, (bucket, key)| bits | 1 << shard(bucket, key)),
+        match self.buckets.is_empty() {
+            false => u64::MAX,
+            true => names.fold(0, |bits, (bucket, key)| bits | 1 << shard(bucket, key)),
         }
     }
 }
@@ -162,7 +162,7 @@ impl Recent {
     pub fn begins(&self, touched: &Touched) {
         self.each(touched.shards(), |number| number | 1);
         let mut entries = self.entries.lock().expect("no holder of this lock panics");
-        if touched.all {
+        if !touched.buckets.is_empty() {
             *entries = Generations::default();
         }
         for name in touched.names.keys() {
@@ -263,7 +263,7 @@ mod tests {
         keep(&recent, recent.stamp("b", "k"), "k", 1);
         assert!(has("k") && has("other"));
         recent.begins(&Touched {
-            all: true,
+            buckets: BTreeSet::from(["b".into()]),
             ..Touched::default()
         });
         assert!(!has("k") && !has("other"));
@@ -275,7 +275,7 @@ mod tests {
         assert!(touched.was_last("b", "k", 0) && !touched.was_last("b", "other", 0));
         touched.object("b", b"k", 1);
         assert!(!touched.was_last("b", "k", 0) && touched.was_last("b", "k", 1));
-        touched.all = true;
+        touched.buckets.insert("b".into());
         assert!(!touched.was_last("b", "k", 1));
     }
 

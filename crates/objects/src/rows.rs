@@ -248,10 +248,14 @@ fn bucket_of_row(row: &Row<'_>) -> rusqlite::Result<Bucket> {
 }
 
 pub fn find_bucket(connection: &Connection, name: &str) -> S3Result<Option<Bucket>> {
+    bucket_named(connection, name).map_err(internal)
+}
+
+pub fn bucket_named(connection: &Connection, name: &str) -> rusqlite::Result<Option<Bucket>> {
     connection
-        .prepare_cached("SELECT id, name, owner, created_ms, config FROM buckets WHERE name = ?1")
-        .and_then(|mut select| select.query_row([name], bucket_of_row).optional())
-        .map_err(internal)
+        .prepare_cached("SELECT id, name, owner, created_ms, config FROM buckets WHERE name = ?1")?
+        .query_row([name], bucket_of_row)
+        .optional()
 }
 
 pub fn no_such_bucket() -> S3Error {
@@ -260,11 +264,9 @@ pub fn no_such_bucket() -> S3Error {
 
 /// The bucket, if it is this account's.
 pub fn bucket(connection: &Connection, name: &str, account: &str) -> S3Result<Bucket> {
-    match find_bucket(connection, name)? {
-        None => Err(no_such_bucket()),
-        Some(bucket) if bucket.owner != account => Err(denied()),
-        Some(bucket) => Ok(bucket),
-    }
+    let bucket = find_bucket(connection, name)?.ok_or_else(no_such_bucket)?;
+    bucket.owned_by(account)?;
+    Ok(bucket)
 }
 
 /// The account's buckets whose names start with `prefix` and come after `after`.
@@ -287,12 +289,11 @@ pub fn buckets(
 }
 
 /// Every bucket of the store.
-pub fn all_buckets(connection: &Connection) -> S3Result<Vec<Bucket>> {
-    let mut select = connection
-        .prepare_cached("SELECT id, name, owner, created_ms, config FROM buckets ORDER BY name")
-        .map_err(internal)?;
-    let rows = select.query_map([], bucket_of_row);
-    rows.and_then(Iterator::collect).map_err(internal)
+pub fn all_buckets(connection: &Connection) -> rusqlite::Result<Vec<Bucket>> {
+    connection
+        .prepare_cached("SELECT id, name, owner, created_ms, config FROM buckets ORDER BY name")?
+        .query_map([], bucket_of_row)?
+        .collect()
 }
 
 /// Versions of keys after this one, in the order of keys, the newest of each first.
@@ -489,8 +490,15 @@ impl Bucket {
         Ok(())
     }
 
+    pub fn owned_by(&self, account: &str) -> S3Result<()> {
+        match self.owner == account {
+            true => Ok(()),
+            false => Err(denied()),
+        }
+    }
+
     pub fn configure(&self, tx: &Tx<'_>, config: &Config) -> S3Result<()> {
-        tx.touches_all();
+        tx.touches_bucket(&self.name);
         tx.connection
             .prepare_cached("UPDATE buckets SET config = ?2 WHERE id = ?1")
             .and_then(|mut update| update.execute(params![self.id, json(config)]))

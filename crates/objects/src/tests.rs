@@ -249,7 +249,7 @@ impl Here {
     /// So many days later.
     async fn after(&self, days: i64) {
         self.now.fetch_add(days * DAY_MS, Ordering::Relaxed);
-        self.store.run_lifecycle().await.unwrap();
+        self.store.run_lifecycle().await;
     }
 
     pub fn files(&self) -> Vec<PathBuf> {
@@ -308,6 +308,19 @@ fn expire_after(days: i32) -> LifecycleRule {
         expiration: Some(expiration),
         ..rule()
     }
+}
+
+#[tokio::test]
+async fn what_was_set_counts_although_whoever_asked_has_gone() {
+    let here = Here::new().await;
+    let set = here.store.set("account".into(), BUCKET.into(), |config| {
+        config.ownership = crate::rows::Ownership::ObjectWriter;
+    });
+    // It is on its way when the connection ends, and with it the future.
+    let _ = futures_util::FutureExt::now_or_never(Box::pin(set));
+    here.put("k", b"").await;
+    let known = here.store.db.known.get(BUCKET).unwrap();
+    assert!(known.governed.is_some(), "ACLs are in force");
 }
 
 #[tokio::test]

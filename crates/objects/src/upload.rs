@@ -107,6 +107,11 @@ impl Said {
         self.len.unwrap_or(0)
     }
 
+    /// Whether so few bytes come that they lie in the database.
+    pub fn is_little(&self) -> bool {
+        self.len.is_some_and(|len| len <= INLINE as u64)
+    }
+
     /// Whether the client says what the bytes are to be. Browsers can't compute what is in a form.
     pub fn has_digest(&self) -> bool {
         self.md5.is_some() || self.sum.is_some() || self.limits.is_some()
