@@ -157,7 +157,14 @@ pub async fn send_reports(
                     line.reported.notify_one();
                     break;
                 }
-                Ok(None) => line.outbox().renew(rand::random()),
+                Ok(None) => {
+                    line.outbox().renew(rand::random());
+                    // The controller can't take this host in now, as where it can't write.
+                    if failures > 0 {
+                        back_off(failures).await;
+                    }
+                    failures += 1;
+                }
                 Err(error) => {
                     line.understand(&error);
                     failures += 1;

@@ -185,7 +185,8 @@ impl RealHost {
             }
             self.blobs
                 .pin(&digest, volume.file().as_str())
-                .context("keep the image")?;
+                .context("keep the image")?
+                .context("its image was given up meanwhile")?;
         }
         let path = self.volume_path(&volume.file());
         let stream = self.controller.volume(&volume.file()).await?;

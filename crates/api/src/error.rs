@@ -114,13 +114,6 @@ impl ApiError {
         )
     }
 
-    pub fn unauthorized() -> ApiError {
-        ApiError::new(
-            "UnauthorizedOperation",
-            "You are not authorized to perform this operation.",
-        )
-    }
-
     pub fn idempotent_parameter_mismatch() -> ApiError {
         ApiError::new(
             "IdempotentParameterMismatch",
@@ -130,10 +123,6 @@ impl ApiError {
 
     pub fn insufficient_instance_capacity(message: impl Into<String>) -> ApiError {
         ApiError::new(NO_ROOM, message)
-    }
-
-    pub fn request_limit_exceeded() -> ApiError {
-        ApiError::new("RequestLimitExceeded", "Request limit exceeded.")
     }
 
     pub fn unavailable(message: impl Into<String>) -> ApiError {

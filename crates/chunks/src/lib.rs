@@ -161,24 +161,25 @@ impl Blobs {
     }
 
     /// Begins to fetch a blob, or goes on where an earlier attempt was interrupted, also one of an
-    /// earlier process. Nothing where the blob is there.
-    ///
-    /// # Errors
-    /// Where it is being fetched already.
+    /// earlier process. Nothing where the blob is there. Whoever is fetching it is waited for.
     pub fn arrive(&self, expected: Digest) -> Result<Option<Arrival<'_>>> {
-        if self.get(&expected).is_some() {
-            return Ok(None);
-        }
         let path = self.dir.join("incoming").join(format!("{expected}.part"));
-        let mut file = File::options()
-            .create(true)
-            .read(true)
-            .append(true)
-            .open(&path)
-            .context("opening", &path)?;
-        file.try_lock()
-            .map_err(io::Error::from)
-            .context("going on with", &path)?;
+        let mut file = loop {
+            if self.get(&expected).is_some() {
+                return Ok(None);
+            }
+            let file = File::options()
+                .create(true)
+                .read(true)
+                .append(true)
+                .open(&path)
+                .context("opening", &path)?;
+            file.lock().context("going on with", &path)?;
+            // Whoever was waited for has given it its name, or removed it.
+            if is_still(&path, &file).context("opening", &path)? {
+                break file;
+            }
+        };
         let mut arrival = Arrival {
             blobs: self,
             expected,
@@ -523,6 +524,17 @@ fn is_expected(hash: Sha256, expected: Digest) -> Result<()> {
     match found == expected {
         true => Ok(()),
         false => Err(Error::Mismatch { expected, found }),
+    }
+}
+
+/// Whether a path still leads to the file that was opened by it.
+fn is_still(path: &Path, file: &File) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let opened = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (opened.dev(), opened.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -116,6 +116,13 @@ fn read<T>(path: &Path, parse: fn(&str) -> Result<T>) -> Result<(String, T)> {
     Ok((text, value))
 }
 
+/// Commands that switch PCs on hold passwords, and only the administrator's own file says who may read them.
+fn is_private(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    let metadata = std::fs::metadata(path);
+    metadata.is_ok_and(|metadata| metadata.permissions().mode() & 0o077 == 0)
+}
+
 fn or_last_good<T>(
     path: &Path,
     parse: fn(&str) -> Result<T>,
@@ -124,8 +131,9 @@ fn or_last_good<T>(
     let copy = good_copy(path);
     match read(path, parse) {
         Ok((text, value)) => {
-            if std::fs::read_to_string(&copy).ok().as_ref() != Some(&text) {
-                write_atomically(&copy, text.as_bytes(), 0o644)?;
+            let kept = std::fs::read_to_string(&copy).ok();
+            if kept.as_ref() != Some(&text) || !is_private(&copy) {
+                write_atomically(&copy, text.as_bytes(), 0o600)?;
             }
             Ok(value)
         }
@@ -271,7 +279,6 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let number = WRITES.fetch_add(1, Ordering::Relaxed);
     let temporary = path.with_extension(format!("new-{}-{number}", std::process::id()));
     let write = || -> std::io::Result<()> {
-        let _ = std::fs::remove_file(&temporary);
         let mut file = std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -282,7 +289,9 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
         std::fs::rename(&temporary, path)?;
         std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
     };
-    write().with_context(|| format!("write {}", path.display()))
+    write()
+        .inspect_err(|_| drop(std::fs::remove_file(&temporary)))
+        .with_context(|| format!("write {}", path.display()))
 }
 
 #[cfg(test)]
@@ -326,6 +335,33 @@ mod tests {
         std::fs::remove_file(&files.settings).expect("it is there");
         let (settings, _, _) = files.read().expect("there are copies");
         assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn the_last_good_copy_is_for_the_controller_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let home = tempfile::tempdir().expect("a directory");
+        let files = Files::of(home.path());
+        files.create_missing().expect("there is room");
+        files.read().expect("they are fine");
+        let copy = good_copy(&files.settings);
+        // As earlier versions left it.
+        let open = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(&copy, open).expect("it is there");
+        files.read().expect("they are fine");
+        assert!(is_private(&copy));
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_nothing() {
+        let home = tempfile::tempdir().expect("a directory");
+        let taken = home.path().join("taken");
+        std::fs::create_dir_all(taken.join("by a folder")).expect("there is room");
+        write_atomically(&taken, b"x", 0o600).expect_err("a folder is there");
+        assert_eq!(
+            std::fs::read_dir(home.path()).expect("it is there").count(),
+            1
+        );
     }
 
     #[test]

@@ -464,7 +464,6 @@ async fn note_silence(controller: &Controller) {
 }
 
 impl Controller {
-    /// Puts the administrator's files in force, at the start and whenever they change.
     /// What is wrong with the files as they were last read.
     pub fn problems(&self) -> Vec<String> {
         self.noted().clone()
@@ -474,7 +473,8 @@ impl Controller {
         self.problems.lock().expect("no holder of this lock panics")
     }
 
-    /// Answers whether nothing was wrong with them.
+    /// Puts the administrator's files in force, at the start and whenever they change. Answers whether
+    /// nothing was wrong with them.
     async fn read_files(&self) -> Result<bool> {
         // A change of types through the API would be undone.
         let _one = self.of_files.lock().await;

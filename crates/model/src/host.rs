@@ -47,11 +47,14 @@ pub struct HostCapacity {
 pub struct Overhead(pub Vec<(u64, u64)>);
 
 impl Overhead {
+    /// More than any PC has: a host says these figures, and they are added to others.
+    const MOST_BYTES: u64 = 1 << 50;
+
     /// For a guest of this size, in bytes.
     pub fn of(&self, memory_bytes: u64) -> u64 {
         let mut steps = self.0.iter().rev();
         let step = steps.find(|(from_bytes, _)| *from_bytes <= memory_bytes);
-        step.map_or(0, |(_, bytes)| *bytes)
+        step.map_or(0, |(_, bytes)| (*bytes).min(Self::MOST_BYTES))
     }
 }
 

@@ -2,9 +2,9 @@
 //! The agent's is `server_process`.
 //!
 //! ```text
-//!  DIR/spec.json   root's; the process's user may read it
-//!  DIR/control     `state` or `reload`, answered with one line
-//!  DIR/lock        held as long as the process lives
+//!  DIR/spec.json      root's; the process's user may read it
+//!  DIR/control        `state` or `reload`, answered with one line
+//!  DIR/services.lock  held as long as the process lives
 //! ```
 
 use std::fs::File;

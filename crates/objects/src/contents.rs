@@ -207,7 +207,7 @@ impl Contents {
         }))
     }
 
-    /// Removes files that no row names, and goes on with numbers that were never given out.
+    /// Removes files that no row names, and goes on with numbers above those of all rows.
     pub fn reconcile(&self, connection: &Connection) -> Result<(), crate::db::OpenError> {
         let mut named = HashSet::new();
         let (mut highest, mut needed) = (0, Vec::new());

@@ -71,7 +71,7 @@ impl Store {
                     keys = vec![&whole];
                 }
                 let is_due = |versions: &&&[Version]| {
-                    let mut dues = dues(&bucket, &rules, versions, now_ms);
+                    let mut dues = dues((&bucket, &rules), &versions[0].key, versions, now_ms);
                     dues.next().is_some()
                 };
                 let key = |versions: &&[Version]| versions[0].key.clone();
@@ -83,7 +83,8 @@ impl Store {
             .await
     }
 
-    async fn expire(self: &Arc<Self>, name: &str, keys: Vec<Vec<u8>>) -> S3Result<()> {
+    /// Decides once more for each key: whoever uses it may have removed it meanwhile.
+    pub async fn expire(self: &Arc<Self>, name: &str, keys: Vec<Vec<u8>>) -> S3Result<()> {
         let name = name.to_owned();
         self.db
             .write(move |tx| {
@@ -92,7 +93,7 @@ impl Store {
                 };
                 for key in keys {
                     let versions = rows::versions_of(tx.connection, bucket.id, &key)?;
-                    for (version, due) in dues(&bucket, &rules, &versions, tx.now_ms) {
+                    for (version, due) in dues((&bucket, &rules), &key, &versions, tx.now_ms) {
                         carry_out(tx, &bucket, version, due)?;
                     }
                 }
@@ -169,12 +170,12 @@ fn is_old(rules: &[LifecycleRule], upload: &Upload, now_ms: i64) -> bool {
 
 /// What is due for versions of one key, the newest first, as far as their locks let it happen.
 fn dues<'a>(
-    bucket: &'a Bucket,
-    rules: &'a [LifecycleRule],
+    (bucket, rules): (&'a Bucket, &'a [LifecycleRule]),
+    key: &[u8],
     versions: &'a [Version],
     now_ms: i64,
-) -> impl Iterator<Item = (&'a Version, Due)> {
-    let key = String::from_utf8_lossy(&versions[0].key).into_owned();
+) -> impl Iterator<Item = (&'a Version, Due)> + use<'a> {
+    let key = String::from_utf8_lossy(key).into_owned();
     versions
         .iter()
         .enumerate()

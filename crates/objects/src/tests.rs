@@ -311,6 +311,17 @@ fn expire_after(days: i32) -> LifecycleRule {
 }
 
 #[tokio::test]
+async fn a_key_that_has_gone_meanwhile_keeps_no_other_from_expiring() {
+    let here = Here::new().await;
+    here.rules(vec![expire_after(1)]).await;
+    here.put("k", b"x").await;
+    here.now.fetch_add(3 * DAY_MS, Ordering::Relaxed);
+    let keys = vec![b"gone".to_vec(), b"k".to_vec()];
+    here.store.expire(BUCKET, keys).await.unwrap();
+    assert_eq!(here.read("k").await.unwrap_err(), "NoSuchKey");
+}
+
+#[tokio::test]
 async fn what_was_set_counts_although_whoever_asked_has_gone() {
     let here = Here::new().await;
     let set = here.store.set("account".into(), BUCKET.into(), |config| {
