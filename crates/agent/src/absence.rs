@@ -28,13 +28,15 @@ pub fn note(directory: &Path, steps: &[StepReport]) -> Result<()> {
 /// Takes what was noted; a line that was torn is left out.
 pub fn take(directory: &Path) -> Result<Vec<StepReport>> {
     let path = file(directory);
-    let lines = match fs::read_to_string(&path) {
+    let lines = match fs::read(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         lines => lines.context("read what was done meanwhile")?,
     };
     fs::remove_file(&path).context("forget what was done meanwhile")?;
-    let steps = lines.lines().map(serde_json::from_str);
-    Ok(steps.filter_map(Result::ok).collect())
+    let steps = lines.split(|byte| *byte == b'\n');
+    Ok(steps
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect())
 }
 
 #[cfg(test)]
@@ -54,9 +56,12 @@ mod tests {
         };
         assert_eq!(take(folder.path()).expect("nothing"), []);
         note(folder.path(), &[step("one"), step("two")]).expect("it is noted");
-        note(folder.path(), &[step("three")]).expect("it is noted");
-        let text = fs::read_to_string(file(folder.path())).expect("it is there");
-        fs::write(file(folder.path()), &text[..text.len() - 5]).expect("it is torn");
+        note(folder.path(), &[step("drü")]).expect("it is noted");
+        let bytes = fs::read(file(folder.path())).expect("it is there");
+        // Within a letter.
+        let cut = bytes.windows(2).position(|two| two == "ü".as_bytes());
+        let cut = cut.expect("it is there") + 1;
+        fs::write(file(folder.path()), &bytes[..cut]).expect("it is torn");
         let taken = take(folder.path()).expect("it is taken");
         assert_eq!(taken, [step("one"), step("two")]);
         assert_eq!(take(folder.path()).expect("nothing"), []);

@@ -237,7 +237,10 @@ impl Controller {
     ) -> Result<Box<dyn tokio::io::AsyncRead + Send + Unpin>> {
         let path = format!("/v1/volumes/{file}");
         match self.direct(&path).await {
-            Some((stream, _)) => Ok(Box::new(stream)),
+            Some((stream, _)) => {
+                let pieces = tokio_util::io::ReaderStream::with_capacity(stream, PIECE);
+                Ok(Box::new(lively(pieces, None)))
+            }
             None => Ok(Box::new(self.get(&path, 0).await?.0)),
         }
     }

@@ -233,7 +233,10 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Supervise { listen } => {
             node::supervise(&home, listen.serving()).await?;
         }
-        Command::UnderlayRelay { directory } => boira_network::underlay::relay(&directory).await?,
+        Command::UnderlayRelay { directory } => {
+            node::end_on_panic();
+            boira_network::underlay::relay(&directory).await?;
+        }
         Command::AgentWatchdog { directory } => boira_agent::watchdog::run(&directory).await?,
         Command::VpcServices { directory } => boira_network::serve(&directory).await?,
         Command::Proxy { name, port } => ssh::proxy(&home, &name, port).await?,

@@ -223,9 +223,9 @@ pub async fn simulated_agent(directory: &Path) -> Result<()> {
     boira_agent::run(Arc::new(host), line, directory).await
 }
 
-/// An agent that has lost one of its tasks would look alive and do half its work. Guests don't mind a
-/// new one, which the supervisor starts.
-fn end_on_panic() {
+/// An agent that has lost one of its tasks, or a relay one of its threads, would look alive and do half
+/// its work. Guests don't mind a new one, which the supervisor or the agent starts.
+pub fn end_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);

@@ -241,10 +241,10 @@ impl Links {
         };
         let waiting = (request, sender);
         link.facts().asked.insert(id.to_owned(), waiting);
+        // Also where whoever asked goes away meanwhile.
+        let _asked = Asked { link: &link, id };
         link.wake.notify_one();
-        let outcome = tokio::time::timeout(OPEN_DEADLINE, receiver).await;
-        link.facts().asked.remove(id);
-        match outcome {
+        match tokio::time::timeout(OPEN_DEADLINE, receiver).await {
             Ok(Ok(opened)) => opened,
             Ok(Err(_)) => Err("the host's agent went away".into()),
             Err(_) => Err(format!(
@@ -252,6 +252,18 @@ impl Links {
                 OPEN_DEADLINE.as_secs()
             )),
         }
+    }
+}
+
+/// A stream that a host is asked to open, until this goes.
+struct Asked<'a> {
+    link: &'a Link,
+    id: &'a str,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.link.facts().asked.remove(self.id);
     }
 }
 

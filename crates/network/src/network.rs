@@ -176,6 +176,7 @@ impl Network {
     /// Starts services and ways out again that end by themselves. Runs for ever, beside everything else; without it
     /// they are missed until the next [`Network::ensure`].
     pub async fn keep_services(&self) {
+        let mut failures = 0;
         loop {
             let present = self.present().await;
             // Held before anybody asks who has ended: who ends in between is missed by neither.
@@ -185,17 +186,23 @@ impl Network {
             });
             let ends: Vec<_> = running.map(|process| Box::pin(process.ended())).collect();
             // Also those that ended while nobody looked.
-            self.start_ended(&present).await;
+            failures = match self.start_ended(&present).await {
+                true => 0,
+                false => failures + 1,
+            };
             tokio::select! {
                 () = first_of(ends) => {}
                 () = self.started.notified() => continue,
+                () = tokio::time::sleep(REST * 2_u32.pow(failures.min(6))), if failures > 0 => continue,
             }
             // One that can't run mustn't keep the machine busy.
             tokio::time::sleep(REST).await;
         }
     }
 
-    async fn start_ended(&self, present: &[String]) {
+    /// Answers whether all is there now.
+    async fn start_ended(&self, present: &[String]) -> bool {
+        let mut complete = true;
         for vpc in present {
             let entry = self.vpc(vpc);
             let mut entry = entry.lock().await;
@@ -215,12 +222,17 @@ impl Network {
             tracing::warn!(vpc, "the VPC's {ended} ended; starting what is missing");
             match self.ensure_locked(&mut entry, &spec, || ()).await {
                 Ok(outcome) => {
+                    complete &= outcome.lacks.is_empty();
                     let lacks = outcome.lacks.into_iter();
                     lacks.for_each(|lack| tracing::warn!(vpc, "{lack}"));
                 }
-                Err(error) => tracing::error!(vpc, %error, "the VPC's {ended} can't be started"),
+                Err(error) => {
+                    complete = false;
+                    tracing::error!(vpc, %error, "the VPC's {ended} can't be started");
+                }
             }
         }
+        complete
     }
 
     async fn ensure_locked(

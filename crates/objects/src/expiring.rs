@@ -138,6 +138,7 @@ impl Store {
                     Ok(upload) if is_old(&rules, &upload, tx.now_ms) => {
                         multipart::abort(tx, bucket.id, &upload)
                     }
+                    Err(error) if *error.code() != s3s::S3ErrorCode::NoSuchUpload => Err(error),
                     Ok(_) | Err(_) => Ok(()),
                 }
             })

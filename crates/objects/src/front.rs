@@ -378,6 +378,8 @@ async fn preflighted(
 
 /// The request with headers as s3s takes them, where S3 takes more.
 fn understood(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Request<Body>> {
+    let query = Query::of(request.uri().query().unwrap_or_default())?;
+    signed::take_headers_of_version_2(&query, request.headers_mut());
     let mut stand_ins = beyond::stand_ins(&mut request);
     stand_ins.extend(ranges::stand_in(&mut request));
     stand_ins.extend(conditions::stand_ins(&request));

@@ -53,6 +53,26 @@ pub fn mac_of_version_2(secret: &str, text: &str) -> String {
     STANDARD.encode(hmac::sign(&key, text.as_bytes()))
 }
 
+/// A URL that is presigned by version 2 carries the headers that were signed in its query, as boto3 and the
+/// SDK for JavaScript put them there; they count, whatever headers are sent beside them.
+pub fn take_headers_of_version_2(query: &Query, headers: &mut HeaderMap) {
+    if !query.has("AWSAccessKeyId") || !query.has("Signature") {
+        return;
+    }
+    for (name, value) in query.pairs() {
+        let name = name.to_ascii_lowercase();
+        let is_signed = name.starts_with("x-amz-")
+            || name == header::CONTENT_TYPE.as_str()
+            || name == "content-md5";
+        let header = is_signed
+            .then(|| header::HeaderName::from_bytes(name.as_bytes()).ok())
+            .flatten();
+        if let (Some(header), Ok(value)) = (header, HeaderValue::from_str(value)) {
+            headers.insert(header, value);
+        }
+    }
+}
+
 /// What is no signature at all, or more than one, in AWS's words for it.
 pub fn check_form(headers: &HeaderMap, query: &Query) -> S3Result<()> {
     let negative = |value: &str| value.parse::<i64>().is_ok_and(|seconds| seconds < 0);

@@ -7,8 +7,8 @@
 //!  fold   ──►              └──► rows, history         each row once, however often it changed
 //! ```
 //! A commit only appends to the log. What the log has beyond `applied` is folded into the tables of rows
-//! and histories once there are many such changes, after their answers are given, and before anything is
-//! loaded. Random places of large tables are so written once for hundreds of commits.
+//! and histories once there are many such changes, after their answers are given. Loading only reads: what
+//! isn't folded yet counts all the same. Random places of large tables are so written once for hundreds of commits.
 
 use crate::migrate::{self, FORMAT};
 use crate::record::{self, Folded, Record};
@@ -182,33 +182,58 @@ impl Sqlite {
 
     fn read(&mut self) -> Result<Loaded, StoreError> {
         self.look()?;
-        self.fold()?;
-        let cloud: String = self
-            .connection
-            .query_row("SELECT cloud FROM meta", [], |row| row.get(0))?;
+        let (cloud, leads): (String, i64) =
+            self.connection
+                .query_row("SELECT cloud, epoch FROM meta", [], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })?;
+        if leads != self.epoch {
+            return Err(StoreError::Fenced);
+        }
         let mut statement = self
             .connection
             .prepare_cached("SELECT kind, key, body FROM rows ORDER BY kind, key")?;
         let mut found = statement.query([])?;
+        let (waiting, waiting_bytes) = self.waiting()?;
+        let mut waiting = waiting.into_iter().peekable();
         let mut rows = Vec::new();
         while let Some(row) = found.next()? {
-            let code: u8 = row.get(0)?;
-            let body = row
-                .get_ref(2)?
-                .as_str()
-                .map_err(|e| StoreError::Corrupt(e.to_string()))?;
-            let kind = Kind::from_code(code)
-                .ok_or_else(|| StoreError::Corrupt(format!("kind {code} is unknown")))?;
-            rows.push(Row::from_json(kind, body).map_err(|error| {
-                let key: String = row.get(1).unwrap_or_default();
-                StoreError::Corrupt(format!("{kind:?} {key}: {error}"))
-            })?);
+            let (code, body): (u8, _) = (row.get(0)?, text_of(row, 2)?);
+            let key = (code, text_of(row, 1)?.to_owned());
+            while let Some((new, body)) = waiting.next_if(|(new, _)| *new < key) {
+                rows.extend(body.map(|body| row_of(&new, &body)).transpose()?);
+            }
+            match waiting.next_if(|(new, _)| *new == key) {
+                Some((_, body)) => rows.extend(body.map(|body| row_of(&key, &body)).transpose()?),
+                None => rows.push(row_of(&key, body)?),
+            }
         }
+        for (key, body) in waiting {
+            rows.extend(body.map(|body| row_of(&key, &body)).transpose()?);
+        }
+        drop(found);
+        drop(statement);
+        self.waiting_bytes = waiting_bytes;
         Ok(Loaded {
             cloud: CloudId::from(cloud.as_str()),
             rows,
             seq: self.seq,
         })
+    }
+
+    /// What the log has beyond `applied`, and its bytes.
+    fn waiting(&self) -> Result<(Folded, usize), StoreError> {
+        let (mut rows, mut bytes) = (Folded::new(), 0);
+        let mut log = self
+            .connection
+            .prepare_cached("SELECT change FROM log WHERE seq > ?1 ORDER BY seq")?;
+        let mut found = log.query([self.applied])?;
+        while let Some(row) = found.next()? {
+            let text = text_of(row, 0)?;
+            bytes += text.len();
+            Record::read(text)?.apply(&mut rows);
+        }
+        Ok((rows, bytes))
     }
 
     /// Brings rows and histories up to the end of the log, and cuts off the log's beginning.
@@ -227,9 +252,7 @@ impl Sqlite {
                 transaction.prepare_cached("SELECT change FROM log WHERE seq > ?1 ORDER BY seq")?;
             let mut found = log.query([applied])?;
             while let Some(row) = found.next()? {
-                let text = row.get_ref(0)?.as_str();
-                let text = text.map_err(|error| StoreError::Corrupt(error.to_string()))?;
-                let record = Record::read(text)?;
+                let record = Record::read(text_of(row, 0)?)?;
                 note(&transaction, &record)?;
                 record.apply(&mut rows);
             }
@@ -254,6 +277,18 @@ impl Sqlite {
         self.waiting_bytes = 0;
         Ok(())
     }
+}
+
+fn text_of<'a>(row: &'a rusqlite::Row<'_>, column: usize) -> Result<&'a str, StoreError> {
+    let text = row.get_ref(column)?.as_str();
+    text.map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+fn row_of((code, key): &(u8, String), body: &str) -> Result<Row, StoreError> {
+    let kind = Kind::from_code(*code)
+        .ok_or_else(|| StoreError::Corrupt(format!("kind {code} is unknown")))?;
+    Row::from_json(kind, body)
+        .map_err(|error| StoreError::Corrupt(format!("{kind:?} {key}: {error}")))
 }
 
 /// Bytes of the database's pages that hold something.

@@ -147,6 +147,34 @@ fn a_full_disk_keeps_nothing_of_the_batch_and_harms_nothing() {
 }
 
 #[test]
+fn loading_only_reads_and_finds_what_is_not_folded_yet() {
+    let home = tempfile::tempdir().expect("a directory");
+    let path = home.path().join("boira.db");
+    let mut store = open(&path).folding_after(3);
+    store
+        .commit(&[put("a"), put("c"), put("d")].concat())
+        .expect("there is room");
+    store.tidy().expect("it is folded");
+    let gone = Change {
+        deletes: vec![(Kind::Zone, "c".into())],
+        ..Change::default()
+    };
+    store.commit(&[gone]).expect("there is room");
+    store.commit(&put("b")).expect("there is room");
+    // Somebody else writes: a disk that is full would be as much in the way.
+    let other = rusqlite::Connection::open(&path).expect("a second connection");
+    other
+        .execute_batch("BEGIN IMMEDIATE")
+        .expect("nobody writes");
+    let begun = std::time::Instant::now();
+    assert_eq!(keys(&mut store), set(["a", "b", "d"]));
+    assert!(
+        begun.elapsed() < std::time::Duration::from_secs(4),
+        "it waits for nobody"
+    );
+}
+
+#[test]
 fn the_log_keeps_the_latest_changes_and_a_long_one_gets_shorter_bit_by_bit() {
     let home = tempfile::tempdir().expect("a directory");
     let path = home.path().join("boira.db");
@@ -231,7 +259,10 @@ fn what_is_not_yet_folded_is_kept_in_the_log_however_short_that_is_to_be() {
     assert_eq!(keys(&mut next), set(["a", "b", "c", "d", "e"]));
     next.commit(&put("f")).expect("it leads now");
     let refused = store.load();
-    assert!(matches!(refused, Err(StoreError::Fenced)), "it would fold");
+    assert!(
+        matches!(refused, Err(StoreError::Fenced)),
+        "it leads no more"
+    );
 }
 
 #[test]

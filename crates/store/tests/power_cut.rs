@@ -150,7 +150,8 @@ fn after_a_power_cut_every_acknowledged_commit_is_there_and_none_by_half() {
 
 fn check(path: &Path, journal: &Journal, position: usize, context: &str) {
     let mut store = Sqlite::open(path, &CloudId::from("cloud-1"))
-        .unwrap_or_else(|error| panic!("{context}: {error:?}"));
+        .unwrap_or_else(|error| panic!("{context}: {error:?}"))
+        .folding_after(1);
     let loaded = store
         .load()
         .unwrap_or_else(|error| panic!("{context}: {error:?}"));
@@ -183,6 +184,9 @@ fn check(path: &Path, journal: &Journal, position: usize, context: &str) {
         "{context}: rows differ from those of {}",
         loaded.seq
     );
+    store
+        .tidy()
+        .unwrap_or_else(|error| panic!("{context}: {error:?}"));
     drop(store);
     let connection = Connection::open(path).expect("it was open just now");
     let count = |sql: &str| -> u64 {

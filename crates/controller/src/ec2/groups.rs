@@ -72,7 +72,8 @@ pub fn create(call: &Call, draft: &mut Draft) -> Outcome {
     if text.is_empty() {
         return Err(ApiError::missing_parameter("GroupDescription"));
     }
-    let vpc = match call.request.str("VpcId") {
+    // Packer sends an empty one where its template names none.
+    let vpc = match call.request.str("VpcId").filter(|vpc| !vpc.is_empty()) {
         Some(vpc) => {
             id::VPC.validate(vpc)?;
             draft

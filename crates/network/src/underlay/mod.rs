@@ -206,7 +206,7 @@ impl Underlay {
         wanted: &mut Option<Wanted>,
         spec: UnderlaySpec,
     ) -> io::Result<()> {
-        let sealing = self.configure(&spec, wanted.take()).await?;
+        let sealing = self.configure(&spec, wanted.as_ref()).await?;
         let wanted = wanted.insert(Wanted { spec, sealing });
         match sealing {
             Sealing::Kernel => Ok(()),
@@ -214,13 +214,13 @@ impl Underlay {
         }
     }
 
-    async fn configure(&self, spec: &UnderlaySpec, before: Option<Wanted>) -> io::Result<Sealing> {
+    async fn configure(&self, spec: &UnderlaySpec, before: Option<&Wanted>) -> io::Result<Sealing> {
         let (namespace, may_use_kernel) = (self.namespace.clone(), self.may_use_kernel);
         let end = End {
             secret: self.secret.clone(),
             port: self.port,
             spec: spec.clone(),
-            before: before.map(|before| before.spec),
+            before: before.map(|before| before.spec.clone()),
         };
         tokio::task::spawn_blocking(move || {
             namespace.create()?;
@@ -252,13 +252,16 @@ impl Underlay {
 
     /// Starts the relay, where there is one, again when it ends. Runs for ever.
     pub async fn keep_running(&self) {
+        let mut failed = false;
         loop {
             match self.process.running().into_iter().next() {
                 Some(relay) => {
                     let _ = relay.ended().await;
                 }
+                None if failed => {}
                 None => self.started.notified().await,
             }
+            failed = false;
             let mut wanted = self.wanted.lock().await;
             let relayed = wanted
                 .as_ref()
@@ -271,6 +274,7 @@ impl Underlay {
             let outcome = self.ensure_locked(&mut wanted, spec).await;
             drop(wanted);
             if let Err(error) = outcome {
+                failed = true;
                 tracing::error!(%error, "the relay between hosts can't be started");
             }
             tokio::time::sleep(REST).await;

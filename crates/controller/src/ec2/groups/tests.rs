@@ -50,6 +50,7 @@ fn names_are_unique_in_a_vpc_and_follow_the_rules() {
     let elsewhere =
         "Action=CreateSecurityGroup&GroupName=web&GroupDescription=d&VpcId=vpc-0123456789abcdef0";
     assert_eq!(cloud.refusal(elsewhere), "InvalidVpcID.NotFound");
+    cloud.ok("Action=CreateSecurityGroup&GroupName=packer&GroupDescription=d&VpcId=");
     let other = cloud.other.clone();
     let query = "Action=CreateSecurityGroup&GroupName=web&GroupDescription=d";
     assert!(cloud.call_as(&other, query).is_ok());
