@@ -545,10 +545,13 @@ impl Engine {
     fn report_unwritten(&self) {
         self.reports.send_if_modified(|latest| {
             let Some(latest) = latest else { return false };
-            let troubles = &mut latest.facts.troubles;
+            let Report {
+                troubles, unable, ..
+            } = &mut latest.facts;
             let new = self.accepted.trouble();
             let new: Vec<_> = new.filter(|why| !troubles.contains(why)).collect();
             troubles.extend(new.iter().cloned());
+            unable.get_or_insert_with(|| new.first().cloned().unwrap_or_default());
             !new.is_empty()
         });
     }
@@ -632,14 +635,16 @@ impl Engine {
         let mut troubles = plan::troubles(&wanted, &facts);
         troubles.extend(self.networks.troubles().cloned());
         troubles.extend(self.accepted.trouble());
-        self.steps.forget_taken();
         let about = self.host.about();
+        troubles.extend(about.unable.clone());
+        self.steps.forget_taken();
         let report = Report {
             protocol: 0,
             told: self.accepted.told(),
             boot_id: about.boot_id,
             name: about.name,
             capacity: about.capacity,
+            unable: about.unable.or_else(|| self.accepted.trouble().next()),
             acceleration: about.acceleration,
             machine: about.machine,
             cpu: about.cpu,

@@ -53,12 +53,14 @@ pub struct Departure {
     pub called_back: watch::Receiver<bool>,
 }
 
-/// What stays the same while the agent runs.
+/// What a host is, apart from its guests and disks.
 #[derive(Clone, Debug)]
 pub struct About {
     pub boot_id: String,
     pub name: String,
     pub capacity: HostCapacity,
+    /// Why nothing new can be done there, such as for a full disk.
+    pub unable: Option<String>,
     pub acceleration: Acceleration,
     pub machine: String,
     pub cpu: String,

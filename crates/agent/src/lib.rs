@@ -26,6 +26,7 @@ mod peers;
 mod reach;
 mod real;
 pub mod simulated;
+mod space;
 mod translate;
 mod volumes;
 pub mod watchdog;

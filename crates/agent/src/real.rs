@@ -12,6 +12,7 @@ use crate::client::Controller;
 use crate::consoles::{self, Consoles};
 use crate::host::{About, Departure, Host, Observed, Stream, written_by};
 use crate::images;
+use crate::space::Space;
 use crate::translate;
 use crate::watchdog::Watchdog;
 use crate::way::{Port, Way, WayIn};
@@ -48,10 +49,6 @@ const UIDS: u64 = 100_000_000;
 /// How long one attempt to connect to a guest may take, and all of them.
 const DIAL_ATTEMPT: Duration = Duration::from_millis(500);
 const DIAL: Duration = Duration::from_secs(6);
-/// Bytes of images that a host caches, and the part of its free disk if that is less. The rest is for
-/// volumes.
-const CACHE_BYTES: u64 = 64 << 30;
-const CACHE_PART: u64 = 8;
 
 /// How long a guest that another host sends may not be here yet.
 const EXPECTED: Duration = Duration::from_secs(8);
@@ -67,6 +64,7 @@ pub struct Commands {
 
 pub struct RealHost {
     about: About,
+    space: Arc<Space>,
     cloud: String,
     api: Option<SocketAddr>,
     guests: Arc<dyn Hypervisor>,
@@ -100,6 +98,9 @@ impl RealHost {
         let volumes = place.home.join("volumes");
         std::fs::create_dir_all(&volumes).context("create the folder of volumes")?;
         crate::copy::remove_partial(&volumes).context("remove halves of disks")?;
+        let space = Arc::new(Space::look(place.home.join("blobs"), volumes.clone())?);
+        let looking = space.clone();
+        tokio::spawn(async move { looking.keep_looking().await });
         let guests = boira_hypervisor::open(boira_hypervisor::Settings {
             dir: place.home.join("guests"),
             console_command: commands.console,
@@ -128,7 +129,8 @@ impl RealHost {
                     .trim()
                     .to_owned(),
                 name: place.name.clone(),
-                capacity: capacity(&place.home.join("blobs"), &volumes)?,
+                capacity: capacity(space.volume_bytes())?,
+                unable: None,
                 acceleration: boira_model::Acceleration {
                     hardware: verdict.accelerator == Accelerator::Kvm,
                     verdict: verdict.verdict,
@@ -143,7 +145,12 @@ impl RealHost {
             api: place.api,
             network,
             underlay,
-            blobs: Arc::new(open_cache(&place.home.join("blobs"), &volumes)?),
+            blobs: Arc::new(open_cache(
+                &place.home.join("blobs"),
+                &volumes,
+                space.cache_bytes(),
+            )?),
+            space,
             guests,
             volumes,
             consoles: Consoles::open(&place.home.join("consoles"))
@@ -419,7 +426,10 @@ impl RealHost {
 #[async_trait]
 impl Host for RealHost {
     fn about(&self) -> About {
-        self.about.clone()
+        let mut about = self.about.clone();
+        about.capacity.disk_bytes = self.space.volume_bytes();
+        about.unable = self.space.unable();
+        about
     }
 
     async fn observe(&self) -> Result<Observed> {
@@ -458,7 +468,10 @@ impl Host for RealHost {
     }
 
     async fn changed(&self) {
-        self.guests.changed().await;
+        tokio::select! {
+            () = self.guests.changed() => {}
+            () = self.space.changed() => {}
+        }
     }
 
     async fn fence(&self, fence: &Fence) -> Result<Fence> {
@@ -672,9 +685,8 @@ fn disk_format(name: &str) -> Result<DiskFormat> {
 }
 
 /// The cache of images, without the pins of disks that were never finished or whose end was cut off.
-fn open_cache(directory: &Path, volumes: &Path) -> Result<Blobs> {
+fn open_cache(directory: &Path, volumes: &Path, bytes: u64) -> Result<Blobs> {
     std::fs::create_dir_all(directory).context("create the folder of images")?;
-    let bytes = cache_bytes(room(directory, volumes)?);
     let blobs = Blobs::open(directory, bytes).context("open the image cache")?;
     let disks = list(volumes)?;
     for (digest, holder) in blobs.pins() {
@@ -693,27 +705,9 @@ fn uid(cloud: &str, number: u64) -> u32 {
     FIRST_UID + ((hash % UIDS + number % UIDS) % UIDS) as u32
 }
 
-/// Bytes of the disk that are free, or used for images and volumes.
-fn room(blobs: &Path, volumes: &Path) -> Result<u64> {
-    let disk = nix::sys::statvfs::statvfs(volumes).context("ask for the free disk space")?;
-    let free = disk.blocks_available() * disk.fragment_size();
-    let used = |folder: &Path| {
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        let sizes = entries.filter_map(|entry| entry.metadata().ok());
-        sizes
-            .map(|meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512)
-            .sum::<u64>()
-    };
-    Ok(free + used(&blobs.join("blobs")) + used(volumes))
-}
-
-fn cache_bytes(room: u64) -> u64 {
-    (room / CACHE_PART).min(CACHE_BYTES)
-}
-
-/// What may be promised: all CPUs, the memory but for what the system itself needs, the disk that is
-/// free for volumes.
-fn capacity(blobs: &Path, volumes: &Path) -> Result<HostCapacity> {
+/// What may be promised: all CPUs, the memory but for what the system itself needs, a disk of so many
+/// bytes.
+fn capacity(disk_bytes: u64) -> Result<HostCapacity> {
     let cpus = std::thread::available_parallelism()
         .context("count the CPUs")?
         .get() as u32;
@@ -725,11 +719,10 @@ fn capacity(blobs: &Path, volumes: &Path) -> Result<HostCapacity> {
         .context("/proc/meminfo has no MemTotal")?;
     let total = total_kib << 10;
     let reserve = (total / 10).clamp(256 << 20, 2 << 30);
-    let room = room(blobs, volumes)?;
     Ok(HostCapacity {
         cpus,
         memory_bytes: total.saturating_sub(reserve),
-        disk_bytes: (room - cache_bytes(room)) >> 30 << 30,
+        disk_bytes,
     })
 }
 
@@ -774,13 +767,13 @@ mod tests {
         let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
             .parse()
             .unwrap();
-        let blobs = open_cache(&cache, &volumes).unwrap();
+        let blobs = open_cache(&cache, &volumes, 1 << 20).unwrap();
         blobs.put(std::io::empty(), empty).unwrap();
         for holder in ["vol-1", "vol-2"] {
             blobs.pin(&empty, holder).unwrap();
         }
         drop(blobs);
-        let blobs = open_cache(&cache, &volumes).unwrap();
+        let blobs = open_cache(&cache, &volumes, 1 << 20).unwrap();
         assert_eq!(blobs.pins(), [(empty, "vol-1".to_owned())]);
         std::fs::remove_dir_all(&home).unwrap();
     }

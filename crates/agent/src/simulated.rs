@@ -27,6 +27,7 @@ impl SimulatedHost {
                 boot_id: "simulated".into(),
                 name: name.into(),
                 capacity,
+                unable: None,
                 acceleration: Acceleration {
                     hardware: false,
                     verdict: "simulated".into(),

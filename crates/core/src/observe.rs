@@ -10,6 +10,10 @@ use boira_model::*;
 /// Takes a report of `host`. Facts that are already known write nothing.
 pub fn report(draft: &mut Draft, host: &HostId, report: &Report) {
     note_host(draft, host, report);
+    match &report.unable {
+        Some(why) => drop(draft.state.unable.insert(host.clone(), why.clone())),
+        None => drop(draft.state.unable.remove(host)),
+    }
     if report.protocol < FENCES {
         heal::unfence(draft, host);
     }

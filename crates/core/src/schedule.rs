@@ -314,9 +314,11 @@ pub struct Slots {
 }
 
 /// How many more instances of a type with its own disk a host has room for; none while it is
-/// silent or drained.
+/// silent, drained or unable to.
 pub fn slots(state: &State, host: &Host, kind: &InstanceType) -> Slots {
-    let closed = state.contact(&host.id) == Contact::Silent || !host.is_open();
+    let closed = state.contact(&host.id) == Contact::Silent
+        || !host.is_open()
+        || state.unable.contains_key(&host.id);
     if closed || kind.cpu_level > reaches(host) {
         return Slots::default();
     }
@@ -353,6 +355,9 @@ fn room(state: &State, host: &Host, need: &Need) -> Verdict {
     }
     if state.silent.contains(&host.id) {
         return Err("has not been heard of lately".into());
+    }
+    if let Some(why) = state.unable.get(&host.id) {
+        return Err(why.clone());
     }
     if let Some((machine, cpu)) = &need.guest {
         can_run(host, machine, cpu)?;

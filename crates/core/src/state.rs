@@ -52,6 +52,8 @@ pub struct State {
 
     /// Silent hosts; those not in it are live.
     pub silent: OrdSet<HostId>,
+    /// Hosts that can do nothing new, and why, as they said it last.
+    pub unable: OrdMap<HostId, String>,
     pub usage: OrdMap<HostId, Usage>,
     pub placed: OrdMap<HostId, OrdSet<InstanceId>>,
     /// Of those placed on a host the ones that it holds at its deadline, or is asked to.
@@ -160,6 +162,7 @@ impl State {
                     self.touch_neighbours(&row.id);
                 }
                 self.silent.remove(key);
+                self.unable.remove(key);
             }
             Kind::Image => {
                 self.images.remove(key);

@@ -403,6 +403,9 @@ pub struct Report {
     pub boot_id: String,
     pub name: String,
     pub capacity: HostCapacity,
+    /// Why the host can do nothing new, in words, such as for a full disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unable: Option<String>,
     pub acceleration: Acceleration,
     pub machine: String,
     pub cpu: String,

@@ -7,7 +7,7 @@
 use std::io;
 use std::mem::size_of;
 use std::net::{SocketAddr, SocketAddrV4};
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, sockopt};
 use nix::sys::socket::{bind, connect, getsockopt, recv, send, setsockopt, socket};
@@ -30,6 +30,8 @@ const ESTABLISHED: u8 = 1;
 // asm-generic/socket.h, since Linux 5.14
 const SO_BUF_LOCK: i32 = 72;
 static NO_LOCK: i32 = 0;
+/// The most that a socket may be told (`MAX_TCP_WINDOW`).
+const MOST_MSS: u32 = 32_767;
 /// What the send buffer counts for bytes of many small segments, at most.
 const OVERHEAD: usize = 8;
 
@@ -121,7 +123,7 @@ pub fn restore(saved: &SavedTcp) -> io::Result<std::net::TcpStream> {
     let first = saved.send_next.wrapping_sub(saved.sent.len() as u32);
     set(&socket, libc::TCP_QUEUE_SEQ, &first)?;
     bind(socket.as_raw_fd(), &SockaddrIn::from(saved.local))?;
-    connect(socket.as_raw_fd(), &SockaddrIn::from(saved.remote))?;
+    connect_unrouted(&socket, saved)?;
     set(&socket, libc::TCP_REPAIR_OPTIONS, &options(saved)[..])?;
     if let Some(timestamp) = saved.timestamps {
         set(&socket, libc::TCP_TIMESTAMP, &timestamp)?;
@@ -139,6 +141,18 @@ pub fn restore(saved: &SavedTcp) -> io::Result<std::net::TcpStream> {
     set(&socket, libc::TCP_REPAIR_WINDOW, &saved.window)?;
     set(&socket, libc::TCP_REPAIR_QUEUE, &NO_QUEUE)?;
     Ok(socket.into())
+}
+
+/// Connects, which in repair sends nothing, where no route leads to the other end yet: to a host that is on
+/// its own, one does only when the guest runs there. With a device named, the kernel asks for none
+/// (ip_route_output_key); it is looked up anew when something is sent.
+fn connect_unrouted(socket: &OwnedFd, saved: &SavedTcp) -> io::Result<()> {
+    // Else the device's frames count, and those of this one are the largest.
+    setsockopt(socket, sockopt::TcpMaxSeg, &saved.mss.min(MOST_MSS))?;
+    setsockopt(socket, sockopt::BindToDevice, &"lo".into())?;
+    connect(socket.as_raw_fd(), &SockaddrIn::from(saved.remote))?;
+    setsockopt(socket, sockopt::BindToDevice, &"".into())?;
+    Ok(())
 }
 
 /// Lets a connection go on. It says a word to the other end, which answers where it stands.

@@ -219,6 +219,7 @@ impl Agent {
             boot_id: format!("boot-{}", host.boot),
             name: host.name.clone(),
             capacity: host.capacity,
+            unable: None,
             acceleration: Acceleration {
                 hardware: false,
                 verdict: "simulated".into(),

@@ -274,6 +274,7 @@ impl Writer {
                     settings: self.state.settings.clone(),
                     types: self.state.types.clone(),
                     silent: self.state.silent.clone(),
+                    unable: self.state.unable.clone(),
                     ..State::default()
                 };
                 load(&mut state, loaded.rows);

@@ -91,7 +91,7 @@ fn instances_on_different_pcs_are_in_one_network() {
         .sh("ip addr add 10.99.0.77/24 dev eth0; nft -f - <<'EOF'
 table ip nat { chain out { type nat hook postrouting priority 100; ip saddr 10.99.0.2 snat to 10.99.0.77; }; }
 EOF
-pkill -f ' agent$'")
+pkill -f ' agent$'; while pgrep -f ' agent$' >/dev/null; do sleep 0.05; done")
         .ok();
     room.pc(1).spawn(&agent);
     wait("it is known", Duration::from_secs(30), || {

@@ -364,8 +364,10 @@ fn a_pc_with_a_loose_cable_and_then_a_read_only_disk_is_no_use_for_a_while_and_h
     room.boira(&["host", "drain", &format!("pc{}", 3 - here)])
         .ok();
     let folder = room.home(here).join("agent").display().to_string();
-    let read_only = format!("mount --bind {folder} {folder}; mount -o remount,ro,bind {folder}");
-    room.pc(here).sh(&read_only).ok();
+    // What is in the way of the file that the next one is written as.
+    room.pc(here)
+        .sh(&format!("mkdir {folder}/accepted.new"))
+        .ok();
     let made = room.json(&["instance", "run", "--no-wait"]);
     let next = made[0]["id"].as_str().expect("an id");
     wait("the host says what is wrong", BOOT, || {
@@ -376,13 +378,41 @@ fn a_pc_with_a_loose_cable_and_then_a_read_only_disk_is_no_use_for_a_while_and_h
         }
     });
     assert_eq!(room.json(&["instance", "show", next])["state"], "pending");
-    room.pc(here).sh(&format!("umount {folder}")).ok();
+    gets_nothing(&room, "can't be written to its disk");
+    room.pc(here)
+        .sh(&format!("rmdir {folder}/accepted.new"))
+        .ok();
     wait("it starts what waited", BOOT * 2, || {
         room.inside(next, "true")
     });
     let said = room.boira(&["host", "show", &pc]).ok();
     assert!(!said.contains("can't be written"), "{said}");
+
+    let read_only = format!("mount --bind {folder} {folder}; mount -o remount,ro,bind {folder}");
+    room.pc(here).sh(&read_only).ok();
+    wait("the host notices", BOOT, || {
+        let said = room.boira(&["host", "show", &pc]).ok();
+        match said.contains("can only be read") {
+            true => Ok(()),
+            false => Err(said),
+        }
+    });
+    gets_nothing(&room, "its disk can only be read");
+    room.pc(here).sh(&format!("umount {folder}")).ok();
+    wait("it takes instances again", BOOT, || {
+        let said = room.boira(&["instance", "run", "--no-wait"]);
+        match said.code {
+            Some(0) => Ok(()),
+            _ => Err(said.stderr),
+        }
+    });
     room.inside(&id, "true").expect("it ran on");
+}
+
+fn gets_nothing(room: &Room, why: &str) {
+    let refused = room.boira(&["instance", "run", "--no-wait"]);
+    assert_ne!(refused.code, Some(0));
+    assert!(refused.stderr.contains(why), "{}", refused.stderr);
 }
 
 #[test]

@@ -331,6 +331,33 @@ EOF")
     room.inside(&other, "true").expect("it runs on");
 }
 
+/// No packet of other hosts' gets to it there, so nothing leads to it before it is there.
+#[test]
+fn who_is_logged_in_stays_so_while_it_goes_behind_address_translation_and_back() {
+    let room = Room::start(2);
+    let made = room.json(&["instance", "run"]);
+    let id = made[0]["id"].as_str().expect("an id");
+    room.pc(1)
+        .sh("ip addr add 10.99.0.77/24 dev eth0; nft -f - <<'EOF'
+table ip nat { chain out { type nat hook postrouting priority 100; ip saddr 10.99.0.2 snat to 10.99.0.77; }; }
+EOF")
+        .ok();
+    room.host_on(1, &[]);
+    assert_eq!(room.host("pc1")["network"]["state"], "behind-nat");
+    close_groups(&room);
+    let boot = boot_of(&room, id);
+    let caller = Caller::begin(&room, id);
+    for (pc, name) in [(1, "pc1"), (0, "pc0")] {
+        caller.types(10 * (pc as u32 + 1));
+        room.boira(&["instance", "migrate", id, "--live", "--to", name])
+            .ok();
+        is_only_on(&room, pc, id);
+        caller.goes_on();
+    }
+    assert_eq!(boot_of(&room, id), boot, "it has not booted again");
+    caller.end();
+}
+
 /// An instance on the first PC that is sent to the second, while others die.
 struct Mover<'a> {
     room: &'a Room,

@@ -2,8 +2,9 @@
 
 use crate::common::{Cloud, GIB};
 use boira_core::refusal::Thing;
+use boira_core::schedule::{self, Slots};
 use boira_core::{Refusal, launch::Launch};
-use boira_model::wire::GuestState;
+use boira_model::wire::{GuestState, Report};
 use boira_model::*;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -91,6 +92,28 @@ fn a_silent_host_gets_nothing_new() {
     cloud.state.silent.insert(big);
     let second = cloud.pending();
     assert_eq!(cloud.host_of(&second), small);
+}
+
+/// It says so itself, and is used again when it says so no more.
+#[test]
+fn a_host_that_can_do_nothing_new_gets_nothing() {
+    let mut cloud = Cloud::of(&[(8, 64, 100)]);
+    let host = cloud.hosts[0].clone();
+    let unable = Report {
+        unable: Some("its disk is full".into()),
+        ..cloud.report(&host, Vec::new())
+    };
+    cloud.hears(&host, &unable);
+    let ask = cloud.ask();
+    let Err(Refusal::NoCapacity { reasons }) = cloud.launch(&ask) else {
+        panic!("it was launched");
+    };
+    assert_eq!(reasons, ["pc0: its disk is full"]);
+    let kind = cloud.state.types["m1.small"].clone();
+    let row = cloud.state.hosts[&host].clone();
+    assert_eq!(schedule::slots(&cloud.state, &row, &kind), Slots::default());
+    cloud.hears(&host, &cloud.report(&host, Vec::new()));
+    cloud.pending();
 }
 
 #[test]

@@ -43,6 +43,16 @@ impl Place {
         dialled.await.expect("it listens")
     }
 
+    /// What `ip` says in the VPC's namespace.
+    async fn ip(&self, words: &str) -> String {
+        let words: Vec<_> = words.split_whitespace().map(str::to_owned).collect();
+        let asking = move || std::process::Command::new("ip").args(words).output();
+        let said = self.cloud.namespace(&self.vpc).run(asking).await;
+        let said = said.expect("ip runs");
+        assert!(said.status.success(), "{said:?}");
+        String::from_utf8_lossy(&said.stdout).trim().to_owned()
+    }
+
     /// The first socket is closed, and there is another one in its place.
     async fn go_on(&self, stream: TcpStream) -> (TcpStream, SavedTcp) {
         let saved = repair::save(&stream).expect("it can be saved");
@@ -82,6 +92,24 @@ fn a_connection_goes_on_and_its_other_end_notices_nothing() {
             let (mut again, _) = place.go_on(stream).await;
             repair::resume(&again).expect("it goes on");
             says(&mut again, &"much ".repeat(100_000)).await;
+        });
+    });
+}
+
+/// As where the guest comes to a host that is on its own: no other host's tunnel leads to it meanwhile.
+#[test]
+fn it_goes_on_where_its_guest_is_not_routed_yet() {
+    on_a_host(|| {
+        let place = Place::new();
+        place.cloud.runtime.block_on(async {
+            let mut stream = place.dial(ECHO).await;
+            says(&mut stream, "before").await;
+            let route = place.ip(&format!("route show {}", place.guest.ip)).await;
+            place.ip(&format!("route del {route}")).await;
+            let (mut stream, _) = place.go_on(stream).await;
+            place.ip(&format!("route add {route}")).await;
+            repair::resume(&stream).expect("it goes on");
+            says(&mut stream, &"after ".repeat(10_000)).await;
         });
     });
 }

@@ -198,6 +198,7 @@ impl Cloud {
             protocol: PROTOCOL,
             name: row.name.clone(),
             capacity: row.capacity,
+            unable: None,
             acceleration: row.acceleration.clone(),
             machine: row.machine.clone(),
             cpu: row.cpu.clone(),
