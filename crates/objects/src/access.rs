@@ -14,7 +14,7 @@ use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::dto::Owner;
 use s3s::path::S3Path;
-use s3s::{S3Error, S3ErrorCode, S3Result};
+use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -246,9 +246,28 @@ fn check_headers(headers: &HeaderMap, owner: &str) -> S3Result<()> {
     if let Some(expected) = expected {
         check_expected(expected, owner)?;
     }
-    match headers.contains_key("x-amz-write-offset-bytes") {
-        true => Err(unavailable("Objects can't be appended to")),
-        false => Ok(()),
+    const UNAVAILABLE: [(&str, &str); 3] = [
+        ("x-amz-write-offset-bytes", "Objects can't be appended to"),
+        (
+            "x-amz-object-lock-event-hold",
+            "Objects have no event holds",
+        ),
+        ("x-amz-object-annotation", "Objects have no annotations"),
+    ];
+    let named = |start: &str| headers.keys().any(|name| name.as_str().starts_with(start));
+    if let Some((_, why)) = UNAVAILABLE.iter().find(|(start, _)| named(start)) {
+        return Err(unavailable(why));
+    }
+    match headers
+        .get("x-amz-bucket-namespace")
+        .map(HeaderValue::as_bytes)
+    {
+        None | Some(b"global") => Ok(()),
+        Some(b"account-regional") => Err(unavailable("Buckets have one namespace")),
+        Some(_) => Err(s3_error!(
+            InvalidArgument,
+            "The value of the x-amz-bucket-namespace header is invalid."
+        )),
     }
 }
 

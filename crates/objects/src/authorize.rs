@@ -571,6 +571,7 @@ fn context(asked: &Asked<'_>, now_ms: i64) -> BTreeMap<String, Vec<String>> {
     );
     if let Some(account) = account {
         set("aws:principalaccount", account);
+        set("aws:userid", account);
         set("aws:principalarn", &format!("arn:aws:iam::{account}:root"));
     }
     if let Some(client) = asked.client {
@@ -612,6 +613,10 @@ fn context(asked: &Asked<'_>, now_ms: i64) -> BTreeMap<String, Vec<String>> {
         ("x-amz-content-sha256", "s3:x-amz-content-sha256"),
         ("x-amz-copy-source", "s3:x-amz-copy-source"),
         ("x-amz-metadata-directive", "s3:x-amz-metadata-directive"),
+        (
+            "x-amz-website-redirect-location",
+            "s3:x-amz-website-redirect-location",
+        ),
     ] {
         if let Some(value) = text(name) {
             set(key, value);

@@ -9,6 +9,7 @@ use crate::documents::Document;
 use crate::error::{custom, internal};
 use crate::front::Besides;
 use crate::known::KnownBucket;
+use crate::listing::{from_token, token};
 use crate::multipart;
 use crate::rows::{self, Bucket as Row, Config, Ownership, Upload, Versioning, json};
 use crate::tagging::{Tagged, judged_set, tag_set};
@@ -189,7 +190,10 @@ impl Store {
             .bucket_region
             .is_some_and(|region| region != self.settings.region);
         let prefix = input.prefix.clone().unwrap_or_default();
-        let after = input.continuation_token.unwrap_or_default();
+        let after = match &input.continuation_token {
+            Some(token) => from_token(token)?,
+            None => String::new(),
+        };
         let caller = account.clone();
         let mut buckets = match elsewhere {
             true => Vec::new(),
@@ -205,8 +209,8 @@ impl Store {
         let next = buckets
             .last()
             .filter(|_| more)
-            .map(|bucket| bucket.name.clone());
-        let paged = input.max_buckets.is_some();
+            .map(|bucket| token(&bucket.name));
+        let paged = input.max_buckets.is_some() || input.prefix.is_some();
         let region = self.settings.region.clone();
         let shown = buckets.into_iter().map(|bucket| Bucket {
             bucket_region: paged.then(|| region.clone()),

@@ -17,8 +17,9 @@ use crate::rows::{self, About, Bucket, Put, Version};
 use crate::sum::{Algorithm, Covers, Sum};
 use crate::upload::{Received, Said};
 use crate::{Store, read, upload};
+use http::{HeaderName, HeaderValue, Request};
 use s3s::dto::*;
-use s3s::{S3Request, S3Result, s3_error};
+use s3s::{Body, S3Request, S3Result, s3_error};
 use std::sync::Arc;
 
 /// What a copy is made of.
@@ -33,6 +34,24 @@ pub struct Source {
 
 /// The header that says where a website sends on to from an object, as objects keep it.
 const REDIRECT: &str = "location";
+
+const COPY_SOURCE: HeaderName = HeaderName::from_static("x-amz-copy-source");
+
+/// What stands in for the header that names a copy's source. It is encoded as forms are, where a plus is a
+/// space, and some clients send its text beyond ASCII as it is (fog); s3s takes neither.
+pub fn stand_in(request: &Request<Body>) -> Option<(HeaderName, HeaderValue)> {
+    let source = request.headers().get(COPY_SOURCE)?.as_bytes();
+    if !source.iter().any(|byte| *byte == b'+' || !byte.is_ascii()) {
+        return None;
+    }
+    let encoded = |byte: &u8| match byte {
+        b'+' => "%20".to_owned(),
+        byte if byte.is_ascii() => char::from(*byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    let whole: String = source.iter().map(encoded).collect();
+    Some((COPY_SOURCE, HeaderValue::from_str(&whole).ok()?))
+}
 
 impl Source {
     /// What the client is told of the version.

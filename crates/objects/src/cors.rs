@@ -13,6 +13,8 @@ use s3s::dto::*;
 use s3s::{S3Request, S3Result, s3_error};
 use std::sync::Arc;
 
+/// Characters of a rule's name.
+const MOST_ID: usize = 255;
 const MOST_RULES: usize = 100;
 const METHODS: [&str; 5] = ["GET", "PUT", "HEAD", "POST", "DELETE"];
 
@@ -114,18 +116,31 @@ fn judged(rules: &[CORSRule]) -> S3Result<()> {
                 ),
             ));
         }
-        let patterns = rule
-            .allowed_origins
-            .iter()
-            .chain(rule.allowed_headers.iter().flatten());
-        for pattern in patterns {
+        let origins = rule.allowed_origins.iter().map(|it| ("AllowedOrigin", it));
+        let headers = rule.allowed_headers.iter().flatten();
+        let headers = headers.map(|it| ("AllowedHeader", it));
+        for (kind, pattern) in origins.chain(headers) {
             if pattern.matches('*').count() > 1 {
                 return Err(custom(
                     "InvalidRequest",
                     StatusCode::BAD_REQUEST,
-                    format!("AllowedOrigin \"{pattern}\" can not have more than one wildcard."),
+                    format!("{kind} \"{pattern}\" can not have more than one wildcard."),
                 ));
             }
+        }
+        if rule.id.as_ref().is_some_and(|id| id.len() > MOST_ID) {
+            return Err(custom(
+                "InvalidRequest",
+                StatusCode::BAD_REQUEST,
+                "The ID of a CORS rule must not be longer than 255 characters",
+            ));
+        }
+        if rule.max_age_seconds.is_some_and(|age| age < 0) {
+            return Err(custom(
+                "InvalidRequest",
+                StatusCode::BAD_REQUEST,
+                "MaxAgeSeconds must not be negative",
+            ));
         }
         let exposed = rule.expose_headers.iter().flatten();
         if let Some(header) = exposed.into_iter().find(|header| header.contains('*')) {

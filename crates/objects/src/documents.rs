@@ -4,7 +4,7 @@
 use crate::error::{malformed, no_blocked_encryption};
 use crate::signed::Query;
 use crate::sum::{Algorithm, Digester, Sum};
-use crate::upload::{other_md5, other_sum, said_md5, said_sum};
+use crate::upload::{check_sum_headers, other_md5, other_sum, said_md5, said_sum};
 use bytes::Bytes;
 use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, Method, Request};
@@ -101,7 +101,10 @@ pub fn judged(mut request: Request<Body>, has_key: bool, query: &Query) -> S3Res
     };
     let md5 = said_md5(headers)?;
     let sum = match kind {
-        Kind::Complete => None,
+        Kind::Complete => {
+            check_sum_headers(headers)?;
+            None
+        }
         Kind::CreateBucket | Kind::DeleteObjects | Kind::Other => said_sum(headers)?,
     };
     if kind == Kind::DeleteObjects && md5.is_none() && sum.is_none() && !is_hashed(headers) {

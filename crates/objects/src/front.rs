@@ -6,6 +6,7 @@ use crate::access::{Cloud, Gate};
 use crate::beyond;
 use crate::chunked;
 use crate::conditions;
+use crate::copying;
 use crate::cors;
 use crate::details::Asked;
 use crate::documents::{self, Document};
@@ -326,6 +327,7 @@ fn acceptable(request: &Request<Body>, target: &Target) -> S3Result<Query> {
     }
     signed::check_form(request.headers(), &query)?;
     signed::check_headers(request.headers(), &query)?;
+    signed::check_hash(request.headers())?;
     Ok(query)
 }
 
@@ -383,6 +385,7 @@ fn understood(cloud: &dyn Cloud, mut request: Request<Body>) -> S3Result<Request
     let mut stand_ins = beyond::stand_ins(&mut request);
     stand_ins.extend(ranges::stand_in(&mut request));
     stand_ins.extend(conditions::stand_ins(&request));
+    stand_ins.extend(copying::stand_in(&request));
     resigned::with_headers(cloud, request, stand_ins)
 }
 

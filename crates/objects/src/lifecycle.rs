@@ -261,6 +261,21 @@ fn judge(rule: &LifecycleRule) -> S3Result<()> {
         )?;
         transition.noncurrent_days.ok_or_else(malformed)?;
     }
+    let transitions = rule.transitions.iter().flatten();
+    judge_order(transitions.map(|it| {
+        let day = it.date.as_ref().map(|date| millis(date) / DAY_MS);
+        (
+            it.storage_class.as_ref(),
+            day.unwrap_or(it.days.unwrap_or(0).into()),
+        )
+    }))?;
+    let transitions = rule.noncurrent_version_transitions.iter().flatten();
+    judge_order(transitions.map(|it| {
+        (
+            it.storage_class.as_ref(),
+            it.noncurrent_days.unwrap_or(0).into(),
+        )
+    }))?;
     let moves = rule.transitions.iter().flatten().count()
         + rule.noncurrent_version_transitions.iter().flatten().count();
     let (expiration, noncurrent) = (&rule.expiration, &rule.noncurrent_version_expiration);
@@ -428,6 +443,34 @@ fn judge_class(class: Option<&TransitionStorageClass>, days: Option<i32>) -> S3R
                 "'Days' in Transition action must be greater than or equal to 30 for storageClass '{class}'"
             ),
         ));
+    }
+    Ok(())
+}
+
+/// An object goes into each class once, and down only: classes, each with the day.
+fn judge_order<'c>(
+    moves: impl Iterator<Item = (Option<&'c TransitionStorageClass>, i64)>,
+) -> S3Result<()> {
+    let name = |class: Option<&'c TransitionStorageClass>| class.map_or("", |it| it.as_str());
+    let mut moves: Vec<_> = moves.map(|(class, day)| (name(class), day)).collect();
+    moves.sort_by_key(|(class, _)| rank(Some(class)));
+    for two in moves.windows(2) {
+        let [(upper, first), (lower, then)] = [two[0], two[1]];
+        if upper == lower {
+            return Err(custom(
+                "InvalidRequest",
+                StatusCode::BAD_REQUEST,
+                "'StorageClass' must be different for 'Transition' actions in same 'Rule'",
+            ));
+        }
+        if then <= first {
+            return Err(S3Error::with_message(
+                s3s::S3ErrorCode::InvalidArgument,
+                format!(
+                    "The Transition action for StorageClass '{lower}' must come later than that for '{upper}'"
+                ),
+            ));
+        }
     }
     Ok(())
 }

@@ -300,11 +300,11 @@ fn class(version: &Version) -> String {
 }
 
 /// Where the next page goes on. Clients may keep it, but not look into it.
-fn token(last: &str) -> String {
+pub fn token(last: &str) -> String {
     format!("1{}", URL_SAFE_NO_PAD.encode(last))
 }
 
-fn from_token(token: &str) -> S3Result<String> {
+pub fn from_token(token: &str) -> S3Result<String> {
     token
         .strip_prefix('1')
         .and_then(|rest| URL_SAFE_NO_PAD.decode(rest).ok())

@@ -285,6 +285,22 @@ pub fn check_headers(headers: &HeaderMap, query: &Query) -> S3Result<()> {
     }
 }
 
+/// The hash that a version 4 signature covers, or how it is signed instead.
+pub fn check_hash(headers: &HeaderMap) -> S3Result<()> {
+    let Some(hash) = headers.get("x-amz-content-sha256") else {
+        return Ok(());
+    };
+    let hash = hash.as_bytes();
+    let is_digest = hash.len() == 64 && hash.iter().all(u8::is_ascii_hexdigit);
+    match is_digest || hash == b"UNSIGNED-PAYLOAD" || hash.starts_with(b"STREAMING-") {
+        true => Ok(()),
+        false => Err(s3_error!(
+            InvalidArgument,
+            "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, STREAMING-AWS4-HMAC-SHA256-PAYLOAD, STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER or a valid sha256 value."
+        )),
+    }
+}
+
 /// The region and the service of a version 4 signature, which s3s takes as they are.
 pub fn check_scope(headers: &HeaderMap, query: &Query, region: &str) -> S3Result<()> {
     let header = headers.get(header::AUTHORIZATION);

@@ -193,23 +193,19 @@ pub fn other_sum(algorithm: Algorithm) -> S3Error {
 
 /// The checksum of the request's body, and its value where a header has it.
 pub fn said_sum(headers: &HeaderMap) -> S3Result<Option<(Algorithm, Option<String>)>> {
+    check_sum_headers(headers)?;
     let mut found = None;
     for algorithm in Algorithm::ALL {
         if let Some(value) = headers.get(algorithm.header()) {
             let value = value.to_str().unwrap_or_default().to_owned();
             is_digest(algorithm, &value)?;
             if found.replace((algorithm, Some(value))).is_some() {
-                return Err(s3_error!(
-                    InvalidRequest,
-                    "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed."
-                ));
+                return Err(several_sums());
             }
         }
     }
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    if found.is_none()
-        && let Some(trailer) = text("x-amz-trailer")
-    {
+    if let Some(trailer) = text("x-amz-trailer") {
         let trailer = trailer.trim();
         let algorithm = Algorithm::ALL
             .into_iter()
@@ -220,7 +216,9 @@ pub fn said_sum(headers: &HeaderMap) -> S3Result<Option<(Algorithm, Option<Strin
                     "The value specified in the x-amz-trailer header is not supported"
                 )
             })?;
-        found = Some((algorithm, None));
+        if found.replace((algorithm, None)).is_some() {
+            return Err(several_sums());
+        }
     }
     let Some(asked) = text("x-amz-sdk-checksum-algorithm") else {
         return Ok(found);
@@ -233,6 +231,30 @@ pub fn said_sum(headers: &HeaderMap) -> S3Result<Option<(Algorithm, Option<Strin
             "x-amz-sdk-checksum-algorithm specified, but no corresponding x-amz-checksum-* or x-amz-trailer headers were found."
         )),
     }
+}
+
+/// A checksum that isn't known can't be verified.
+pub fn check_sum_headers(headers: &HeaderMap) -> S3Result<()> {
+    let is_known = |name: &str| {
+        ["algorithm", "type", "mode"].contains(&name)
+            || Algorithm::ALL
+                .iter()
+                .any(|known| known.header().ends_with(&format!("-{name}")))
+    };
+    let mut names = headers
+        .keys()
+        .filter_map(|name| name.as_str().strip_prefix("x-amz-checksum-"));
+    match names.all(is_known) {
+        true => Ok(()),
+        false => Err(invalid_algorithm()),
+    }
+}
+
+fn several_sums() -> S3Error {
+    s3_error!(
+        InvalidRequest,
+        "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed."
+    )
 }
 
 pub fn invalid_algorithm() -> S3Error {

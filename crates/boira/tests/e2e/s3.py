@@ -20,6 +20,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+import zlib
 
 import boto3
 import boto3.s3.transfer
@@ -88,6 +89,18 @@ def buckets(bucket):
     page = S3.list_buckets(MaxBuckets=1, Prefix=bucket)
     assert [one["Name"] for one in page["Buckets"]] == [bucket], page
     assert page["Buckets"][0]["BucketRegion"] == "us-east-1"
+    assert S3.list_buckets(Prefix=bucket)["Buckets"][0]["BucketRegion"] == "us-east-1"
+    S3.create_bucket(Bucket=bucket + "-2")
+    page = S3.list_buckets(MaxBuckets=1, Prefix=bucket)
+    rest = S3.list_buckets(MaxBuckets=1, Prefix=bucket, ContinuationToken=page["ContinuationToken"])
+    assert [one["Name"] for one in rest["Buckets"]] == [bucket + "-2"] and "ContinuationToken" not in rest, rest
+    with refused("InvalidArgument", 400):
+        S3.list_buckets(ContinuationToken="made-up")
+    S3.delete_bucket(Bucket=bucket + "-2")
+    for space, (status, code) in {"account-regional": (501, b"NotImplemented"), "x": (400, b"InvalidArgument")}.items():
+        headers = {"x-amz-content-sha256": "UNSIGNED-PAYLOAD", "x-amz-bucket-namespace": space}
+        found, _, text = raw("PUT", f"/{bucket}", headers=signed_headers(f"/{bucket}", headers))
+        assert found == status and code in text, text
     head = S3.head_bucket(Bucket=bucket)
     assert head["BucketRegion"] == "us-east-1", head
     assert S3.get_bucket_location(Bucket=bucket).get("LocationConstraint") is None
@@ -374,6 +387,14 @@ def copying(bucket):
     summed = S3.copy_object(Bucket=bucket, Key="d4", CopySource=source, ChecksumAlgorithm="SHA256")
     wanted = base64.b64encode(hashlib.sha256(data).digest()).decode()
     assert summed["CopyObjectResult"]["ChecksumSHA256"] == wanted
+    # Encoded as a form is (s5cmd), and not at all (fog).
+    for key, source in [("plus", f"{bucket}/src+%C3%BC"), ("bare", f"{bucket}/src ü")]:
+        path = f"/{bucket}/{key}"
+        headers = {"x-amz-content-sha256": "UNSIGNED-PAYLOAD", "x-amz-copy-source": source}
+        # As bytes of UTF-8, which are what is signed.
+        sent = {**signed_headers(path, headers), "x-amz-copy-source": source.encode().decode("latin-1")}
+        status, _, text = raw("PUT", path, headers=sent)
+        assert status == 200 and body(Bucket=bucket, Key=key) == data, text
     # The bytes belong to whoever is left.
     S3.delete_object(Bucket=bucket, Key="src ü")
     assert body(Bucket=bucket, Key="d2") == data
@@ -405,6 +426,21 @@ def checksums(bucket):
         S3.put_object(Bucket=bucket, Key="wrong", Body=data, ContentMD5=md5)
     with refused("InvalidDigest", 400):
         S3.put_object(Bucket=bucket, Key="wrong", Body=data, ContentMD5="YWJj")
+    # What isn't known can't be verified, and what is said twice isn't chosen from.
+    crc = base64.b64encode(zlib.crc32(b"data").to_bytes(4, "big")).decode()
+    for headers in [{"x-amz-checksum-sha512": "AA=="}, {"x-amz-checksum-xxhash64": "AA=="}, {"x-amz-checksum-foo": "1"},
+                    {"x-amz-checksum-crc32": crc, "x-amz-trailer": "x-amz-checksum-crc32c"}]:
+        for path in [f"/{bucket}/wrong", f"/{bucket}?cors"]:
+            status, _, text = raw("PUT", path, b"data", signed_headers(path, {"x-amz-content-sha256": "UNSIGNED-PAYLOAD", **headers}))
+            assert status == 400 and b"InvalidRequest" in text, (headers, text)
+    for header, code in [({"x-amz-object-lock-event-hold": "ON"}, b"NotImplemented"),
+                         ({"x-amz-object-annotation-directive": "COPY"}, b"NotImplemented")]:
+        path = f"/{bucket}/wrong"
+        status, _, text = raw("PUT", path, b"data", signed_headers(path, {"x-amz-content-sha256": "UNSIGNED-PAYLOAD", **header}))
+        assert status == 501 and code in text, text
+    status, _, text = raw("GET", f"/{bucket}/said", headers={
+        **signed_headers(f"/{bucket}/said", {"x-amz-content-sha256": "UNSIGNED-PAYLOAD"}), "x-amz-content-sha256": "rubbish"})
+    assert status == 400 and b"x-amz-content-sha256 must be" in text, text
     with refused("404", 404):
         S3.head_object(Bucket=bucket, Key="wrong")
     quiet = client(request_checksum_calculation="when_required")
@@ -1111,6 +1147,12 @@ def origins(bucket):
     with refused("InvalidRequest", 400):
         rule = {"AllowedOrigins": ["*"], "AllowedMethods": ["PATCH"]}
         S3.put_bucket_cors(Bucket=bucket, CORSConfiguration={"CORSRules": [rule]})
+    fine = {"AllowedOrigins": ["*"], "AllowedMethods": ["GET"]}
+    for wrong, word in [({"ID": "a" * 256}, "ID"), ({"MaxAgeSeconds": -1}, "MaxAgeSeconds"),
+                        ({"AllowedHeaders": ["a*b*"]}, "AllowedHeader"), ({"AllowedOrigins": ["*.*"]}, "AllowedOrigin")]:
+        with refused("InvalidRequest", 400) as why:
+            S3.put_bucket_cors(Bucket=bucket, CORSConfiguration={"CORSRules": [{**fine, **wrong}]})
+        assert word in why.response["Error"]["Message"], why.response
     S3.delete_bucket_cors(Bucket=bucket)
     with refused("NoSuchCORSConfiguration", 404):
         S3.get_bucket_cors(Bucket=bucket)
@@ -1157,6 +1199,12 @@ def lifecycle(bucket):
         with refused(code, 400):
             S3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [
                 {"Status": "Enabled", "Filter": {"And": both}, "Expiration": {"Days": 1}}]})
+    for first, then, code in [("STANDARD_IA", "STANDARD_IA", "InvalidRequest"),
+                              ("ONEZONE_IA", "STANDARD_IA", "InvalidArgument")]:
+        with refused(code, 400):
+            S3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [
+                {"Status": "Enabled", "Filter": {"Prefix": ""}, "Transitions": [
+                    {"Days": 30, "StorageClass": first}, {"Days": 60, "StorageClass": then}]}]})
     S3.delete_bucket_lifecycle(Bucket=bucket)
     with refused("NoSuchLifecycleConfiguration", 404):
         S3.get_bucket_lifecycle_configuration(Bucket=bucket)

@@ -1,8 +1,8 @@
 //! Conditions of a policy's statement: operators, keys, and whether they hold in a request (AWS, "IAM
 //! JSON policy elements: Condition operators").
 
-use super::variable::{check, filled};
-use super::{ASKED_TAG, EXISTING_TAG, texts, wild};
+use super::variable::{check, disarm, filled, fits};
+use super::{ASKED_TAG, EXISTING_TAG, texts};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -46,7 +46,10 @@ enum Order {
 }
 
 impl Condition {
-    pub fn parse_all(conditions: Map<String, Value>) -> Result<Vec<Self>, String> {
+    pub fn parse_all(
+        conditions: Map<String, Value>,
+        has_variables: bool,
+    ) -> Result<Vec<Self>, String> {
         let mut found = Vec::new();
         for (name, keys) in conditions {
             let invalid = || format!("Invalid Condition type : {name}");
@@ -65,7 +68,10 @@ impl Condition {
             };
             let operator = Operator::named(rest).ok_or_else(invalid)?;
             for (key, values) in keys {
-                let values = texts(values).ok_or_else(invalid)?;
+                let mut values = texts(values).ok_or_else(invalid)?;
+                if !has_variables {
+                    values.iter_mut().for_each(disarm);
+                }
                 values.iter().try_for_each(|text| check(text))?;
                 let spelt = key;
                 let key = spelt.to_ascii_lowercase();
@@ -117,13 +123,13 @@ impl Condition {
                 any_case,
                 not,
             } => {
-                let same = |value: &String| {
-                    let value = filled(value, context);
-                    value.is_some_and(|value| match (like, any_case) {
-                        (true, _) => wild(&value, found),
-                        (false, true) => value.eq_ignore_ascii_case(found),
-                        (false, false) => value == found,
-                    })
+                let is = |value: &str| match any_case {
+                    true => value.eq_ignore_ascii_case(found),
+                    false => value == found,
+                };
+                let same = |value: &String| match like {
+                    true => fits(value, context, found),
+                    false => filled(value, context).is_some_and(|value| is(&value)),
                 };
                 values.any(same) != not
             }
@@ -204,6 +210,7 @@ pub fn is_known(key: &str) -> bool {
         "aws:tagkeys",
         "aws:tokenissuetime",
         "aws:username",
+        "s3:x-amz-object-ownership",
         "aws:viaawsservice",
         "aws:vpceaccount",
         "aws:vpceorgid",
@@ -224,6 +231,7 @@ pub fn is_known(key: &str) -> bool {
         "aws:securetransport",
         "aws:sourceip",
         "aws:useragent",
+        "aws:userid",
         "s3:authtype",
         "s3:delimiter",
         "s3:if-match",
@@ -253,6 +261,7 @@ pub fn is_known(key: &str) -> bool {
         "s3:x-amz-server-side-encryption-aws-kms-key-id",
         "s3:x-amz-server-side-encryption-customer-algorithm",
         "s3:x-amz-storage-class",
+        "s3:x-amz-website-redirect-location",
     ];
     KNOWN.contains(&key)
         || ABSENT.contains(&key)

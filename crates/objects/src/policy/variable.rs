@@ -2,6 +2,7 @@
 //! Variables and tags").
 
 use super::condition::is_known;
+use super::wild::{self, Token, tokens};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -35,6 +36,30 @@ pub fn check(text: &str) -> Result<(), String> {
     }
 }
 
+/// Takes variables for plain text, as policies of the version 2008-10-17 have them.
+pub fn disarm(text: &mut String) {
+    *text = text.replace("${", "${$}{");
+}
+
+/// Whether a text fits a pattern with what its variables are in this request, whose own `*` and `?` are no
+/// wildcards; no text does where one of them is absent.
+pub fn fits(pattern: &str, context: &BTreeMap<String, Vec<String>>, text: &str) -> bool {
+    if !pattern.contains("${") {
+        return wild::wild(pattern, text);
+    }
+    let mut all = Vec::new();
+    for part in parts(pattern) {
+        match part {
+            Ok(plain) => all.extend(tokens(plain)),
+            Err(name) => match value(name, context) {
+                Some(value) => all.extend(value.bytes().map(Token::Byte)),
+                None => return false,
+            },
+        }
+    }
+    wild::fits(&all, text)
+}
+
 /// The text with what its variables are in this request; `None` where one of them is absent.
 pub fn filled<'t>(text: &'t str, context: &BTreeMap<String, Vec<String>>) -> Option<Cow<'t, str>> {
     if !text.contains("${") {
@@ -44,14 +69,20 @@ pub fn filled<'t>(text: &'t str, context: &BTreeMap<String, Vec<String>>) -> Opt
     for part in parts(text) {
         match part {
             Ok(plain) => out.push_str(plain),
-            Err(name) if is_literal(name) => out.push_str(name),
-            Err(name) => match context.get(&name.to_ascii_lowercase())?.as_slice() {
-                [value] => out.push_str(value),
-                _ => return None,
-            },
+            Err(name) => out.push_str(value(name, context)?),
         }
     }
     Some(out.into())
+}
+
+fn value<'v>(name: &'v str, context: &'v BTreeMap<String, Vec<String>>) -> Option<&'v str> {
+    if is_literal(name) {
+        return Some(name);
+    }
+    match context.get(&name.to_ascii_lowercase())?.as_slice() {
+        [value] => Some(value),
+        _ => None,
+    }
 }
 
 fn is_literal(name: &str) -> bool {
@@ -80,6 +111,17 @@ mod tests {
         assert_eq!(filled("${$}${*}x${").as_deref(), Some("$*x${"));
         assert_eq!(filled("${aws:SourceVpc}"), None);
         assert_eq!(filled("${s3:RequestObjectTagKeys}"), None, "several");
+        let fits = |pattern, text| fits(pattern, &context, text);
+        assert!(fits("a/${aws:PrincipalAccount}/?*", "a/123/x"));
+        assert!(fits("${*}${?}*", "*?x") && !fits("${*}${?}*", "xyx"));
+        assert!(!fits("${aws:SourceVpc}*", ""), "it is absent");
+        let mut old = "a${*}/${aws:PrincipalAccount}${".to_owned();
+        disarm(&mut old);
+        assert!(check(&old).is_ok());
+        assert_eq!(
+            filled(&old).as_deref(),
+            Some("a${*}/${aws:PrincipalAccount}${")
+        );
         assert!(check("a/${aws:PrincipalAccount}").is_ok());
         assert!(check("a/${aws:nickname}").is_err());
     }
