@@ -176,6 +176,14 @@ impl Shape {
         found.ok().map(|index| index as u16)
     }
 
+    /// Whether it has no parts.
+    pub fn is_scalar(&self) -> bool {
+        !matches!(
+            self.kind,
+            Kind::Structure(_) | Kind::List { .. } | Kind::Map { .. }
+        )
+    }
+
     /// Whether values of it must not be repeated in messages.
     pub fn is_sensitive(&self) -> bool {
         matches!(

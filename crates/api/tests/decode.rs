@@ -122,6 +122,7 @@ fn lists_count_from_zero_or_one_and_close_gaps() {
         ["a", "b", "c"]
     );
     assert_eq!(ids(""), Vec::<String>::new());
+    assert_eq!(ids("InstanceId=a"), ["a"], "as libcloud and fog send it");
 }
 
 #[test]
@@ -166,9 +167,15 @@ fn ec2_refuses_in_its_words() {
     );
     is(
         "DescribeInstances",
-        "InstanceId=i-1",
+        "InstanceId=i-1&InstanceId.1=i-2",
+        "MalformedQueryString",
+        "The parameter InstanceId.1 was given more than once.",
+    );
+    is(
+        "DescribeInstances",
+        "Filter=i-1",
         "UnknownParameter",
-        "The parameter InstanceId is not recognized",
+        "The parameter Filter is not recognized",
     );
     is(
         "RunInstances",

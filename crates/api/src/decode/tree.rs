@@ -122,10 +122,16 @@ fn insert_item(
         },
         Protocol::Query | Protocol::Ec2 => path,
     };
-    let Some((position, rest)) = position(parameter, path)? else {
+    let item = shape.at(item);
+    // Who has only one value may leave its number out (libcloud, fog).
+    let is_only_one = parameter.protocol == Protocol::Ec2 && path.is_empty() && item.is_scalar();
+    let place = match is_only_one {
+        true => Some((1, "")),
+        false => position(parameter, path)?,
+    };
+    let Some((position, rest)) = place else {
         return Ok(false);
     };
-    let item = shape.at(item);
     let child = items.entry(position).or_insert_with(|| Node::empty(item));
     child.insert(parameter, item, rest, depth + 1)
 }
