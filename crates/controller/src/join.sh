@@ -35,9 +35,11 @@ main() {
     done
     [ "$(id -u)" = 0 ] || fail "joining needs root: guests get network namespaces and users of their own. Pipe into 'sudo sh -s TOKEN'"
     case "$home" in
-    *[!A-Za-z0-9/._-]*) fail "--home $home has letters that a service's file can't have" ;;
     /*) ;;
     *) home=$PWD/$home ;;
+    esac
+    case "$home" in
+    *[!A-Za-z0-9/._-]*) fail "--home $home has letters that a service's file can't have" ;;
     esac
     if [ -e "$UNIT" ] && ! grep -q "^ExecStart=$home/bin/boira " "$UNIT"; then
         fail "$UNIT is that of another home; this machine is a host of one cloud at a time"

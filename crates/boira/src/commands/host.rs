@@ -100,7 +100,11 @@ fn seconds(text: &str) -> Result<u64, String> {
         _ => return Err(wrong()),
     };
     let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
-    number.checked_mul(factor).ok_or_else(wrong)
+    match number.checked_mul(factor) {
+        Some(0) => Err("it would be over at once".to_owned()),
+        Some(seconds) => Ok(seconds),
+        None => Err(wrong()),
+    }
 }
 
 pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
@@ -132,7 +136,16 @@ pub async fn run(home: &Home, format: Format, command: Command) -> Result<()> {
         }
         Command::Undrain(host) => {
             let body = json!({ "draining": false, "note": "" });
-            return change(&host, body, "is used again").await;
+            change(&host, body, "is used again").await?;
+            let rows = hosts(&client).await?;
+            let leaving = named(&rows, &host.host)?["leaving"].as_array();
+            for told in leaving.into_iter().flatten() {
+                eprintln!(
+                    "{id} goes on moving to {to}; `boira instance migrate {id} --cancel` keeps it",
+                    id = text(&told["instance"]),
+                    to = text(&told["to"]),
+                );
+            }
         }
         Command::Label { host, labels } => {
             let body = json!({ "labels": parse_labels(&labels)? });

@@ -117,16 +117,19 @@ fn checks(state: &State, row: &Instance, now: Wall) -> Checks {
             instance: Check::InsufficientData,
         },
         Contact::Live => Checks {
-            system: Check::Passed,
+            system: match row.observed {
+                Observed::Paused => Check::Failed(None),
+                _ => Check::Passed,
+            },
             instance: reachability(row, now),
         },
     }
 }
 
 fn reachability(row: &Instance, now: Wall) -> Check {
-    // Its host could not do what it asked of its disk.
+    // Its host could not do what it asked of its disk, since when is not known.
     if row.observed == Observed::Paused {
-        return Check::Failed(Some(row.since));
+        return Check::Failed(None);
     }
     // One that was reset hasn't answered since, as if it had just been launched.
     let boots = |since| now.since_ms(since) < BOOT_MS;
@@ -309,7 +312,7 @@ mod tests {
         assert_eq!(verdicts(&mut cloud), is("impaired", "ok"));
         reach(&mut cloud, &id, Some(true));
         cloud.observe(&id, Observed::Paused);
-        assert_eq!(verdicts(&mut cloud), is("impaired", "ok"));
+        assert_eq!(verdicts(&mut cloud), is("impaired", "impaired"));
         cloud.observe(&id, Observed::Running);
         reach(&mut cloud, &id, Some(true));
         reach(&mut cloud, &id, Some(false));

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
@@ -55,6 +55,7 @@ pub struct Guest {
     /// It is being sent to another host from here.
     departing: AtomicBool,
     taking_over: AtomicBool,
+    disk_error: Mutex<Option<String>>,
 }
 
 /// As long as this lives a guest is being sent to another host, or let go on at this one.
@@ -143,6 +144,7 @@ impl Guest {
             changed,
             departing: AtomicBool::new(false),
             taking_over: AtomicBool::new(false),
+            disk_error: Mutex::default(),
         }
     }
 
@@ -368,6 +370,7 @@ impl Guest {
             };
             tokio::select! {
                 event = events.recv() => match event {
+                    Ok(event) if event.name == "BLOCK_IO_ERROR" => self.note_disk_error(&event),
                     Ok(event) if event.name == "RESET" => {
                         recount_at = Some(Instant::now() + RECOUNT);
                         self.changed.notify_one();
@@ -393,7 +396,14 @@ impl Guest {
         };
         let status = answer["status"].as_str().unwrap_or_default().to_owned();
         let ended = match meaning(&status) {
-            Meaning::State(state, detail) => {
+            Meaning::State(state, mut detail) => {
+                if status == "io-error"
+                    && let Some(why) = self.disk_error()
+                {
+                    detail
+                        .iter_mut()
+                        .for_each(|said| *said += &format!(": {why}"));
+                }
                 self.set(self.on_the_way(&status).unwrap_or(state), detail);
                 return true;
             }
@@ -404,6 +414,24 @@ impl Guest {
             tracing::error!(guest = self.launch.spec.guest, %error, "can't end an exited guest");
         }
         outcome.is_ok()
+    }
+
+    /// What went wrong with a disk, in the words of the host's system; what the guest is paused for is said
+    /// afterwards. After this process was started anew nobody knows it.
+    fn note_disk_error(&self, event: &Event) {
+        let why = event.data["reason"].as_str().unwrap_or_default();
+        let mut known = self
+            .disk_error
+            .lock()
+            .expect("no holder of this lock panics");
+        *known = Some(why.to_owned()).filter(|why| !why.is_empty());
+    }
+
+    fn disk_error(&self) -> Option<String> {
+        self.disk_error
+            .lock()
+            .expect("no holder of this lock panics")
+            .clone()
     }
 
     /// How far a guest is that comes from another host, or goes there.

@@ -1,10 +1,12 @@
 //! Real guests: what the trait promises, kept by the real driver.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::common::{Console, Host, PATIENCE, has_exited, is_running, kill_9, recorded, until};
 use boira_hypervisor::{Base, DiskFormat, Error, ExitReason, GuestState, disk};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 const GUEST: &str = "i-0123456789abcdef0";
 
@@ -387,6 +389,64 @@ async fn an_overlay_takes_the_writes_and_keeps_them_for_the_next_start() {
         fs::read(&base.path).unwrap(),
         crate::payload::disk("from the base")
     );
+}
+
+/// A small disk of the host's.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn at(path: PathBuf) -> Self {
+        fs::create_dir(&path).unwrap();
+        let size = "size=1m,mode=755";
+        mount(
+            Some("none"),
+            &path,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(size),
+        )
+        .unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_whose_hosts_disk_is_full_is_paused_says_why_and_loses_nothing() {
+    let host = Host::new();
+    let driver = host.driver();
+    let base = Base {
+        path: host.home.path().join("base.raw"),
+        format: DiskFormat::Raw,
+    };
+    fs::write(&base.path, crate::payload::disk("from the base")).unwrap();
+    let small = SmallDisk::at(host.home.path().join("small"));
+    let mut spec = host.spec(GUEST);
+    spec.disks[0].path = small.0.join("overlay.qcow2");
+    spec.disks[0].format = DiskFormat::Qcow2;
+    spec.disks[0].base = Some(base.clone());
+    disk::ensure_overlay(&spec.disks[0].path, &base, 8 << 20).unwrap();
+    driver.start(&spec, Vec::new()).await.unwrap();
+    let mut console = Console::open(&driver, GUEST).await;
+    console.hear("READY from the base").await;
+    let rest = small.0.join("rest");
+    let full = fs::write(&rest, vec![1; 2 << 20]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+
+    console.say("wZs").await;
+    let seen = until(&driver, GUEST, |seen| seen.state == GuestState::Paused).await;
+    let why = seen.detail.unwrap_or_default();
+    assert!(why.contains("No space left on device"), "{why}");
+    fs::remove_file(&rest).unwrap();
+    driver.resume(GUEST).await.unwrap();
+    console.hear("Z\r\n").await;
+    let seen = until(&driver, GUEST, is_running).await;
+    assert_eq!(seen.detail, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
