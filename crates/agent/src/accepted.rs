@@ -5,7 +5,6 @@ use boira_core::sync::Accepted;
 use boira_model::wire::SyncAnswer;
 use std::io::Write;
 use std::ops::Deref;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// What is in the file, which is what counts.
@@ -79,27 +78,12 @@ impl Kept {
     async fn write(&self, accepted: &Accepted) -> Result<()> {
         let bytes = serde_json::to_vec(accepted).context("write as JSON")?;
         let path = self.path.clone();
-        tokio::task::spawn_blocking(move || replace(&path, &bytes))
+        let writing = move || {
+            boira_files::create(&path, 0o600, |file| file.write_all(&bytes))
+                .with_context(|| format!("write {}", path.display()))
+        };
+        tokio::task::spawn_blocking(writing)
             .await
             .context("write a file")?
     }
-}
-
-/// Replaces a file as a whole; on return it and its name are on the disk.
-pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&temporary)
-        .with_context(|| format!("write {}", temporary.display()))?;
-    file.write_all(bytes).context("write")?;
-    file.sync_data().context("sync")?;
-    std::fs::rename(&temporary, path).context("rename")?;
-    let folder = path.parent().context("find its folder")?;
-    std::fs::File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .context("sync its folder")
 }

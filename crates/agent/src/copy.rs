@@ -85,10 +85,7 @@ pub fn receive(
         let _ = std::fs::remove_file(&partial);
         return outcome;
     }
-    std::fs::rename(&partial, path).context("give it its name")?;
-    let folder = path.parent().context("find its folder")?;
-    let synced = File::open(folder).and_then(|folder| folder.sync_all());
-    synced.context("sync its folder")
+    boira_files::publish(&partial, path).context("give it its name")
 }
 
 /// A copy's number is an extension of its name already.

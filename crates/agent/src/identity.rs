@@ -1,6 +1,5 @@
 //! Who this host is in its cloud, and how the certificate that proves it is kept valid.
 
-use crate::accepted::replace;
 use crate::client::Controller;
 use anyhow::{Context, Result};
 use boira_model::{CloudId, HostId, Wall};
@@ -47,7 +46,8 @@ impl Identity {
     /// On return it is on the disk.
     pub fn write(&self, path: &Path) -> Result<()> {
         let bytes = serde_json::to_vec(self).context("write this host's identity")?;
-        replace(path, &bytes)
+        boira_files::replace(path, &bytes, 0o600)
+            .with_context(|| format!("write {}", path.display()))
     }
 }
 

@@ -166,7 +166,7 @@ fn measure_host(home: &Path, note: impl Fn(&str), guest_rounds_s: u64) -> Result
         at: crate::identity::now(),
     };
     let bytes = serde_json::to_vec(&speed).context("write the figures")?;
-    crate::accepted::replace(&speed_path(home), &bytes)?;
+    boira_files::replace(&speed_path(home), &bytes, 0o600).context("keep the figures")?;
     Ok(speed)
 }
 

@@ -151,7 +151,7 @@ impl Home {
 
     /// Writes a file that only its owner may read, owned by who called sudo.
     pub fn write_private(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        boira_controller::config::write_atomically(path, bytes, 0o600)?;
+        boira_controller::config::replace(path, bytes, 0o600)?;
         give_to_caller(path)
     }
 }

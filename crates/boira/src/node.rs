@@ -459,7 +459,7 @@ pub async fn supervise(home: &Home, serving: Serving) -> Result<()> {
 }
 
 fn note(home: &Home, name: &str, text: &str) -> Result<()> {
-    boira_controller::config::write_atomically(&home.run(name), text.as_bytes(), 0o600)
+    boira_controller::config::replace(&home.run(name), text.as_bytes(), 0o600)
 }
 
 /// A controller that gave up before it was ready for the first time would do so again, and `up` waits

@@ -14,7 +14,6 @@ use boira_model::InstanceType;
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 #[derive(Serialize, Deserialize)]
@@ -68,7 +67,7 @@ impl Files {
     pub fn first_region(&self, now: &str) -> Result<String> {
         match std::fs::read_to_string(&self.region) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                write_atomically(&self.region, now.as_bytes(), 0o644)?;
+                replace(&self.region, now.as_bytes(), 0o644)?;
                 Ok(now.to_owned())
             }
             first => first.with_context(|| format!("read {}", self.region.display())),
@@ -89,7 +88,7 @@ impl Files {
             "# Instance types; change them here or with `boira type`. Read again when saved.\n\n{}",
             toml::to_string(&table).context("write instance types as TOML")?
         );
-        write_atomically(&self.types, text.as_bytes(), 0o644)
+        replace(&self.types, text.as_bytes(), 0o644)
     }
 
     /// Changes whenever one of the files does.
@@ -133,7 +132,7 @@ fn or_last_good<T>(
         Ok((text, value)) => {
             let kept = std::fs::read_to_string(&copy).ok();
             if kept.as_ref() != Some(&text) || !is_private(&copy) {
-                write_atomically(&copy, text.as_bytes(), 0o600)?;
+                replace(&copy, text.as_bytes(), 0o600)?;
             }
             Ok(value)
         }
@@ -271,29 +270,9 @@ pub fn check_type(row: &InstanceType) -> Result<()> {
     Ok(())
 }
 
-/// Writes a file so that readers and crashes see the old or the new one.
-pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    static WRITES: AtomicU64 = AtomicU64::new(0);
-    let number = WRITES.fetch_add(1, Ordering::Relaxed);
-    let temporary = path.with_extension(format!("new-{}-{number}", std::process::id()));
-    let write = || -> std::io::Result<()> {
-        // Of a process of the same number, before a crash.
-        let _ = std::fs::remove_file(&temporary);
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-    };
-    write()
-        .inspect_err(|_| drop(std::fs::remove_file(&temporary)))
-        .with_context(|| format!("write {}", path.display()))
+/// [`boira_files::replace`], with an error that names the file.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    boira_files::replace(path, bytes, mode).with_context(|| format!("write {}", path.display()))
 }
 
 #[cfg(test)]
@@ -352,18 +331,6 @@ mod tests {
         std::fs::set_permissions(&copy, open).expect("it is there");
         files.read().expect("they are fine");
         assert!(is_private(&copy));
-    }
-
-    #[test]
-    fn a_write_that_fails_leaves_nothing() {
-        let home = tempfile::tempdir().expect("a directory");
-        let taken = home.path().join("taken");
-        std::fs::create_dir_all(taken.join("by a folder")).expect("there is room");
-        write_atomically(&taken, b"x", 0o600).expect_err("a folder is there");
-        assert_eq!(
-            std::fs::read_dir(home.path()).expect("it is there").count(),
-            1
-        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A running controller: opens the home, starts the writer, the listeners and the clockwork.
 
-use crate::config::{Files, master_key_problem, write_atomically};
+use crate::config::{self, Files, master_key_problem};
 use crate::ec2::Facts;
 use crate::identity::Signer;
 use crate::links::Links;
@@ -222,7 +222,7 @@ fn metrics_token(home: &Path) -> Result<String> {
     let path = home.join("metrics.token");
     if !path.exists() {
         let token = hex::encode(rand::random::<[u8; 32]>());
-        write_atomically(&path, token.as_bytes(), 0o600)?;
+        config::replace(&path, token.as_bytes(), 0o600)?;
     }
     let token = std::fs::read_to_string(&path)?.trim().to_owned();
     ensure!(

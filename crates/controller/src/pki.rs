@@ -8,7 +8,7 @@
 //!  pki/identity.pem                  its certificate, for whoever verifies them
 //! ```
 
-use crate::config::write_atomically;
+use crate::config;
 use anyhow::{Context, Result};
 use boira_model::Wall;
 use rcgen::{
@@ -74,8 +74,8 @@ impl Pki {
         if !pki.path("ca-key.pem").exists() {
             let pair = make_authority()?;
             // The key comes last: a certificate without its key is made again.
-            write_atomically(&pki.path("ca.pem"), pair.certificate.as_bytes(), 0o644)?;
-            write_atomically(&pki.path("ca-key.pem"), pair.key.as_bytes(), 0o600)?;
+            config::replace(&pki.path("ca.pem"), pair.certificate.as_bytes(), 0o644)?;
+            config::replace(&pki.path("ca-key.pem"), pair.key.as_bytes(), 0o600)?;
         }
         Ok(pki)
     }
@@ -117,7 +117,7 @@ impl Pki {
         let path = self.path("api-key.pem");
         if !path.exists() {
             let made = KeyPair::generate().context("make the API's key")?;
-            write_atomically(&path, made.serialize_pem().as_bytes(), 0o600)?;
+            config::replace(&path, made.serialize_pem().as_bytes(), 0o600)?;
         }
         let text =
             std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
@@ -174,12 +174,12 @@ impl Pki {
             let der = made.to_pkcs8_der().context("write the identity key")?;
             // The certificate of an earlier key verifies nothing any more.
             let _ = std::fs::remove_file(&certificate);
-            write_atomically(&key, der.as_bytes(), 0o600)?;
+            config::replace(&key, der.as_bytes(), 0o600)?;
         }
         let key_pkcs8 = std::fs::read(&key).with_context(|| format!("read {}", key.display()))?;
         if !certificate.exists() {
             let pem = identity_certificate(&key_pkcs8)?;
-            write_atomically(&certificate, pem.as_bytes(), 0o644)?;
+            config::replace(&certificate, pem.as_bytes(), 0o644)?;
         }
         let pem = std::fs::read_to_string(&certificate)
             .with_context(|| format!("read {}", certificate.display()))?;

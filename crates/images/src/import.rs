@@ -80,10 +80,7 @@ pub async fn import(source: &Path, destination: &Path, progress: &Progress<'_>) 
     chown(&result, Some(0), Some(0)).at(&result)?;
     fs::set_permissions(&result, fs::Permissions::from_mode(0o644)).at(&result)?;
     file.sync_all().at(&result)?;
-    fs::rename(&result, destination).at(destination)?;
-    fs::File::open(parent)
-        .and_then(|directory| directory.sync_all())
-        .at(parent)?;
+    boira_files::publish(&result, destination).at(destination)?;
     Ok(converted)
 }
 

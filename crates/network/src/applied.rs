@@ -51,9 +51,9 @@ impl Applied {
     }
 
     pub fn write(&self, directory: &Path) -> io::Result<()> {
-        let new = directory.join("applied.json.new");
-        fs::write(&new, serde_json::to_vec(self)?)?;
-        fs::rename(new, directory.join(APPLIED_FILE))
+        let bytes = serde_json::to_vec(self)?;
+        let path = directory.join(APPLIED_FILE);
+        boira_files::swap(&path, 0o644, |file| io::Write::write_all(file, &bytes))
     }
 }
 

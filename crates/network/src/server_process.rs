@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -124,16 +124,10 @@ impl ServerProcess {
         if fs::read(&path).is_ok_and(|old| old == bytes) {
             return Ok(digest(&bytes));
         }
-        let new = self.directory.join("spec.json.new");
-        let mut file = File::options()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o640)
-            .open(&new)?;
-        std::os::unix::fs::fchown(&file, None, Some(self.uid))?;
-        io::Write::write_all(&mut file, &bytes)?;
-        fs::rename(new, path)?;
+        boira_files::swap(&path, 0o640, |file| {
+            std::os::unix::fs::fchown(&*file, None, Some(self.uid))?;
+            io::Write::write_all(file, &bytes)
+        })?;
         Ok(digest(&bytes))
     }
 

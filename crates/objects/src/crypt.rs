@@ -7,9 +7,8 @@
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use sha2::{Digest, Sha256};
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self};
+use std::io;
 use std::path::{Path, PathBuf};
 
 pub const KEY_BYTES: usize = 32;
@@ -141,7 +140,7 @@ impl Master {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             Err(_) if make_it && needed.is_empty() => {
                 let key = Key(random());
-                make(path, &hex::encode(key.0)).map_err(failed)?;
+                boira_files::replace(path, hex::encode(key.0).as_bytes(), 0o600).map_err(failed)?;
                 return Ok(Self(key));
             }
             Err(_) => return Err(MasterError::Missing(path.to_owned())),
@@ -160,23 +159,6 @@ impl Master {
     /// Whether a content's key was wrapped by a master key.
     pub fn wrapped(wrapped: &[u8]) -> bool {
         wrapped.first() == Some(&BY_MASTER)
-    }
-}
-
-fn make(path: &Path, text: &str) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    match path.parent() {
-        Some(parent) => fs::File::open(parent)?.sync_all(),
-        None => Ok(()),
     }
 }
 

@@ -83,11 +83,7 @@ fn back_up(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let name = partial.to_string_lossy();
     connection.execute("VACUUM INTO ?1", params![name])?;
     std::fs::File::open(&partial)?.sync_all()?;
-    std::fs::rename(&partial, path)?;
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    std::fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+    boira_files::publish(&partial, path)?;
     tracing::info!("a copy of the store as it was is {}", path.display());
     Ok(())
 }

@@ -132,6 +132,6 @@ fn pending(home: &Home) -> Result<Pending> {
     let (key, request) = pki::host_request()?;
     let pending = Pending { key, request };
     let text = serde_json::to_vec(&pending).context("write this host's key")?;
-    boira_controller::config::write_atomically(&path, &text, 0o600)?;
+    boira_controller::config::replace(&path, &text, 0o600)?;
     Ok(pending)
 }

@@ -192,7 +192,7 @@ pub async fn prepare(home: &Home) -> Result<()> {
         "# Written by boira: ssh -F {} NAME\nHost *\n\tUser root\n{options}",
         quote(&path.display().to_string()),
     );
-    boira_controller::config::write_atomically(&path, text.as_bytes(), 0o644)?;
+    boira_controller::config::replace(&path, text.as_bytes(), 0o644)?;
     if !home.key().exists() {
         make_key(&home.key()).await?;
     }

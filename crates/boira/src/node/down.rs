@@ -155,7 +155,7 @@ fn note_closing(home: &Home, running: Vec<String>) -> Result<BTreeSet<String>> {
     let mut closing: BTreeSet<String> = before.lines().map(str::to_owned).collect();
     closing.extend(running);
     let text: String = closing.iter().map(|guest| format!("{guest}\n")).collect();
-    boira_controller::config::write_atomically(&marker, text.as_bytes(), 0o600)
+    boira_controller::config::replace(&marker, text.as_bytes(), 0o600)
         .context("note that the cloud is going down")?;
     Ok(closing)
 }

@@ -366,7 +366,7 @@ fn a_pc_with_a_loose_cable_and_then_a_read_only_disk_is_no_use_for_a_while_and_h
     let folder = room.home(here).join("agent").display().to_string();
     // What is in the way of the file that the next one is written as.
     room.pc(here)
-        .sh(&format!("mkdir {folder}/accepted.new"))
+        .sh(&format!("mkdir {folder}/accepted.json.new"))
         .ok();
     let made = room.json(&["instance", "run", "--no-wait"]);
     let next = made[0]["id"].as_str().expect("an id");
@@ -380,7 +380,7 @@ fn a_pc_with_a_loose_cable_and_then_a_read_only_disk_is_no_use_for_a_while_and_h
     assert_eq!(room.json(&["instance", "show", next])["state"], "pending");
     gets_nothing(&room, "can't be written to its disk");
     room.pc(here)
-        .sh(&format!("rmdir {folder}/accepted.new"))
+        .sh(&format!("rmdir {folder}/accepted.json.new"))
         .ok();
     wait("it starts what waited", BOOT * 2, || {
         room.inside(next, "true")

@@ -12,7 +12,7 @@ mod qcow2;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::Context;
@@ -127,23 +127,8 @@ fn exists(path: &Path) -> Result<bool> {
         .context(format!("looking for {}", path.display()))
 }
 
-/// Fills a new file beside `path` and gives it that name once it is on the disk.
-fn create(path: &Path, fill: impl FnOnce(&File) -> io::Result<()>) -> Result<()> {
-    let partial = partial(path);
-    let creating = || -> io::Result<()> {
-        let mut options = OpenOptions::new();
-        let file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&partial)?;
-        fill(&file)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)?;
-        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-    };
-    creating().context(format!("creating {}", path.display()))
+fn create(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
+    boira_files::create(path, 0o600, fill).context(format!("creating {}", path.display()))
 }
 
 fn partial(path: &Path) -> PathBuf {

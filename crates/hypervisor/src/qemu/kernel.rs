@@ -9,8 +9,8 @@
 //! payload: LZ4's legacy frame, and the unpacked size as its last four bytes.
 
 use std::fs::{self, File, FileTimes};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -80,17 +80,7 @@ impl Kernels {
 
     fn keep(&self, path: &Path, unpacked: &[u8]) -> io::Result<()> {
         fs::create_dir_all(&self.dir)?;
-        let partial = self.dir.join("new");
-        let mut options = fs::OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o644)
-            .open(&partial)?;
-        file.write_all(unpacked)?;
-        file.sync_all()?;
-        fs::rename(partial, path)?;
+        boira_files::replace(path, unpacked, 0o644)?;
         let mut kept = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;

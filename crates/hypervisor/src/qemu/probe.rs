@@ -169,9 +169,8 @@ fn kept(cache: &Path) -> Option<Kept> {
 }
 
 fn keep(cache: &Path, kept: &Kept) -> io::Result<()> {
-    let partial = cache.with_extension("new");
-    fs::write(&partial, serde_json::to_vec_pretty(kept)?)?;
-    fs::rename(partial, cache)
+    let bytes = serde_json::to_vec_pretty(kept)?;
+    boira_files::swap(cache, 0o644, |file| io::Write::write_all(file, &bytes))
 }
 
 /// Boots the kernel and waits for its first words. How long they took, or why they didn't come.

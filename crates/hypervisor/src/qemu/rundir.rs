@@ -149,10 +149,8 @@ impl RunDir {
 
     /// Writes a document so that a reader sees it whole or not at all.
     pub fn write_json(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
-        let partial = self.at(&format!("{name}.new"));
-        let mut file = File::create(&partial)?;
-        file.write_all(&serde_json::to_vec(value)?)?;
-        fs::rename(partial, self.at(name))
+        let bytes = serde_json::to_vec(value)?;
+        boira_files::swap(&self.at(name), 0o644, |file| file.write_all(&bytes))
     }
 
     /// Makes what is kept of an ended guest durable.

@@ -24,10 +24,9 @@ mod tunnels;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -370,7 +369,7 @@ fn secret(directory: &Path) -> io::Result<SecretKey> {
         Ok(bytes) => SecretKey::from_bytes(&bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let secret = SecretKey::random();
-            write_private(&path, secret.as_bytes())?;
+            boira_files::replace(&path, secret.as_bytes(), 0o600)?;
             Ok(secret)
         }
         Err(error) => Err(error),
@@ -391,26 +390,10 @@ fn port(directory: &Path, runs: bool) -> io::Result<u16> {
         true => PORT,
         false => relay::listen(0)?.local_addr()?.port(),
     };
-    write_private(&path, port.to_string().as_bytes())?;
+    boira_files::replace(&path, port.to_string().as_bytes(), 0o600)?;
     Ok(port)
 }
 
 fn is_free(port: u16) -> bool {
     relay::listen(port).is_ok_and(|socket: UdpSocket| socket.local_addr().is_ok())
-}
-
-/// Replaces a file that only root may read; on return it is on the disk.
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = File::options()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    io::Write::write_all(&mut file, bytes)?;
-    file.sync_all()?;
-    fs::rename(new, path)?;
-    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    File::open(folder)?.sync_all()
 }
