@@ -113,7 +113,7 @@ impl Tx<'_> {
         touched.object(bucket, key, self.number);
     }
 
-    /// A bucket comes, changes or goes, and with it what all its objects are.
+    /// A bucket comes, changes or goes.
     pub fn touches_bucket(&self, name: &str) {
         self.touched.borrow_mut().buckets.insert(name.to_owned());
     }

@@ -10,7 +10,7 @@ use crate::crypt::Key;
 use crate::describe::{described, etag, headers, http_date, second, with_sums};
 use crate::details;
 use crate::encryption::{self, Encryption};
-use crate::error::{custom, denied, not_allowed};
+use crate::error::{custom, not_allowed};
 use crate::front::Besides;
 use crate::lifecycle;
 use crate::lock::{self, Wish};
@@ -383,7 +383,7 @@ impl Store {
         output.checksum_type = with_sums!(output, Some(&sum));
         // Many are read right after they were written.
         if let (Some(stamp), Some(bytes)) = (stamp, bytes) {
-            self.db.recent.keep(stamp, bucket, version, Some(bytes));
+            self.db.recent.keep(stamp, &bucket, version, Some(bytes));
         }
         Ok(output)
     }
@@ -398,11 +398,10 @@ impl Store {
             .flatten();
         let known = kept.is_some();
         if let Some(kept) = kept.filter(|kept| kept.bytes.is_some() || !look.bytes) {
-            if kept.bucket.owner != look.who.account {
-                return Err(denied());
+            let bucket = &self.known(&look.bucket, &look.who.account)?.row;
+            if kept.is_in(bucket) {
+                return look.judged(bucket, kept.version.clone(), kept.bytes.clone(), reading);
             }
-            let version = kept.version.clone();
-            return look.judged(&kept.bucket, version, kept.bytes.clone(), reading);
         }
         let contents = self.contents.clone();
         let stamp = recent.stamp(&look.bucket, &look.key);
@@ -422,7 +421,7 @@ impl Store {
                     _ => None,
                 };
                 if current && found.is_keepable() && (!known || found.bytes.is_some()) {
-                    recent.keep(stamp, bucket, found.version.clone(), found.bytes.clone());
+                    recent.keep(stamp, &bucket, found.version.clone(), found.bytes.clone());
                 }
                 Ok(found)
             })

@@ -19,7 +19,7 @@ const SHARDS: usize = 64;
 const WEIGHT: usize = 32 << 20;
 /// What an entry weighs besides its bytes.
 const ENTRY: usize = 1 << 10;
-/// What it may weigh at most, so that one bucket's long settings don't fill all.
+/// What it may weigh at most, so that a few don't fill all.
 const HEAVIEST: usize = 128 << 10;
 
 /// A bucket and a key.
@@ -28,7 +28,6 @@ type Name = (String, String);
 /// What a commit changes.
 #[derive(Default)]
 pub struct Touched {
-    /// Buckets, and with them what all their objects are.
     pub buckets: BTreeSet<String>,
     /// Objects, and which of the commit's requests was the last to change each.
     names: HashMap<Name, usize>,
@@ -42,16 +41,13 @@ impl Touched {
 
     /// Whether an object is as that request left it.
     pub fn was_last(&self, bucket: &str, key: &str, by: usize) -> bool {
-        self.buckets.is_empty() && self.names.get(&(bucket.to_owned(), key.to_owned())) == Some(&by)
+        self.names.get(&(bucket.to_owned(), key.to_owned())) == Some(&by)
     }
 
     /// A bit for each shard.
     fn shards(&self) -> u64 {
         let names = self.names.keys();
-        match self.buckets.is_empty() {
-            false => u64::MAX,
-            true => names.fold(0, |bits, (bucket, key)| bits | 1 << shard(bucket, key)),
-        }
+        names.fold(0, |bits, (bucket, key)| bits | 1 << shard(bucket, key))
     }
 }
 
@@ -70,7 +66,8 @@ pub struct Stamp {
 
 /// An object as it was found.
 pub struct Kept {
-    pub bucket: Bucket,
+    /// Its bucket's id and time, as another one may have got the name since.
+    bucket: (i64, i64),
     pub version: Version,
     /// Its bytes, if they are few and there is no client's key to them.
     pub bytes: Option<Bytes>,
@@ -78,11 +75,14 @@ pub struct Kept {
 }
 
 impl Kept {
-    fn weighed(bucket: &Bucket, version: &Version, bytes: Option<&Bytes>) -> usize {
+    pub fn is_in(&self, bucket: &Bucket) -> bool {
+        self.bucket == (bucket.id, bucket.created_ms)
+    }
+
+    fn weighed(version: &Version, bytes: Option<&Bytes>) -> usize {
         ENTRY
             + bytes.map_or(0, Bytes::len)
             + 2 * version.key.len()
-            + json(&bucket.config).len()
             + json(&version.about).len()
             + version.slices.len() * size_of::<Slice>()
     }
@@ -130,8 +130,8 @@ impl Recent {
         Some(found)
     }
 
-    pub fn keep(&self, stamp: Stamp, bucket: Bucket, version: Version, bytes: Option<Bytes>) {
-        let weight = Kept::weighed(&bucket, &version, bytes.as_ref());
+    pub fn keep(&self, stamp: Stamp, bucket: &Bucket, version: Version, bytes: Option<Bytes>) {
+        let weight = Kept::weighed(&version, bytes.as_ref());
         if weight > HEAVIEST || !self.holds(stamp) {
             return;
         }
@@ -140,7 +140,7 @@ impl Recent {
         let key = String::from_utf8_lossy(&version.key).into_owned();
         let name = (bucket.name.clone(), key);
         let kept = Arc::new(Kept {
-            bucket,
+            bucket: (bucket.id, bucket.created_ms),
             version,
             bytes,
             weight,
@@ -162,9 +162,6 @@ impl Recent {
     pub fn begins(&self, touched: &Touched) {
         self.each(touched.shards(), |number| number | 1);
         let mut entries = self.entries.lock().expect("no holder of this lock panics");
-        if !touched.buckets.is_empty() {
-            *entries = Generations::default();
-        }
         for name in touched.names.keys() {
             entries.take_out(name);
         }
@@ -235,7 +232,7 @@ mod tests {
 
     fn keep(recent: &Recent, stamp: Stamp, key: &str, size: usize) {
         let (bucket, version, bytes) = found(key, size);
-        recent.keep(stamp, bucket, version, bytes);
+        recent.keep(stamp, &bucket, version, bytes);
     }
 
     fn one(key: &str) -> Touched {
@@ -262,11 +259,6 @@ mod tests {
         assert!(!has("k"));
         keep(&recent, recent.stamp("b", "k"), "k", 1);
         assert!(has("k") && has("other"));
-        recent.begins(&Touched {
-            buckets: BTreeSet::from(["b".into()]),
-            ..Touched::default()
-        });
-        assert!(!has("k") && !has("other"));
     }
 
     #[test]
@@ -275,8 +267,6 @@ mod tests {
         assert!(touched.was_last("b", "k", 0) && !touched.was_last("b", "other", 0));
         touched.object("b", b"k", 1);
         assert!(!touched.was_last("b", "k", 0) && touched.was_last("b", "k", 1));
-        touched.buckets.insert("b".into());
-        assert!(!touched.was_last("b", "k", 1));
     }
 
     #[test]
