@@ -82,9 +82,9 @@ fn read_all(stream: &TcpStream) -> io::Result<SavedTcp> {
     let has = |option: u8| info[5] & option != 0;
     let fd = stream.as_raw_fd();
     let [unread, unacknowledged, unsent] = [
-        ask(|count| unsafe { fionread(fd, count) })?,
-        ask(|count| unsafe { siocoutq(fd, count) })?,
-        ask(|count| unsafe { siocoutqnsd(fd, count) })?,
+        ask(fionread, fd)?,
+        ask(siocoutq, fd)?,
+        ask(siocoutqnsd, fd)?,
     ];
     let received = peek(stream, RECEIVE_QUEUE, unread)?;
     let receive_next: u32 = get(stream, libc::TCP_QUEUE_SEQ)?;
@@ -212,9 +212,12 @@ nix::ioctl_read_bad!(siocoutq, libc::TIOCOUTQ, libc::c_int);
 // linux/sockios.h
 nix::ioctl_read_bad!(siocoutqnsd, 0x894b, libc::c_int);
 
-fn ask(question: impl FnOnce(*mut libc::c_int) -> nix::Result<libc::c_int>) -> io::Result<usize> {
+type Question = unsafe fn(libc::c_int, *mut libc::c_int) -> nix::Result<libc::c_int>;
+
+fn ask(question: Question, fd: libc::c_int) -> io::Result<usize> {
     let mut count = 0;
-    question(&mut count)?;
+    // SAFETY: the kernel answers each of these with one number, which is written into one that is there.
+    unsafe { question(fd, &mut count) }?;
     usize::try_from(count).map_err(io::Error::other)
 }
 

@@ -88,8 +88,9 @@ impl Process {
     pub async fn ended(&self) -> io::Result<Ending> {
         // A pidfd is readable from the end of its process on, for ever.
         let _ready = self.pidfd.readable().await?;
-        // SAFETY: all zeros is a valid siginfo_t; the descriptor is open.
+        // SAFETY: all zeros is a valid siginfo_t.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the descriptor is open, and the kernel writes into what is there.
         let result = unsafe {
             libc::waitid(
                 libc::P_PIDFD,
@@ -241,7 +242,7 @@ fn identify(recorded: &Stat, marker: &str) -> Identity {
 }
 
 fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: both arguments are plain values; a result that isn't an error is a new descriptor.
+    // SAFETY: both arguments are plain values.
     let fd = check(unsafe {
         libc::syscall(
             libc::SYS_pidfd_open,
@@ -249,6 +250,7 @@ fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
             libc::PIDFD_NONBLOCK,
         )
     })?;
+    // SAFETY: a result that isn't an error is a new descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 

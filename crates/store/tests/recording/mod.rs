@@ -48,6 +48,7 @@ struct Address<T>(*const T);
 
 // SAFETY: SQLite's default VFS and its table of methods are constants that live for ever.
 unsafe impl<T> Send for Address<T> {}
+// SAFETY: as above.
 unsafe impl<T> Sync for Address<T> {}
 
 /// Registers the layer; the URI names a database that uses it. For one test per process.
