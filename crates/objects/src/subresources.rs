@@ -2,10 +2,11 @@
 //! plain one: a request to delete a bucket's configuration would delete the bucket. So what it would not
 //! route is refused before (the operations of S3's API reference, by their request syntax).
 
+use crate::details;
 use crate::error::not_allowed;
 use crate::signed::Query;
 use http::Method;
-use s3s::{S3Result, s3_error};
+use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 
 /// A name in a query that makes a request another one than without it.
 struct Subresource {
@@ -107,12 +108,46 @@ pub fn is_signed_by_2(name: &str) -> bool {
     signed.any(|row| row.name == name) || of_answers.contains(&name)
 }
 
+/// What counts is a number.
+fn check_numbers(query: &Query) -> S3Result<()> {
+    /// With what AWS calls them where they may not be negative.
+    const NUMBERS: [(&str, Option<&str>); 6] = [
+        ("max-buckets", None),
+        ("max-keys", Some("maxKeys")),
+        ("max-parts", Some("maxParts")),
+        ("max-uploads", Some("maxUploads")),
+        ("part-number-marker", None),
+        ("partNumber", None),
+    ];
+    for (name, counts) in NUMBERS {
+        let Some(text) = query.get(name) else {
+            continue;
+        };
+        let (called, why) = match (text.parse::<i32>(), counts) {
+            (Err(_), _) => (
+                name,
+                format!("Provided {name} not an integer or within integer range"),
+            ),
+            (Ok(..0), Some(called)) => (
+                called,
+                format!("Argument {called} must be an integer between 0 and 2147483647"),
+            ),
+            (Ok(_), _) => continue,
+        };
+        let error = S3Error::with_message(S3ErrorCode::InvalidArgument, why);
+        let error = details::with(error, "ArgumentName", called);
+        return Err(details::with(error, "ArgumentValue", text));
+    }
+    Ok(())
+}
+
 /// Refuses what would be taken for another request.
 pub fn check(method: &Method, has_key: bool, query: &Query) -> S3Result<()> {
     let names = || query.pairs().iter().map(|(name, _)| name.as_str());
     if method == Method::OPTIONS {
         return Ok(());
     }
+    check_numbers(query)?;
     let mut asked = names().filter_map(|name| ALL.iter().find(|row| row.name == name));
     if let Some(row) = asked.find(|row| !row.is_routed(method, has_key)) {
         return Err(match row.is_missing(has_key) {
@@ -150,6 +185,23 @@ pub fn check(method: &Method, has_key: bool, query: &Query) -> S3Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_numbers() {
+        let why = |text: &str| {
+            let outcome = check(&Method::GET, false, &Query::of(text).expect("well formed"));
+            outcome
+                .err()
+                .map(|error| error.message().unwrap_or_default().to_owned())
+        };
+        assert_eq!(why("max-keys=0&max-uploads=7"), None);
+        for text in ["max-keys=blah", "max-keys=2147483648", "max-keys="] {
+            let said = "Provided max-keys not an integer or within integer range";
+            assert_eq!(why(text).as_deref(), Some(said), "{text}");
+        }
+        let said = "Argument maxKeys must be an integer between 0 and 2147483647";
+        assert_eq!(why("max-keys=-1").as_deref(), Some(said));
+    }
 
     fn answer(method: Method, has_key: bool, query: &str) -> String {
         let query = Query::of(query).expect("well formed");

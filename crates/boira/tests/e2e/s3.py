@@ -1262,6 +1262,14 @@ def policies(bucket):
     with refused("AccessDenied", 403):
         S3.delete_object(Bucket=bucket, Key="pub/a")
     assert body(Bucket=bucket, Key="own") == b"own"
+    # A copy's source is the same however it is spelt.
+    put(statement("Deny", "*", "s3:PutObject", "/*", StringLike={"s3:x-amz-copy-source": f"{bucket}/own*"}))
+    for source, status in [(f"{bucket}/own", 403), (f"/{bucket}/ow%6E", 403), (f"%2F{bucket}%2Fown", 403),
+                           (f"{bucket}/pub/a", 200)]:
+        headers = {"x-amz-content-sha256": "UNSIGNED-PAYLOAD", "x-amz-copy-source": source}
+        found, _, text = raw("PUT", f"/{bucket}/copied", headers=signed_headers(f"/{bucket}/copied", headers))
+        assert found == status, (source, text)
+    S3.delete_object(Bucket=bucket, Key="copied")
     put(statement("Deny", "*", "s3:DeleteObject", "/pub/*"))
     done = S3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "pub/a"}, {"Key": "x"}]})
     assert [one["Key"] for one in done["Errors"]] == ["pub/a"] and len(done["Deleted"]) == 1, done
