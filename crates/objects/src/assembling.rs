@@ -27,7 +27,7 @@ pub struct Named {
 
 impl Named {
     pub fn of(part: CompletedPart) -> S3Result<Self> {
-        let number = part_number(part.part_number.unwrap_or(0))?;
+        let number = part_number(part.part_number.ok_or_else(malformed)?)?;
         let sums = [
             (Algorithm::Crc32, part.checksum_crc32),
             (Algorithm::Crc32c, part.checksum_crc32c),

@@ -6,7 +6,7 @@ use crate::acl::{self, Acl};
 use crate::authorize::blocked;
 use crate::describe::second;
 use crate::documents::Document;
-use crate::error::{custom, internal};
+use crate::error::{custom, internal, malformed};
 use crate::front::Besides;
 use crate::known::KnownBucket;
 use crate::listing::{from_token, token};
@@ -291,7 +291,8 @@ impl Store {
         let versioning = match wanted.status.as_ref().map(|status| status.as_str()) {
             Some(BucketVersioningStatus::ENABLED) => Versioning::Enabled,
             Some(BucketVersioningStatus::SUSPENDED) => Versioning::Suspended,
-            _ => {
+            Some(_) => return Err(malformed()),
+            None => {
                 return Err(s3_error!(
                     IllegalVersioningConfigurationException,
                     "The Versioning element must be specified"

@@ -5,10 +5,11 @@ use crate::Store;
 use crate::contents::{BLOCK, Slice};
 use crate::crypt::MasterError;
 use crate::error::internal;
-use crate::opened::is_damage;
+use crate::opened::{Damaged, is_damage};
 use crate::quota::{self, Held, Quota};
 use rusqlite::{Connection, OptionalExtension, params};
 use s3s::S3Result;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -116,10 +117,6 @@ impl Store {
                     content: id,
                     belongs_to: self.users_of(id).await?,
                 };
-                tracing::error!(
-                    "content {id:016x} is damaged; it belongs to {}",
-                    found.belongs_to.join(", ")
-                );
                 checked.damaged.push(found);
             }
             checked.contents += 1;
@@ -246,6 +243,27 @@ fn users_of(db: &Connection, id: i64) -> rusqlite::Result<Vec<String>> {
         .optional()?;
     found.extend(part);
     Ok(found)
+}
+
+/// Says in the log what the contents belong to that are found damaged, by whomever.
+pub async fn name_damaged(store: Weak<Store>, damaged: Arc<Damaged>) {
+    let mut named = BTreeSet::new();
+    loop {
+        damaged.found().await;
+        let Some(here) = store.upgrade() else {
+            return;
+        };
+        let all = damaged.all();
+        for id in all.iter().filter(|id| !named.contains(*id)) {
+            match here.users_of(*id).await {
+                Ok(users) => {
+                    tracing::error!("damaged content {id:016x} belongs to {}", users.join(", "));
+                }
+                Err(error) => tracing::error!("whose content {id:016x} is: {error}"),
+            }
+        }
+        named = all.into_iter().collect();
+    }
 }
 
 /// Reads everything through again and again, slowly.

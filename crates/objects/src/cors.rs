@@ -98,6 +98,10 @@ fn fits(pattern: &str, text: &str) -> bool {
     }
 }
 
+pub fn is_method(method: &str) -> bool {
+    METHODS.contains(&method)
+}
+
 fn judged(rules: &[CORSRule]) -> S3Result<()> {
     if rules.is_empty() || rules.len() > MOST_RULES {
         return Err(malformed());

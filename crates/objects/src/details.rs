@@ -87,7 +87,7 @@ impl<'a> Asked<'a> {
         self.head.uri()
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.head.headers().get(name)?.to_str().ok()
     }
 

@@ -202,7 +202,7 @@ impl Front {
         let asked = cors::Asked {
             origin,
             method: match request.method() {
-                &Method::OPTIONS => text("access-control-request-method")?,
+                &Method::OPTIONS => text(ASKED_METHOD)?,
                 other => other.as_str(),
             },
             headers: match request.method() {
@@ -360,6 +360,21 @@ async fn told_apart(
     })
 }
 
+const ASKED_METHOD: &str = "access-control-request-method";
+
+/// What a browser's question lacks.
+fn incomplete_preflight(asked: &Asked<'_>) -> String {
+    match (asked.header("origin"), asked.header(ASKED_METHOD)) {
+        (None, _) => "Insufficient information. Origin request header needed.".to_owned(),
+        (Some(_), method) => {
+            format!(
+                "Invalid Access-Control-Request-Method: {}",
+                method.unwrap_or("null")
+            )
+        }
+    }
+}
+
 /// A browser's question before its request.
 async fn preflighted(
     origin: Option<&Result<HeaderMap, &'static str>>,
@@ -368,11 +383,16 @@ async fn preflighted(
 ) -> Response<Body> {
     let why = match origin {
         Some(Ok(_)) => return Response::new(Body::empty()),
+        Some(Err(_)) if !cors::is_method(asked.header(ASKED_METHOD).unwrap_or_default()) => custom(
+            "BadRequest",
+            StatusCode::BAD_REQUEST,
+            incomplete_preflight(asked),
+        ),
         Some(Err(why)) => custom("AccessForbidden", StatusCode::FORBIDDEN, *why),
         None => custom(
             "BadRequest",
             StatusCode::BAD_REQUEST,
-            "Insufficient information. Origin request header needed.",
+            incomplete_preflight(asked),
         ),
     };
     refused(why, asked, request_id).await

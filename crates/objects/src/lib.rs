@@ -141,6 +141,8 @@ impl Store {
         });
         tokio::spawn(collect::run(Arc::downgrade(&store)));
         tokio::spawn(check::scrub(Arc::downgrade(&store)));
+        let damaged = store.contents.damaged.clone();
+        tokio::spawn(check::name_damaged(Arc::downgrade(&store), damaged));
         Ok(store)
     }
 

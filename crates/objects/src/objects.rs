@@ -53,6 +53,9 @@ pub struct Look {
     pub key: String,
     pub version: Option<String>,
     pub conditions: Conditions,
+    /// Whether it can't be done to a delete marker, however that was found: then it is the method that is
+    /// wrong, and not the key.
+    pub of_marker: bool,
     /// Whether bytes are wanted, where they are few.
     pub bytes: bool,
     /// The client's key, if it sent one, where it has to be the right one.
@@ -69,7 +72,8 @@ impl Look {
         reading: Reading,
     ) -> S3Result<Found> {
         let told = bucket.told(&version.id);
-        readable(&version, self.version.is_some(), told.as_ref())?;
+        let named = self.version.is_some() || self.of_marker;
+        readable(&version, named, told.as_ref())?;
         self.who.may(bucket, &version)?;
         self.conditions.allow_read(&version)?;
         if let Some(key) = &self.opened_by {
@@ -232,6 +236,7 @@ macro_rules! found {
             key: std::mem::take(&mut input.key),
             version: input.version_id.take(),
             conditions: conditions!(input),
+            of_marker: false,
             bytes: $bytes,
             opened_by: Some($key.clone()),
         };

@@ -12,6 +12,7 @@ use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::{Arc, Mutex};
+use tokio::sync::Notify;
 
 /// A content that is being read.
 pub struct Opened {
@@ -219,23 +220,33 @@ const DAMAGED: &str = "The object is damaged on the disk. Tell the administrator
 
 /// The numbers of contents that were found damaged since the start.
 #[derive(Default)]
-pub struct Damaged(Mutex<BTreeSet<i64>>);
+pub struct Damaged {
+    all: Mutex<BTreeSet<i64>>,
+    found: Notify,
+}
 
 impl Damaged {
     fn note(&self, id: i64, why: &str) -> S3Error {
         tracing::error!("content {id:016x} is damaged: {why}");
-        let mut all = self.0.lock().expect("no holder of this lock panics");
-        all.insert(id);
+        let mut all = self.all.lock().expect("no holder of this lock panics");
+        if all.insert(id) {
+            self.found.notify_one();
+        }
         S3Error::with_message(S3ErrorCode::InternalError, DAMAGED)
     }
 
+    /// Resolves when another one was found. For one waiter.
+    pub async fn found(&self) {
+        self.found.notified().await;
+    }
+
     pub fn all(&self) -> Vec<i64> {
-        let all = self.0.lock().expect("no holder of this lock panics");
+        let all = self.all.lock().expect("no holder of this lock panics");
         all.iter().copied().collect()
     }
 
     pub fn forget(&self, id: i64) {
-        let mut all = self.0.lock().expect("no holder of this lock panics");
+        let mut all = self.all.lock().expect("no holder of this lock panics");
         all.remove(&id);
     }
 }

@@ -7,6 +7,7 @@ use crate::acl::{self, ANONYMOUS, Acl, EC2, Wish};
 use crate::authorize::{Who, blocked};
 use crate::db::Tx;
 use crate::error::malformed;
+use crate::objects::readable;
 use crate::rows::{self, About, Bucket, Ownership, Version};
 use http::Extensions;
 use s3s::dto::*;
@@ -155,7 +156,8 @@ impl Store {
             .db
             .read(move |db| {
                 let bucket = rows::bucket(db, &input.bucket, &who.account)?;
-                let version = object(db, &bucket, &input.key, input.version_id.as_deref())?;
+                let id = input.version_id.as_deref();
+                let version = object(db, &bucket, (&input.key, id), id.is_some())?;
                 who.may(&bucket, &version)?;
                 Ok(of_object(&bucket, &version.about))
             })
@@ -183,7 +185,7 @@ impl Store {
             .write(move |tx: &Tx<'_>| {
                 let bucket = rows::bucket(tx.connection, &input.bucket, &who.account)?;
                 let id = input.version_id.as_deref();
-                let version = object(tx.connection, &bucket, &input.key, id)?;
+                let version = object(tx.connection, &bucket, (&input.key, id), true)?;
                 who.may(&bucket, &version)?;
                 let (owner, _) = of_object(&bucket, &version.about);
                 let wanted = match body {
@@ -271,17 +273,17 @@ impl Store {
     }
 }
 
+/// A version that has an ACL. Of a delete marker it is the method that is wrong, or there is no such key.
 fn object(
     db: &rusqlite::Connection,
     bucket: &Bucket,
-    key: &str,
-    id: Option<&str>,
+    (key, id): (&str, Option<&str>),
+    wrong_method: bool,
 ) -> S3Result<Version> {
     let version = rows::named(db, bucket.id, key, id)?;
-    match version.marker {
-        true => Err(rows::no_such_key()),
-        false => Ok(version),
-    }
+    let told = bucket.told(&version.id);
+    readable(&version, wrong_method, told.as_ref())?;
+    Ok(version)
 }
 
 /// The body's list, where the headers say nothing.

@@ -26,6 +26,7 @@ impl Store {
             bucket: input.bucket,
             key: input.key,
             version: input.version_id,
+            of_marker: true,
             ..Look::default()
         };
         let found = self.find(look).await?;
@@ -78,7 +79,7 @@ impl Store {
                 let bucket = rows::bucket(tx.connection, &name, &who.account)?;
                 let version = rows::named(tx.connection, bucket.id, &key, id.as_deref())?;
                 let told = bucket.told(&version.id);
-                readable(&version, id.is_some(), told.as_ref())?;
+                readable(&version, true, told.as_ref())?;
                 who.may(&bucket, &version)?;
                 let about = About {
                     tags,

@@ -378,10 +378,7 @@ pub async fn down(home: &Home, format: Format) -> Result<()> {
         (Format::Json, _) => output::json(&json!({ "was_up": was_up })),
         (Format::Table, true) => line_out("The cloud is down; its state is kept."),
         (Format::Table, false) => {
-            line_out(&format!(
-                "The cloud in {} was not up.",
-                home.path().display()
-            ));
+            line_out(&format!("Nothing was up in {}.", home.path().display()));
         }
     }
     Ok(())

@@ -39,7 +39,7 @@ fn a_cloud_goes_down_and_comes_back_with_its_guests() {
     cloud.left_nothing();
     let refused = cloud.boira(&["instance", "ls"]).fails(1);
     assert!(refused.contains("no cloud answers"), "{refused}");
-    assert!(cloud.boira(&["down"]).ok().contains("was not up"));
+    assert!(cloud.boira(&["down"]).ok().contains("Nothing was up"));
 
     up_is_quick(&mut cloud);
     for (id, boot) in ids.iter().zip(&boots) {

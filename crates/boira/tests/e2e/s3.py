@@ -598,6 +598,16 @@ def versions(bucket):
     with refused("MethodNotAllowed", 405) as marked:
         S3.get_object(**named, VersionId=gone["VersionId"])
     assert marked.response["ResponseMetadata"]["HTTPHeaders"]["last-modified"].endswith(" GMT")
+    # What a marker can't have isn't to be had of it, whether it is named or the current version.
+    tags = {"Tagging": {"TagSet": [{"Key": "a", "Value": "b"}]}}
+    for of in [{}, {"VersionId": gone["VersionId"]}]:
+        for ask, more in [(S3.put_object_tagging, tags), (S3.get_object_tagging, {}), (S3.delete_object_tagging, {})]:
+            with refused("MethodNotAllowed", 405):
+                ask(**named, **of, **more)
+        with refused(*(("MethodNotAllowed", 405) if of else ("NoSuchKey", 404))):
+            S3.get_object_acl(**named, **of)
+    with refused("MalformedXML", 400):
+        S3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "enabled"})
     assert "Contents" not in S3.list_objects_v2(Bucket=bucket)
     with refused("BucketNotEmpty", 409):
         S3.delete_bucket(Bucket=bucket)
@@ -1135,8 +1145,10 @@ def origins(bucket):
     assert headers["Access-Control-Max-Age"] == "60" and "PUT" in headers["Access-Control-Allow-Methods"]
     status, _, text = raw("OPTIONS", f"/{bucket}/k", headers={**asks, "Origin": "https://evil.org"})
     assert status == 403 and b"not allowed" in text, text
-    status, _, _ = raw("OPTIONS", f"/{bucket}/k")
-    assert status == 400
+    for headers, why in [({}, b"Origin request header needed"), ({"Origin": site}, b"Request-Method: null"),
+                         ({**asks, "Access-Control-Request-Method": "FOO"}, b"Request-Method: FOO")]:
+        status, _, text = raw("OPTIONS", f"/{bucket}/k", headers=headers)
+        assert status == 400 and why in text, text
     S3.put_object(Bucket=bucket, Key="k", Body=b"x")
     url = S3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"})
     status, headers, _ = raw("GET", url, headers={"Origin": site})

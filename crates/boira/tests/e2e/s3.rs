@@ -3,6 +3,7 @@
 
 use crate::support::cloud::{folder_with_binary, free_ports};
 use crate::support::{python, run, wait};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -37,6 +38,7 @@ impl Controller {
             .arg("--home")
             .arg(folder.path().join("home"))
             .args(["controller", "--listen", &format!("127.0.0.1:{port}")])
+            .stderr(File::create(folder.path().join("log")).expect("there is room"))
             .spawn()
             .expect("setpriv is part of util-linux");
         let controller = Self { process, folder };
@@ -49,6 +51,11 @@ impl Controller {
             },
         );
         controller
+    }
+
+    /// What it has said so far.
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
     fn boira(&self, words: &[&str]) -> Command {
@@ -91,6 +98,9 @@ impl Drop for Controller {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("--- controller\n{}", self.log());
+        }
     }
 }
 
@@ -221,6 +231,21 @@ fn buckets_are_listed_measured_and_checked() {
     let mut bytes = std::fs::read(&find).expect("the large object's file");
     bytes[500_000] ^= 1;
     std::fs::write(&find, bytes).expect("it can be damaged");
+    let script =
+        "import boto3; boto3.client('s3').get_object(Bucket='check', Key='large')['Body'].read()";
+    let read = run(
+        controller.client(python()).args(["-c", script]),
+        Duration::from_secs(60),
+    );
+    assert!(!read.fails(1).is_empty());
+    wait(
+        "the log names it",
+        Duration::from_secs(10),
+        || match controller.log().contains("belongs to check/large") {
+            true => Ok(()),
+            false => Err(controller.log()),
+        },
+    );
     let damaged = boira(&["bucket", "check", "--output", "json"]);
     let found: serde_json::Value = serde_json::from_str(&damaged.stdout).expect("JSON");
     assert_eq!(
