@@ -3,7 +3,6 @@
 use anyhow::{Context, Result};
 use boira_core::sync::Accepted;
 use boira_model::wire::SyncAnswer;
-use std::io::Write;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
@@ -45,6 +44,7 @@ impl Kept {
     /// Whether it is on the disk. Where it isn't, all is as before and there is a [`Kept::trouble`].
     pub async fn replace(&mut self, accepted: Accepted) -> bool {
         let written = self.write(&accepted).await;
+        let before = self.trouble.take();
         self.trouble = written.as_ref().err().map(|error| {
             format!(
                 "what it is told can't be written to its disk, so nothing new is done: {error:#}"
@@ -52,9 +52,22 @@ impl Kept {
         });
         match &self.trouble {
             None => self.accepted = accepted,
+            Some(why) if before.as_ref() == Some(why) => {}
             Some(why) => tracing::error!("{why}"),
         }
         written.is_ok()
+    }
+
+    /// Whether it could not be written the last time.
+    pub fn is_stuck(&self) -> bool {
+        self.trouble.is_some()
+    }
+
+    /// Tries again what could not be done: what it is told next may be what it has, and so nothing to write.
+    pub async fn try_again(&mut self) {
+        if self.is_stuck() {
+            self.replace(self.accepted.clone()).await;
+        }
     }
 
     /// Notes why an answer is refused, if it is.
@@ -79,11 +92,32 @@ impl Kept {
         let bytes = serde_json::to_vec(accepted).context("write as JSON")?;
         let path = self.path.clone();
         let writing = move || {
-            boira_files::create(&path, 0o600, |file| file.write_all(&bytes))
+            boira_files::replace(&path, &bytes, 0o600)
                 .with_context(|| format!("write {}", path.display()))
         };
         tokio::task::spawn_blocking(writing)
             .await
             .context("write a file")?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the host is told next may be what it has, so that nothing else would write.
+    #[tokio::test]
+    async fn what_could_not_be_written_is_tried_again() {
+        let home = tempfile::tempdir().expect("a folder");
+        let mut kept = Kept::read(home.path()).expect("there is none yet");
+        let in_the_way = home.path().join("accepted.json");
+        std::fs::create_dir_all(in_the_way.join("full")).expect("a folder");
+        assert!(!kept.replace(Accepted::default()).await);
+        kept.try_again().await;
+        assert!(kept.is_stuck() && kept.trouble().count() == 1);
+        std::fs::remove_dir_all(&in_the_way).expect("it goes");
+        kept.try_again().await;
+        assert!(!kept.is_stuck() && kept.trouble().count() == 0);
+        assert!(in_the_way.is_file());
     }
 }

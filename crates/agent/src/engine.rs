@@ -34,6 +34,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often it is told how far a volume has got.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// Nothing is due.
+/// When to write again what could not be written.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 const LATER: Duration = Duration::from_secs(3600);
 
 /// Something that happened.
@@ -186,8 +188,12 @@ impl Engine {
                 self.keep_watchdog().await;
                 self.observe().await;
             }
+            self.accepted.try_again().await;
             let mut wake_at = self.act();
             self.report().await;
+            if self.accepted.is_stuck() {
+                wake_at = wake_at.min(Instant::now() + TRY_AGAIN);
+            }
             wake_at = self.look_at.map_or(wake_at, |at| wake_at.min(at));
             let sleep = tokio::time::sleep_until(wake_at.into());
             let event = tokio::select! {
@@ -551,7 +557,9 @@ impl Engine {
             let new = self.accepted.trouble();
             let new: Vec<_> = new.filter(|why| !troubles.contains(why)).collect();
             troubles.extend(new.iter().cloned());
-            unable.get_or_insert_with(|| new.first().cloned().unwrap_or_default());
+            if unable.is_none() {
+                *unable = self.accepted.trouble().next();
+            }
             !new.is_empty()
         });
     }

@@ -12,7 +12,8 @@ const LOOK: Duration = Duration::from_secs(15);
 /// volumes.
 const CACHE_BYTES: u64 = 64 << 30;
 const CACHE_PART: u64 = 8;
-/// With less than this nothing new is begun: steps and what is told have to be written down.
+/// With less than this nothing new is begun, until there is twice as much: steps and what is told have to be
+/// written down.
 const LEAST_BYTES: u64 = 64 << 20;
 /// What the free space has to change by before it is said again.
 const STEP_BYTES: u64 = 1 << 30;
@@ -24,18 +25,32 @@ pub struct Space {
     changed: Notify,
 }
 
+/// What was said of the disk last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     /// Bytes that are free, or used for images and volumes.
     room: u64,
-    /// Why nothing new can be done.
-    unable: Option<String>,
+    unable: Option<Unable>,
+}
+
+/// Why nothing new can be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unable {
+    ReadOnly,
+    Full,
+}
+
+/// The disk as it is.
+struct Disk {
+    free: u64,
+    used: u64,
+    read_only: bool,
 }
 
 impl Space {
     pub fn look(blobs: PathBuf, volumes: PathBuf) -> Result<Self> {
         Ok(Self {
-            seen: Mutex::new(Seen::look(&blobs, &volumes)?),
+            seen: Mutex::new(Disk::look(&blobs, &volumes)?.seen(None)),
             blobs,
             volumes,
             changed: Notify::new(),
@@ -59,7 +74,14 @@ impl Space {
 
     /// Why nothing new can be done here.
     pub fn unable(&self) -> Option<String> {
-        self.seen().unable.clone()
+        let why = match self.seen().unable? {
+            Unable::ReadOnly => "its disk can only be read".to_owned(),
+            Unable::Full => format!(
+                "its disk is full: fewer than {} MiB are free",
+                LEAST_BYTES >> 20
+            ),
+        };
+        Some(why)
     }
 
     /// Resolves when one of these has changed. For one waiter.
@@ -71,44 +93,53 @@ impl Space {
         loop {
             tokio::time::sleep(LOOK).await;
             let (blobs, volumes) = (self.blobs.clone(), self.volumes.clone());
-            let looking = tokio::task::spawn_blocking(move || Seen::look(&blobs, &volumes));
+            let looking = tokio::task::spawn_blocking(move || Disk::look(&blobs, &volumes));
             match looking.await.context("look at the disk").flatten() {
-                Ok(seen) => self.note(seen),
+                Ok(disk) => self.note(&disk),
                 Err(error) => tracing::warn!("the free disk space is not known: {error:#}"),
             }
         }
     }
 
-    fn note(&self, now: Seen) {
+    fn note(&self, disk: &Disk) {
         let mut seen = self.seen();
-        let room = match now.room.abs_diff(seen.room) < STEP_BYTES {
-            true => seen.room,
-            false => now.room,
-        };
-        // How many bytes are left is said once.
-        let is_same = now.unable.is_some() == seen.unable.is_some() && room == seen.room;
-        if !is_same {
-            *seen = Seen { room, ..now };
+        let now = disk.seen(Some(&seen));
+        if now != *seen {
+            *seen = now;
             self.changed.notify_one();
         }
     }
 }
 
-impl Seen {
+impl Disk {
     fn look(blobs: &Path, volumes: &Path) -> Result<Self> {
         let disk = nix::sys::statvfs::statvfs(volumes).context("ask for the free disk space")?;
-        let free = disk.blocks_available() * disk.fragment_size();
-        let unable = if disk.flags().contains(FsFlags::ST_RDONLY) {
-            Some("its disk can only be read".to_owned())
-        } else if free < LEAST_BYTES {
-            Some(format!("its disk is full: {} MiB are free", free >> 20))
-        } else {
-            None
-        };
         Ok(Self {
-            room: free + used(&blobs.join("blobs")) + used(volumes),
-            unable,
+            free: disk.blocks_available() * disk.fragment_size(),
+            used: used(&blobs.join("blobs")) + used(volumes),
+            read_only: disk.flags().contains(FsFlags::ST_RDONLY),
         })
+    }
+
+    /// What is to be said of it, after what was said before.
+    fn seen(&self, before: Option<&Seen>) -> Seen {
+        let room = self.free + self.used;
+        let said = before.map(|seen| seen.room);
+        let least = match before.and_then(|seen| seen.unable) {
+            Some(Unable::Full) => 2 * LEAST_BYTES,
+            Some(Unable::ReadOnly) | None => LEAST_BYTES,
+        };
+        Seen {
+            room: match said {
+                Some(said) if room.abs_diff(said) < STEP_BYTES => said,
+                Some(_) | None => room,
+            },
+            unable: match (self.read_only, self.free < least) {
+                (true, _) => Some(Unable::ReadOnly),
+                (false, true) => Some(Unable::Full),
+                (false, false) => None,
+            },
+        }
     }
 }
 
@@ -144,17 +175,31 @@ mod tests {
     async fn what_is_said_follows_the_disk_and_not_each_byte() {
         let space = space(80 * GIB);
         assert_eq!(space.volume_bytes(), 70 * GIB);
-        let sees = |room, unable: Option<&str>| {
-            let unable = unable.map(str::to_owned);
-            space.note(Seen { room, unable });
+        let sees = |free, used, read_only| {
+            space.note(&Disk {
+                free,
+                used,
+                read_only,
+            });
             let mut task = std::task::Context::from_waker(std::task::Waker::noop());
             let changed = pin!(space.changed()).poll(&mut task).is_ready();
-            (changed, space.volume_bytes() / GIB)
+            let why = space.unable().unwrap_or_default();
+            (changed, space.volume_bytes() / GIB, why)
         };
-        assert_eq!(sees(80 * GIB - 1, None), (false, 70));
-        assert_eq!(sees(8 * GIB, None), (true, 7));
-        assert_eq!(sees(8 * GIB, Some("full: 3")), (true, 7));
-        assert_eq!(sees(8 * GIB, Some("full: 2")), (false, 7));
-        assert_eq!(sees(8 * GIB, None), (true, 7));
+        let fine = String::new;
+        let full = || "its disk is full: fewer than 64 MiB are free".to_owned();
+        assert_eq!(sees(80 * GIB - 1, 0, false), (false, 70, fine()));
+        assert_eq!(sees(4 * GIB, 4 * GIB, false), (true, 7, fine()));
+        assert_eq!(sees(1 << 20, 8 * GIB, false), (true, 7, full()));
+        assert_eq!(sees(3 << 20, 8 * GIB, false), (false, 7, full()));
+        assert_eq!(
+            sees(100 << 20, 8 * GIB, false),
+            (false, 7, full()),
+            "barely"
+        );
+        let read_only = "its disk can only be read".to_owned();
+        assert_eq!(sees(3 << 20, 8 * GIB, true), (true, 7, read_only));
+        assert_eq!(sees(GIB, 7 * GIB, false), (true, 7, fine()));
+        assert_eq!(sees(100 << 20, 8 * GIB, false), (false, 7, fine()));
     }
 }

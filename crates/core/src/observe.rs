@@ -191,8 +191,6 @@ fn note_guest(draft: &mut Draft, row: &Instance, guest: &GuestReport) {
                 .as_deref()
                 .unwrap_or("its host doesn't know why");
             draft.log(&row.id, "host", format!("paused: {why}"));
-        } else if row.observed == Observed::Paused && observed == Observed::Running {
-            draft.log(&row.id, "host", "goes on after it was paused");
         }
     }
     note_reboots(draft, &row.id, guest.reboots);

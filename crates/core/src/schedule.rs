@@ -314,7 +314,7 @@ pub struct Slots {
 }
 
 /// How many more instances of a type with its own disk a host has room for; none while it is
-/// silent, drained or unable to.
+/// silent or drained, or can do nothing new.
 pub fn slots(state: &State, host: &Host, kind: &InstanceType) -> Slots {
     let closed = state.contact(&host.id) == Contact::Silent
         || !host.is_open()

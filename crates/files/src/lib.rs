@@ -1,7 +1,9 @@
 //! Files that come and change as a whole: who reads them, and who comes after a crash, finds the old one or the
 //! new one. Modes are those of a new file, whatever the old one's was, less the process's mask.
 //!
-//! Errors are the file system's, and leave the old file and nothing beside it.
+//! Errors are the file system's. They leave the old file and nothing beside it, unless only the sync of the
+//! folder failed: then the new one is there, and a power cut may take it. Who is killed may leave a file beside,
+//! `NAME.new…`, which nobody reads and which has the mode of what it was to be.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};

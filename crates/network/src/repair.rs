@@ -30,7 +30,8 @@ const ESTABLISHED: u8 = 1;
 // asm-generic/socket.h, since Linux 5.14
 const SO_BUF_LOCK: i32 = 72;
 static NO_LOCK: i32 = 0;
-/// The most that a socket may be told (`MAX_TCP_WINDOW`).
+/// What a socket may be told (`TCP_MIN_MSS` and `MAX_TCP_WINDOW`).
+const LEAST_MSS: u32 = 88;
 const MOST_MSS: u32 = 32_767;
 /// What the send buffer counts for bytes of many small segments, at most.
 const OVERHEAD: usize = 8;
@@ -148,7 +149,11 @@ pub fn restore(saved: &SavedTcp) -> io::Result<std::net::TcpStream> {
 /// (ip_route_output_key); it is looked up anew when something is sent.
 fn connect_unrouted(socket: &OwnedFd, saved: &SavedTcp) -> io::Result<()> {
     // Else the device's frames count, and those of this one are the largest.
-    setsockopt(socket, sockopt::TcpMaxSeg, &saved.mss.min(MOST_MSS))?;
+    setsockopt(
+        socket,
+        sockopt::TcpMaxSeg,
+        &saved.mss.clamp(LEAST_MSS, MOST_MSS),
+    )?;
     setsockopt(socket, sockopt::BindToDevice, &"lo".into())?;
     connect(socket.as_raw_fd(), &SockaddrIn::from(saved.remote))?;
     setsockopt(socket, sockopt::BindToDevice, &"".into())?;

@@ -569,9 +569,9 @@ fn context(asked: &Asked<'_>, now_ms: i64) -> BTreeMap<String, Vec<String>> {
             "Anonymous"
         },
     );
+    set("aws:userid", account.unwrap_or("anonymous"));
     if let Some(account) = account {
         set("aws:principalaccount", account);
-        set("aws:userid", account);
         set("aws:principalarn", &format!("arn:aws:iam::{account}:root"));
     }
     if let Some(client) = asked.client {

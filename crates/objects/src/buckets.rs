@@ -186,6 +186,7 @@ impl Store {
                 ));
             }
         };
+        let named_region = input.bucket_region.is_some();
         let elsewhere = input
             .bucket_region
             .is_some_and(|region| region != self.settings.region);
@@ -210,10 +211,13 @@ impl Store {
             .last()
             .filter(|_| more)
             .map(|bucket| token(&bucket.name));
-        let paged = input.max_buckets.is_some() || input.prefix.is_some();
+        let told_region = input.max_buckets.is_some()
+            || input.prefix.is_some()
+            || input.continuation_token.is_some()
+            || named_region;
         let region = self.settings.region.clone();
         let shown = buckets.into_iter().map(|bucket| Bucket {
-            bucket_region: paged.then(|| region.clone()),
+            bucket_region: told_region.then(|| region.clone()),
             creation_date: Some(second(bucket.created_ms)),
             name: Some(bucket.name),
         });

@@ -253,16 +253,18 @@ pub async fn name_damaged(store: Weak<Store>, damaged: Arc<Damaged>) {
         let Some(here) = store.upgrade() else {
             return;
         };
-        let all = damaged.all();
-        for id in all.iter().filter(|id| !named.contains(*id)) {
-            match here.users_of(*id).await {
+        let mut unnamed = damaged.all();
+        unnamed.retain(|id| !named.contains(id));
+        for id in unnamed {
+            match here.users_of(id).await {
                 Ok(users) => {
                     tracing::error!("damaged content {id:016x} belongs to {}", users.join(", "));
+                    named.insert(id);
                 }
+                // With the next one.
                 Err(error) => tracing::error!("whose content {id:016x} is: {error}"),
             }
         }
-        named = all.into_iter().collect();
     }
 }
 

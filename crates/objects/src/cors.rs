@@ -132,7 +132,11 @@ fn judged(rules: &[CORSRule]) -> S3Result<()> {
                 ));
             }
         }
-        if rule.id.as_ref().is_some_and(|id| id.len() > MOST_ID) {
+        if rule
+            .id
+            .as_ref()
+            .is_some_and(|id| id.chars().count() > MOST_ID)
+        {
             return Err(custom(
                 "InvalidRequest",
                 StatusCode::BAD_REQUEST,

@@ -151,3 +151,10 @@ impl Store {
         self.freed.notify_one();
     }
 }
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Who names them ends.
+        self.contents.damaged.wake();
+    }
+}

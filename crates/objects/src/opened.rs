@@ -240,6 +240,11 @@ impl Damaged {
         self.found.notified().await;
     }
 
+    /// Wakes who waits.
+    pub fn wake(&self) {
+        self.found.notify_one();
+    }
+
     pub fn all(&self) -> Vec<i64> {
         let all = self.all.lock().expect("no holder of this lock panics");
         all.iter().copied().collect()

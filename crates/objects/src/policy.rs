@@ -602,6 +602,17 @@ mod tests {
         ));
     }
 
+    #[test]
+    fn who_is_only_named_by_a_variable_is_everybody() {
+        for (account, public) in [("${aws:PrincipalAccount}", true), ("123456789012", false)] {
+            let open = policy(json!({
+                "Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::b/*",
+                "Condition": { "StringEquals": { "aws:PrincipalAccount": account } }
+            }));
+            assert_eq!(open.is_public(), public, "{account}");
+        }
+    }
+
     /// AWS, "IAM policy elements: Variables and tags": they came with the version 2012-10-17.
     #[test]
     fn old_policies_have_no_variables() {

@@ -364,10 +364,9 @@ fn a_pc_with_a_loose_cable_and_then_a_read_only_disk_is_no_use_for_a_while_and_h
     room.boira(&["host", "drain", &format!("pc{}", 3 - here)])
         .ok();
     let folder = room.home(here).join("agent").display().to_string();
-    // What is in the way of the file that the next one is written as.
-    room.pc(here)
-        .sh(&format!("mkdir {folder}/accepted.json.new"))
-        .ok();
+    // A folder is in the way of the file.
+    let aside = format!("cd {folder}; mv accepted.json aside; mkdir -p accepted.json/full");
+    room.pc(here).sh(&aside).ok();
     let made = room.json(&["instance", "run", "--no-wait"]);
     let next = made[0]["id"].as_str().expect("an id");
     wait("the host says what is wrong", BOOT, || {
@@ -380,7 +379,7 @@ fn a_pc_with_a_loose_cable_and_then_a_read_only_disk_is_no_use_for_a_while_and_h
     assert_eq!(room.json(&["instance", "show", next])["state"], "pending");
     gets_nothing(&room, "can't be written to its disk");
     room.pc(here)
-        .sh(&format!("rmdir {folder}/accepted.json.new"))
+        .sh(&format!("rm -r {folder}/accepted.json {folder}/aside"))
         .ok();
     wait("it starts what waited", BOOT * 2, || {
         room.inside(next, "true")

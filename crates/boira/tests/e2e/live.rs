@@ -331,7 +331,7 @@ EOF")
     room.inside(&other, "true").expect("it runs on");
 }
 
-/// No packet of other hosts' gets to it there, so nothing leads to it before it is there.
+/// Other hosts' packets don't get there, so no route leads to the guest before it runs there.
 #[test]
 fn who_is_logged_in_stays_so_while_it_goes_behind_address_translation_and_back() {
     let room = Room::start(2);

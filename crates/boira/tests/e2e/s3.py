@@ -1275,6 +1275,9 @@ def policies(bucket):
         S3.delete_object(Bucket=bucket, Key="pub/a")
     assert body(Bucket=bucket, Key="own") == b"own"
     # A copy's source is the same however it is spelt.
+    put(statement("Deny", "*", "s3:PutObject", "/*", StringLike={"s3:x-amz-copy-source": f"/{bucket}/own*"}))
+    with refused("AccessDenied", 403):
+        S3.copy_object(Bucket=bucket, Key="copied", CopySource=f"{bucket}/own")
     put(statement("Deny", "*", "s3:PutObject", "/*", StringLike={"s3:x-amz-copy-source": f"{bucket}/own*"}))
     for source, status in [(f"{bucket}/own", 403), (f"/{bucket}/ow%6E", 403), (f"%2F{bucket}%2Fown", 403),
                            (f"{bucket}/pub/a", 200)]:

@@ -370,7 +370,13 @@ impl Guest {
             };
             tokio::select! {
                 event = events.recv() => match event {
-                    Ok(event) if event.name == "BLOCK_IO_ERROR" => self.note_disk_error(&event),
+                    Ok(event) if event.name == "BLOCK_IO_ERROR" => {
+                        // Others are told to the guest, which goes on.
+                        if event.data["action"] == "stop" {
+                            self.note_disk_error(event.data["reason"].as_str());
+                        }
+                    }
+                    Ok(event) if event.name == "RESUME" => self.note_disk_error(None),
                     Ok(event) if event.name == "RESET" => {
                         recount_at = Some(Instant::now() + RECOUNT);
                         self.changed.notify_one();
@@ -398,11 +404,10 @@ impl Guest {
         let ended = match meaning(&status) {
             Meaning::State(state, mut detail) => {
                 if status == "io-error"
+                    && let Some(said) = &mut detail
                     && let Some(why) = self.disk_error()
                 {
-                    detail
-                        .iter_mut()
-                        .for_each(|said| *said += &format!(": {why}"));
+                    *said += &format!(": {why}");
                 }
                 self.set(self.on_the_way(&status).unwrap_or(state), detail);
                 return true;
@@ -418,13 +423,12 @@ impl Guest {
 
     /// What went wrong with a disk, in the words of the host's system; what the guest is paused for is said
     /// afterwards. After this process was started anew nobody knows it.
-    fn note_disk_error(&self, event: &Event) {
-        let why = event.data["reason"].as_str().unwrap_or_default();
+    fn note_disk_error(&self, why: Option<&str>) {
         let mut known = self
             .disk_error
             .lock()
             .expect("no holder of this lock panics");
-        *known = Some(why.to_owned()).filter(|why| !why.is_empty());
+        *known = why.map(str::to_owned);
     }
 
     fn disk_error(&self) -> Option<String> {

@@ -9,7 +9,7 @@
 //! payload: LZ4's legacy frame, and the unpacked size as its last four bytes.
 
 use std::fs::{self, File, FileTimes};
-use std::io::{self};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -84,7 +84,10 @@ impl Kernels {
         let mut kept = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
-            kept.push((entry.metadata()?.modified()?, entry.path()));
+            // Another start's may have got its name meanwhile.
+            if let Ok(metadata) = entry.metadata() {
+                kept.push((metadata.modified()?, entry.path()));
+            }
         }
         kept.sort();
         let excess = kept.len().saturating_sub(KEPT_MAX);

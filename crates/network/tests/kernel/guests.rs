@@ -266,23 +266,26 @@ fn a_flood_of_questions_leaves_the_others_served() {
         let flooding = cloud.configured_guest(&spec, &eni(0));
         let other = cloud.configured_guest(&spec, &eni(1));
         let resolver = SocketAddrV4::new(spec.resolver(), 53);
-        flooding.inside(move || {
-            let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-            for _ in 0..5000 {
-                let _ = socket.send_to(b"no question at all", resolver);
-            }
+        let held_back = || {
+            let listing = cloud
+                .namespace(&spec.vpc)
+                .run_blocking(|| Ok(sh("nft list chain inet boira to_us")))
+                .expect("the chain is there");
+            let limit = listing.lines().find(|line| line.contains("@service_rates"));
+            !limit.expect("there is a limit").contains("packets 0 ")
+        };
+        // On a busy machine much of it is lost before it gets to the limit.
+        let held_back = (0..50).any(|_| {
+            flooding.inside(move || {
+                let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+                for _ in 0..5000 {
+                    let _ = socket.send_to(b"no question at all", resolver);
+                }
+            });
+            let asked = other.sh("busybox nslookup -type=a ip-10-0-0-11.ec2.internal 10.0.0.2");
+            assert!(asked.contains("Address: 10.0.0.11"), "{asked}");
+            held_back()
         });
-        let asked = other.sh("busybox nslookup -type=a ip-10-0-0-11.ec2.internal 10.0.0.2");
-        assert!(asked.contains("Address: 10.0.0.11"), "{asked}");
-        let listing = cloud
-            .namespace(&spec.vpc)
-            .run_blocking(|| Ok(sh("nft list chain inet boira to_us")))
-            .expect("the chain is there");
-        let limit = listing.lines().find(|line| line.contains("@service_rates"));
-        let limit = limit.expect("there is a limit");
-        assert!(
-            !limit.contains("packets 0 "),
-            "it held something back: {limit}"
-        );
+        assert!(held_back, "it held nothing back");
     });
 }

@@ -78,6 +78,15 @@ impl Condition {
                 if !is_known(&key) {
                     return Err(format!("Policy has an invalid condition key: {spelt}"));
                 }
+                // As the request's is, whose spelling doesn't count.
+                if key == "s3:x-amz-copy-source" {
+                    let bare = |value: &mut String| {
+                        if value.starts_with('/') {
+                            value.remove(0);
+                        }
+                    };
+                    values.iter_mut().for_each(bare);
+                }
                 if let Operator::Address { .. } = operator
                     && values.iter().any(|value| Network::parse(value).is_none())
                 {
@@ -167,7 +176,9 @@ impl Condition {
             "aws:sourcevpce",
         ];
         let few = |value: &String| match self.operator {
-            Operator::Text { not: false, .. } => !value.contains(['*', '?']),
+            Operator::Text { not: false, .. } => {
+                !value.contains(['*', '?']) && !value.contains("${")
+            }
             // AWS's own limits of what counts as a range and not as the world.
             Operator::Address { not: false } => Network::parse(value)
                 .is_some_and(|network| network.bits >= if network.v4 { 8 } else { 32 }),
