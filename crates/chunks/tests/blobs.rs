@@ -290,12 +290,17 @@ impl Read for Breaks<'_> {
     }
 }
 
+/// An empty cache, and a blob that isn't in it.
+fn wanted(dir: &Path) -> (Blobs, Vec<u8>, Digest) {
+    let bytes = vec![7; 300 * KIB];
+    let digest = Digest::of(&bytes);
+    (Blobs::open(dir, 1 << 20).unwrap(), bytes, digest)
+}
+
 #[test]
 fn whoever_wants_a_blob_that_is_on_its_way_waits_for_it() {
     let dir = tempfile::tempdir().unwrap();
-    let blobs = Blobs::open(dir.path(), 1 << 20).unwrap();
-    let bytes = vec![7; 300 * KIB];
-    let digest = Digest::of(&bytes);
+    let (blobs, bytes, digest) = wanted(dir.path());
     let first = blobs.arrive(digest).unwrap().expect("it isn't there");
     std::thread::scope(|scope| {
         let others: Vec<_> = (0..3)
@@ -312,9 +317,7 @@ fn whoever_wants_a_blob_that_is_on_its_way_waits_for_it() {
 #[test]
 fn whoever_waits_for_a_blob_goes_on_where_the_other_was_cut_off() {
     let dir = tempfile::tempdir().unwrap();
-    let blobs = Blobs::open(dir.path(), 1 << 20).unwrap();
-    let bytes = vec![7; 300 * KIB];
-    let digest = Digest::of(&bytes);
+    let (blobs, bytes, digest) = wanted(dir.path());
     let first = blobs.arrive(digest).unwrap().expect("it isn't there");
     std::thread::scope(|scope| {
         let other = scope.spawn(|| {

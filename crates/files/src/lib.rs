@@ -30,18 +30,23 @@ pub fn swap(
     put(path, &own_name(path), mode, fill)
 }
 
-/// Makes a file of any size, for which there is one maker at a time: what a crash leaves beside it, called
-/// `NAME.new`, is in nobody's way. On return it and its name are on the disk.
+/// Makes a file of any size, for which there is one maker at a time: what a crash leaves is [`unfinished`], and
+/// in nobody's way. On return it and its name are on the disk.
 pub fn create(
     path: &Path,
     mode: u32,
     fill: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> io::Result<()> {
-    put(path, &beside(path, ".new"), mode, |file| {
+    put(path, &unfinished(path), mode, |file| {
         fill(file)?;
         file.sync_all()
     })?;
     sync_folder_of(path)
+}
+
+/// The name of a file in the making, `NAME.new`.
+pub fn unfinished(path: &Path) -> PathBuf {
+    beside(path, ".new")
 }
 
 /// Gives a file its name in the same folder; on return the name is on the disk, as the file has to be.

@@ -13,8 +13,8 @@
 //! without a store, `describe` and `error` are shapes of answers.
 //!
 //! `db` and `rows` are the database, with what it counts in `quota`; `contents`, `opened`, `crypt` and
-//! `buffers` are the bytes on the disk, which `collect` removes and `check` reads through; `recent` is what
-//! stays in memory. `metrics` counts.
+//! `buffers` are the bytes on the disk, which `collect` removes and `check` reads through; `known` (buckets)
+//! and `recent` (objects) stay in memory. `metrics` counts.
 
 mod access;
 mod acl;

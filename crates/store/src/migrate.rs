@@ -71,9 +71,7 @@ fn back_up(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     if path.exists() {
         return Ok(());
     }
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".new");
-    let partial = PathBuf::from(partial);
+    let partial = boira_files::unfinished(path);
     match std::fs::remove_file(&partial) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         Ok(()) | Err(_) => {}

@@ -13,7 +13,7 @@ mod qcow2;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::Context;
 use crate::{Base, DiskFormat, Error, Result};
@@ -84,7 +84,7 @@ pub fn grow(path: &Path, format: DiskFormat, size_bytes: u64) -> Result<()> {
 
 /// Removes a disk. Absent is fine.
 pub fn remove(path: &Path) -> Result<()> {
-    for path in [path, &partial(path)] {
+    for path in [path, &boira_files::unfinished(path)] {
         match fs::remove_file(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             other => other.context(format!("removing {}", path.display()))?,
@@ -129,10 +129,4 @@ fn exists(path: &Path) -> Result<bool> {
 
 fn create(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     boira_files::create(path, 0o600, fill).context(format!("creating {}", path.display()))
-}
-
-fn partial(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    name.into()
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::common::{Console, Host, PATIENCE, has_exited, is_running, kill_9, recorded, until};
-use boira_hypervisor::{Base, DiskFormat, Error, ExitReason, GuestState, disk};
+use boira_hypervisor::{Base, DiskFormat, Error, ExitReason, GuestSpec, GuestState, disk};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 const GUEST: &str = "i-0123456789abcdef0";
@@ -357,20 +357,27 @@ async fn another_recorder(host: &Host, lost: u32) -> u32 {
         .expect("another recorder")
 }
 
+/// A guest whose disk is an overlay over a base of that name, which says `from the base`.
+fn over_a_base(host: &Host, name: &str, overlay: PathBuf) -> (GuestSpec, Base) {
+    let base = Base {
+        path: host.home.path().join(name),
+        format: DiskFormat::Raw,
+    };
+    fs::write(&base.path, crate::payload::disk("from the base")).unwrap();
+    disk::ensure_overlay(&overlay, &base, 8 << 20).unwrap();
+    let mut spec = host.spec(GUEST);
+    spec.disks[0].path = overlay;
+    spec.disks[0].format = DiskFormat::Qcow2;
+    spec.disks[0].base = Some(base.clone());
+    (spec, base)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_overlay_takes_the_writes_and_keeps_them_for_the_next_start() {
     let host = Host::new();
     let driver = host.driver();
-    let base = Base {
-        path: host.home.path().join("a base, shared.raw"),
-        format: DiskFormat::Raw,
-    };
-    fs::write(&base.path, crate::payload::disk("from the base")).unwrap();
-    let mut spec = host.spec(GUEST);
-    spec.disks[0].path = host.home.path().join("overlay,file=x.qcow2");
-    spec.disks[0].format = DiskFormat::Qcow2;
-    spec.disks[0].base = Some(base.clone());
-    disk::ensure_overlay(&spec.disks[0].path, &base, 8 << 20).unwrap();
+    let overlay = host.home.path().join("overlay,file=x.qcow2");
+    let (mut spec, base) = over_a_base(&host, "a base, shared.raw", overlay);
     driver.start(&spec, Vec::new()).await.unwrap();
     let mut console = Console::open(&driver, GUEST).await;
     console.hear("READY from the base").await;
@@ -420,17 +427,8 @@ impl Drop for SmallDisk {
 async fn a_guest_whose_hosts_disk_is_full_is_paused_says_why_and_loses_nothing() {
     let host = Host::new();
     let driver = host.driver();
-    let base = Base {
-        path: host.home.path().join("base.raw"),
-        format: DiskFormat::Raw,
-    };
-    fs::write(&base.path, crate::payload::disk("from the base")).unwrap();
     let small = SmallDisk::at(host.home.path().join("small"));
-    let mut spec = host.spec(GUEST);
-    spec.disks[0].path = small.0.join("overlay.qcow2");
-    spec.disks[0].format = DiskFormat::Qcow2;
-    spec.disks[0].base = Some(base.clone());
-    disk::ensure_overlay(&spec.disks[0].path, &base, 8 << 20).unwrap();
+    let (spec, _) = over_a_base(&host, "base.raw", small.0.join("overlay.qcow2"));
     driver.start(&spec, Vec::new()).await.unwrap();
     let mut console = Console::open(&driver, GUEST).await;
     console.hear("READY from the base").await;
